@@ -1,0 +1,33 @@
+# From a fresh clone: `make demo` and `make test` do all the set-up themselves.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
+
+.PHONY: venv test demo bench lint clean
+venv: $(VENV)/.installed
+
+# The stamp is written last: an install that was cut short is taken up again.
+$(VENV)/.installed: $(SOURCES)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[loop,test,bench]"
+	touch $@
+
+test: venv
+	$(BIN)/python -m pytest tests
+
+demo: venv
+	$(BIN)/python examples/photo.py
+
+bench: venv
+	$(BIN)/python -m pytest bench --benchmark-only
+
+lint: venv
+	$(BIN)/python -m pip install --quiet "ruff>=0.6" "clang-format>=18"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.inl' | xargs $(BIN)/clang-format --dry-run --Werror
+
+clean:
+	rm -rf build dist $(VENV) *.egg-info difal_kernels/*.so

@@ -1,0 +1,91 @@
+"""Argument checks shared by all ops. Each names the argument and the value, before any work is done."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def as_tensor(value: Any, name: str, dtypes: Sequence[torch.dtype] = FLOATS) -> torch.Tensor:
+    """View a torch tensor or NumPy array as a detached tensor of one of `dtypes`, never copying."""
+    if isinstance(value, np.ndarray):
+        value = _from_numpy(value, name)
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(
+            f"`{name}` must be a torch.Tensor or numpy.ndarray, got {type(value).__name__}; "
+            f"convert it first, for example with numpy.asarray"
+        )
+    if value.layout != torch.strided:
+        raise TypeError(f"`{name}` must be a dense tensor, got layout {value.layout}; call .to_dense() first")
+    if value.dtype not in dtypes:
+        allowed = ", ".join(str(d).removeprefix("torch.") for d in dtypes)
+        raise TypeError(f"`{name}` must have dtype {allowed}, got {str(value.dtype).removeprefix('torch.')}")
+    return value.detach()
+
+
+def _from_numpy(value: np.ndarray, name: str) -> torch.Tensor:
+    if value.dtype.name == "bfloat16":  # the ml_dtypes extension type; torch reads the same bits
+        return _from_numpy(value.view(np.uint16), name).view(torch.bfloat16)
+    if value.dtype.kind not in "fiub":
+        raise TypeError(f"`{name}` must hold numbers, got a numpy.ndarray of dtype {value.dtype}")
+    if any(stride < 0 or stride % value.itemsize for stride in value.strides) or not value.dtype.isnative:
+        value = np.array(value, dtype=value.dtype.newbyteorder("="), order="C")  # torch has no such views
+    if not value.flags.writeable:
+        value = _writeable_view(value)
+    return torch.from_numpy(value)
+
+
+def _writeable_view(value: np.ndarray) -> np.ndarray:
+    """The same memory without the read-only flag, so that torch does not warn; we never write to inputs."""
+    interface = dict(value.__array_interface__)
+    interface["data"] = (interface["data"][0], False)
+    holder = type("_Memory", (), {"__array_interface__": interface, "owner": value})()
+    return np.asarray(holder)
+
+
+def back_converter(value: Any) -> Callable[[torch.Tensor], Any]:
+    """A function that turns an answer into the library of `value` (NumPy or torch, on its device)."""
+    if isinstance(value, np.ndarray):
+        return lambda tensor: tensor.cpu().numpy()
+    device = value.device
+    return lambda tensor: tensor.to(device)
+
+
+def as_int(value: Any, name: str, low: int | None = None, high: int | None = None) -> int:
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"`{name}` must be an int, got {value!r}")
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"`{name}` must be an int, got {value!r}") from None
+    if (low is not None and value < low) or (high is not None and value > high):
+        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise ValueError(f"`{name}` must be {bounds}, got {value}")
+    return value
+
+
+def as_choice(value: Any, name: str, choices: Sequence[str]) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"`{name}` must be a string, one of {', '.join(map(repr, choices))}, got {value!r}")
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def check_finite(value: torch.Tensor, name: str) -> None:
+    """Raise ValueError that names the first NaN or infinite entry and how many there are."""
+    if value.numel() == 0 or bool(torch.isfinite(value.sum(dtype=torch.float64))):
+        return  # a finite sum has only finite terms: one pass, no mask
+    bad = ~torch.isfinite(value)
+    if bool(bad.any()):
+        where = tuple(int(i) for i in bad.nonzero()[0])
+        raise ValueError(
+            f"`{name}` must be finite, got {value[where].item()} at index {where} "
+            f"({int(bad.sum())} such values of {value.numel()})"
+        )

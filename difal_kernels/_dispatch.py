@@ -1,0 +1,100 @@
+"""Which implementation of an op runs, and why.
+
+An op is a folder under `ops/`. Its `__init__` holds the contract: the public function, and a *problem*, the
+validated input that every implementation receives. A backend is a module of that folder with two functions:
+
+    supports(problem) -> str | None     None if it can run this problem, else the reason and the cure
+    run(problem)                        the answer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+AUTO_ORDER = {"cuda": ("cuda", "triton", "reference"), "cpu": ("cpu", "reference")}
+BACKENDS = ("reference", "cpu", "triton", "cuda")
+
+
+class BackendUnavailableError(RuntimeError):
+    """The backend asked for by name cannot run this input here; the message says why and what to do."""
+
+
+class Op:
+    """One operation: its name, how to validate its arguments, and its implementations by backend name."""
+
+    registry: dict[str, Op] = {}  # noqa: RUF012 (one registry for all)
+
+    def __init__(self, name: str, prepare: Callable[..., Any], backends: Mapping[str, ModuleType]):
+        self.name, self.prepare, self.backends = name, prepare, dict(backends)
+        Op.registry[name] = self
+
+    def reason(self, backend: str, problem: Any) -> str | None:
+        """Why `backend` cannot run `problem`, or None if it can."""
+        if backend not in self.backends:
+            return f"{self.name} has no {backend!r} implementation; it has {', '.join(self.backends)}"
+        return self.backends[backend].supports(problem)
+
+    def choose(self, backend: str, problem: Any) -> str:
+        """The backend to run: the one named, or for "auto" the first of the device's order that can."""
+        if backend == "auto":
+            order = AUTO_ORDER.get(problem.device.type, ("reference",))
+            return next(name for name in order if self.reason(name, problem) is None)
+        if backend not in BACKENDS:
+            raise ValueError(f"`backend` must be 'auto' or one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
+        reason = self.reason(backend, problem)
+        if reason is not None:
+            raise BackendUnavailableError(f"backend {backend!r} cannot run {self.name} here: {reason}")
+        return backend
+
+    def run(self, backend: str, problem: Any) -> Any:
+        return self.backends[self.choose(backend, problem)].run(problem)
+
+
+def explain(op: str | Callable, *args, backend: str = "auto", **kwargs) -> str:
+    """Say which backend a call would use and why, without running it.
+
+    Args:
+        op: a public op or its name, for example `maxherding` or `"maxherding"`.
+        *args, **kwargs: the arguments of the call in question.
+        backend: as in the call.
+
+    Returns:
+        One line per backend, the chosen one marked with an arrow, then the op's plan if it has one.
+
+    Example:
+        >>> import torch
+        >>> from difal_kernels import explain, maxherding
+        >>> print(explain(maxherding, torch.eye(8), 2, backend="reference").splitlines()[0])
+        maxherding on cpu
+    """
+    name = op if isinstance(op, str) else getattr(op, "__name__", repr(op))
+    if name not in Op.registry:
+        raise ValueError(f"`op` must be one of {', '.join(sorted(Op.registry))}, got {name!r}")
+    entry = Op.registry[name]
+    problem = entry.prepare(*args, **kwargs)
+    chosen = entry.choose(backend, problem)
+    lines = [f"{name} on {problem.device}"]
+    for candidate in BACKENDS:
+        mark = "->" if candidate == chosen else "  "
+        lines.append(f"{mark} {candidate}: {entry.reason(candidate, problem) or 'can run'}")
+    plan = getattr(entry.backends[chosen], "plan", None)
+    return "\n".join([*lines, str(plan(problem))] if plan else lines)
+
+
+def available_backends(op: str | None = None) -> dict[str, tuple[str, ...]] | tuple[str, ...]:
+    """Backends whose code can be loaded on this machine, for one op or for all by name.
+
+    Example:
+        >>> from difal_kernels import available_backends
+        >>> "reference" in available_backends("maxherding")
+        True
+    """
+    if op is not None and op not in Op.registry:
+        raise ValueError(f"`op` must be one of {', '.join(sorted(Op.registry))}, got {op!r}")
+    loadable = {
+        name: tuple(b for b in BACKENDS if b in entry.backends and entry.backends[b].unavailable() is None)
+        for name, entry in Op.registry.items()
+    }
+    return loadable if op is None else loadable[op]
