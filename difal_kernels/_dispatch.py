@@ -1,10 +1,14 @@
 """Which implementation of an op runs, and why.
 
 An op is a folder under `ops/`. Its `__init__` holds the contract: the public function, and a *problem*, the
-validated input that every implementation receives. A backend is a module of that folder with two functions:
+validated input that every implementation receives. A backend is a module of that folder with
 
-    supports(problem) -> str | None     None if it can run this problem, else the reason and the cure
+    unavailable() -> str | None         None if its code can be loaded on this machine, else the reason and the cure
+    supports(problem) -> str | None     the same for this problem (which implies the former)
     run(problem)                        the answer
+    plan(problem) -> str                optional: what `run` would do, with its cost, for `explain`
+
+A problem has the attribute `device`, the torch.device of its input.
 """
 
 from __future__ import annotations

@@ -1,0 +1,94 @@
+#include "difal/threads.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace difal {
+
+struct Team::State {
+    std::vector<std::thread> workers;
+    std::mutex mutex;
+    std::condition_variable start, done;
+    const std::function<void(int64_t)>* task = nullptr;  // guarded by mutex, as are the four below
+    int64_t count = 0;
+    int64_t round = 0;
+    int64_t busy = 0;
+    bool stop = false;
+    std::atomic<int64_t> next{0};
+    std::exception_ptr error;
+
+    void drain(const std::function<void(int64_t)>& work, int64_t total) {
+        for (;;) {
+            const int64_t i = next.fetch_add(1, std::memory_order_relaxed);
+            if (i >= total) return;
+            try {
+                work(i);
+            } catch (...) {
+                std::lock_guard<std::mutex> lock(mutex);
+                if (!error) error = std::current_exception();
+            }
+        }
+    }
+
+    void serve() {
+        int64_t seen = 0;
+        std::unique_lock<std::mutex> lock(mutex);
+        for (;;) {
+            start.wait(lock, [&] { return stop || round != seen; });
+            if (stop) return;
+            seen = round;
+            const auto* work = task;
+            const int64_t total = count;
+            lock.unlock();
+            drain(*work, total);
+            lock.lock();
+            if (--busy == 0) done.notify_one();
+        }
+    }
+};
+
+Team::Team(int threads) : state_(new State) {
+    for (int i = 1; i < threads; ++i) state_->workers.emplace_back([s = state_.get()] { s->serve(); });
+}
+
+Team::~Team() {
+    {
+        std::lock_guard<std::mutex> lock(state_->mutex);
+        state_->stop = true;
+    }
+    state_->start.notify_all();
+    for (auto& worker : state_->workers) worker.join();
+}
+
+int Team::size() const { return static_cast<int>(state_->workers.size()) + 1; }
+
+void Team::parallel_for(int64_t count, const std::function<void(int64_t)>& task) {
+    State& s = *state_;
+    if (s.workers.empty() || count <= 1) {
+        for (int64_t i = 0; i < count; ++i) task(i);
+        return;
+    }
+    {
+        std::lock_guard<std::mutex> lock(s.mutex);
+        s.task = &task;
+        s.count = count;
+        s.next.store(0, std::memory_order_relaxed);
+        s.busy = static_cast<int64_t>(s.workers.size());
+        ++s.round;
+    }
+    s.start.notify_all();
+    s.drain(task, count);
+    std::unique_lock<std::mutex> lock(s.mutex);
+    s.done.wait(lock, [&] { return s.busy == 0; });
+    if (s.error) {
+        std::exception_ptr error = s.error;
+        s.error = nullptr;
+        std::rethrow_exception(error);
+    }
+}
+
+}  // namespace difal

@@ -1,0 +1,31 @@
+// A team of threads that lives as long as one call of an op (so a fork between calls is safe) and runs many
+// short parallel loops without starting threads again.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+namespace difal {
+
+class Team {
+  public:
+    // `threads` in all, the caller's among them; 1 runs everything in the caller.
+    explicit Team(int threads);
+    ~Team();
+    Team(const Team&) = delete;
+    Team& operator=(const Team&) = delete;
+
+    int size() const;
+
+    // Calls task(i) for each i in [0, count), in any order, on any thread, and returns when all are done. Work
+    // must be cut into tasks without looking at size(), so that results do not depend on it. The first
+    // exception of a task is thrown again here.
+    void parallel_for(int64_t count, const std::function<void(int64_t)>& task);
+
+  private:
+    struct State;
+    std::unique_ptr<State> state_;
+};
+
+}  // namespace difal
