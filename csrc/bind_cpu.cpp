@@ -1,12 +1,90 @@
-// The CPU module `difal_kernels._cpu`. Tensors arrive as addresses (`tensor.data_ptr()`), sizes and strides in
-// elements; Python has checked them and allocated the outputs. The GIL is released around all work.
+// The CPU module `difal_kernels._cpu`. Tensors arrive as addresses (`tensor.data_ptr()`), sizes and strides
+// in elements; Python has checked them and allocated the outputs. The GIL is released around all work.
 #include <pybind11/pybind11.h>
 
+#include "difal/coverage.h"
 #include "difal/isa.h"
 
 namespace py = pybind11;
 
+namespace {
+
+template <typename T>
+T* address(std::uintptr_t value) {
+    return reinterpret_cast<T*>(value);
+}
+
+void bind_coverage(py::module_& m) {
+    using difal::Coverage;
+    using difal::CoverageProblem;
+    using difal::KernelKind;
+    using Unlocked = py::call_guard<py::gil_scoped_release>;
+    py::class_<Coverage>(m, "Coverage", "Greedy coverage selection; see csrc/include/difal/coverage.h.")
+        .def(py::init([](int64_t rows, int64_t columns, int64_t dimension, bool is_double,
+                         std::uintptr_t features, int64_t feature_stride, std::uintptr_t weights,
+                         std::uintptr_t candidates, std::uintptr_t allowed, int32_t kind, double bandwidth,
+                         float lambda, float tolerance, float relative, float absolute, std::uintptr_t scale,
+                         std::uintptr_t gram, int64_t gram_stride, bool symmetric, int threads) {
+                 CoverageProblem p;
+                 p.rows = rows;
+                 p.columns = columns;
+                 p.dimension = dimension;
+                 p.is_double = is_double;
+                 p.features = address<const void>(features);
+                 p.feature_stride = feature_stride;
+                 p.weights = address<const double>(weights);
+                 p.candidates = address<const int64_t>(candidates);
+                 p.allowed = address<const uint8_t>(allowed);
+                 p.kind = static_cast<KernelKind>(kind);
+                 p.bandwidth = bandwidth;
+                 p.error = {lambda, tolerance, relative, absolute};
+                 p.scale = address<const float>(scale);
+                 p.gram = address<float>(gram);
+                 p.gram_stride = gram_stride;
+                 p.symmetric = symmetric;
+                 return new Coverage(p, threads);
+             }),
+             py::kw_only(), py::arg("rows"), py::arg("columns"), py::arg("dimension"), py::arg("is_double"),
+             py::arg("features"), py::arg("feature_stride"), py::arg("weights"), py::arg("candidates"),
+             py::arg("allowed"), py::arg("kind"), py::arg("bandwidth"), py::arg("lambda_"),
+             py::arg("tolerance"), py::arg("relative"), py::arg("absolute"), py::arg("scale"),
+             py::arg("gram"), py::arg("gram_stride"), py::arg("symmetric"), py::arg("threads"))
+        .def("fill", &Coverage::fill, Unlocked())
+        .def(
+            "cover",
+            [](Coverage& self, std::uintptr_t labeled, int64_t count, std::uintptr_t products, int64_t stride,
+               std::uintptr_t scale) {
+                self.cover(address<const void>(labeled), count, address<float>(products), stride,
+                           address<const float>(scale));
+            },
+            Unlocked())
+        .def(
+            "cover_with", [](Coverage& self, std::uintptr_t m) { self.cover_with(address<const double>(m)); },
+            Unlocked())
+        .def("start", &Coverage::start, Unlocked())
+        .def(
+            "select",
+            [](Coverage& self, int64_t count, std::uintptr_t picks, std::uintptr_t gains) {
+                self.select(count, address<int64_t>(picks), address<double>(gains));
+            },
+            Unlocked())
+        .def("covered", &Coverage::covered, Unlocked())
+        .def("stats", [](const Coverage& self) {
+            const difal::CoverageStats s = self.stats();
+            py::dict d;
+            d["picks"] = s.picks;
+            d["contested"] = s.contested;
+            d["settled"] = s.settled;
+            d["uncertain"] = s.uncertain;
+            d["rows_updated"] = s.rows_updated;
+            return d;
+        });
+}
+
+}  // namespace
+
 PYBIND11_MODULE(_cpu, m) {
     m.doc() = "Native CPU kernels of difal_kernels; use the functions of difal_kernels instead.";
     m.def("isa", &difal::isa_name, "The instruction set that the kernels run with.");
+    bind_coverage(m);
 }

@@ -1,0 +1,22 @@
+"""Selection kernels for active learning: exact, fast, and the same picks on every backend.
+
+>>> import numpy as np
+>>> from difal_kernels import maxherding
+>>> features = np.random.default_rng(0).normal(size=(1000, 16))
+>>> picks = maxherding(features, budget=10)  # the ten points that cover the pool best, best first
+>>> picks.shape
+(10,)
+"""
+
+from ._dispatch import BackendUnavailableError, available_backends, explain
+from ._version import __version__
+from .ops.maxherding import Selection, maxherding
+
+__all__ = [
+    "BackendUnavailableError",
+    "Selection",
+    "__version__",
+    "available_backends",
+    "explain",
+    "maxherding",
+]
