@@ -58,9 +58,7 @@ def cpu_extension():
         "difal_kernels._cpu",
         ["csrc/bind_cpu.cpp", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc/cpu").glob("*.cpp"))],
         include_dirs=["csrc/include"],
-        depends=sorted(
-            str(p.relative_to(ROOT)) for end in ("*.h", "*.inl") for p in (ROOT / "csrc").rglob(end)
-        ),
+        depends=sorted(str(p.relative_to(ROOT)) for end in ("*.h", "*.inl") for p in (ROOT / "csrc").rglob(end)),
         cxx_std=17,
         extra_compile_args=flags + os.environ.get("DIFAL_CXXFLAGS", "").split(),
         extra_link_args=["-pthread", *os.environ.get("DIFAL_LDFLAGS", "").split()],

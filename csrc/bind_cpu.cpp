@@ -20,11 +20,11 @@ void bind_coverage(py::module_& m) {
     using difal::KernelKind;
     using Unlocked = py::call_guard<py::gil_scoped_release>;
     py::class_<Coverage>(m, "Coverage", "Greedy coverage selection; see csrc/include/difal/coverage.h.")
-        .def(py::init([](int64_t rows, int64_t columns, int64_t dimension, bool is_double,
-                         std::uintptr_t features, int64_t feature_stride, std::uintptr_t weights,
-                         std::uintptr_t candidates, std::uintptr_t allowed, int32_t kind, double bandwidth,
-                         float lambda, float tolerance, float relative, float absolute, std::uintptr_t scale,
-                         std::uintptr_t gram, int64_t gram_stride, bool symmetric, int threads) {
+        .def(py::init([](int64_t rows, int64_t columns, int64_t dimension, bool is_double, std::uintptr_t features,
+                         int64_t feature_stride, std::uintptr_t weights, std::uintptr_t candidates,
+                         std::uintptr_t allowed, int32_t kind, double bandwidth, float lambda, float tolerance,
+                         float relative, float absolute, std::uintptr_t scale, std::uintptr_t gram, int64_t gram_stride,
+                         bool symmetric, int threads) {
                  CoverageProblem p;
                  p.rows = rows;
                  p.columns = columns;
@@ -46,9 +46,9 @@ void bind_coverage(py::module_& m) {
              }),
              py::kw_only(), py::arg("rows"), py::arg("columns"), py::arg("dimension"), py::arg("is_double"),
              py::arg("features"), py::arg("feature_stride"), py::arg("weights"), py::arg("candidates"),
-             py::arg("allowed"), py::arg("kind"), py::arg("bandwidth"), py::arg("lambda_"),
-             py::arg("tolerance"), py::arg("relative"), py::arg("absolute"), py::arg("scale"),
-             py::arg("gram"), py::arg("gram_stride"), py::arg("symmetric"), py::arg("threads"))
+             py::arg("allowed"), py::arg("kind"), py::arg("bandwidth"), py::arg("lambda_"), py::arg("tolerance"),
+             py::arg("relative"), py::arg("absolute"), py::arg("scale"), py::arg("gram"), py::arg("gram_stride"),
+             py::arg("symmetric"), py::arg("threads"))
         .def("fill", &Coverage::fill, Unlocked())
         .def(
             "cover",

@@ -46,9 +46,7 @@ class Op:
             order = AUTO_ORDER.get(problem.device.type, ("reference",))
             return next(name for name in order if self.reason(name, problem) is None)
         if backend not in BACKENDS:
-            raise ValueError(
-                f"`backend` must be 'auto' or one of {', '.join(map(repr, BACKENDS))}, got {backend!r}"
-            )
+            raise ValueError(f"`backend` must be 'auto' or one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
         reason = self.reason(backend, problem)
         if reason is not None:
             raise BackendUnavailableError(f"backend {backend!r} cannot run {self.name} here: {reason}")

@@ -115,10 +115,10 @@ struct Coverage::State {
         double gain, charged, rounding;
         ErrorModel rounding_only = p.error;
         rounding_only.lambda = 0;
-        simd.scan(p.kind, p.error, k + j, rounded.data() + j, p.weights + j, 1, scale_of(j), p.scale + j,
-                  &gain, &charged);
-        simd.scan(p.kind, rounding_only, k + j, rounded.data() + j, p.weights + j, 1, scale_of(j),
-                  p.scale + j, &gain, &rounding);
+        simd.scan(p.kind, p.error, k + j, rounded.data() + j, p.weights + j, 1, scale_of(j), p.scale + j, &gain,
+                  &charged);
+        simd.scan(p.kind, rounding_only, k + j, rounded.data() + j, p.weights + j, 1, scale_of(j), p.scale + j, &gain,
+                  &rounding);
         return charged - rounding;
     }
 
@@ -178,8 +178,7 @@ struct Coverage::State {
             const double reach = best - (first_gain < 0 ? kTie * std::max(best, 0.0) : tie()) - drift();
             contenders.clear();
             for (int64_t j = 0; j < p.columns; ++j) {
-                if (gains[j] + margin[j] >= reach && !is_settled[j] && gains[j] != kTaken)
-                    contenders.push_back(j);
+                if (gains[j] + margin[j] >= reach && !is_settled[j] && gains[j] != kTaken) contenders.push_back(j);
             }
             if (contenders.empty()) break;
             if (static_cast<int64_t>(contenders.size()) > kBatch) {
@@ -225,8 +224,8 @@ struct Coverage::State {
         const auto lower = [&](int64_t block) {
             const int64_t begin = block * kSpan, size = std::min(kSpan, p.columns - begin);
             for (const Rise& rise : rises) {
-                simd.lower_gains(gains.data() + begin, p.gram + rise.row * p.gram_stride + begin, size,
-                                 rise.low, rise.high, p.weights[rise.row]);
+                simd.lower_gains(gains.data() + begin, p.gram + rise.row * p.gram_stride + begin, size, rise.low,
+                                 rise.high, p.weights[rise.row]);
             }
         };
         const int64_t blocks = (p.columns + kSpan - 1) / kSpan;
@@ -245,8 +244,7 @@ struct Coverage::State {
                 int32_t row;
                 const float* k = p.gram + rise.row * p.gram_stride + j;
                 if (*k + *k * (2 * p.error.tolerance + p.error.relative) + p.error.absolute <= low) continue;
-                if (simd.live(p.kind, p.error, k, &low, 1, scale_of(j), p.scale + rise.row, &row) != 0)
-                    return true;
+                if (simd.live(p.kind, p.error, k, &low, 1, scale_of(j), p.scale + rise.row, &row) != 0) return true;
             }
             return false;
         };
@@ -290,15 +288,13 @@ void Coverage::fill(int64_t row_begin, int64_t row_end, int64_t column_begin, in
         }
         if (mirrored > column_begin) {
             s.simd.transpose(p.gram + begin * p.gram_stride + column_begin, p.gram_stride, end - begin,
-                             mirrored - column_begin, p.gram + column_begin * p.gram_stride + begin,
-                             p.gram_stride);
+                             mirrored - column_begin, p.gram + column_begin * p.gram_stride + begin, p.gram_stride);
         }
     });
     for (int64_t count : uncertain) s.stats.uncertain += count;
 }
 
-void Coverage::cover(const void* labeled, int64_t count, float* products, int64_t stride,
-                     const float* scale) {
+void Coverage::cover(const void* labeled, int64_t count, float* products, int64_t stride, const float* scale) {
     State& s = *state_;
     const CoverageProblem& p = s.p;
     const int64_t blocks = (p.rows + kSpan - 1) / kSpan;

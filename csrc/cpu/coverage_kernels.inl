@@ -65,8 +65,7 @@ inline float estimate(float q, float delta, float tolerance) {
 }
 
 template <KernelKind kind>
-int64_t transform_as(const ErrorModel& error, float* __restrict g, int64_t n, float s_i,
-                     const float* __restrict s) {
+int64_t transform_as(const ErrorModel& error, float* __restrict g, int64_t n, float s_i, const float* __restrict s) {
     const float lambda = error.lambda, tolerance = error.tolerance, absolute = error.absolute;
     int32_t uncertain = 0;
 #pragma omp simd reduction(+ : uncertain)
@@ -100,9 +99,8 @@ inline float entry_bound(const ErrorModel& e, float k, float sum) {
 }
 
 template <KernelKind kind>
-void scan_as(const ErrorModel& error, const float* __restrict k, const float* __restrict m,
-             const double* __restrict w, int64_t n, float s_j, const float* __restrict s, double* gain,
-             double* bound) {
+void scan_as(const ErrorModel& error, const float* __restrict k, const float* __restrict m, const double* __restrict w,
+             int64_t n, float s_j, const float* __restrict s, double* gain, double* bound) {
     double total = 0, slack = 0;
     const ErrorModel e = error;
 #pragma omp simd reduction(+ : total, slack)
@@ -117,8 +115,8 @@ void scan_as(const ErrorModel& error, const float* __restrict k, const float* __
 }
 
 template <KernelKind kind>
-int64_t live_as(const ErrorModel& error, const float* __restrict k, const float* __restrict m, int64_t n,
-                float s_j, const float* __restrict s, int32_t* __restrict rows) {
+int64_t live_as(const ErrorModel& error, const float* __restrict k, const float* __restrict m, int64_t n, float s_j,
+                const float* __restrict s, int32_t* __restrict rows) {
     const ErrorModel e = error;
     int64_t count = 0;
     constexpr int64_t kChunk = 64;
@@ -167,8 +165,8 @@ int64_t transform(KernelKind kind, const ErrorModel& error, float* g, int64_t n,
 #undef DIFAL_CALL
 }
 
-void scan(KernelKind kind, const ErrorModel& error, const float* k, const float* m, const double* w,
-          int64_t n, float s_j, const float* s, double* gain, double* bound){
+void scan(KernelKind kind, const ErrorModel& error, const float* k, const float* m, const double* w, int64_t n,
+          float s_j, const float* s, double* gain, double* bound){
 #define DIFAL_CALL(K) scan_as<K>(error, k, m, w, n, s_j, s, gain, bound)
     DIFAL_EACH_KIND(DIFAL_CALL)
 #undef DIFAL_CALL
@@ -194,8 +192,7 @@ void transpose(const float* src, int64_t ld_src, int64_t rows, int64_t cols, flo
     }
 }
 
-void lower_gains(double* __restrict gains, const float* __restrict k, int64_t n, float low, float high,
-                 double weight) {
+void lower_gains(double* __restrict gains, const float* __restrict k, int64_t n, float low, float high, double weight) {
 #pragma omp simd
     for (int64_t j = 0; j < n; ++j) {
         const float clipped = smaller(larger(k[j], low), high);
@@ -205,8 +202,8 @@ void lower_gains(double* __restrict gains, const float* __restrict k, int64_t n,
 
 // Four rows at a time share the loads of y; accumulators are float64 throughout.
 template <bool squared, typename T>
-void against(const T* __restrict x, int64_t d, const int32_t* __restrict rows, int64_t count,
-             const T* __restrict y, double* __restrict out) {
+void against(const T* __restrict x, int64_t d, const int32_t* __restrict rows, int64_t count, const T* __restrict y,
+             double* __restrict out) {
     int64_t r = 0;
     for (; r + 4 <= count; r += 4) {
         const T* x0 = x + rows[r] * d;

@@ -46,8 +46,8 @@ double ExactKernel::norm(const void* y) const {
     double squared;
     const CoverageKernels& simd = coverage_kernels();
     if (p_.is_double) {
-        simd.products_f64(static_cast<const double*>(y), p_.dimension, &first, 1,
-                          static_cast<const double*>(y), &squared);
+        simd.products_f64(static_cast<const double*>(y), p_.dimension, &first, 1, static_cast<const double*>(y),
+                          &squared);
     } else {
         simd.products_f32(static_cast<const float*>(y), p_.dimension, &first, 1, static_cast<const float*>(y),
                           &squared);
@@ -59,33 +59,29 @@ void ExactKernel::against_point(int64_t point, const int32_t* rows, int64_t coun
     if (p_.kind == KernelKind::precomputed) {
         for (int64_t r = 0; r < count; ++r) {
             const int64_t at = rows[r] * p_.feature_stride + point;
-            out[r] = p_.is_double ? static_cast<const double*>(p_.features)[at]
-                                  : static_cast<const float*>(p_.features)[at];
+            out[r] =
+                p_.is_double ? static_cast<const double*>(p_.features)[at] : static_cast<const float*>(p_.features)[at];
         }
         return;
     }
     against(row_of(p_.features, point), norms_.empty() ? 0 : norms_[point], rows, count, out);
 }
 
-void ExactKernel::against_other(const void* y, int64_t index, const int32_t* rows, int64_t count,
-                                double* out) const {
+void ExactKernel::against_other(const void* y, int64_t index, const int32_t* rows, int64_t count, double* out) const {
     if (count == 0) return;
     const void* other = row_of(y, index);
     against(other, norms_.empty() ? 0 : norm(other), rows, count, out);
 }
 
-void ExactKernel::against(const void* y, double y_norm, const int32_t* rows, int64_t count,
-                          double* out) const {
+void ExactKernel::against(const void* y, double y_norm, const int32_t* rows, int64_t count, double* out) const {
     const CoverageKernels& simd = coverage_kernels();
     const bool products = p_.kind == KernelKind::cosine;
     if (p_.is_double) {
         const auto run = products ? simd.products_f64 : simd.distances_f64;
-        run(static_cast<const double*>(p_.features), p_.dimension, rows, count, static_cast<const double*>(y),
-            out);
+        run(static_cast<const double*>(p_.features), p_.dimension, rows, count, static_cast<const double*>(y), out);
     } else {
         const auto run = products ? simd.products_f32 : simd.distances_f32;
-        run(static_cast<const float*>(p_.features), p_.dimension, rows, count, static_cast<const float*>(y),
-            out);
+        run(static_cast<const float*>(p_.features), p_.dimension, rows, count, static_cast<const float*>(y), out);
     }
     for (int64_t r = 0; r < count; ++r) {
         if (products) {

@@ -111,9 +111,7 @@ def maxherding(
         if not return_info:
             return back(result.indices)
         width = math.nan if problem.bandwidth is None else problem.bandwidth
-        return Selection(
-            back(result.indices), back(result.gains), result.coverage, width, result.settled, chosen
-        )
+        return Selection(back(result.indices), back(result.gains), result.coverage, width, result.settled, chosen)
     indices = back(torch.stack([r.indices for r in results]))
     if not return_info:
         return indices

@@ -149,9 +149,7 @@ def _from_features(p: Problem):
     cosine = p.kernel == "cosine"
     center = None if cosine else features.mean(0, dtype=torch.float64).to(features.dtype)
     height = _panel_rows(p)
-    buffers = torch.empty(
-        2, height, d
-    )  # made once: fresh pages for every panel would cost more than its arithmetic
+    buffers = torch.empty(2, height, d)  # made once: fresh pages for every panel would cost more than its arithmetic
 
     def panel(rows: torch.Tensor, side: int) -> torch.Tensor:
         """float32 rows for the GEMM: centred and in units of the bandwidth, or of unit length for cosine."""

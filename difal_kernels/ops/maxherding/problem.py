@@ -65,9 +65,7 @@ def prepare(
     if x.numel() == 0:
         raise ValueError(f"`features` must not have a zero-size dimension, got shape {tuple(x.shape)}")
     if kernel == "precomputed" and x.shape[-1] != x.shape[-2]:
-        raise ValueError(
-            f"`features` must be an N x N kernel when kernel='precomputed', got shape {tuple(x.shape)}"
-        )
+        raise ValueError(f"`features` must be an N x N kernel when kernel='precomputed', got shape {tuple(x.shape)}")
     budget = as_int(budget, "budget", low=0)
     if memory_limit is not None:
         as_int(memory_limit, "memory_limit", low=1)
@@ -112,9 +110,7 @@ def _lengths(lengths: Any, x: torch.Tensor, batched: bool) -> list[int]:
     if lengths is None:
         return [x.shape[1]] * len(x) if batched else [len(x)]
     if not batched:
-        raise ValueError(
-            f"`lengths` goes with 3-D `features` (B, N, D), got features of shape {tuple(x.shape)}"
-        )
+        raise ValueError(f"`lengths` goes with 3-D `features` (B, N, D), got features of shape {tuple(x.shape)}")
     if isinstance(lengths, list | tuple):
         lengths = np.asarray(lengths)
     sizes = as_tensor(lengths, "lengths", INTEGERS)
@@ -144,9 +140,7 @@ def _labeled(value: Any, pool: torch.Tensor, kernel: str) -> torch.Tensor | None
     labeled = as_tensor(value, "labeled")
     if labeled.ndim != 2 or labeled.shape[1] != pool.shape[1]:
         what = "(L, N) kernel values" if kernel == "precomputed" else "(L, D) features"
-        raise ValueError(
-            f"`labeled` must be {what} with {pool.shape[1]} columns, got shape {tuple(labeled.shape)}"
-        )
+        raise ValueError(f"`labeled` must be {what} with {pool.shape[1]} columns, got shape {tuple(labeled.shape)}")
     _same_device(labeled, "labeled", pool)
     check_finite(labeled, "labeled")
     return labeled if len(labeled) else None
@@ -197,15 +191,11 @@ def _bandwidths(value: Any, count: int, batched: bool) -> list[float | None]:
             raise ValueError(f"`bandwidth` must be a positive number or 'median', got {value!r}")
         return [None] * count
     try:
-        values = np.asarray(
-            value.detach().cpu() if isinstance(value, torch.Tensor) else value, dtype=np.float64
-        )
+        values = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value, dtype=np.float64)
     except (TypeError, ValueError):
         raise TypeError(f"`bandwidth` must be a positive number or 'median', got {value!r}") from None
     if values.shape not in ((), (count,)) or (values.ndim and not batched):
-        raise ValueError(
-            f"`bandwidth` must be one number{f' or {count}' if batched else ''}, got shape {values.shape}"
-        )
+        raise ValueError(f"`bandwidth` must be one number{f' or {count}' if batched else ''}, got shape {values.shape}")
     for width in values.flat:
         if not (math.isfinite(width) and width > 0):
             raise ValueError(f"`bandwidth` must be positive and finite, got {width}")
@@ -214,6 +204,4 @@ def _bandwidths(value: Any, count: int, batched: bool) -> list[float | None]:
 
 def _same_device(tensor: torch.Tensor, name: str, pool: torch.Tensor) -> None:
     if tensor.device != pool.device:
-        raise ValueError(
-            f"`{name}` must be on {pool.device} like `features`, got {tensor.device}; move it with .to()"
-        )
+        raise ValueError(f"`{name}` must be on {pool.device} like `features`, got {tensor.device}; move it with .to()")
