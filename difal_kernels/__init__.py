@@ -10,7 +10,9 @@
 
 from ._dispatch import BackendUnavailableError, available_backends, explain
 from ._version import __version__
+from .ops.hypercolumns import hypercolumns
 from .ops.maxherding import Selection, maxherding
+from .ops.projection import project_then_resize
 
 __all__ = [
     "BackendUnavailableError",
@@ -18,5 +20,7 @@ __all__ = [
     "__version__",
     "available_backends",
     "explain",
+    "hypercolumns",
     "maxherding",
+    "project_then_resize",
 ]

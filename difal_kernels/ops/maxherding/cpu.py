@@ -57,7 +57,7 @@ def run(batch: Batch) -> list[Result]:
             source = "`memory_limit`" if batch.memory_limit is not None else "the memory that is free"
             raise ValueError(
                 f"{source} is {limit} bytes and {where} needs {workspace_bytes(p)} for the kernel of "
-                f"{len(p.features)} points and {_columns(p)} candidates; raise `memory_limit` or pass fewer `candidates`"
+                f"{len(p.features)} points and {_columns(p)} candidates; raise it or pass fewer `candidates`"
             )
     total = sum(p.budget for p in batch.problems)
     with Progress(total, "maxherding", batch.progress) as bar:
