@@ -98,7 +98,7 @@ def test_the_papers_network_has_its_parameter_count(meta):
             r"wrong shape: down_blocks\.1\.resnets\.1",
         ),
         ("input_blocks.0.0.weight", None, r"must hold input_blocks\.0\.0\.weight"),
-        ("output_blocks.2.2.in_layers.0.weight", None, "18 of them with 4 residual upsamplers"),
+        ("output_blocks.2.2.in_layers.0.weight", None, "18 output_blocks with 4 residual upsamplers"),
     ],
 )
 def test_nothing_is_missing_left_over_or_misshapen(weights, name, change, message):
@@ -116,7 +116,7 @@ def test_bad_arguments(weights, tmp_path):
         load_guided_diffusion([1])
     with pytest.raises(TypeError, match="must map names to tensors, got 'a': int"):
         load_guided_diffusion({"a": 1})
-    with pytest.raises(ValueError, match="got 0 of them"):
+    with pytest.raises(ValueError, match="got 0 output_blocks"):
         load_guided_diffusion({"a": torch.zeros(1)})
     with pytest.raises(FileNotFoundError, match="there is no file"):
         load_guided_diffusion(tmp_path / "absent.pt")

@@ -33,8 +33,9 @@ def load_guided_diffusion(
 ) -> torch.nn.Module:
     """Convert an unconditional guided-diffusion UNet to diffusers.
 
-    It must have scale-shift norm and residual up- and downsampling, as OpenAI's 256 x 256 models do. Depth, widths, residual blocks per level, attention levels and output channels follow from the parameters'
-    shapes. `256x256_diffusion_uncond.pt` and `lsun_bedroom.pt` are such networks.
+    It must have scale-shift norm and residual up- and downsampling, as `256x256_diffusion_uncond.pt` and
+    `lsun_bedroom.pt` have. Depth, widths, blocks per level, attention levels and output channels follow
+    from the parameters' shapes.
 
     Args:
         state_dict_or_path: parameters by name, or the path of a `.pt` or `.safetensors` file of them.
@@ -122,14 +123,14 @@ def _read(source: Mapping[str, torch.Tensor] | str | Path) -> dict[str, torch.Te
 
 
 def _shape_of_tree(source: dict[str, torch.Tensor]) -> tuple[int, int]:
-    """(levels, output blocks per level); every level but the last ends in an upsampling residual block."""
+    """(levels, output blocks per level); each level but the last ends in an upsampling block."""
     outputs = {int(key.split(".")[1]) for key in source if key.startswith("output_blocks.")}
     upsamplers = sum(_upsampler(source, k) is not None for k in outputs)
     count, levels = len(outputs), upsamplers + 1
     if not count or outputs != set(range(count)) or count % levels:
         raise ValueError(
-            f"`state_dict_or_path` must hold output_blocks of a guided-diffusion UNet with residual upsampling, "
-            f"got {count} of them with {upsamplers} residual upsamplers among {len(source)} tensors"
+            f"`state_dict_or_path` must hold a guided-diffusion UNet with residual upsampling, "
+            f"got {count} output_blocks with {upsamplers} residual upsamplers among {len(source)} tensors"
         )
     return levels, count // levels
 
