@@ -1,6 +1,7 @@
 """MaxHerding beside the naive loop and the GEMM floor, each case in one run: `make bench`.
 
-A row: seconds of the selection, then how many times faster than the naive loop it is, and its time in units of the half Gram
+A row: seconds of the selection, then how many times faster than the naive loop it is, and its time in units of the half
+Gram
 matrix alone and of one full Gram matrix plus one exp pass. Peak memory is that of a process that does the case alone.
 """
 

@@ -105,15 +105,13 @@ void Greedy::rescan(int64_t j, Scratch& s) {
     scanned_at_[j] = stats.picks;
 }
 
-void Greedy::start() {
+void Greedy::start(const int64_t* picked, int64_t count) {
+    for (int64_t t = 0; t < count; ++t) gains_[picked[t]] = kTaken;
     team.parallel_for((p.columns + kStrip - 1) / kStrip, [&](int64_t strip) {
         const int64_t end = std::min(p.columns, (strip + 1) * kStrip);
         for (int64_t j = strip * kStrip; j < end; ++j) {
-            if (p.allowed && !p.allowed[j]) {
-                gains_[j] = kTaken;
-            } else {
-                rescan(j, scratch(p.rows));
-            }
+            if (p.allowed && !p.allowed[j]) gains_[j] = kTaken;
+            if (gains_[j] != kTaken) rescan(j, scratch(p.rows));
         }
     });
     for (double gain : gains_) largest_gain_ = std::max(largest_gain_, gain);

@@ -47,7 +47,8 @@ class Greedy {
     Greedy(const CoverageProblem& problem, int threads);
     virtual ~Greedy() = default;
 
-    void start();  // first estimates of all gains
+    // First estimates of all gains, after `count` columns were picked already.
+    void start(const int64_t* picked = nullptr, int64_t count = 0);
     void select(int64_t count, int64_t* picks, double* gains);
     double covered() const;
 
