@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -205,27 +206,33 @@ def table(results) -> str:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=THREADS)
     parser.add_argument("--peak", nargs=2, metavar=("CASE", "WAY"), help="print one way's peak bytes and end")
-    parser.add_argument("--case", choices=CASES, action="append", help="only this case; writes no file")
+    parser.add_argument("--case", choices=CASES, action="append", help="only this case")
     options = parser.parse_args()
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(options.threads)
     if options.peak:
         print(measure_peak(*options.peak))
         return
-    results = {case: measure(case, options.repeats) for case in options.case or CASES}
-    where = {
+    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    for case in options.case or CASES:
+        stored[case] = {"machine": machine(), "ways": measure(case, options.repeats)}
+        RESULTS.write_text(json.dumps(stored, indent=1) + "\n")  # a later run of a case replaces it
+    for fact, value in machine().items():
+        print(f"{fact}: {value}")
+    print(table({case: stored[case]["ways"] for case in options.case or CASES}))
+
+
+def machine() -> dict:
+    return {
         "device": processor(),
-        "threads": THREADS,
+        "threads": torch.get_num_threads(),
         "isa": _cpu.isa(),
         "torch": torch.__version__,
         "difal_kernels": __version__,
-        "command": "python bench/bench_hypercolumns.py",
+        "load_average": round(os.getloadavg()[0], 1),
     }
-    if not options.case:
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        RESULTS.write_text(json.dumps({"machine": where, "cases": results}, indent=1) + "\n")
-    print(f"{where['device']}, {THREADS} threads, {where['isa']}, torch {where['torch']}")
-    print(table(results))
 
 
 @pytest.mark.parametrize(("case", "way"), [(case, way) for case in CASES for way in ways(case)[1]])
