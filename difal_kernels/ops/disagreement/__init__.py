@@ -1,8 +1,8 @@
 """How uncertain predictions are, and how much K of them disagree: entropy, BALD, DALD, eDALD and relatives.
 
 Shape letters: K samples (forward passes), C classes; every other dimension is a *place* (a pixel, an
-example). The answer has the shape of the places, is float32, in nats where it is an information, and larger means more
-uncertain. Nothing here is differentiable.
+example). The answer has the shape of the places, is float32, in nats where it is an information, and larger
+means more uncertain. Nothing here is differentiable.
 
 Arguments that all functions share:
 

@@ -66,7 +66,7 @@ def _compute(problem: Problem, samples: torch.Tensor, single: torch.Tensor | Non
         "expected_entropy": expected_entropy.clamp(0, round_down(math.log(C))),
         "margin": 1 - (top[..., 0] - (top[..., 1] if C > 1 else 0)),
         "least_confidence": 1 - top[..., 0],
-        "variation_ratio": variation_ratio(p),
+        "variation_ratio": variation_ratio(samples, p),
     }
     scores["combined"] = scores["entropy"] + problem.weight * bald
     if "balentacq" in problem.scores:
@@ -99,12 +99,13 @@ def entropy(p: torch.Tensor) -> torch.Tensor:
 def round_down(value: float) -> float:
     """The largest float32 that is no more than `value`, so that a bound holds after rounding too."""
     rounded = torch.tensor(value, dtype=torch.float32)
-    return float(rounded if rounded <= value else torch.nextafter(rounded, torch.zeros(())))
+    return float(rounded) if float(rounded) <= value else float(torch.nextafter(rounded, torch.zeros(())))
 
 
-def variation_ratio(p: torch.Tensor) -> torch.Tensor:
+def variation_ratio(x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     K = p.shape[-2]
-    votes = torch.zeros_like(p[..., 0, :]).scatter_add_(-1, p.argmax(-1), torch.ones_like(p[..., 0]))
+    choice = x.argmax(-1)  # of the input: two logits that differ may have the same softmax
+    votes = torch.zeros_like(p[..., 0, :]).scatter_add_(-1, choice, torch.ones_like(p[..., 0]))
     return 1 - votes.amax(-1) / K + 0 * p.sum((-2, -1))  # the last term hands a NaN on
 
 
