@@ -72,7 +72,8 @@ def test_released_edald(stored):
     samples, single = stored["logits_samples"], stored["logits_single"]
     released = dk.edald(samples, single, compat="released")
     assert (released - stored["released_edald"]).abs().max() <= TOLERANCE
-    assert (released - dk.edald(samples, single)).abs().max() > 0.5  # it is another number
+    first = [set(scores.topk(20).indices.tolist()) for scores in (released, dk.edald(samples, single))]
+    assert len(first[0] & first[1]) == 14  # it ranks otherwise: the docstring says by how much
 
 
 LAYOUTS = {
