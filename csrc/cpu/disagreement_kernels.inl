@@ -348,7 +348,7 @@ int64_t DIFAL_DISAGREEMENT(const DisagreementTile& tile) {
             sum_entropy[b] = k == 0 ? rows.entropy : sum_entropy[b] + rows.entropy;
             bad[b] |= rows.bad;
             if (wants_votes) __builtin_memcpy(votes + (b * K + k) * W, &rows.argmax, sizeof(Vd));
-            if (K == 1) prediction[b] = rows;
+            prediction[b] = rows;  // the prediction itself where K is 1
             if (!wants_mean) continue;
             const Vd* e = reinterpret_cast<const Vd*>(block + b * C * W);
             Vd* sum = reinterpret_cast<Vd*>(sums + b * C * W);
