@@ -59,9 +59,7 @@ def interpolate_and_index(maps, at):
 def grid_sample(maps, at):
     """The best plain torch: samples the maps at the points alone."""
     grid = (2 * at.flip(1) + 1).float() / SIZE[0] - 1
-    sampled = [
-        F.grid_sample(m.float(), grid[None, None], padding_mode="border", align_corners=False) for m in maps
-    ]
+    sampled = [F.grid_sample(m.float(), grid[None, None], padding_mode="border", align_corners=False) for m in maps]
     return F.normalize(torch.cat(sampled, 1)[0, :, 0].T, dim=1)
 
 
@@ -150,9 +148,7 @@ def measure(case, repeats) -> dict:
     arguments = make()
     answers = {way: run(*arguments) for way, run in functions.items()}  # warm, and compared before timed
     for way, answer in answers.items():
-        torch.testing.assert_close(
-            answer, answers["plain"], rtol=0, atol=1e-4 if way == "grid_sample" else 1e-5
-        )
+        torch.testing.assert_close(answer, answers["plain"], rtol=0, atol=1e-4 if way == "grid_sample" else 1e-5)
     del answers
     seconds = {way: [] for way in functions}
     for _ in range(repeats):
@@ -180,9 +176,7 @@ def measure(case, repeats) -> dict:
 def processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next(
-        (l.split(":", 1)[1].strip() for l in lines if l.startswith("model name")), platform.processor()
-    )
+    return next((l.split(":", 1)[1].strip() for l in lines if l.startswith("model name")), platform.processor())
 
 
 def table(results) -> str:
@@ -192,14 +186,8 @@ def table(results) -> str:
     ]
     for case, rows in results.items():
         for way, row in rows.items():
-            memory = (
-                f"{row['peak_bytes'] / 1e6:.0f} | {row['times_smaller']:.1f}"
-                if row["peak_bytes"]
-                else "- | -"
-            )
-            lines.append(
-                f"| {case} | {way} | {row['seconds_best'] * 1e3:.1f} | {row['times_faster']:.1f} | {memory} |"
-            )
+            memory = f"{row['peak_bytes'] / 1e6:.0f} | {row['times_smaller']:.1f}" if row["peak_bytes"] else "- | -"
+            lines.append(f"| {case} | {way} | {row['seconds_best'] * 1e3:.1f} | {row['times_faster']:.1f} | {memory} |")
     return "\n".join(lines)
 
 
