@@ -37,13 +37,12 @@ def plan(batch: Batch) -> str:
 def run(batch: Batch) -> list[Result]:
     limit = memory_limit(batch)
     for b, p in enumerate(batch.problems):
-        path = _path(p, limit)
-        if path.workspace_bytes(p) > limit:
+        needed = min(path.workspace_bytes(p) for path in _paths(p))
+        if needed > limit:
             where = f"problem {b} of the batch" if batch.batched else "this selection"
             source = "`memory_limit`" if batch.memory_limit is not None else "the memory that is free"
             raise ValueError(
-                f"{source} is {limit} bytes and {where} of {len(p.features)} points needs at least "
-                f"{path.workspace_bytes(p)}; raise it"
+                f"{source} is {limit} bytes and {where} of {len(p.features)} points needs at least {needed}; raise it"
             )
     total = sum(p.budget for p in batch.problems)
     results = []
@@ -70,6 +69,10 @@ def free_memory() -> int:
         return 8 << 30
 
 
+def _paths(p: Problem) -> tuple:
+    """Those that can solve this, the fastest first: a precomputed kernel has no use for the matrix-free one."""
+    return (dense,) if p.kernel == "precomputed" else (dense, matrix_free)
+
+
 def _path(p: Problem, limit: int):
-    """The dense path if it fits, else the matrix-free one, which a precomputed kernel has no use for."""
-    return dense if p.kernel == "precomputed" or dense.workspace_bytes(p) <= limit else matrix_free
+    return next((path for path in _paths(p) if path.workspace_bytes(p) <= limit), _paths(p)[-1])
