@@ -210,6 +210,25 @@ def train(args) -> None:
             save_encoder(args.out / "encoder", state["average"], scheduler, done)
 
 
+def plot_loss(folder: Path) -> None:
+    """Draw OUT/loss.png from OUT/loss.csv: every mean of `--log-every` steps, and a running mean of them."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = np.genfromtxt(folder / "loss.csv", delimiter=",", names=True)
+    steps, loss = np.atleast_1d(rows["step"]), np.atleast_1d(rows["loss"])
+    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+    axes.plot(steps, loss, color="0.75", linewidth=0.8)
+    width = max(1, min(9, len(loss)))
+    axes.plot(steps[width - 1 :], np.convolve(loss, np.ones(width) / width, mode="valid"), color="C0")
+    axes.set(xlabel="step", ylabel="mean squared error", yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    figure.savefig(folder / "loss.png", dpi=110)
+    plt.close(figure)
+
+
 def parse(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -233,8 +252,10 @@ def parse(arguments=None):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log-every", type=int, default=50, help="steps")
     parser.add_argument("--save-minutes", type=float, default=3.0)
+    parser.add_argument("--plot", action="store_true", help="only draw OUT/loss.png (needs matplotlib)")
     return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
-    train(parse())
+    options = parse()
+    plot_loss(options.out) if options.plot else train(options)
