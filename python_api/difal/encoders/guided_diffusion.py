@@ -212,14 +212,9 @@ def _convert(value: torch.Tensor, ours: str, part: str, num_head_channels: int) 
         return {f"{ours}.{part}": value.flatten(1)}  # a 1 x 1 convolution is a linear layer
     if ".attentions." not in ours or ours.endswith((".group_norm", ".to_out.0")):
         return {f"{ours}.{part}": value}
-    rows = value.shape[0]
+    rows, columns = value.shape[0], value.shape[1:2]
     if rows % (3 * num_head_channels):
         return {f"{ours}.qkv.{part}": value}  # reported as not used
-    heads = value.reshape(
-        -1, 3, num_head_channels, *value.shape[1:2]
-    )  # the legacy order: q, k, v of head after head
-    split = heads.unbind(1)
-    return {
-        f"{ours}.to_{n}.{part}": t.reshape(rows // 3, *value.shape[1:2])
-        for n, t in zip("qkv", split, strict=True)
-    }
+    heads = value.reshape(-1, 3, num_head_channels, *columns)  # the legacy order: q, k, v of head after head
+    parts = zip("qkv", heads.unbind(1), strict=True)
+    return {f"{ours}.to_{which}.{part}": tensor.reshape(rows // 3, *columns) for which, tensor in parts}

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import json
 import math
 import os
@@ -173,9 +172,9 @@ def train(args) -> None:
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
-        rows = [row for row in csv.reader(loss_path.open()) if row[0] == "step" or int(row[0]) <= first]
-        with loss_path.open("w", newline="") as file:
-            csv.writer(file).writerows(rows)
+        header, *rows = loss_path.read_text().splitlines()
+        kept = [header, *(row for row in rows if int(row.split(",")[0]) <= first)]
+        loss_path.write_text("\n".join(kept) + "\n")
         print(f"resumed at step {first}", flush=True)
     else:
         loss_path.write_text("step,loss,lr,seconds\n")
@@ -200,8 +199,8 @@ def train(args) -> None:
             recent, counted = recent.zero_(), 0
             if not math.isfinite(mean):
                 raise SystemExit(f"the loss is {mean} at step {done}: lower --lr (now {args.lr})")
-            with loss_path.open("a", newline="") as file:
-                csv.writer(file).writerow([done, f"{mean:.5f}", f"{rate:.3e}", f"{seconds:.1f}"])
+            with loss_path.open("a") as file:
+                file.write(f"{done},{mean:.5f},{rate:.3e},{seconds:.1f}\n")
             print(f"step {done}/{args.steps}  loss {mean:.4f}  lr {rate:.2e}  {seconds:.0f} s", flush=True)
         if done == args.steps or time.monotonic() - saved > 60 * args.save_minutes:
             saved = time.monotonic()
