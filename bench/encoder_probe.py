@@ -99,7 +99,8 @@ def linear_predictions(features, targets, test, classes) -> np.ndarray:
 
 def score(labeled, context, test, targets, truth, classes: int, seed: int) -> dict[str, float]:
     head = train_head(labeled, targets, context, classes, Config(seed=seed))
-    predictions = {"head": head.logits(test).argmax(1).numpy()}
+    with torch.no_grad():
+        predictions = {"head": head(torch.from_numpy(test)).argmax(1).numpy()}
     predictions["linear"] = linear_predictions(labeled, targets, test, classes)
     return {name: 100 * mean_iou(confusion_matrix(truth, p, classes)) for name, p in predictions.items()}
 
@@ -116,7 +117,7 @@ def forward_seconds(encoder: DiffusionEncoder, image: np.ndarray) -> float:
     return float(np.median(times))
 
 
-def probe(args) -> dict[str, dict[str, list[float]]]:
+def probe(args) -> dict[str, dict]:
     data = open_data(args.data)
     if data.test is None or not (data.train.has_masks and data.test.has_masks):
         raise SystemExit(f"{args.data} has no masks or no test set: nothing can be measured on it")
@@ -125,11 +126,15 @@ def probe(args) -> dict[str, dict[str, list[float]]]:
     context = Pixels(data.train, CONTEXT, seed=99, labeled=False)
     labeled = [Pixels(data.train, 1, seed) for seed in range(args.seeds)]
     encoder = load_encoder(args.encoder)
-    scores: dict[str, dict[str, list[float]]] = {}
+    scores: dict[str, dict] = {}
+    if args.out and args.out.exists():
+        scores = json.loads(args.out.read_text(encoding="utf-8"))
 
     def measure(name, reader):
         """`reader(seed)` reads features; read once if it is the same for every seed."""
-        row = scores.setdefault(name, {"head": [], "linear": []})
+        if args.rows and name not in args.rows:
+            return
+        row = scores[name] = {"head": [], "linear": []}
         fixed = None
         for seed, chosen in enumerate(labeled):
             read = reader(seed)
@@ -144,7 +149,7 @@ def probe(args) -> dict[str, dict[str, list[float]]]:
     measure("RGB 7x7", lambda seed: patches(False))
     measure("RGB 7x7 + position", lambda seed: patches(True))
     measure("untrained", lambda seed: hypercolumns(untrained(encoder, seed)))
-    measure(f"{args.encoder}", lambda seed: hypercolumns(encoder))
+    measure(args.encoder, lambda seed: hypercolumns(encoder))
     image = data.test.image(0)
     size = encoder.working_size(*image.shape[:2])
     print(f"one pass at {size}: {1e3 * forward_seconds(encoder, image):.0f} ms")
@@ -170,13 +175,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--test-every", type=int, default=4, help="use every n-th test image")
     parser.add_argument("--test-pixels", type=int, default=500, help="per test image")
-    parser.add_argument("--out", type=Path, help="JSON file for the numbers")
+    parser.add_argument("--rows", nargs="+", help="measure only these; the others stay as they are in --out")
+    parser.add_argument("--out", type=Path, help="JSON file of the numbers")
     args = parser.parse_args()
     if not args.data:
         parser.error("--data: name a data folder, or set DIFAL_CAMVID")
     scores = probe(args)
     print(table(scores))
     if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
 
 

@@ -43,6 +43,7 @@ PHOTOGRAPHS = (
 CHANNELS = (32, 64, 96, 128)
 CROPS = (32, 48, 64)  # pixels; one side a step, so that GroupNorm meets several image sizes
 PIXELS = 32 * 32 * 32  # a step
+BLOCKS, TIMESTEPS, RESOLUTION = (1, 3, 5), (50, 150, 250), 64  # where features are read, chosen by probing
 SCALES = 2.0 ** np.arange(0.0, -4.01, -1 / 3)  # of the pyramid; crops come from every scale that holds one
 
 
@@ -140,13 +141,14 @@ def train_step(model, scheduler, pyramids, shares, step: int, args) -> torch.Ten
     return F.mse_loss(output.float(), target)
 
 
-def save_encoder(folder: Path, weights: dict, scheduler, step: int) -> None:
+def save_encoder(folder: Path, weights: dict, scheduler) -> None:
     """The averaged weights as a diffusers folder, float16 safetensors."""
     model = build_unet()
     model.load_state_dict(weights)
     model.half().save_pretrained(folder)
     scheduler.save_pretrained(folder)
-    (folder / "training.json").write_text(json.dumps({"steps": step}) + "\n")
+    settings = {"blocks": BLOCKS, "timesteps": TIMESTEPS, "resolution": RESOLUTION}
+    (folder / "difal_encoder.json").write_text(json.dumps(settings) + "\n")
 
 
 def atomic_save(value: dict, path: Path) -> None:
@@ -206,7 +208,7 @@ def train(args) -> None:
             saved = time.monotonic()
             state = {"step": done, "model": model.state_dict(), "average": average.state_dict()}
             atomic_save({**state, "optimizer": optimizer.state_dict()}, state_path)
-            save_encoder(args.out / "encoder", state["average"], scheduler, done)
+            save_encoder(args.out / "encoder", state["average"], scheduler)
 
 
 def plot_loss(folder: Path) -> None:
