@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import json
 import math
 import os
@@ -44,6 +43,7 @@ PHOTOGRAPHS = (
 CHANNELS = (32, 64, 96, 128)
 CROPS = (32, 48, 64)  # pixels; one side a step, so that GroupNorm meets several image sizes
 PIXELS = 32 * 32 * 32  # a step
+BLOCKS, TIMESTEPS, RESOLUTION = (1, 3, 5), (50, 150, 250), 64  # where features are read, chosen by probing
 SCALES = 2.0 ** np.arange(0.0, -4.01, -1 / 3)  # of the pyramid; crops come from every scale that holds one
 
 
@@ -139,13 +139,14 @@ def train_step(model, scheduler, pyramids, shares, step: int, args) -> torch.Ten
     return F.mse_loss(output.float(), target)
 
 
-def save_encoder(folder: Path, weights: dict, scheduler, step: int) -> None:
+def save_encoder(folder: Path, weights: dict, scheduler) -> None:
     """The averaged weights as a diffusers folder, float16 safetensors."""
     model = build_unet()
     model.load_state_dict(weights)
     model.half().save_pretrained(folder)
     scheduler.save_pretrained(folder)
-    (folder / "training.json").write_text(json.dumps({"steps": step}) + "\n")
+    settings = {"blocks": BLOCKS, "timesteps": TIMESTEPS, "resolution": RESOLUTION}
+    (folder / "difal_encoder.json").write_text(json.dumps(settings) + "\n")
 
 
 def atomic_save(value: dict, path: Path) -> None:
@@ -171,9 +172,9 @@ def train(args) -> None:
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
-        rows = [row for row in csv.reader(loss_path.open()) if row[0] == "step" or int(row[0]) <= first]
-        with loss_path.open("w", newline="") as file:
-            csv.writer(file).writerows(rows)
+        header, *rows = loss_path.read_text().splitlines()
+        kept = [header, *(row for row in rows if int(row.split(",")[0]) <= first)]
+        loss_path.write_text("\n".join(kept) + "\n")
         print(f"resumed at step {first}", flush=True)
     else:
         loss_path.write_text("step,loss,lr,seconds\n")
@@ -198,14 +199,33 @@ def train(args) -> None:
             recent, counted = recent.zero_(), 0
             if not math.isfinite(mean):
                 raise SystemExit(f"the loss is {mean} at step {done}: lower --lr (now {args.lr})")
-            with loss_path.open("a", newline="") as file:
-                csv.writer(file).writerow([done, f"{mean:.5f}", f"{rate:.3e}", f"{seconds:.1f}"])
+            with loss_path.open("a") as file:
+                file.write(f"{done},{mean:.5f},{rate:.3e},{seconds:.1f}\n")
             print(f"step {done}/{args.steps}  loss {mean:.4f}  lr {rate:.2e}  {seconds:.0f} s", flush=True)
         if done == args.steps or time.monotonic() - saved > 60 * args.save_minutes:
             saved = time.monotonic()
             state = {"step": done, "model": model.state_dict(), "average": average.state_dict()}
             atomic_save({**state, "optimizer": optimizer.state_dict()}, state_path)
-            save_encoder(args.out / "encoder", state["average"], scheduler, done)
+            save_encoder(args.out / "encoder", state["average"], scheduler)
+
+
+def plot_loss(folder: Path) -> None:
+    """Draw OUT/loss.png from OUT/loss.csv: every mean of `--log-every` steps, and a running mean of them."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = np.genfromtxt(folder / "loss.csv", delimiter=",", names=True)
+    steps, loss = np.atleast_1d(rows["step"]), np.atleast_1d(rows["loss"])
+    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+    axes.plot(steps, loss, color="0.75", linewidth=0.8)
+    width = max(1, min(9, len(loss)))
+    axes.plot(steps[width - 1 :], np.convolve(loss, np.ones(width) / width, mode="valid"), color="C0")
+    axes.set(xlabel="step", ylabel="mean squared error", yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    figure.savefig(folder / "loss.png", dpi=110)
+    plt.close(figure)
 
 
 def parse(arguments=None):
@@ -227,8 +247,10 @@ def parse(arguments=None):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log-every", type=int, default=50, help="steps")
     parser.add_argument("--save-minutes", type=float, default=3.0)
+    parser.add_argument("--plot", action="store_true", help="only draw OUT/loss.png (needs matplotlib)")
     return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
-    train(parse())
+    options = parse()
+    plot_loss(options.out) if options.plot else train(options)
