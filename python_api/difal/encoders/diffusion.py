@@ -1,0 +1,162 @@
+"""Decoder activations of a frozen unconditional diffusion UNet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from difal.encoders.base import BaseEncoder
+from difal_kernels._checks import as_int
+
+SETTINGS = "difal_encoder.json"  # beside the weights: blocks, timesteps, resolution
+
+
+class _Stop(Exception):
+    """Raised by the last hook: what follows in the network is not needed."""
+
+
+def decoder_blocks(unet: nn.Module) -> list[tuple[nn.Module, int]]:
+    """The decoder's blocks as guided-diffusion numbers them (`output_blocks`), each with its channels.
+
+    A level of the decoder has n = layers_per_block + 1 of them. The last of a level is the output of
+    `up_blocks[i]`, upsampler included; the others are `up_blocks[i].attentions[j]` where there is one, else
+    `.resnets[j]`. With two layers per block, block 5 is `up_blocks[1]` and block 12 is `up_blocks[4]`'s first.
+    """
+    blocks = []
+    for level in unet.up_blocks:
+        if not len(getattr(level, "resnets", ())):
+            raise ValueError(
+                f"`unet` has an up block of type {type(level).__name__}, which has no `resnets` to read"
+            )
+        attentions = getattr(level, "attentions", None) or [None] * len(level.resnets)
+        inner = [a if a is not None else r for a, r in zip(attentions, level.resnets, strict=True)]
+        modules = [*inner[:-1], level]
+        blocks += [
+            (module, resnet.out_channels) for module, resnet in zip(modules, level.resnets, strict=True)
+        ]
+    return blocks
+
+
+class DiffusionEncoder(BaseEncoder):
+    """Features of a pre-trained diffusion UNet: x_t = sqrt(abar_t) x + sqrt(1 - abar_t) eps, decoder blocks kept.
+
+    Args:
+        unet: a diffusers `UNet2DModel`; it is put in evaluation mode and frozen.
+        scheduler: a diffusers `DDPMScheduler`, for `add_noise`; default: 1000 steps, linear betas 1e-4 to 0.02.
+        blocks: decoder blocks to keep, in guided-diffusion's numbering (see `decoder_blocks`).
+        timesteps: noise levels t at which the network runs.
+        resolution: shrink larger images so that their shorter side is this many pixels before the network; both
+            sides are rounded to a multiple of the UNet's stride. Default: never resize.
+        autocast: run the network under autocast to torch.bfloat16 or torch.float16; default: as its weights are.
+
+    Raises:
+        TypeError, ValueError: a UNet without decoder blocks, a block or timestep that does not exist or comes twice.
+
+    Notes:
+        The forward pass ends after the last block asked for. Memory: the maps of all timesteps of a batch.
+
+    References:
+        Baranchuk et al., Label-Efficient Semantic Segmentation with Diffusion Models, ICLR 2022 (arXiv 2112.03126).
+        Kim et al., Diffusion-Driven Two-Stage Active Learning, NeurIPS 2025 (arXiv 2510.22229), section 3.
+
+    Example:
+        >>> import torch
+        >>> from difal.encoders import load_encoder
+        >>> encoder = load_encoder("tiny")
+        >>> images = torch.zeros(1, 3, 64, 96)
+        >>> maps = encoder.maps(images, encoder.noise(["a"], 64, 96, seed=0, draw=0))
+        >>> [m.shape[1] for m in maps] == list(encoder.channels)
+        True
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        scheduler: Any = None,
+        blocks: Sequence[int] = (5, 8, 12, 17),
+        timesteps: Sequence[int] = (50, 150, 250),
+        *,
+        resolution: int | None = None,
+        autocast: torch.dtype | None = None,
+    ):
+        if not isinstance(unet, nn.Module) or not hasattr(unet, "up_blocks"):
+            raise TypeError(f"`unet` must be a diffusers UNet2DModel, got {type(unet).__name__}")
+        if scheduler is None:
+            from diffusers import DDPMScheduler
+
+            scheduler = DDPMScheduler()
+        available = decoder_blocks(unet)
+        self.blocks = _distinct(
+            blocks, "blocks", len(available), f"the UNet has {len(available)} decoder blocks"
+        )
+        steps = scheduler.config.num_train_timesteps
+        timesteps = _distinct(timesteps, "timesteps", steps, f"the scheduler has {steps} steps")
+        halvings = sum(1 for level in unet.down_blocks if getattr(level, "downsamplers", None))
+        super().__init__(timesteps=timesteps, resolution=resolution, stride=2**halvings)
+        self.unet, self.scheduler, self.autocast = unet.eval().requires_grad_(False), scheduler, autocast
+        self.in_channels = unet.config.in_channels
+        self._channels = tuple(available[b][1] for b in self.blocks)
+        self._taken: dict[int, torch.Tensor] | None = None
+        for b in self.blocks:  # once and for all: hooks that come after torch.compile are ignored
+            available[b][0].register_forward_hook(self._hook(b))
+
+    def _hook(self, block: int):
+        last = block == max(self.blocks)
+
+        def keep(module, args, output):
+            if self._taken is None:  # someone else runs the network
+                return
+            self._taken[block] = output[0] if isinstance(output, tuple) else output
+            if last:
+                raise _Stop
+
+        return keep
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        return self._channels * len(self.timesteps)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.unet.parameters()).device
+
+    @torch.no_grad()
+    def activations(self, images: torch.Tensor, noise: torch.Tensor, timestep: int) -> list[torch.Tensor]:
+        steps = torch.full((len(images),), timestep, dtype=torch.long, device=images.device)
+        noisy = self.scheduler.add_noise(images.float(), noise.float(), steps)
+        precision = torch.autocast(images.device.type, self.autocast) if self.autocast else nullcontext()
+        self._taken = {}
+        try:
+            with precision:
+                self.unet(noisy.to(self.unet.dtype), steps)
+        except _Stop:
+            pass
+        finally:
+            taken, self._taken = self._taken, None
+        return [taken[b] for b in self.blocks]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the UNet (safetensors), the scheduler and these settings; `load_encoder(folder)` reads them."""
+        folder = Path(folder)
+        self.unet.save_pretrained(folder)
+        self.scheduler.save_pretrained(folder)
+        settings = {"blocks": self.blocks, "timesteps": self.timesteps, "resolution": self.resolution}
+        (folder / SETTINGS).write_text(json.dumps(settings) + "\n", encoding="utf-8")
+
+
+def _distinct(values: Sequence[int], name: str, count: int, why: str) -> tuple[int, ...]:
+    """`values` as a tuple of different ints in [0, count)."""
+    if isinstance(values, int) or not len(values):
+        raise ValueError(f"`{name}` must be a sequence of at least one int, got {values!r}")
+    values = tuple(as_int(v, name) for v in values)
+    if any(not 0 <= v < count for v in values):
+        raise ValueError(f"`{name}` must lie in 0..{count - 1} ({why}), got {values}")
+    if len(set(values)) != len(values):
+        raise ValueError(f"`{name}` must differ from each other, got {values}")
+    return values
