@@ -1,0 +1,2 @@
+#define DIFAL_HYPERCOLUMNS_TABLE kHypercolumnsAvx2
+#include "hypercolumns_kernels.inl"

@@ -1,0 +1,2 @@
+#define DIFAL_HYPERCOLUMNS_TABLE kHypercolumnsGeneric
+#include "hypercolumns_kernels.inl"

@@ -1,0 +1,2 @@
+#define DIFAL_PROJECTION_TABLE kProjectionAvx512
+#include "projection_kernels.inl"

@@ -1,0 +1,2 @@
+#define DIFAL_PROJECTION_TABLE kProjectionGeneric
+#include "projection_kernels.inl"

@@ -1,0 +1,54 @@
+"""Hypercolumns in C++: csrc/cpu/hypercolumns.cpp."""
+
+from __future__ import annotations
+
+import torch
+
+from difal_kernels import _native
+from difal_kernels.ops import _maps
+
+
+def unavailable() -> str | None:
+    return _native.missing("_cpu")
+
+
+def supports(problem) -> str | None:
+    if problem.device.type != "cpu":
+        return f"the maps are on {problem.device}; move them with .cpu(), or use backend='reference'"
+    return unavailable()
+
+
+def plan(problem) -> str:
+    width = torch.finfo(problem.out_dtype).bits // 8
+    count, channels = len(problem.points), problem.channels
+    work = min(count, 128) * channels * max(4, width) * _native.num_threads()
+    return f"   answer {count * channels * width:,} bytes, workspace {work:,} bytes, no map copied or resized"
+
+
+def run(problem) -> torch.Tensor:
+    out, norms = gather(
+        problem.maps, problem.points, problem.image, problem.size, problem.normalize, problem.out_dtype
+    )
+    finite = torch.isfinite(norms)
+    if not bool(finite.all()):
+        raise _maps.not_finite(problem.maps, problem.image[~finite].unique().tolist())
+    return out
+
+
+def gather(maps, points, image, size, normalize, out_dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """The hypercolumns (P, D), and the squared norms (P,) that they had before they were normalised."""
+    out = torch.empty(len(points), sum(m.shape[1] for m in maps), dtype=out_dtype)
+    norms = torch.empty(len(points), dtype=torch.float64)
+    _native.load("_cpu").hypercolumns(
+        [_maps.native_map(m) for m in maps],
+        *size,
+        points.data_ptr(),
+        image.data_ptr(),
+        len(points),
+        normalize,
+        _maps.FLOAT_CODES[out_dtype],
+        out.data_ptr(),
+        norms.data_ptr(),
+        _native.num_threads(),
+    )
+    return out, norms

@@ -1,0 +1,148 @@
+"""GEMMs by torch at the maps' own resolution; the rest in csrc/cpu/projection.cpp."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from difal_kernels import _native
+from difal_kernels.ops import _maps
+from difal_kernels.ops.hypercolumns import cpu as hypercolumns
+from difal_kernels.ops.projection._assemble import assemble
+from difal_kernels.ops.projection.reference import PIXELS, linear
+
+COPIED_NUMBERS = 1 << 18  # of a map that GEMM cannot read as it stands, converted at a time
+GRAM_MAPS = 5
+
+
+def unavailable() -> str | None:
+    return _native.missing("_cpu")
+
+
+def supports(problem) -> str | None:
+    if problem.device.type != "cpu":
+        return f"the maps are on {problem.device}; move them with .cpu(), or use backend='reference'"
+    return unavailable()
+
+
+@dataclass(frozen=True)
+class Split:
+    """The maps by how they meet the image: fewer cells than it, its very size, or more cells."""
+
+    coarse: list[int]
+    same: list[int]
+    finer: list[int]
+
+
+def split(problem) -> Split:
+    sizes = [tuple(m.shape[2:]) for m in problem.maps]
+    pixels = problem.size[0] * problem.size[1]
+    same = [i for i, size in enumerate(sizes) if size == problem.size]
+    coarse = [i for i, (h, w) in enumerate(sizes) if h * w < pixels]
+    return Split(coarse, same, [i for i in range(len(sizes)) if i not in coarse and i not in same])
+
+
+def plan(problem) -> str:
+    parts, (height, width) = split(problem), problem.size
+    size = problem.weight.element_size()
+    cells = sum(problem.maps[i].shape[2:].numel() for i in parts.coarse)
+    finer = sum(problem.maps[i].shape[1] for i in parts.finer)
+    outputs, channels = problem.weight.shape
+    gram = 8 * (GRAM_MAPS if problem.normalize else 1)
+    chunk = problem.rows_per_chunk * width * (outputs + finer) * size
+    return (
+        f"   per image: {cells * (outputs * size + gram) + 8 * height * width:,} bytes of projected maps and "
+        f"norms, chunks of {problem.rows_per_chunk} rows with {chunk:,} bytes; dense features would take "
+        f"{height * width * channels * size:,} bytes"
+    )
+
+
+def run(problem) -> torch.Tensor:
+    return assemble(problem, filler)
+
+
+def filler(problem, image: int):
+    native, threads = _native.load("_cpu"), _native.num_threads()
+    height, width = problem.size
+    outputs = len(problem.weight)
+    parts = split(problem)
+    weights = problem.weight.split([m.shape[1] for m in problem.maps], dim=1)
+
+    def gram_maps(index: int, self_only: bool) -> torch.Tensor:
+        view = problem.maps[index]
+        gram = torch.empty(1 if self_only else GRAM_MAPS, *view.shape[2:], dtype=torch.float64)
+        native.gram_maps(_maps.native_map(view), image, self_only, gram.data_ptr(), threads)
+        if not bool(torch.isfinite(gram[0]).all()):
+            raise _maps.not_finite(problem.maps, [image])
+        return gram
+
+    norms = torch.zeros(height, width, dtype=torch.float64)
+    for i in parts.same:
+        norms += gram_maps(i, self_only=True)[0]
+    projected = []
+    for i in parts.coarse:
+        view = problem.maps[i][image]
+        gram = gram_maps(i, self_only=not problem.normalize)
+        values = problem.weight.new_empty(view.shape[1] * view.shape[2], outputs)
+        multiply(view, weights[i], values, add=False)
+        projected.append((values, gram, *view.shape[1:]))
+    finer_weight = torch.cat([weights[i] for i in parts.finer], dim=1).T if parts.finer else None
+
+    def fill(begin: int, end: int, out: torch.Tensor) -> None:
+        for step, i in enumerate(parts.same):
+            multiply(problem.maps[i][image, :, begin:end], weights[i], out, add=step > 0)
+        if parts.finer:
+            points, index = grid(begin, end, width, image)
+            vectors, squares = hypercolumns.gather(
+                [problem.maps[i] for i in parts.finer], points, index, problem.size, False, problem.dtype
+            )
+            if not bool(torch.isfinite(squares).all()):
+                raise _maps.not_finite(problem.maps, [image])
+            norms[begin:end] += squares.view(-1, width)
+            torch.addmm(out, vectors, finer_weight, beta=1 if parts.same else 0, out=out)
+        if not parts.same and not parts.finer:
+            out.zero_()
+        native.resize_projected(
+            [(values.data_ptr(), gram.data_ptr(), h, w) for values, gram, h, w in projected],
+            height,
+            width,
+            begin,
+            end,
+            outputs,
+            problem.dtype == torch.float64,
+            problem.normalize,
+            0 if problem.bias is None else problem.bias.data_ptr(),
+            out.data_ptr(),
+            norms[begin:end].data_ptr(),
+            threads,
+        )
+        cancelled = (norms[begin:end].flatten() < 0).nonzero().flatten()
+        for some in cancelled.split(PIXELS):
+            out[some] = linear(problem, image, some + begin * width, hypercolumns).to(out.dtype)
+
+    return fill
+
+
+def multiply(cells: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, *, add: bool) -> None:
+    """out (h*w, O) = or += the cells (C, h, w) times weight (O, C) transposed."""
+    channels, height, width = cells.shape
+    readable = cells.dtype == weight.dtype and (
+        cells.is_contiguous() or cells.permute(1, 2, 0).is_contiguous() or strided_matrix(cells)
+    )
+    rows = height if readable else max(1, COPIED_NUMBERS // (channels * width))
+    for begin in range(0, height, rows):
+        matrix = cells[:, begin : begin + rows].to(weight.dtype).flatten(1)
+        target = out[begin * width : (begin + rows) * width]
+        torch.addmm(target, matrix.T, weight.T, beta=int(add), out=target)
+
+
+def strided_matrix(cells: torch.Tensor) -> bool:
+    """Whether (C, h*w) is a view that GEMM takes: rows of unit stride, evenly spaced."""
+    return cells.stride(2) == 1 and cells.stride(1) == cells.shape[2] and cells.stride(0) >= cells[0].numel()
+
+
+def grid(begin: int, end: int, width: int, image: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """All pixels of some image rows as points, and their image index."""
+    pixels = torch.arange(begin * width, end * width)
+    return torch.stack([pixels // width, pixels % width], dim=1), torch.full_like(pixels, image)
