@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from difal_kernels import project_then_resize
 from safetensors.torch import load_file
 from tqdm import tqdm
 
@@ -26,23 +27,18 @@ from difal.metrics import confusion_matrix
 from difal.stages import StageClock
 
 
-@torch.no_grad()
 def dense_logits(head: Head, maps: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
-    """(B, C, H, W) float32 logits of every pixel, equal to resizing, concatenating, normalising and the MLP."""
-    from torch.nn.functional import interpolate
+    """(B, H, W, C) float32 logits of every pixel of B images of `size`."""
+    return _every_pixel(head, maps, size, head.rest)
 
-    projected, square, start = 0, 0, 0
-    for m in maps:
-        weight = head.project.weight[:, start : (start := start + m.shape[1])]
-        m = m.float()
-        small = torch.einsum("kc,bchw->bkhw", weight, m)
-        projected = projected + interpolate(small, size=size, mode="bilinear", align_corners=False)
-        square = square + interpolate(m, size=size, mode="bilinear", align_corners=False).square().sum(
-            1, keepdim=True
-        )
-    hidden = projected / square.sqrt().clamp_min(1e-12) + head.project.bias[:, None, None]
-    logits = head.rest(hidden.permute(0, 2, 3, 1).reshape(-1, hidden.shape[1]))
-    return logits.reshape(-1, *size, logits.shape[1]).permute(0, 3, 1, 2)
+
+def dense_classes(head: Head, maps: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+    """(B, H, W) uint8 most likely class of every pixel; logits never exist for all of them at once."""
+    return _every_pixel(head, maps, size, lambda rows: head.rest(rows).argmax(1).to(torch.uint8))
+
+
+def _every_pixel(head: Head, maps: Sequence[torch.Tensor], size: tuple[int, int], tail: Callable) -> torch.Tensor:
+    return project_then_resize(maps, head.project.weight, head.project.bias, size, tail=tail)
 
 
 class TestSet:
@@ -113,6 +109,6 @@ class TestSet:
             maps = self.maps(index)
             truth = self.split.mask(index)
             for head, total in zip(heads, totals, strict=True):
-                predicted = dense_logits(head, maps, truth.shape)[0].argmax(0)
+                predicted = dense_classes(head, maps, truth.shape)[0]
                 total += confusion_matrix(truth, predicted.numpy(), classes)
         return totals

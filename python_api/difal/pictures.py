@@ -38,16 +38,13 @@ def draw_pictures(ledger: Ledger, data: Data, load_encoder: Callable, config: Co
             continue
         image, name = data.train.image(index), data.train.ids[index]
         size = image.shape[:2]
-        draws = range(config.draws + 1)
-        logits = torch.cat(
-            [dense_logits(head, encode(load_encoder(), image, name, [d], config), size) for d in draws]
-        )
-        pixels = logits.flatten(2).permute(2, 0, 1)  # (H W, 1 + K, C)
-        entropy = difal_kernels.entropy(pixels[:, 0])
-        dald = difal_kernels.dald(pixels[:, 1:])
+        maps = (encode(load_encoder(), image, name, [draw], config) for draw in range(config.draws + 1))
+        logits = torch.cat([dense_logits(head, one, size) for one in maps]).flatten(1, 2).movedim(1, 0)  # (H W, 1 + K, C)
+        entropy = difal_kernels.entropy(logits[:, 0])
+        dald = difal_kernels.dald(logits[:, 1:])
         tensors = {
             "image": torch.from_numpy(image),
-            "prediction": logits[0].argmax(0).to(torch.uint8),
+            "prediction": logits[:, 0].argmax(1).reshape(size).to(torch.uint8),
             "entropy": entropy.reshape(size).half(),
             "dald": dald.reshape(size).half(),
             "edald": (entropy + config.edald_weight * dald).reshape(size).half(),
