@@ -45,7 +45,9 @@ def test_killed_at_many_points(tmp_path):
     points = range(1, 50, 4)
     jobs = [str(tmp_path / "warm"), f"{plain},0", *(f"{tmp_path / str(n)},{n},0" for n in points), f"{tmp_path / 'often'}," + "3," * 40 + "0"]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", DRIVER, *jobs], env=env, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", DRIVER, *jobs]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     codes = [list(map(int, line.split())) for line in done.stdout.splitlines()]
     assert codes[0] == [0]
     assert codes[1:-1] == [[-signal.SIGKILL, 0]] * len(points)
