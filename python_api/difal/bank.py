@@ -93,9 +93,7 @@ class Bank:
                     rows[at] = self.arrays[f"{name}.features"][pixel.image, int(place.argmax())]
                     break
             else:
-                raise ConfigError(
-                    f"pixel {tuple(pixel)} is not in the bank; was the bank made for another run?"
-                )
+                raise ConfigError(f"pixel {tuple(pixel)} is not in the bank; was the bank made for another run?")
         return rows
 
     def context(self, rows: int = 8192) -> np.ndarray:
@@ -103,9 +101,7 @@ class Bank:
         everything = self.features("random")
         if len(everything) <= rows:
             return np.asarray(everything)
-        chosen = np.random.default_rng(derive_seed("context", len(everything))).choice(
-            len(everything), rows, False
-        )
+        chosen = np.random.default_rng(derive_seed("context", len(everything))).choice(len(everything), rows, False)
         return everything[np.sort(chosen)]
 
 
@@ -134,9 +130,7 @@ def check_settings(path: Path, wanted: dict) -> dict:
     return meta
 
 
-def build_bank(
-    folder: Path, pool: Split, load_encoder: Callable, config: Config, given: Sequence[Pixel] = ()
-) -> Bank:
+def build_bank(folder: Path, pool: Split, load_encoder: Callable, config: Config, given: Sequence[Pixel] = ()) -> Bank:
     """Make the bank in `folder`, or finish one that was cut short, or open one that is complete.
 
     Args:
@@ -278,16 +272,12 @@ def to_input(image: np.ndarray) -> torch.Tensor:
 def encode(encoder, image: np.ndarray, name: str, draws: Sequence[int], config: Config) -> list[torch.Tensor]:
     """The encoder's maps of one image under several noise draws: a list of (draws, C, h, w) on the CPU."""
     height, width = image.shape[:2]
-    noise = torch.cat(
-        [encoder.noise([name], height, width, seed=config.bank_seed, draw=draw) for draw in draws]
-    )
+    noise = torch.cat([encoder.noise([name], height, width, seed=config.bank_seed, draw=draw) for draw in draws])
     images = to_input(image).expand(len(draws), -1, -1, -1)
     return [m.cpu() for m in encoder.maps(images.to(config.device), noise.to(config.device))]
 
 
-def pixel_features(
-    maps: Sequence[torch.Tensor], points: np.ndarray, size: tuple[int, int], name: str
-) -> np.ndarray:
+def pixel_features(maps: Sequence[torch.Tensor], points: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:
     """Hypercolumns of one image's points, (P, D) float32."""
     try:
         return hypercolumns(list(maps), torch.from_numpy(points), size).float().numpy()

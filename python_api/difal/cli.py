@@ -9,7 +9,9 @@ from pathlib import Path
 from difal.config import FIELDS, field_type, make_config, resumed_config
 
 DONE, FAILED, WAITING, INTERRUPTED = 0, 1, 3, 130
-EXIT_CODES = "Exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 3 waiting for labels, 130 interrupted."
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 3 waiting for labels, 130 interrupted."
+)
 
 TOP = """\
 Choose which pixels of a pool of images to label, round after round, and train a segmentation head on them.
@@ -86,9 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
         return sub
 
     run = command("run", "do the rounds", RUN.format(layouts=LAYOUTS, exits=EXIT_CODES), run_command)
-    run.add_argument(
-        "--resume", nargs="?", const="", metavar="RUN", help="go on with a run [the newest under runs/]"
-    )
+    run.add_argument("--resume", nargs="?", const="", metavar="RUN", help="go on with a run [the newest under runs/]")
     add_settings(run, FIELDS)
     encode = command("encode", "compute the features alone, to be shared by runs", ENCODE, encode_command)
     unused = {"out", "acquisition", "seed", "rounds", "budget", "oracle", "keep", "edald_weight"}
@@ -164,11 +164,7 @@ def encode_command(args: argparse.Namespace) -> int:
     if config.bank is None:
         raise ValueError("`--bank` must name the folder to write")
     bank, test = make_features(config)
-    kept = (
-        ""
-        if test is None
-        else f", test maps {'kept' if test.cached else 'too large to keep (see --test-cache-gb)'}"
-    )
+    kept = "" if test is None else f", test maps {'kept' if test.cached else 'too large to keep (see --test-cache-gb)'}"
     print(f"{config.bank}: {bank.images} images, {bank.dimension} numbers a pixel{kept}")
     return DONE
 

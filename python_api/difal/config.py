@@ -25,9 +25,7 @@ def _option(default: Any, group: str, text: str, **more: Any) -> Any:
 class Config:
     """Settings of `difal run`; see each field's help."""
 
-    data: str = _option(
-        "", "what", "folder of images (see `difal run --help`), or `scenes[:TRAIN,TEST,SEED]`"
-    )
+    data: str = _option("", "what", "folder of images (see `difal run --help`), or `scenes[:TRAIN,TEST,SEED]`")
     encoder: str = _option("tiny", "what", "`tiny`, a diffusers folder, or a hub id")
     out: str = _option("", "what", "run folder [runs/DATA-ACQUISITION-seedN]")
     acquisition: str = _option("two-stage-edald", "what", "how pixels are chosen; see `difal acquisitions`")
@@ -50,18 +48,14 @@ class Config:
     kernel: str = _option("rbf", "stage 1", "similarity of two features", choices=KERNELS)
     draws: int = _option(5, "stage 2", "noise draws K behind DALD", low=1)
     edald_weight: float = _option(1.0, "stage 2", "weight of DALD against the entropy")
-    random: int = _option(
-        64, "bank", "random pixels kept per image: BatchNorm context, stage-2-alone pool", low=1
-    )
+    random: int = _option(64, "bank", "random pixels kept per image: BatchNorm context, stage-2-alone pool", low=1)
     bank: str | None = _option(None, "bank", "folder of the features, shared by runs [OUT/bank]")
     bank_seed: int = _option(0, "bank", "seed of the candidates and of the noise", low=0)
     bank_dtype: str = _option("float16", "bank", "number format on disk", choices=("float16", "float32"))
     test_cache_gb: float = _option(
         8.0, "bank", "largest test-set cache; above it all heads are tested in one late pass"
     )
-    hidden: str = _option(
-        "auto", "head", "widths of the two hidden layers, such as `128,32` [by the class count]"
-    )
+    hidden: str = _option("auto", "head", "widths of the two hidden layers, such as `128,32` [by the class count]")
     epochs: int = _option(50, "head", "passes over the labeled pixels", low=1)
     learning_rate: float = _option(1e-3, "head", "Adam step")
     weight_decay: float = _option(1e-5, "head", "Adam weight decay")
@@ -87,9 +81,7 @@ class Config:
             ("learning_rate", 0.0, float("inf")),
         ):
             if not low < getattr(self, name) <= high:
-                raise ConfigError(
-                    f"`{name}` must be above {low:g} and at most {high:g}, got {getattr(self, name)}"
-                )
+                raise ConfigError(f"`{name}` must be above {low:g} and at most {high:g}, got {getattr(self, name)}")
         if self.local > self.candidates:
             raise ConfigError(f"`local` must be at most `candidates` ({self.candidates}), got {self.local}")
         if self.random > self.candidates:
@@ -107,17 +99,11 @@ class Config:
         except ValueError:
             first = second = 0
         if first < 1 or second < 1:
-            raise ConfigError(
-                f"`hidden` must be `auto` or two positive widths such as 128,32, got {self.hidden!r}"
-            )
+            raise ConfigError(f"`hidden` must be `auto` or two positive widths such as 128,32, got {self.hidden!r}")
         return first, second
 
     def class_names(self) -> tuple[str, ...] | None:
-        return (
-            None
-            if self.classes is None
-            else tuple(name.strip() for name in self.classes.split(",") if name.strip())
-        )
+        return None if self.classes is None else tuple(name.strip() for name in self.classes.split(",") if name.strip())
 
     def round_budget(self, images: int) -> int:
         return max(1, round(self.budget * images))
@@ -162,9 +148,7 @@ def _typed(value: Any, name: str) -> Any:
     if name in ("classes", "hidden") and isinstance(value, list | tuple):
         return ",".join(map(str, value))
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise ConfigError(
-            f"`{name}` must be {'a' if kind is not int else 'an'} {kind.__name__}, got {value!r}"
-        )
+        raise ConfigError(f"`{name}` must be {'a' if kind is not int else 'an'} {kind.__name__}, got {value!r}")
     return value
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from difal_kernels import project_then_resize
 from safetensors.torch import load_file
 from tqdm import tqdm
 
@@ -25,6 +24,7 @@ from difal.files import crash_point, digest, write_json, write_tensors
 from difal.head import Head
 from difal.metrics import confusion_matrix
 from difal.stages import StageClock
+from difal_kernels import project_then_resize
 
 
 def dense_logits(head: Head, maps: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:

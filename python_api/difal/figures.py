@@ -48,9 +48,7 @@ def learning_curve(points: Sequence[dict]) -> str:
         values = [100 * one["miou"][policy] for one in points]
         axes.plot(asked, values, line, color=color, marker="o", markersize=5, linewidth=2, label=policy)
         if policy == "standard":
-            axes.annotate(
-                f"{values[-1]:.1f}", (asked[-1], values[-1]), (0, 8), textcoords="offset points", ha="center"
-            )
+            axes.annotate(f"{values[-1]:.1f}", (asked[-1], values[-1]), (0, 8), textcoords="offset points", ha="center")
     top = max(100 * one["miou"][policy] for one in points for policy in POLICIES)
     axes.set(xlabel="pixels asked", ylabel="test mIoU, %", ylim=(0, max(1.0, 1.15 * top)))
     axes.legend(frameon=False, loc="lower right", title="absent classes", title_fontsize=9, fontsize=9)

@@ -65,9 +65,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(Path(path).read_text())
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} line {error.lineno} is not JSON ({error.msg}); restore or delete it"
-        ) from None
+        raise UserError(f"{path} line {error.lineno} is not JSON ({error.msg}); restore or delete it") from None
 
 
 def write_npy(path: Path, array: np.ndarray) -> None:
@@ -108,9 +106,7 @@ def exclusive(folder: Path, *, wait: bool = False):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError:
-            raise UserError(
-                f"another process is working in {folder}; wait for it or choose another folder"
-            ) from None
+            raise UserError(f"another process is working in {folder}; wait for it or choose another folder") from None
         for leftover in folder.rglob(TMP + "*"):
             leftover.unlink(missing_ok=True)
         yield

@@ -65,9 +65,7 @@ class Head(nn.Module):
                 head = cls(features, classes, (first, second))
                 head.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"{path} is not a head of this package ({error}); delete it and resume the run"
-            ) from None
+            raise UserError(f"{path} is not a head of this package ({error}); delete it and resume the run") from None
         return head.eval()
 
 
@@ -100,9 +98,7 @@ def train_head(
         ValueError: shapes do not agree, or there is nothing to train on.
     """
     if features.ndim != 2 or len(features) != len(targets) or len(targets) == 0:
-        raise ValueError(
-            f"`features` must be (n, D) with n labels, n > 0, got {features.shape} and {len(targets)}"
-        )
+        raise ValueError(f"`features` must be (n, D) with n labels, n > 0, got {features.shape} and {len(targets)}")
     if len(targets) + len(context) < 2:
         raise ValueError("`context` must hold a row: BatchNorm needs at least two rows in a step")
     seed = derive_seed("head", config.seed, *seed_parts)
@@ -119,11 +115,7 @@ def train_head(
         order = torch.randperm(len(x), generator=rng)
         for start in range(0, len(x), config.head_batch):
             batch = order[start : start + config.head_batch]
-            beside = (
-                torch.randint(len(z), (config.context if len(z) else 0,), generator=rng)
-                if len(z)
-                else order[:0]
-            )
+            beside = torch.randint(len(z), (config.context if len(z) else 0,), generator=rng) if len(z) else order[:0]
             rows = torch.cat([x[batch], z[beside]]) if len(z) else x[batch]
             if len(rows) < 2:
                 continue  # a last batch of one row, without context, has no variance

@@ -145,9 +145,7 @@ def _parse(line: str, path: Path, number: int) -> dict:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise LabelError(
-            f"{path} line {number} is not JSON ({error.msg} at column {error.colno}); mend it"
-        ) from None
+        raise LabelError(f"{path} line {number} is not JSON ({error.msg} at column {error.colno}); mend it") from None
     if not isinstance(row, dict):
         raise LabelError(f"{path} line {number} must be an object {{...}}, got {line.strip()[:40]!r}")
     return row
@@ -161,21 +159,14 @@ def _check(row: dict, classes: Sequence[str], where: str) -> Label:
         if row.get(key) in (None, ""):
             raise LabelError(f"{where} lacks {key!r}; leave that field as it was written")
     value = {key: None if item == "" else item for key, item in row.items()}
-    ints = {
-        key: _int(value.get(key), key, where)
-        for key in ("x", "y", "height", "width", "round", "rank", "class_id")
-    }
+    ints = {key: _int(value.get(key), key, where) for key in ("x", "y", "height", "width", "round", "rank", "class_id")}
     skipped = _flag(value.get("skipped"), where)
     class_id, name = ints["class_id"], value.get("class_name")
     if name is not None:
         if name not in classes:
-            raise LabelError(
-                f"{where}: class_name {name!r} is not a class; the classes are {', '.join(classes)}"
-            )
+            raise LabelError(f"{where}: class_name {name!r} is not a class; the classes are {', '.join(classes)}")
         if class_id not in (None, list(classes).index(name)):
-            raise LabelError(
-                f"{where}: class_id {class_id} and class_name {name!r} disagree; give one of them"
-            )
+            raise LabelError(f"{where}: class_id {class_id} and class_name {name!r} disagree; give one of them")
         class_id = list(classes).index(name)
     if class_id is not None and not 0 <= class_id < len(classes):
         listing = ", ".join(f"{i} {name}" for i, name in enumerate(classes))

@@ -53,12 +53,13 @@ def run(
         UserError: something outside the program is wrong; the message names it and the cure.
     """
     check_acquisition(config.acquisition)
+    data = data or open_config_data(config)
     ledger = Ledger(config.run_folder())
+    if resume and not ledger.exists:
+        raise ConfigError(f"there is no run to resume in {ledger.folder}")
     with exclusive(ledger.folder):
         if ledger.begun and not resume:
             raise ConfigError(f"{ledger.folder} holds a run; go on with --resume, or choose another --out")
-        if resume and not ledger.exists:
-            raise ConfigError(f"there is no run to resume in {ledger.folder}")
         if config.threads:
             torch.set_num_threads(config.threads)
         return Loop(config, ledger, data, encoder, say, resume).run()
@@ -103,11 +104,8 @@ def open_config_data(config: Config) -> Data:
 class Loop:
     """One run in its folder."""
 
-    def __init__(
-        self, config: Config, ledger: Ledger, data: Data | None, encoder, say: Callable[[str], None], resume: bool
-    ):
-        self.config, self.ledger, self.say = config, ledger, say
-        self.data = data or open_config_data(config)
+    def __init__(self, config: Config, ledger: Ledger, data: Data, encoder, say: Callable[[str], None], resume: bool):
+        self.config, self.ledger, self.data, self.say = config, ledger, data, say
         self.index = {name: i for i, name in enumerate(self.data.train.ids)}
         self.clock = StageClock()
         self.load_encoder = encoder_loader(config, encoder)
@@ -233,9 +231,7 @@ class Loop:
 
     def _evaluate(self, entries: list[Round], asked: list[Label]) -> None:
         """Test the heads of rounds that have one and no metrics yet."""
-        entries = [
-            entry for entry in entries if entry.has("head.safetensors") and not entry.has("metrics.json")
-        ]
+        entries = [entry for entry in entries if entry.has("head.safetensors") and not entry.has("metrics.json")]
         if not entries:
             return
         note = f"test, round {entries[0].index}" if len(entries) == 1 else f"test, {len(entries)} heads"

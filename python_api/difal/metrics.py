@@ -32,9 +32,7 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int, ign
     """
     truth, predicted = np.asarray(truth), np.asarray(predicted)
     if truth.shape != predicted.shape:
-        raise ValueError(
-            f"`truth` and `predicted` must have one shape, got {truth.shape} and {predicted.shape}"
-        )
+        raise ValueError(f"`truth` and `predicted` must have one shape, got {truth.shape} and {predicted.shape}")
     kept = truth != ignore
     rows, columns = truth[kept].astype(np.int64), predicted[kept].astype(np.int64)
     for name, ids in (("truth", rows), ("predicted", columns)):

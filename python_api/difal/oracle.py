@@ -40,9 +40,7 @@ class MaskOracle:
     def _fill(self, pick: Label, class_id: int) -> Label:
         if class_id == IGNORE:
             return dataclasses.replace(pick, annotator="masks", skipped=True)
-        return dataclasses.replace(
-            pick, annotator="masks", class_id=class_id, class_name=self.data.classes[class_id]
-        )
+        return dataclasses.replace(pick, annotator="masks", class_id=class_id, class_name=self.data.classes[class_id])
 
 
 class PersonOracle:
@@ -55,9 +53,7 @@ class PersonOracle:
     @property
     def files(self) -> dict[str, Path]:
         names = {"jsonl": "to_label.jsonl", "csv": "to_label.csv", "studio": "to_label.labelstudio.json"}
-        return {kind: self.folder / name for kind, name in names.items()} | {
-            "pictures": self.folder / "to_label"
-        }
+        return {kind: self.folder / name for kind, name in names.items()} | {"pictures": self.folder / "to_label"}
 
     def answer(self, picks: Sequence[Label]) -> list[Label]:
         """The answered picks.
@@ -122,14 +118,10 @@ class PersonOracle:
         write_text(self.files["jsonl"], to_jsonl(picks))
 
 
-def mark(
-    image: np.ndarray, points: Sequence[tuple[int, int, int]], long_side: int = LONG_SIDE
-) -> Image.Image:
+def mark(image: np.ndarray, points: Sequence[tuple[int, int, int]], long_side: int = LONG_SIDE) -> Image.Image:
     """The image, enlarged, with a numbered ring and cross hairs around each (number, x, y), the pixel itself free."""
     zoom = max(1, -(-long_side // max(image.shape[:2])))
-    picture = Image.fromarray(image).resize(
-        (image.shape[1] * zoom, image.shape[0] * zoom), Image.Resampling.NEAREST
-    )
+    picture = Image.fromarray(image).resize((image.shape[1] * zoom, image.shape[0] * zoom), Image.Resampling.NEAREST)
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=22)
     for number, x, y in points:
         u, v, ring = (x + 0.5) * zoom, (y + 0.5) * zoom, max(12, 2 * zoom)
@@ -141,9 +133,7 @@ def mark(
         right = u < picture.width - 60
         place = (u + ring + 8 if right else u - ring - 8, v - ring - 4 if v > 40 else v + ring + 4)
         anchor = ("l" if right else "r") + ("d" if v > 40 else "a")
-        draw.text(
-            place, str(number), fill="yellow", font=font, anchor=anchor, stroke_width=3, stroke_fill="black"
-        )
+        draw.text(place, str(number), fill="yellow", font=font, anchor=anchor, stroke_width=3, stroke_fill="black")
     return picture
 
 
@@ -162,16 +152,14 @@ def known_labels(path: Path, data: Data) -> list[Label]:
     sizes: dict[str, tuple[int, int]] = {}
     for label in labels:
         if label.image not in index:
-            raise LabelError(
-                f"{path}: there is no pool image {label.image!r}; its images are {data.train.ids[0]!r}, ..."
-            )
+            raise LabelError(f"{path}: there is no pool image {label.image!r}; the first is {data.train.ids[0]!r}")
         if label.image not in sizes:
             sizes[label.image] = data.train.image(index[label.image]).shape[:2]
         height, width = sizes[label.image]
         if (label.height or height, label.width or width) != (height, width):
             raise LabelError(
-                f"{path}: pixel x={label.x}, y={label.y} of {label.image} was labeled at {label.width} x {label.height} "
-                f"pixels, the image has {width} x {height} now; set --size as it was"
+                f"{path}: pixel x={label.x}, y={label.y} of {label.image} was labeled at "
+                f"{label.width} x {label.height} pixels, the image has {width} x {height} now; set --size as it was"
             )
         if not (0 <= label.x < width and 0 <= label.y < height):
             raise LabelError(

@@ -18,7 +18,7 @@ from difal.ledger import Ledger
 
 
 def draw_pictures(ledger: Ledger, data: Data, load_encoder: Callable, config: Config) -> None:
-    """Write `pictures/rRRR-NNN.safetensors` for the pool images asked last and most: image, prediction, entropy, DALD, eDALD.
+    """Write `pictures/rRRR-NNN.safetensors` for the pool images asked last and most: prediction, entropy, DALD, eDALD.
 
     The head is that of the last round but one, if there is one: the maps then show what the last picks rested on.
     """
@@ -29,9 +29,7 @@ def draw_pictures(ledger: Ledger, data: Data, load_encoder: Callable, config: Co
     head = heads[-1].head()
     clicks = Counter(pick.image for entry in rounds for pick in entry.picks())
     last = Counter(pick.image for pick in rounds[-1].picks())
-    order = sorted(
-        range(len(data.train)), key=lambda i: (-last[data.train.ids[i]], -clicks[data.train.ids[i]], i)
-    )
+    order = sorted(range(len(data.train)), key=lambda i: (-last[data.train.ids[i]], -clicks[data.train.ids[i]], i))
     for place, index in enumerate(order[: config.pictures]):
         path = ledger.folder / "pictures" / f"r{len(rounds):03d}-{place:03d}.safetensors"
         if path.is_file():
@@ -39,7 +37,9 @@ def draw_pictures(ledger: Ledger, data: Data, load_encoder: Callable, config: Co
         image, name = data.train.image(index), data.train.ids[index]
         size = image.shape[:2]
         maps = (encode(load_encoder(), image, name, [draw], config) for draw in range(config.draws + 1))
-        logits = torch.cat([dense_logits(head, one, size) for one in maps]).flatten(1, 2).movedim(1, 0)  # (H W, 1 + K, C)
+        logits = (
+            torch.cat([dense_logits(head, one, size) for one in maps]).flatten(1, 2).movedim(1, 0)
+        )  # (H W, 1 + K, C)
         entropy = difal_kernels.entropy(logits[:, 0])
         dald = difal_kernels.dald(logits[:, 1:])
         tensors = {

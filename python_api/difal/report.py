@@ -27,7 +27,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th { text-align: left; font-weight: 600; color: var(--soft); font-size: 13px; }
 th, td { padding: 5px 10px 5px 0; border-bottom: 1px solid var(--line); } td.n, th.n { text-align: right; }
 tfoot td { font-weight: 600; } .swatch { display: inline-block; width: 11px; height: 11px; border-radius: 3px;
-  margin-right: 7px; vertical-align: -1px; } .bar { height: 9px; border-radius: 2px; background: var(--accent); }
+  margin-right: 7px; vertical-align: -1px; } .bar { height: 9px; border-radius: 2px; }
 td.wide { width: 34%; } svg, img { max-width: 100%; height: auto; display: block; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); gap: 12px; margin: 6px 0 22px; }
 figure { margin: 0; } figcaption { font-size: 13px; color: var(--soft); padding-top: 3px; }
@@ -66,9 +66,7 @@ class Report:
         self.rounds: list[Round] = ledger.rounds()
         self.classes, self.colors = self.facts["classes"], self.facts["colors"]
         self.metrics = [entry.metrics() for entry in self.rounds]
-        self.labels = [
-            label for entry in self.rounds if entry.has("labels.jsonl") for label in entry.labels()
-        ]
+        self.labels = [label for entry in self.rounds if entry.has("labels.jsonl") for label in entry.labels()]
 
     def html(self) -> str:
         title = f"{self.facts['data']}: {self.config['acquisition']}"
@@ -111,21 +109,15 @@ class Report:
         points = [one for one in self.metrics if one]
         if not points:
             return _section("Learning curve", "There is no test set with masks, so nothing was measured.", "")
-        rows = "".join(
-            f'<tr><td>{one["round"]}</td><td class="n">{one["asked"]}</td><td class="n">{one["labeled"]}</td>'
-            + "".join(f'<td class="n">{100 * one["miou"][policy]:.2f}</td>' for policy in POLICIES)
-            + f'<td class="n">{100 * one["pixel_accuracy"]:.2f}</td></tr>'
+        rows = [
+            [one["round"], one["asked"], one["labeled"]]
+            + [f"{100 * value:.2f}" for value in (*(one["miou"][policy] for policy in POLICIES), one["pixel_accuracy"])]
             for one in points
-        )
-        heads = "".join(f'<th class="n">mIoU {policy}, %</th>' for policy in POLICIES)
-        table = (
-            f'<table><thead><tr><th>round</th><th class="n">asked</th><th class="n">labeled</th>{heads}'
-            f'<th class="n">accuracy, %</th></tr></thead><tbody>{rows}</tbody></table>'
-        )
+        ]
+        heads = ["round", "asked:n", "labeled:n", *(f"mIoU {policy}, %:n" for policy in POLICIES), "accuracy, %:n"]
         notes = "; ".join(f"<b>{name}</b>: {text}" for name, text in POLICIES.items())
-        return _section(
-            "Learning curve", f"Every test pixel. {notes}.", figures.learning_curve(points) + table
-        )
+        content = figures.learning_curve(points) + _table(heads, rows)
+        return _section("Learning curve", f"Every test pixel. {notes}.", content)
 
     def class_table(self) -> str:
         last = self.last_metrics()
@@ -135,20 +127,13 @@ class Report:
         truth = [sum(row) for row in last["confusion"]]
         rows = []
         for i, (name, iou) in enumerate(zip(self.classes, last["class_iou"], strict=True)):
+            share = f"{100 * truth[i] / max(1, sum(truth)):.2f}"
             value = "absent" if iou is None else f"{100 * iou:.1f}"
-            bar = f'<div class="bar" style="width:{100 * (iou or 0):.1f}%;background:{self.color(i)}"></div>'
-            rows.append(
-                f'<tr><td>{self.swatch(i)}{escape(name)}</td><td class="n">{100 * truth[i] / max(1, sum(truth)):.2f}</td>'
-                f'<td class="n">{clicks[i]}</td><td class="n">{value}</td><td class="wide">{bar}</td></tr>'
-            )
-        means = "".join(
-            f'<tr><td>mean, {policy}</td><td></td><td></td><td class="n">{100 * last["miou"][policy]:.1f}</td><td></td></tr>'
-            for policy in POLICIES
-        )
-        table = (
-            '<table><thead><tr><th>class</th><th class="n">% of test pixels</th><th class="n">clicks</th>'
-            f'<th class="n">IoU, %</th><th></th></tr></thead><tbody>{"".join(rows)}</tbody><tfoot>{means}</tfoot></table>'
-        )
+            color = "rgb({}, {}, {})".format(*self.colors[i])
+            swatch = f'<span class="swatch" style="background:{color}"></span>'
+            rows.append([swatch + escape(name), share, clicks[i], value, _bar(iou or 0, color)])
+        means = [[f"mean, {policy}", "", "", f"{100 * last['miou'][policy]:.1f}", ""] for policy in POLICIES]
+        table = _table(["class", "% of test pixels:n", "clicks:n", "IoU, %:n", ":wide"], rows, means)
         return _section("Classes", f"After round {last['round']}. Both means of the same IoUs.", table)
 
     def clicks(self) -> str:
@@ -158,13 +143,8 @@ class Report:
         where = figures.click_places(self.labels, self.colors)
         per_image = Counter(Counter(label.image for label in self.labels).values())
         never = self.facts["images"] - sum(per_image.values())
-        text = ", ".join(
-            f"{count} image{'s' * (count != 1)} {n} time{'s' * (n != 1)}"
-            for n, count in sorted(per_image.items())
-        )
-        note = (
-            f"Asked about: {text}" + (f", {never} never" if never else "") + ". Grey: skipped, no class fits."
-        )
+        text = ", ".join(f"{_count(images, 'image')} {_count(n, 'time')}" for n, images in sorted(per_image.items()))
+        note = f"Asked about: {text}" + (f", {never} never" if never else "") + ". Grey: skipped, no class fits."
         return _section(
             "Where the clicks went", note, f'<div class="pair"><div>{by_round}</div><div>{where}</div></div>'
         )
@@ -182,8 +162,7 @@ class Report:
             here = [label for label in self.labels if label.image == name]
             shown = figures.picture_row(maps, here, self.colors, len(self.rounds) - 1)
             cells = "".join(
-                f'<figure><img src="{src}" alt="{text}"><figcaption>{text}</figcaption></figure>'
-                for text, src in shown
+                f'<figure><img src="{src}" alt="{text}"><figcaption>{text}</figcaption></figure>' for text, src in shown
             )
             blocks.append(f'<p><code>{escape(name)}</code></p><div class="pictures">{cells}</div>')
         note = (
@@ -198,8 +177,7 @@ class Report:
         rows = []
         for part, name in (("pool", "features, pool"), ("test", "features, test")):
             rows += [
-                (name, stage, entry)
-                for stage, entry in self.facts.get("feature_stages", {}).get(part, {}).items()
+                (name, stage, entry) for stage, entry in self.facts.get("feature_stages", {}).get(part, {}).items()
             ]
         totals: dict[str, dict] = {}
         for entry in self.rounds:
@@ -210,36 +188,49 @@ class Report:
         return rows + [("rounds", stage, entry) for stage, entry in totals.items()]
 
     def stages(self) -> str:
-        rows = self.stage_rows()
-        most = max((entry["seconds"] for _, _, entry in rows), default=0) or 1
-        cells = "".join(
-            f'<tr><td>{part}</td><td>{escape(stage)}</td><td class="n">{_duration(entry["seconds"])}</td>'
-            f'<td class="wide"><div class="bar" style="width:{100 * entry["seconds"] / most:.1f}%"></div></td>'
-            f'<td class="n">{entry["peak_bytes"] / 1e9:.2f} GB</td></tr>'
-            for part, stage, entry in rows
-        )
-        table = (
-            '<table><thead><tr><th>part</th><th>stage</th><th class="n">time</th><th></th>'
-            f'<th class="n">peak memory so far</th></tr></thead><tbody>{cells}</tbody></table>'
-        )
-        note = "The features are computed once, and shared by all runs with the same --bank; the rounds read them from disk."
+        found = self.stage_rows()
+        most = max((entry["seconds"] for _, _, entry in found), default=0) or 1
+        rows = [
+            [
+                part,
+                escape(stage),
+                _duration(one["seconds"]),
+                _bar(one["seconds"] / most),
+                f"{one['peak_bytes'] / 1e9:.2f} GB",
+            ]
+            for part, stage, one in found
+        ]
+        note = "The features are computed once and shared by all runs with the same --bank; rounds read them from disk."
+        table = _table(["part", "stage", "time:n", ":wide", "peak memory so far:n"], rows)
         return _section("Time and memory", note, table)
 
     def settings(self) -> str:
-        rows = "".join(
-            f"<tr><td><code>{k}</code></td><td>{escape(str(v))}</td></tr>" for k, v in self.config.items()
-        )
+        rows = "".join(f"<tr><td><code>{k}</code></td><td>{escape(str(v))}</td></tr>" for k, v in self.config.items())
         return f"<section><details><summary>Settings</summary><table>{rows}</table></details></section>"
-
-    def color(self, class_id: int) -> str:
-        return "rgb({}, {}, {})".format(*self.colors[class_id])
-
-    def swatch(self, class_id: int) -> str:
-        return f'<span class="swatch" style="background:{self.color(class_id)}"></span>'
 
 
 def _section(title: str, note: str, content: str) -> str:
     return f'<section><h2>{title}</h2><p class="soft">{note}</p>{content}</section>'
+
+
+def _table(heads: list[str], rows: list[list], feet: list[list] = ()) -> str:
+    """A head is its text and, after a colon, its column's kind: n for numbers, wide for bars."""
+    kinds = [head.partition(":")[2] for head in heads]
+
+    def line(cells, tag="td"):
+        return "<tr>" + "".join(f'<{tag} class="{k}">{c}</{tag}>' for c, k in zip(cells, kinds, strict=True)) + "</tr>"
+
+    head = line([head.partition(":")[0] for head in heads], "th")
+    body, foot = ("".join(map(line, part)) for part in (rows, feet))
+    return f"<table><thead>{head}</thead><tbody>{body}</tbody><tfoot>{foot}</tfoot></table>"
+
+
+def _bar(share: float, color: str = "var(--accent)") -> str:
+    return f'<div class="bar" style="width:{100 * share:.1f}%;background:{color}"></div>'
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def _duration(seconds: float) -> str:

@@ -43,7 +43,12 @@ def test_killed_at_many_points(tmp_path):
     plain = tmp_path / "never"
     # Each run dies at one point and then lives; one dies again and again, two points further each time.
     points = range(1, 50, 4)
-    jobs = [str(tmp_path / "warm"), f"{plain},0", *(f"{tmp_path / str(n)},{n},0" for n in points), f"{tmp_path / 'often'}," + "3," * 40 + "0"]
+    jobs = [
+        str(tmp_path / "warm"),
+        f"{plain},0",
+        *(f"{tmp_path / str(n)},{n},0" for n in points),
+        f"{tmp_path / 'often'}," + "3," * 40 + "0",
+    ]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", DRIVER, *jobs]
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
@@ -51,7 +56,8 @@ def test_killed_at_many_points(tmp_path):
     codes = [list(map(int, line.split())) for line in done.stdout.splitlines()]
     assert codes[0] == [0]
     assert codes[1:-1] == [[-signal.SIGKILL, 0]] * len(points)
-    assert codes[-1].count(-signal.SIGKILL) > 15 and codes[-1][-1] == 0
+    assert codes[-1].count(-signal.SIGKILL) > 15
+    assert codes[-1][-1] == 0
     wanted = outcome(plain)
     assert len(wanted) == 8
     for name in (*map(str, points), "often"):

@@ -33,13 +33,16 @@ def test_a_run_keeps_everything(tmp_path, bank):
     assert run(config, data=data, encoder=FakeEncoder(), say=lines.append) == "done"
     ledger = Ledger(tmp_path)
     rounds = ledger.rounds()
-    assert len(rounds) == 3 and len(lines) == 3 and "15 pixels asked" in lines[2]
+    assert len(rounds) == 3
+    assert len(lines) == 3
+    assert "15 pixels asked" in lines[2]
     places = [label.place for entry in rounds for label in entry.labels()]
     assert len(set(places)) == len(places) == 15
     for entry in rounds:
         picks, labels = entry.picks(), entry.labels()
         assert [p.place for p in picks] == [label.place for label in labels]
-        assert [p.rank for p in picks] == list(range(5)) and all(p.class_id is None for p in picks)
+        assert [p.rank for p in picks] == list(range(5))
+        assert all(p.class_id is None for p in picks)
         scores = [p.score for p in picks]
         assert scores == sorted(scores, reverse=True)
         for label in labels:
@@ -48,8 +51,10 @@ def test_a_run_keeps_everything(tmp_path, bank):
         metrics = entry.metrics()
         counted = sum((data.test.mask(i) != 255).sum() for i in range(2))
         assert np.sum(metrics["confusion"]) == counted
-        assert metrics["asked"] == 5 * (entry.index + 1) == metrics["labeled"] + sum(
-            label.skipped for one in rounds[: entry.index + 1] for label in one.labels()
+        assert (
+            metrics["asked"]
+            == 5 * (entry.index + 1)
+            == metrics["labeled"] + sum(label.skipped for one in rounds[: entry.index + 1] for label in one.labels())
         )
         assert entry.head().sizes == (20, 128, 32, 8)
     assert ledger.config() == config.to_dict()
@@ -144,16 +149,20 @@ def test_a_person_labels(tmp_path):
     lines = []
     assert run(config, encoder=FakeEncoder(), say=lines.append) == "waiting"
     question = tmp_path / "run/to_label.jsonl"
-    assert str(question) in lines[-1] and "0 sky" in lines[-1]
+    assert str(question) in lines[-1]
+    assert "0 sky" in lines[-1]
     pictures = list((tmp_path / "run/to_label").iterdir())
-    assert {p.name for p in pictures} == {f"{json.loads(line)['image']}.png" for line in question.read_text().splitlines()}
+    assert {p.name for p in pictures} == {
+        f"{json.loads(line)['image']}.png" for line in question.read_text().splitlines()
+    }
     assert run(config, resume=True, encoder=FakeEncoder(), say=silent) == "waiting"  # nothing answered yet
     fill_in(question, truth, truth_data)
     assert run(config, resume=True, encoder=FakeEncoder(), say=silent) == "waiting"  # for round 1
     assert {json.loads(line)["round"] for line in question.read_text().splitlines()} == {1}
     fill_in(question, truth, truth_data)
     assert run(config, resume=True, encoder=FakeEncoder(), say=silent) == "done"
-    assert not question.exists() and not (tmp_path / "run/to_label").exists()
+    assert not question.exists()
+    assert not (tmp_path / "run/to_label").exists()
     run(tiny_config(tmp_path / "masks", data=str(with_masks), rounds=2), encoder=FakeEncoder(), say=silent)
     for index in range(2):
         by_hand, by_mask = (Ledger(tmp_path / name).round(index) for name in ("run", "masks"))
@@ -170,7 +179,11 @@ def test_answers_are_checked(tmp_path):
     rows = [json.loads(line) for line in question.read_text().splitlines()]
 
     def answers(**change):
-        question.write_text("".join(json.dumps({**row, "class_id": 1} | (change if i == 1 else {})) + "\n" for i, row in enumerate(rows)))
+        question.write_text(
+            "".join(
+                json.dumps({**row, "class_id": 1} | (change if i == 1 else {})) + "\n" for i, row in enumerate(rows)
+            )
+        )
         return lambda: run(config, resume=True, encoder=FakeEncoder(), say=silent)
 
     for change, message in (
@@ -196,7 +209,8 @@ def test_all_skipped_rounds_go_on_by_coverage(tmp_path):
     assert run(config, resume=True, encoder=FakeEncoder(), say=lines.append) == "waiting"
     assert "no head yet" in lines[0]
     entry = Ledger(tmp_path / "run").round(1)
-    assert len(entry.picks()) == 4 and not Ledger(tmp_path / "run").round(0).has("head.safetensors")
+    assert len(entry.picks()) == 4
+    assert not Ledger(tmp_path / "run").round(0).has("head.safetensors")
 
 
 def test_known_labels_are_used_and_never_asked_again(tmp_path):
@@ -213,7 +227,8 @@ def test_known_labels_are_used_and_never_asked_again(tmp_path):
     asked = [label.place for entry in ledger.rounds() for label in entry.labels()]
     assert not {(names[i], y, x) for i, x, y in rows} & set(asked)
     local = [np.load(tmp_path / name / "bank/pool/local.points.npy") for name in ("run", "plain")]
-    assert not np.array_equal(*local) and np.array_equal(local[0][4], local[1][4])  # image 4 had no labels
+    assert not np.array_equal(*local)
+    assert np.array_equal(local[0][4], local[1][4])
     for i, x, y in rows:
         assert not (local[0][i] == (y, x)).all(1).any()
     assert ledger.round(0).metrics()["asked"] == 9
@@ -235,7 +250,7 @@ def test_features_that_are_not_finite_name_the_image(tmp_path):
             maps[1][:] = torch.nan
             return maps
 
-    with pytest.raises(DataError, match="features of image train0 cannot be used.*check the encoder's weights"):
+    with pytest.raises(DataError, match=r"features of image train0 cannot be used.*check the encoder's weights"):
         run(tiny_config(tmp_path), data=tiny_data(), encoder=Broken())
 
 

@@ -120,7 +120,7 @@ def _picks(bank: Bank, pixels: str, rows, scores, survivors: int, how: str) -> P
 def cover(
     bank: Bank, rows: np.ndarray, asked: Sequence[Pixel], keep: int, config: Config
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Stage 1b: `keep` of the local picks `rows` by MaxHerding over all local picks, given the asked ones; and gains."""
+    """Stage 1b: `keep` of the local picks `rows` by MaxHerding over all local picks given the asked ones; gains."""
     chosen = maxherding(
         bank.features("local"),
         keep,

@@ -44,9 +44,7 @@ def open_data(
     else:
         root = Path(source)
         if not name or not root.is_dir():
-            raise DataError(
-                f"there is no data folder {name or '(none given)'}; --data takes one of\n{LAYOUTS}"
-            )
+            raise DataError(f"there is no data folder {name or '(none given)'}; --data takes one of\n{LAYOUTS}")
         if (root / "trainannot").is_dir():
             data = open_camvid(root, size)
         elif (root / "meta.json").is_file() and (root / "train").is_dir():

@@ -129,9 +129,7 @@ def read_image(path: Path, size: int | None = None) -> np.ndarray:
         try:
             return _resize(picture.convert("RGB"), size, Image.Resampling.BILINEAR)
         except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(
-                f"{path} cannot be decoded ({error}); replace it or take it out of the folder"
-            ) from None
+            raise DataError(f"{path} cannot be decoded ({error}); replace it or take it out of the folder") from None
 
 
 def read_mask(
@@ -147,9 +145,7 @@ def read_mask(
         try:
             mask = np.asarray(picture).astype(np.int64)
         except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(
-                f"{path} cannot be decoded ({error}); replace it or take it out of the folder"
-            ) from None
+            raise DataError(f"{path} cannot be decoded ({error}); replace it or take it out of the folder") from None
     if mask.shape != shape:
         raise DataError(
             f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels but its image is {shape[1]} x {shape[0]}; "
@@ -172,9 +168,7 @@ def _open(path: Path) -> Image.Image:
     except FileNotFoundError:
         raise DataError(f"there is no file {path}; it was there when the folder was listed") from None
     except (OSError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{path} is not a readable image ({error}); replace it or take it out of the folder"
-        ) from None
+        raise DataError(f"{path} is not a readable image ({error}); replace it or take it out of the folder") from None
 
 
 def _resize(picture: Image.Image, size: int | None, how: Image.Resampling) -> np.ndarray:

@@ -11,7 +11,19 @@ from difal.errors import DataError
 from difal.files import read_json
 
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
-CAMVID = ["sky", "building", "pole", "road", "pavement", "tree", "signsymbol", "fence", "car", "pedestrian", "bicyclist"]
+CAMVID = [
+    "sky",
+    "building",
+    "pole",
+    "road",
+    "pavement",
+    "tree",
+    "signsymbol",
+    "fence",
+    "car",
+    "pedestrian",
+    "bicyclist",
+]
 # The colours in which CamVid's classes are usually drawn.
 CAMVID_COLORS = [
     (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0),
@@ -54,9 +66,7 @@ def open_prepared(root: Path, size: int | None) -> Data:
         images = [path for path in _images(root / name) if not path.stem.endswith("_label")]
         masks = [path.with_name(f"{path.stem}_label.png") for path in images]
         _all_there(images, masks)
-        splits[name] = FileSplit(
-            [_name(path, root / name) for path in images], images, masks, len(classes), size, void
-        )
+        splits[name] = FileSplit([_name(path, root / name) for path in images], images, masks, len(classes), size, void)
     colors = np.array(CAMVID_COLORS, np.uint8) if classes == tuple(CAMVID) else None
     return Data(root.name, classes, splits["train"], splits["test"], colors)
 
@@ -71,18 +81,14 @@ def open_folder(root: Path, size: int | None, classes: tuple[str, ...] | None) -
             f"the classes of {root} are unknown; write one name a line into {listing} or use --classes a,b,c"
         )
     if len(classes) > IGNORE or len(set(classes)) < len(classes):
-        raise DataError(
-            f"class names must differ and be at most {IGNORE}, got {len(classes)}: {', '.join(classes)}"
-        )
+        raise DataError(f"class names must differ and be at most {IGNORE}, got {len(classes)}: {', '.join(classes)}")
     splits = {}
     for name, folder in (("train", root), ("test", root / "test")):
         if name == "test" and not (folder / "images").is_dir():
             splits[name] = None
             continue
         images = _images(folder / "images")
-        masks = (
-            _matching(images, folder / "images", folder / "masks") if (folder / "masks").is_dir() else None
-        )
+        masks = _matching(images, folder / "images", folder / "masks") if (folder / "masks").is_dir() else None
         ids = [path.relative_to(folder / "images").as_posix() for path in images]
         splits[name] = FileSplit(ids, images, masks, len(classes), size)
     return Data(root.resolve().name, classes, splits["train"], splits["test"])
@@ -91,9 +97,7 @@ def open_folder(root: Path, size: int | None, classes: tuple[str, ...] | None) -
 def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"there is no image folder {folder}")
-    found = sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS and path.is_file()
-    )
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS and path.is_file())
     if not found:
         raise DataError(f"{folder} holds no image ({', '.join(sorted(IMAGE_ENDINGS))})")
     return found
@@ -103,11 +107,7 @@ def _matching(images: list[Path], root: Path, folder: Path) -> list[Path]:
     """The mask of each image: the file of the same name in `folder`, whatever its ending."""
     if not folder.is_dir():
         raise DataError(f"there is no mask folder {folder}")
-    names = {
-        _name(path, folder): path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in IMAGE_ENDINGS
-    }
+    names = {_name(path, folder): path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_ENDINGS}
     masks = [names.get(_name(path, root), folder / f"{_name(path, root)}.png") for path in images]
     _all_there(images, masks)
     return masks

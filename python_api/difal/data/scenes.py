@@ -30,9 +30,7 @@ def open_scenes(source: str, size: int | None = None) -> Data:
     except ValueError:
         words = [-1]
     if len(words) > 3 or any(word < 0 for word in words) or 0 in words[:1]:
-        raise DataError(
-            f"`data` must be scenes or scenes:TRAIN,TEST,SEED, such as scenes:60,24,0, got {source!r}"
-        )
+        raise DataError(f"`data` must be scenes or scenes:TRAIN,TEST,SEED, such as scenes:60,24,0, got {source!r}")
     train, test, seed = [*words, *(TRAIN, TEST, 0)[len(words) :]]
 
     def split(kind: str, count: int) -> FunctionSplit | None:
@@ -56,17 +54,13 @@ def draw_scene(seed: int, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
     return _Scene(np.random.default_rng(seed), 2 * size).finish()
 
 
-def fractal(
-    rng: np.random.Generator, size: int, coarsest: float, octaves: int = 5, stretch: float = 1.0
-) -> np.ndarray:
+def fractal(rng: np.random.Generator, size: int, coarsest: float, octaves: int = 5, stretch: float = 1.0) -> np.ndarray:
     """Smooth noise in about [-1, 1]: octaves of bicubically enlarged random grids, `stretch` wider than high."""
     total = np.zeros((size, size), np.float32)
     for octave in range(octaves):
         cells = min(size, max(2, round(coarsest * 2**octave)))
         grid = rng.standard_normal((cells, max(2, round(cells / stretch)))).astype(np.float32)
-        total += (
-            np.asarray(Image.fromarray(grid).resize((size, size), Image.Resampling.BICUBIC)) * 0.5**octave
-        )
+        total += np.asarray(Image.fromarray(grid).resize((size, size), Image.Resampling.BICUBIC)) * 0.5**octave
     return total / 2
 
 
@@ -113,9 +107,7 @@ class _Scene:
         cover = self.rng.uniform(-0.5, 0.7)
         clouds = np.clip((fractal(self.rng, self.size, 3, 6, stretch=2) + cover - 0.3) * 1.6, 0, 0.92)
         shade = 0.93 + 0.07 * fractal(self.rng, self.size, 4)
-        self.image = self.image * (1 - clouds[..., None]) + (shade * clouds)[..., None] * np.array(
-            [1, 0.99, 0.98]
-        )
+        self.image = self.image * (1 - clouds[..., None]) + (shade * clouds)[..., None] * np.array([1, 0.99, 0.98])
 
     def hills(self) -> None:
         for distance in (1.0, 0.5)[: self.rng.integers(1, 3)]:
@@ -135,9 +127,7 @@ class _Scene:
         dry = self.rng.random()
         color = np.array([0.27, 0.42, 0.13]) * (1 - dry) + np.array([0.55, 0.50, 0.26]) * dry
         fine = fractal(self.rng, self.size, 60, 3) * (0.1 + 0.35 * depth)
-        broad = 0.22 * fractal(self.rng, self.size, 5, 4, stretch=2.5) - 0.25 * depth * (
-            self.rng.random() - 0.3
-        )
+        broad = 0.22 * fractal(self.rng, self.size, 5, 4, stretch=2.5) - 0.25 * depth * (self.rng.random() - 0.3)
         self.paint(self.rows > self.horizon, color, GRASS, fine + broad)
 
     def water(self) -> None:
@@ -164,9 +154,7 @@ class _Scene:
         )
         across = (self.columns - middle) / half
         below = self.rows > self.horizon
-        grain = 0.10 * fractal(self.rng, self.size, 90, 2) * (0.4 + depth) + 0.08 * fractal(
-            self.rng, self.size, 4, 4
-        )
+        grain = 0.10 * fractal(self.rng, self.size, 90, 2) * (0.4 + depth) + 0.08 * fractal(self.rng, self.size, 4, 4)
         self.paint(below & (np.abs(across) < 1.1), (0.52, 0.47, 0.38), GRASS, grain)  # verge
         self.paint(below & (np.abs(across) < 1), np.full(3, self.rng.uniform(0.30, 0.46)), ROAD, grain)
         dashes = np.sin(5.0 / (depth + 0.08)) > 0
@@ -184,10 +172,7 @@ class _Scene:
             return
         side = self.rng.choice([-1, 1])
         x = middle + side * (half * 1.3 + self.rng.uniform(0.3, 1.2) * (0.12 + 0.3 * scale))
-        if (
-            self.mask[min(self.size - 1, int(foot * self.size)), int(np.clip(x, 0, 0.999) * self.size)]
-            == WATER
-        ):
+        if self.mask[min(self.size - 1, int(foot * self.size)), int(np.clip(x, 0, 0.999) * self.size)] == WATER:
             return
         self.building(x, foot, scale) if kind == "building" else self.tree(x, foot, scale)
 
@@ -203,9 +188,7 @@ class _Scene:
         self.paint(body, color, BUILDING, grain + shade)
         if self.rng.random() < 0.6:
             peak = top - 0.25 * height
-            roof = self.polygon(
-                [(left - 0.03 * scale, top), (left + width / 2, peak), (left + width * 1.05, top)]
-            )
+            roof = self.polygon([(left - 0.03 * scale, top), (left + width / 2, peak), (left + width * 1.05, top)])
             self.paint(roof, (0.42, 0.23, 0.18), BUILDING, grain + 0.5 * shade)
         across, up = self.rng.integers(3, 7), self.rng.integers(2, 7)
         u, v = (self.columns - left) / width * across, (self.rows - top) / height * up
@@ -250,17 +233,13 @@ class _Scene:
         color = paintwork[self.rng.integers(5)]
         shadow = ((self.columns - x) / (0.62 * w)) ** 2 + ((self.rows - foot) / (0.12 * h)) ** 2 < 1
         self.image[shadow] *= 0.45
-        gloss = 0.35 * np.clip((foot - self.rows) / h - 0.4, -0.5, 0.5) + 0.04 * fractal(
-            self.rng, self.size, 30, 2
-        )
+        gloss = 0.35 * np.clip((foot - self.rows) / h - 0.4, -0.5, 0.5) + 0.04 * fractal(self.rng, self.size, 30, 2)
         body = [(-0.5, 0.08), (-0.5, 0.5), (-0.4, 0.62), (0.4, 0.62), (0.5, 0.5), (0.5, 0.08)]
         cabin = [(-0.4, 0.6), (-0.3, 1.0), (0.3, 1.0), (0.4, 0.6)]
         glass = [(-0.34, 0.63), (-0.27, 0.93), (0.27, 0.93), (0.34, 0.63)]
         place = lambda shape: self.polygon([(x + u * w, foot - v * h) for u, v in shape])  # noqa: E731
         for u in (-0.36, 0.36):
-            self.paint(
-                place([(u - 0.1, 0.2), (u - 0.1, 0), (u + 0.1, 0), (u + 0.1, 0.2)]), (0.05, 0.05, 0.05), CAR
-            )
+            self.paint(place([(u - 0.1, 0.2), (u - 0.1, 0), (u + 0.1, 0), (u + 0.1, 0.2)]), (0.05, 0.05, 0.05), CAR)
         self.paint(place(body) | place(cabin), color, CAR, gloss)
         self.paint(place(glass), (0.16, 0.20, 0.25), CAR, gloss)
         for u in (-0.42, 0.42):
@@ -280,11 +259,7 @@ class _Scene:
         image = (image * self.rng.uniform(0.8, 1.12) * cast * vignette[..., None]) ** 0.9
         picture = Image.fromarray((np.clip(image, 0, 1) * 255).astype(np.uint8))
         picture = picture.filter(ImageFilter.GaussianBlur(float(self.rng.uniform(0.2, 0.7))))
-        noisy = np.asarray(picture, np.float32) + self.rng.normal(
-            0, self.rng.uniform(1.5, 5), (size, size, 3)
-        )
+        noisy = np.asarray(picture, np.float32) + self.rng.normal(0, self.rng.uniform(1.5, 5), (size, size, 3))
         classes = Image.fromarray(mask)
-        low, high = (
-            np.asarray(classes.filter(kind(3))) for kind in (ImageFilter.MinFilter, ImageFilter.MaxFilter)
-        )
+        low, high = (np.asarray(classes.filter(kind(3))) for kind in (ImageFilter.MinFilter, ImageFilter.MaxFilter))
         return np.clip(noisy, 0, 255).astype(np.uint8), np.where(low == high, mask, IGNORE).astype(np.uint8)
