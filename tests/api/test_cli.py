@@ -71,7 +71,7 @@ def test_shared_features(difal, tmp_path):
 def test_a_file_and_flags(difal, tmp_path):
     write_folder(tmp_path / "data", masks=True)
     (tmp_path / "c.yaml").write_text("data: data\nrounds: 1\nacquisition: random\n")
-    code, out, _ = difal(f"run --config c.yaml {QUICK} --rounds 1 --out r")
+    code, _, _ = difal(f"run --config c.yaml {QUICK} --rounds 1 --out r")
     assert code == cli.DONE
     assert "acquisition: random" in (tmp_path / "r/config.yaml").read_text()
     assert difal("run --config r/config.yaml --out again")[0] == cli.DONE

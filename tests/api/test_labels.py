@@ -25,7 +25,8 @@ def test_what_is_written_is_read(tmp_path, ending, write):
 
 
 def test_the_fields_are_those_of_the_format():
-    wanted = ["id", "image", "x", "y", "height", "width", "round", "rank", "score", "class_id", "class_name", "annotator", "seconds", "skipped"]
+    wanted = ["id", "image", "x", "y", "height", "width", "round", "rank", "score"]
+    wanted += ["class_id", "class_name", "annotator", "seconds", "skipped"]
     assert list(json.loads(to_jsonl(LABELS).splitlines()[0])) == wanted
     assert next(csv.reader(io.StringIO(to_csv(LABELS)))) == wanted
 
