@@ -13,7 +13,10 @@ ROOT = Path(__file__).parent
 # By the ending of a source's name. The variant to run is picked at run time, so the binary stays portable.
 ISA_FLAGS = {
     "_avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "_avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512".split(),
+    "_avx512": [
+        *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
+        *("-mfma", "-mf16c", "-mprefer-vector-width=512"),
+    ],
 }
 IS_X86 = platform.machine().lower() in {"x86_64", "amd64"}
 NO_COMPILER = """
@@ -34,8 +37,9 @@ class BuildNative(build_ext):
         compile_one = self.compiler._compile
 
         def compile_with_isa_flags(obj, src, ext, cc_args, extra_postargs, pp_opts):
-            endings = [flags for end, flags in ISA_FLAGS.items() if IS_X86 and Path(src).stem.endswith(end)]
-            compile_one(obj, src, ext, cc_args, [*extra_postargs, *sum(endings, [])], pp_opts)
+            isa = "_" + Path(src).stem.rpartition("_")[2]
+            flags = ISA_FLAGS.get(isa, []) if IS_X86 else []
+            compile_one(obj, src, ext, cc_args, [*extra_postargs, *flags], pp_opts)
 
         self.compiler._compile = compile_with_isa_flags
         super().build_extensions()
@@ -53,7 +57,7 @@ class BuildNative(build_ext):
 
 def cpu_extension():
     """`difal_kernels._cpu`: csrc/bind_cpu.cpp and every csrc/cpu/*.cpp."""
-    flags = "-O3 -Wall -Wextra -fopenmp-simd -fno-math-errno -fno-trapping-math -pthread".split()
+    flags = ["-O3", "-Wall", "-Wextra", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-pthread"]
     return Pybind11Extension(
         "difal_kernels._cpu",
         ["csrc/bind_cpu.cpp", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc/cpu").glob("*.cpp"))],

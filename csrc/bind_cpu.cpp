@@ -8,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "difal/coverage.h"
 #include "difal/hypercolumns.h"
 #include "difal/isa.h"
 #include "difal/projection.h"
@@ -16,17 +17,84 @@ namespace py = pybind11;
 
 namespace {
 
-// address, dtype (a value of difal::Float), (C, H, W), strides of (B, C, H, W)
-using Map = std::tuple<uintptr_t, int, std::array<int64_t, 3>, std::array<int64_t, 4>>;
-
 template <typename T>
-T* at(uintptr_t address) {
-    return reinterpret_cast<T*>(address);
+T* address(std::uintptr_t value) {
+    return reinterpret_cast<T*>(value);
 }
 
+void bind_coverage(py::module_& m) {
+    using difal::Coverage;
+    using difal::CoverageProblem;
+    using difal::KernelKind;
+    using Unlocked = py::call_guard<py::gil_scoped_release>;
+    py::class_<Coverage>(m, "Coverage", "Greedy coverage selection; see csrc/include/difal/coverage.h.")
+        .def(py::init([](int64_t rows, int64_t columns, int64_t dimension, bool is_double, std::uintptr_t features,
+                         int64_t feature_stride, std::uintptr_t weights, std::uintptr_t candidates,
+                         std::uintptr_t allowed, int32_t kind, double bandwidth, float lambda, float tolerance,
+                         float relative, float absolute, std::uintptr_t scale, std::uintptr_t gram, int64_t gram_stride,
+                         bool symmetric, int threads) {
+                 CoverageProblem p;
+                 p.rows = rows;
+                 p.columns = columns;
+                 p.dimension = dimension;
+                 p.is_double = is_double;
+                 p.features = address<const void>(features);
+                 p.feature_stride = feature_stride;
+                 p.weights = address<const double>(weights);
+                 p.candidates = address<const int64_t>(candidates);
+                 p.allowed = address<const uint8_t>(allowed);
+                 p.kind = static_cast<KernelKind>(kind);
+                 p.bandwidth = bandwidth;
+                 p.error = {lambda, tolerance, relative, absolute};
+                 p.scale = address<const float>(scale);
+                 p.gram = address<float>(gram);
+                 p.gram_stride = gram_stride;
+                 p.symmetric = symmetric;
+                 return new Coverage(p, threads);
+             }),
+             py::kw_only(), py::arg("rows"), py::arg("columns"), py::arg("dimension"), py::arg("is_double"),
+             py::arg("features"), py::arg("feature_stride"), py::arg("weights"), py::arg("candidates"),
+             py::arg("allowed"), py::arg("kind"), py::arg("bandwidth"), py::arg("lambda_"), py::arg("tolerance"),
+             py::arg("relative"), py::arg("absolute"), py::arg("scale"), py::arg("gram"), py::arg("gram_stride"),
+             py::arg("symmetric"), py::arg("threads"))
+        .def("fill", &Coverage::fill, Unlocked())
+        .def(
+            "cover",
+            [](Coverage& self, std::uintptr_t labeled, int64_t count, std::uintptr_t products, int64_t stride,
+               std::uintptr_t scale) {
+                self.cover(address<const void>(labeled), count, address<float>(products), stride,
+                           address<const float>(scale));
+            },
+            Unlocked())
+        .def(
+            "cover_with", [](Coverage& self, std::uintptr_t m) { self.cover_with(address<const double>(m)); },
+            Unlocked())
+        .def("start", &Coverage::start, Unlocked())
+        .def(
+            "select",
+            [](Coverage& self, int64_t count, std::uintptr_t picks, std::uintptr_t gains) {
+                self.select(count, address<int64_t>(picks), address<double>(gains));
+            },
+            Unlocked())
+        .def("covered", &Coverage::covered, Unlocked())
+        .def("stats", [](const Coverage& self) {
+            const difal::CoverageStats s = self.stats();
+            py::dict d;
+            d["picks"] = s.picks;
+            d["contested"] = s.contested;
+            d["settled"] = s.settled;
+            d["uncertain"] = s.uncertain;
+            d["rows_updated"] = s.rows_updated;
+            return d;
+        });
+}
+
+// address, dtype (a value of difal::Float), (C, H, W), strides of (B, C, H, W)
+using Map = std::tuple<std::uintptr_t, int, std::array<int64_t, 3>, std::array<int64_t, 4>>;
+
 difal::FeatureMap feature_map(const Map& map) {
-    const auto& [address, type, size, stride] = map;
-    return {at<const void>(address),
+    const auto& [data, type, size, stride] = map;
+    return {address<const void>(data),
             static_cast<difal::Float>(type),
             size[0],
             size[1],
@@ -37,9 +105,9 @@ difal::FeatureMap feature_map(const Map& map) {
             stride[3]};
 }
 
-void hypercolumns(const std::vector<Map>& maps, int64_t height, int64_t width, uintptr_t points,
-                  uintptr_t image, int64_t count, bool normalize, int out_type, uintptr_t out,
-                  uintptr_t squared_norms, int threads) {
+void hypercolumns(const std::vector<Map>& maps, int64_t height, int64_t width, std::uintptr_t points,
+                  std::uintptr_t image, int64_t count, bool normalize, int out_type, std::uintptr_t out,
+                  std::uintptr_t squared_norms, int threads) {
     std::vector<difal::FeatureMap> views;
     int64_t channels = 0;
     for (const Map& map : maps) {
@@ -51,38 +119,43 @@ void hypercolumns(const std::vector<Map>& maps, int64_t height, int64_t width, u
                                     channels,
                                     height,
                                     width,
-                                    at<const int64_t>(points),
-                                    at<const int64_t>(image),
+                                    address<const int64_t>(points),
+                                    address<const int64_t>(image),
                                     count,
                                     normalize,
                                     static_cast<difal::Float>(out_type),
-                                    at<void>(out),
-                                    at<double>(squared_norms)};
+                                    address<void>(out),
+                                    address<double>(squared_norms)};
     py::gil_scoped_release release;
     difal::hypercolumns(job, threads);
 }
 
-void gram_maps(const Map& map, int64_t image, bool self_only, uintptr_t gram, int threads) {
+void gram_maps(const Map& map, int64_t image, bool self_only, std::uintptr_t gram, int threads) {
     const difal::FeatureMap view = feature_map(map);
     py::gil_scoped_release release;
-    difal::gram_maps(view, image, self_only, at<double>(gram), threads);
+    difal::gram_maps(view, image, self_only, address<double>(gram), threads);
 }
 
 // Each of `maps`: address of the values, address of the Gram maps, H, W.
-void resize_projected(const std::vector<std::tuple<uintptr_t, uintptr_t, int64_t, int64_t>>& maps,
-                      int64_t height, int64_t width, int64_t row_begin, int64_t row_end, int64_t channels,
-                      bool wide, bool normalize, uintptr_t bias, uintptr_t out, uintptr_t norms,
-                      int threads) {
+void resize_projected(const std::vector<std::tuple<std::uintptr_t, std::uintptr_t, int64_t, int64_t>>& maps,
+                      int64_t height, int64_t width, int64_t row_begin, int64_t row_end, int64_t channels, bool wide,
+                      bool normalize, std::uintptr_t bias, std::uintptr_t out, std::uintptr_t norms, int threads) {
     std::vector<difal::ProjectedMap> views;
     for (const auto& [values, gram, h, w] : maps) {
-        views.push_back({at<const void>(values), at<const double>(gram), h, w});
+        views.push_back({address<const void>(values), address<const double>(gram), h, w});
     }
-    const difal::ResizeJob job{views.data(),  static_cast<int64_t>(views.size()),
-                               height,        width,
-                               row_begin,     row_end,
-                               channels,      wide,
-                               normalize,     at<const void>(bias),
-                               at<void>(out), at<double>(norms)};
+    const difal::ResizeJob job{views.data(),
+                               static_cast<int64_t>(views.size()),
+                               height,
+                               width,
+                               row_begin,
+                               row_end,
+                               channels,
+                               wide,
+                               normalize,
+                               address<const void>(bias),
+                               address<void>(out),
+                               address<double>(norms)};
     py::gil_scoped_release release;
     difal::resize_projected(job, threads);
 }
@@ -92,6 +165,7 @@ void resize_projected(const std::vector<std::tuple<uintptr_t, uintptr_t, int64_t
 PYBIND11_MODULE(_cpu, m) {
     m.doc() = "Native CPU kernels of difal_kernels; use the functions of difal_kernels instead.";
     m.def("isa", &difal::isa_name, "The instruction set that the kernels run with.");
+    bind_coverage(m);
     m.def("hypercolumns", &hypercolumns);
     m.def("gram_maps", &gram_maps);
     m.def("resize_projected", &resize_projected);

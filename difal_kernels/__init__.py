@@ -1,15 +1,26 @@
-"""Kernels of diffusion-driven active learning: exact selection, disagreement, pixel features."""
+"""Selection kernels for active learning: exact, fast, and the same picks on every backend.
 
-from difal_kernels._dispatch import BackendUnavailableError, available_backends, explain
-from difal_kernels._version import __version__
-from difal_kernels.ops.hypercolumns import hypercolumns
-from difal_kernels.ops.projection import project_then_resize
+>>> import numpy as np
+>>> from difal_kernels import maxherding
+>>> features = np.random.default_rng(0).normal(size=(1000, 16))
+>>> picks = maxherding(features, budget=10)  # the ten points that cover the pool best, best first
+>>> picks.shape
+(10,)
+"""
+
+from ._dispatch import BackendUnavailableError, available_backends, explain
+from ._version import __version__
+from .ops.hypercolumns import hypercolumns
+from .ops.maxherding import Selection, maxherding
+from .ops.projection import project_then_resize
 
 __all__ = [
     "BackendUnavailableError",
+    "Selection",
     "__version__",
     "available_backends",
     "explain",
     "hypercolumns",
+    "maxherding",
     "project_then_resize",
 ]

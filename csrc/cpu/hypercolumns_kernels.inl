@@ -24,9 +24,8 @@ void gather_planes(const FeatureMap& map, const Corners& at, Row* rows, int64_t 
                 for (int64_t p = 0; p < n; ++p) read[k][p] = plane[at.at[k][p]];
             }
             for (int64_t p = 0; p < n; ++p) {
-                const double value =
-                    at.weight[0][p] * widen(read[0][p]) + at.weight[1][p] * widen(read[1][p]) +
-                    at.weight[2][p] * widen(read[2][p]) + at.weight[3][p] * widen(read[3][p]);
+                const double value = at.weight[0][p] * widen(read[0][p]) + at.weight[1][p] * widen(read[1][p]) +
+                                     at.weight[2][p] * widen(read[2][p]) + at.weight[3][p] * widen(read[3][p]);
                 line[p] = static_cast<Row>(value);
                 squared_norms[p] += value * value;
             }
@@ -52,8 +51,7 @@ void gather_vectors(const FeatureMap& map, const Corners& at, Row* rows, int64_t
         double sum = 0;
 #pragma omp simd reduction(+ : sum)
         for (int64_t c = 0; c < map.channels; ++c) {
-            const double value =
-                w0 * widen(x0[c]) + w1 * widen(x1[c]) + w2 * widen(x2[c]) + w3 * widen(x3[c]);
+            const double value = w0 * widen(x0[c]) + w1 * widen(x1[c]) + w2 * widen(x2[c]) + w3 * widen(x3[c]);
             row[c] = static_cast<Row>(value);
             sum += value * value;
         }

@@ -32,9 +32,9 @@ struct Cell {
 };
 
 Cell cell_of(const Tap& y, const Tap& x, int64_t width) {
-    return {{y.low * width + x.low, y.low * width + x.high, y.high * width + x.low, y.high * width + x.high},
-            {(1 - y.weight) * (1 - x.weight), (1 - y.weight) * x.weight, y.weight * (1 - x.weight),
-             y.weight * x.weight}};
+    return {
+        {y.low * width + x.low, y.low * width + x.high, y.high * width + x.low, y.high * width + x.high},
+        {(1 - y.weight) * (1 - x.weight), (1 - y.weight) * x.weight, y.weight * (1 - x.weight), y.weight * x.weight}};
 }
 
 // Squared norm of the mix, and the mean of the corners' own (never less, by convexity). A missing neighbour
@@ -49,9 +49,8 @@ void add_norms(const ProjectedMap& map, const Cell& cell, double* norm, double* 
     const auto& [at, w] = cell;
     const double a = self[at[0]], b = self[at[1]], c = self[at[2]], d = self[at[3]];
     const double squares = w[0] * w[0] * a + w[1] * w[1] * b + w[2] * w[2] * c + w[3] * w[3] * d;
-    const double across = w[0] * w[1] * right[at[0]] + w[2] * w[3] * right[at[2]] +
-                          w[0] * w[2] * down[at[0]] + w[1] * w[3] * down[at[1]] +
-                          w[0] * w[3] * diagonal[at[0]] + w[1] * w[2] * anti[at[0]];
+    const double across = w[0] * w[1] * right[at[0]] + w[2] * w[3] * right[at[2]] + w[0] * w[2] * down[at[0]] +
+                          w[1] * w[3] * down[at[1]] + w[0] * w[3] * diagonal[at[0]] + w[1] * w[2] * anti[at[0]];
     *norm += squares + 2 * across;
     *mean += w[0] * a + w[1] * b + w[2] * c + w[3] * d;
 }

@@ -19,8 +19,7 @@ void load_cells(const T* row, int64_t stride, int64_t count, double* out) {
 
 // Any layout: channel by channel, each cell with its neighbours along the row.
 template <typename T>
-void gram_planes(const FeatureMap& map, const T* image, int64_t begin, int64_t end, bool self_only,
-                 double* sums) {
+void gram_planes(const FeatureMap& map, const T* image, int64_t begin, int64_t end, bool self_only, double* sums) {
     const int64_t w = map.width, cells = (end - begin) * w;
     for (int64_t y = begin; y < end; ++y) {
         for (int64_t x0 = 0; x0 < w; x0 += kCells) {
@@ -28,8 +27,7 @@ void gram_planes(const FeatureMap& map, const T* image, int64_t begin, int64_t e
             const int64_t wanted = w - x0 < kCells + 1 ? w - x0 : kCells + 1;
             const int64_t next = y + 1 < map.height ? y + 1 : y;
             double here[kCells + 1] = {}, below[kCells + 1] = {};
-            double self[kCells] = {}, right[kCells] = {}, down[kCells] = {}, diagonal[kCells] = {},
-                   anti[kCells] = {};
+            double self[kCells] = {}, right[kCells] = {}, down[kCells] = {}, diagonal[kCells] = {}, anti[kCells] = {};
             for (int64_t c = 0; c < map.channels; ++c) {
                 const T* plane = image + c * map.stride_c + x0 * map.stride_w;
                 load_cells(plane + y * map.stride_h, map.stride_w, wanted, here);
@@ -62,8 +60,7 @@ void gram_planes(const FeatureMap& map, const T* image, int64_t begin, int64_t e
 
 // Channels-last: inner products of contiguous vectors.
 template <typename T>
-void gram_vectors(const FeatureMap& map, const T* image, int64_t begin, int64_t end, bool self_only,
-                  double* sums) {
+void gram_vectors(const FeatureMap& map, const T* image, int64_t begin, int64_t end, bool self_only, double* sums) {
     const int64_t w = map.width, cells = (end - begin) * w, n = map.channels;
     for (int64_t y = begin; y < end; ++y) {
         for (int64_t x = 0; x < w; ++x) {
@@ -99,16 +96,14 @@ void gram_vectors(const FeatureMap& map, const T* image, int64_t begin, int64_t 
 }
 
 template <typename T>
-void gram_type(const FeatureMap& map, int64_t image, int64_t begin, int64_t end, bool self_only,
-               double* sums) {
+void gram_type(const FeatureMap& map, int64_t image, int64_t begin, int64_t end, bool self_only, double* sums) {
     const T* data = static_cast<const T*>(map.data) + image * map.stride_b;
     const bool vectors = map.stride_c == 1 && map.channels >= 8;
     vectors ? gram_vectors(map, data, begin, end, self_only, sums)
             : gram_planes(map, data, begin, end, self_only, sums);
 }
 
-void gram_rows(const FeatureMap& map, int64_t image, int64_t begin, int64_t end, bool self_only,
-               double* sums) {
+void gram_rows(const FeatureMap& map, int64_t image, int64_t begin, int64_t end, bool self_only, double* sums) {
     switch (map.type) {
         case Float::f16:
             return gram_type<HalfFloat>(map, image, begin, end, self_only, sums);

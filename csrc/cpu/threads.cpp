@@ -64,7 +64,9 @@ Team::~Team() {
     for (auto& worker : state_->workers) worker.join();
 }
 
-int Team::size() const { return static_cast<int>(state_->workers.size()) + 1; }
+int Team::size() const {
+    return static_cast<int>(state_->workers.size()) + 1;
+}
 
 void Team::parallel_for(int64_t count, const std::function<void(int64_t)>& task) {
     State& s = *state_;

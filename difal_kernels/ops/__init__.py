@@ -1,1 +1,1 @@
-"""One folder per op: `__init__` is its contract, the modules beside it are its implementations."""
+"""One folder per op: the contract in `__init__`, then one module per backend."""

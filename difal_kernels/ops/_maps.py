@@ -17,21 +17,17 @@ def as_maps(maps: Any) -> list[torch.Tensor]:
     """View `maps` as tensors (B, C_l, H_l, W_l) of one batch size and device, never copying."""
     if not isinstance(maps, list | tuple):
         raise TypeError(
-            f"`maps` must be a list of arrays (B, C, H, W), got {type(maps).__name__}; "
-            f"put a single map in a list"
+            f"`maps` must be a list of arrays (B, C, H, W), got {type(maps).__name__}; put a single map in a list"
         )
     if not maps:
         raise ValueError("`maps` must hold at least one map (B, C, H, W), got an empty list")
     views = [_checks.as_tensor(m, f"maps[{i}]") for i, m in enumerate(maps)]
     for i, view in enumerate(views):
         if view.ndim != 4 or 0 in view.shape:
-            raise ValueError(
-                f"`maps[{i}]` must be 4-D (B, C, H, W), each at least 1, got shape {tuple(view.shape)}"
-            )
+            raise ValueError(f"`maps[{i}]` must be 4-D (B, C, H, W), each at least 1, got shape {tuple(view.shape)}")
         if view.shape[0] != views[0].shape[0]:
             raise ValueError(
-                f"`maps[{i}]` must hold the {views[0].shape[0]} images of `maps[0]`, "
-                f"got shape {tuple(view.shape)}"
+                f"`maps[{i}]` must hold the {views[0].shape[0]} images of `maps[0]`, got shape {tuple(view.shape)}"
             )
         if view.device != views[0].device:
             raise ValueError(f"`maps[{i}]` must be on {views[0].device} like `maps[0]`, got {view.device}")

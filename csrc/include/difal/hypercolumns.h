@@ -40,8 +40,7 @@ struct Tap {
 
 static inline Tap bilinear_tap(int64_t position, int64_t size_in, int64_t size_out) {
     double source =
-        (static_cast<double>(position) + 0.5) * static_cast<double>(size_in) / static_cast<double>(size_out) -
-        0.5;
+        (static_cast<double>(position) + 0.5) * static_cast<double>(size_in) / static_cast<double>(size_out) - 0.5;
     if (source < 0) source = 0;
     const int64_t low = static_cast<int64_t>(source);
     if (low >= size_in - 1) return {size_in - 1, size_in - 1, 0.0};

@@ -34,8 +34,8 @@ struct ResizeJob {
     bool normalize;
     const void* bias;  // (O,) or null
     void* out;         // (rows, W, O): holds what is to be added to on entry
-    double* norms;  // (rows, W): squared norm of what is not in `maps` on entry. On return the squared norm
-                    // of the hypercolumn, or -1 where it cancels too far (below) and `out` is not to be used
+    double* norms;     // (rows, W): squared norm of what is not in `maps` on entry. On return the squared norm
+                       // of the hypercolumn, or -1 where it cancels too far (below) and `out` is not to be used
 };
 
 // Below this fraction of the corners' mean squared norm the resized vector is what rounding has left of
@@ -46,8 +46,7 @@ void resize_projected(const ResizeJob& job, int threads);
 
 struct ProjectionKernels {
     // gram maps of rows [begin, end); `sums` holds kGramMaps * (end - begin) * W numbers.
-    void (*gram_rows)(const FeatureMap& map, int64_t image, int64_t begin, int64_t end, bool self_only,
-                      double* sums);
+    void (*gram_rows)(const FeatureMap& map, int64_t image, int64_t begin, int64_t end, bool self_only, double* sums);
 
     // out[o] += sum_k weight[k] corner[k][o]
     void (*add_corners)(bool wide, const void* const* corner, const double* weight, int64_t n, void* out);

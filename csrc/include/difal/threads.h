@@ -18,8 +18,8 @@ class Team {
 
     int size() const;
 
-    // Calls task(i) for each i in [0, count), in any order, on any thread, and returns when all are done. Work
-    // must be cut into tasks without looking at size(), so that results do not depend on it. The first
+    // Calls task(i) for each i in [0, count), in any order, on any thread, and returns when all are done.
+    // Work must be cut into tasks without looking at size(), so that results do not depend on it. The first
     // exception of a task is thrown again here.
     void parallel_for(int64_t count, const std::function<void(int64_t)>& task);
 

@@ -128,9 +128,7 @@ def _image_index(image_index: Any, count: int, first: torch.Tensor) -> torch.Ten
         return torch.zeros(count, dtype=torch.int64, device=first.device)
     index = _checks.as_tensor(image_index, "image_index", INTEGERS)
     if tuple(index.shape) != (count,):
-        raise ValueError(
-            f"`image_index` must have shape ({count},) like the points, got {tuple(index.shape)}"
-        )
+        raise ValueError(f"`image_index` must have shape ({count},) like the points, got {tuple(index.shape)}")
     index = index.to(first.device, torch.int64).contiguous()
     _check_range(index, "image_index", "values", images)
     return index

@@ -26,9 +26,7 @@ def plan(problem) -> str:
 
 
 def run(problem) -> torch.Tensor:
-    out, norms = gather(
-        problem.maps, problem.points, problem.image, problem.size, problem.normalize, problem.out_dtype
-    )
+    out, norms = gather(problem.maps, problem.points, problem.image, problem.size, problem.normalize, problem.out_dtype)
     finite = torch.isfinite(norms)
     if not bool(finite.all()):
         raise _maps.not_finite(problem.maps, problem.image[~finite].unique().tolist())

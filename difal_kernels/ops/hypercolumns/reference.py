@@ -15,9 +15,7 @@ def supports(problem) -> str | None:
     return None
 
 
-def taps(
-    position: torch.Tensor, size_in: int, size_out: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def taps(position: torch.Tensor, size_in: int, size_out: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The two source cells of output coordinates and the weight of the second (align_corners=False)."""
     source = ((position.double() + 0.5) * size_in / size_out - 0.5).clamp(0, size_in - 1)
     low = source.long()

@@ -42,7 +42,5 @@ def _apply(tail, chunk: torch.Tensor) -> torch.Tensor:
     if not isinstance(part, torch.Tensor):
         raise TypeError(f"`tail` must return a torch.Tensor, got {type(part).__name__}")
     if part.ndim == 0 or len(part) != len(chunk):
-        raise ValueError(
-            f"`tail` must return one row per pixel, ({len(chunk)}, ...), got shape {tuple(part.shape)}"
-        )
+        raise ValueError(f"`tail` must return one row per pixel, ({len(chunk)}, ...), got shape {tuple(part.shape)}")
     return part

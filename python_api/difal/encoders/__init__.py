@@ -2,6 +2,7 @@
 
 from difal.encoders.base import BaseEncoder, Encoder
 from difal.encoders.diffusion import DiffusionEncoder
+from difal.encoders.guided_diffusion import load_guided_diffusion
 from difal.encoders.loading import load_encoder
 
-__all__ = ["BaseEncoder", "DiffusionEncoder", "Encoder", "load_encoder"]
+__all__ = ["BaseEncoder", "DiffusionEncoder", "Encoder", "load_encoder", "load_guided_diffusion"]

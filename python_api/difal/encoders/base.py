@@ -117,7 +117,7 @@ class BaseEncoder:
         draw: int = 0,
         shared: bool = True,
     ) -> torch.Tensor:
-        """Draw the noise of a batch of images, each number a function of (seed, image id, timestep, draw) alone.
+        """Draw a batch's noise, each image's a function of (seed, image id, timestep, draw) alone.
 
         Args:
             image_ids: the B images' identifiers, int or str.
@@ -184,7 +184,7 @@ class BaseEncoder:
         normalize: bool = True,
         out_dtype: torch.dtype | None = None,
     ) -> torch.Tensor:
-        """The feature vectors of pixels: maps resized to the image, concatenated, L2-normalised, read at `points`.
+        """Read the maps, resized to the image, concatenated and L2-normalised, at `points`.
 
         Args:
             images: (B, 3, H, W) float in [-1, 1].
@@ -212,18 +212,16 @@ class BaseEncoder:
         if not isinstance(noise, torch.Tensor) or not noise.is_floating_point():
             kind = noise.dtype if isinstance(noise, torch.Tensor) else type(noise).__name__
             raise TypeError(f"`noise` must be a float torch.Tensor, got {kind}; see `noise()`")
-        one, all_ = (len(images), *shape), (len(images), len(self.timesteps), *shape)
-        if tuple(noise.shape) not in (one, all_):
+        one, each = (len(images), *shape), (len(images), len(self.timesteps), *shape)
+        if tuple(noise.shape) not in (one, each):
             raise ValueError(
-                f"`noise` must have shape {all_} or {one} for these images, got {tuple(noise.shape)}; see `noise()`"
+                f"`noise` must have shape {each} or {one} here, got {tuple(noise.shape)}; see `noise()`"
             )
-        if noise.shape == one:
-            noise = noise[:, None].expand(all_)
-        return noise
+        return noise[:, None].expand(each) if noise.shape == one else noise
 
 
 def check_images(images: torch.Tensor, channels: int = 3) -> None:
-    """Raise unless `images` is (B, channels, H, W) float within [-1, 1]; says what is wrong and what to do."""
+    """Raise unless `images` is (B, channels, H, W) float within [-1, 1]."""
     if not isinstance(images, torch.Tensor):
         raise TypeError(f"`images` must be a torch.Tensor, got {type(images).__name__}; use torch.from_numpy")
     if not images.is_floating_point():
@@ -234,7 +232,7 @@ def check_images(images: torch.Tensor, channels: int = 3) -> None:
         raise ValueError(f"`images` must have shape (B, {channels}, H, W), got {tuple(images.shape)}")
     if images.numel() == 0:
         raise ValueError(f"`images` must not be empty, got shape {tuple(images.shape)}")
-    low, high = (float(v) for v in torch.aminmax(images))
+    low, high = (float(v) for v in torch.aminmax(images.detach()))
     if low != low:  # aminmax passes NaN on
         raise ValueError(
             f"`images` must be finite, got NaN at index {tuple(images.isnan().nonzero()[0].tolist())}"

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from difal.encoders.base import BaseEncoder
 from torch import nn
 
-from difal.encoders.base import BaseEncoder
 from difal_kernels._checks import as_int
 
 SETTINGS = "difal_encoder.json"  # beside the weights: blocks, timesteps, resolution
@@ -26,7 +26,7 @@ def decoder_blocks(unet: nn.Module) -> list[tuple[nn.Module, int]]:
 
     A level of the decoder has n = layers_per_block + 1 of them. The last of a level is the output of
     `up_blocks[i]`, upsampler included; the others are `up_blocks[i].attentions[j]` where there is one, else
-    `.resnets[j]`. With two layers per block, block 5 is `up_blocks[1]` and block 12 is `up_blocks[4]`'s first.
+    `up_blocks[i].resnets[j]`. With two layers per block, 5 is `up_blocks[1]` and 12 begins `up_blocks[4]`.
     """
     blocks = []
     for level in unet.up_blocks:
@@ -44,25 +44,26 @@ def decoder_blocks(unet: nn.Module) -> list[tuple[nn.Module, int]]:
 
 
 class DiffusionEncoder(BaseEncoder):
-    """Features of a pre-trained diffusion UNet: x_t = sqrt(abar_t) x + sqrt(1 - abar_t) eps, decoder blocks kept.
+    """Decoder activations of a pre-trained diffusion UNet on x_t = sqrt(abar_t) x + sqrt(1 - abar_t) eps.
 
     Args:
         unet: a diffusers `UNet2DModel`; it is put in evaluation mode and frozen.
-        scheduler: a diffusers `DDPMScheduler`, for `add_noise`; default: 1000 steps, linear betas 1e-4 to 0.02.
+        scheduler: a diffusers `DDPMScheduler`; default: 1000 steps, linear betas from 1e-4 to 0.02.
         blocks: decoder blocks to keep, in guided-diffusion's numbering (see `decoder_blocks`).
         timesteps: noise levels t at which the network runs.
-        resolution: shrink larger images so that their shorter side is this many pixels before the network; both
-            sides are rounded to a multiple of the UNet's stride. Default: never resize.
-        autocast: run the network under autocast to torch.bfloat16 or torch.float16; default: as its weights are.
+        resolution: shrink larger images to this many pixels on their shorter side before the network, both
+            sides rounded to a multiple of the UNet's stride; default: never resize.
+        autocast: run the network under autocast to torch.bfloat16 or torch.float16; default: do not.
 
     Raises:
-        TypeError, ValueError: a UNet without decoder blocks, a block or timestep that does not exist or comes twice.
+        TypeError: `unet` is not a UNet2DModel, or a block or timestep is not an int.
+        ValueError: a block or timestep does not exist or comes twice.
 
     Notes:
         The forward pass ends after the last block asked for. Memory: the maps of all timesteps of a batch.
 
     References:
-        Baranchuk et al., Label-Efficient Semantic Segmentation with Diffusion Models, ICLR 2022 (arXiv 2112.03126).
+        Baranchuk et al., Label-Efficient Semantic Segmentation with Diffusion Models, ICLR 2022.
         Kim et al., Diffusion-Driven Two-Stage Active Learning, NeurIPS 2025 (arXiv 2510.22229), section 3.
 
     Example:
@@ -142,7 +143,7 @@ class DiffusionEncoder(BaseEncoder):
         return [taken[b] for b in self.blocks]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the UNet (safetensors), the scheduler and these settings; `load_encoder(folder)` reads them."""
+        """Write UNet (safetensors), scheduler and settings into a folder that `load_encoder` reads."""
         folder = Path(folder)
         self.unet.save_pretrained(folder)
         self.scheduler.save_pretrained(folder)

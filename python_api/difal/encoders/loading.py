@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from difal.encoders.diffusion import SETTINGS, DiffusionEncoder
 
 EMBEDDED = {"tiny": Path(__file__).parent / "tiny"}
@@ -31,8 +30,8 @@ def load_encoder(
             "google/ddpm-bedroom-256". Weights must be safetensors.
         device: where to put the network; default: the CPU.
         dtype: of its weights; default: float32.
-        **settings: `blocks`, `timesteps`, `resolution`, `autocast` of `DiffusionEncoder`; those not given come
-            from the folder's `difal_encoder.json`, else from that class.
+        **settings: `blocks`, `timesteps`, `resolution`, `autocast` of `DiffusionEncoder`; where not given, as
+            the folder says in `difal_encoder.json`, else the defaults of that class.
 
     Returns:
         A `DiffusionEncoder`.
@@ -56,6 +55,8 @@ def load_encoder(
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"`name`: the UNet in {network} could not be loaded: {error}") from error
+    for parameter in unet.parameters():  # out of the file's mapping: unaligned weights change the last bits
+        parameter.data = parameter.data.clone()
     places = [p for p in (folder / "scheduler", folder) if (p / "scheduler_config.json").is_file()]
     scheduler = DDPMScheduler.from_pretrained(str(places[0])) if places else DDPMScheduler()
     if (folder / SETTINGS).is_file():
@@ -88,7 +89,7 @@ def _folder(name: str | Path) -> Path:
     except (OSError, ValueError) as error:  # no such model, no permission, no network
         raise FileNotFoundError(
             f"`name`: {name!r} is no folder here and could not be fetched from the Hugging Face hub "
-            f"({type(error).__name__}); check the spelling and the network, or fetch it elsewhere and give its folder"
+            f"({type(error).__name__}); check spelling and network, or fetch it elsewhere and give its folder"
         ) from error
 
 

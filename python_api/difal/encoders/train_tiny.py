@@ -4,7 +4,7 @@
 
 Runs on a CPU or a CUDA GPU, without network: the photographs ship inside the wheels of scikit-image and
 scikit-learn. Writes `OUT/state.pt` every few minutes (the same command resumes from it), `OUT/loss.csv`, and
-`OUT/encoder/`, a diffusers folder with the averaged weights in float16, which `load_encoder(OUT/encoder)` reads.
+`OUT/encoder/`, a folder with the averaged weights in float16 for `difal.encoders.load_encoder`.
 Needs torch, diffusers, safetensors, pillow, scikit-image, scikit-learn; not the rest of this package.
 """
 
@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DModel
 from PIL import Image
 
-# Wheel, file, share of the crops. Photographs alone, each with a free licence (see the model card); scenes with
-# sky, buildings, trees and ground count more than close-ups and textures.
+# Wheel, file, share of the crops. Photographs alone, each with a free licence (see the model card); the scene
+# with sky, buildings, trees and ground counts most, textures least.
 PHOTOGRAPHS = (
     ("sklearn", "datasets/images/china.jpg", 5.0),
     ("skimage", "data/rocket.jpg", 2.0),
@@ -112,7 +112,7 @@ def draw_crops(pyramids, shares, count: int, side: int, rng: torch.Generator) ->
 
 
 def draw_timesteps(count: int, rng: torch.Generator) -> torch.Tensor:
-    """Half uniform in 20..400, where features are read, half towards the noisy end of it and a little beyond."""
+    """60 % uniform in 20..400, where features are read, the rest in 150..600, where context matters more."""
     low = torch.randint(20, 401, (count,), generator=rng)
     high = torch.randint(150, 601, (count,), generator=rng)
     return torch.where(torch.rand(count, generator=rng) < 0.6, low, high)
@@ -125,7 +125,7 @@ def learning_rate(step: int, args) -> float:
 
 
 def train_step(model, scheduler, pyramids, shares, step: int, args) -> torch.Tensor:
-    """The loss of step `step`; its randomness comes from (seed, step), so that a resumed run draws the same."""
+    """The loss of one step; its randomness is a function of (seed, step), so a resumed run draws the same."""
     rng = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
     side = CROPS[int(torch.randint(len(CROPS), (), generator=rng))]
     count = args.batch_scale * PIXELS // side**2
@@ -180,7 +180,7 @@ def train(args) -> None:
     else:
         loss_path.write_text("step,loss,lr,seconds\n")
     start = saved = time.monotonic()
-    recent = torch.zeros((), device=device)
+    recent, counted = torch.zeros((), device=device), 0
     for step in range(first, args.steps):
         rate = learning_rate(step, args)
         for group in optimizer.param_groups:
@@ -193,10 +193,11 @@ def train(args) -> None:
         decay = min(args.ema, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
         recent += loss.detach()
+        counted += 1
         done = step + 1
         if done % args.log_every == 0:
-            mean, seconds = float(recent) / args.log_every, time.monotonic() - start
-            recent.zero_()
+            mean, seconds = float(recent) / counted, time.monotonic() - start
+            recent, counted = recent.zero_(), 0
             if not math.isfinite(mean):
                 raise SystemExit(f"the loss is {mean} at step {done}: lower --lr (now {args.lr})")
             with loss_path.open("a", newline="") as file:

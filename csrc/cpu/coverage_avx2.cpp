@@ -1,0 +1,2 @@
+#define DIFAL_COVERAGE_TABLE kCoverageAvx2
+#include "coverage_kernels.inl"

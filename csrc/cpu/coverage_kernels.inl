@@ -1,0 +1,254 @@
+// Compiled once per instruction set; see difal/isa.h for what may stand here. Loops are written so that the
+// compiler vectorises them: no calls that do not inline, no branches, unit stride.
+#include "difal/coverage_kernels.h"
+
+namespace difal {
+namespace {
+
+// exp(-x) for x >= 0, within 2 ulp; exactly 0 from x = 87 on (kernel values that small count as 0).
+inline float exp_minus(float x) {
+    const float clipped = x < 87.0f ? x : 87.0f;
+    const float shifted = clipped * -1.44269504f + 12582912.0f;  // rounds to an integer in the low bits
+    const float n = shifted - 12582912.0f;
+    const float r = (-clipped - n * 0.693359375f) - n * -2.12194440e-4f;
+    float p = 1.98756915e-4f;
+    p = p * r + 1.39819995e-3f;
+    p = p * r + 8.33345190e-3f;
+    p = p * r + 4.16657960e-2f;
+    p = p * r + 1.66666654e-1f;
+    p = p * r + 5.00000000e-1f;
+    p = p * r * r + r + 1.0f;
+    uint32_t bits;
+    __builtin_memcpy(&bits, &shifted, 4);
+    bits = (bits + 127u) << 23;  // 2^n: the magic constant's own bits fall off the top
+    float scale;
+    __builtin_memcpy(&scale, &bits, 4);
+    return x < 87.0f ? p * scale : 0.0f;
+}
+
+inline float smaller(float a, float b) {
+    return a < b ? a : b;
+}
+inline float larger(float a, float b) {
+    return a > b ? a : b;
+}
+
+// Beyond this squared (rbf) or plain (laplace) distance in bandwidths a kernel value is below 1e-30.
+constexpr float kNegligible = 70.0f;
+
+// One kernel value from q = squared distance in bandwidths with |q - true q| <= delta, or kUncertain. A NaN
+// anywhere fails every comparison and so comes out as kUncertain.
+template <KernelKind kind>
+inline float estimate(float q, float delta, float tolerance) {
+    q = q > 0 ? q : (q <= 0 ? 0.0f : q);
+    if constexpr (kind == KernelKind::rbf) {
+        const float k = exp_minus(q);
+        const float far = q - delta > kNegligible ? 0.0f : kUncertain;
+        return delta <= tolerance ? k : far;
+    } else if constexpr (kind == KernelKind::laplace) {
+        const float r = __builtin_sqrtf(q);
+        const float k = exp_minus(r);
+        const float far = q - delta > kNegligible * kNegligible ? 0.0f : kUncertain;
+        const bool known = (delta <= tolerance * tolerance) | (delta <= tolerance * r);
+        return known ? k : far;
+    } else if constexpr (kind == KernelKind::cauchy) {
+        return delta <= tolerance * (1 + q) ? 1 / (1 + q) : kUncertain;
+    } else if constexpr (kind == KernelKind::student_t) {  // beta = 1/2: (1 + 2 q)^(-3/4)
+        const float root = __builtin_sqrtf(1 + 2 * q);
+        return 1.5f * delta <= tolerance * (1 + 2 * q) ? 1 / (root * __builtin_sqrtf(root)) : kUncertain;
+    } else if constexpr (kind == KernelKind::rational_quadratic) {  // alpha = 1
+        return 0.5f * delta <= tolerance * (1 + 0.5f * q) ? 1 / (1 + 0.5f * q) : kUncertain;
+    } else {  // tophat
+        const float inside = q + delta < 1 ? 1.0f : kUncertain;
+        return q - delta > 1 ? 0.0f : inside;
+    }
+}
+
+template <KernelKind kind>
+int64_t transform_as(const ErrorModel& error, float* __restrict g, int64_t n, float s_i, const float* __restrict s) {
+    const float lambda = error.lambda, tolerance = error.tolerance, absolute = error.absolute;
+    int32_t uncertain = 0;
+#pragma omp simd reduction(+ : uncertain)
+    for (int64_t j = 0; j < n; ++j) {
+        if constexpr (kind == KernelKind::cosine) {
+            g[j] = g[j] < -absolute ? -1.0f : larger(g[j], 0.0f);  // -1: surely 0, and never live
+        } else {
+            const float sum = s_i + s[j];
+            g[j] = estimate<kind>(sum - 2 * g[j], lambda * sum, tolerance);
+            uncertain += g[j] == kUncertain;
+        }
+    }
+    return uncertain;
+}
+
+template <KernelKind kind>
+inline float entry_bound(const ErrorModel& e, float k, float sum) {
+    if constexpr (kind == KernelKind::tophat || kind == KernelKind::precomputed) {
+        return e.relative * k;
+    } else if constexpr (kind == KernelKind::cosine) {
+        return e.absolute;
+    } else {
+        float slope = 1.0f;
+        if constexpr (kind == KernelKind::laplace) slope = 1 / larger(1 - k, 1e-7f);
+        if constexpr (kind == KernelKind::cauchy) slope = k;
+        if constexpr (kind == KernelKind::student_t) slope = 1.5f * k;
+        if constexpr (kind == KernelKind::rational_quadratic) slope = 0.5f * k;
+        const float estimated = e.lambda * sum * slope;
+        return k * (e.relative + 1.01f * (estimated < e.tolerance ? estimated : e.tolerance));
+    }
+}
+
+template <KernelKind kind>
+void scan_as(const ErrorModel& error, const float* __restrict k, const float* __restrict m, const double* __restrict w,
+             int64_t n, float s_j, const float* __restrict s, double* gain, double* bound) {
+    double total = 0, slack = 0;
+    const ErrorModel e = error;
+#pragma omp simd reduction(+ : total, slack)
+    for (int64_t i = 0; i < n; ++i) {
+        const float b = entry_bound<kind>(e, k[i], s[i] + s_j);
+        const double rise = static_cast<double>(k[i]) - static_cast<double>(m[i]);
+        total += w[i] * (rise > 0 ? rise : 0.0);
+        slack += w[i] * static_cast<double>(k[i] + b > m[i] ? b : 0.0f);
+    }
+    *gain = total;
+    *bound = slack;
+}
+
+template <KernelKind kind>
+int64_t live_as(const ErrorModel& error, const float* __restrict k, const float* __restrict m, int64_t n, float s_j,
+                const float* __restrict s, int32_t* __restrict rows) {
+    const ErrorModel e = error;
+    int64_t count = 0;
+    constexpr int64_t kChunk = 64;
+    for (int64_t begin = 0; begin < n; begin += kChunk) {
+        const int64_t size = n - begin < kChunk ? n - begin : kChunk;
+        int32_t flags[kChunk];
+        int32_t any = 0;
+#pragma omp simd reduction(| : any)
+        for (int64_t c = 0; c < size; ++c) {
+            const int64_t i = begin + c;
+            flags[c] = k[i] + entry_bound<kind>(e, k[i], s[i] + s_j) > m[i];
+            any |= flags[c];
+        }
+        if (!any) continue;
+        for (int64_t c = 0; c < size; ++c) {
+            rows[count] = static_cast<int32_t>(begin + c);
+            count += flags[c];
+        }
+    }
+    return count;
+}
+
+#define DIFAL_EACH_KIND(CALL)                            \
+    switch (kind) {                                      \
+        case KernelKind::rbf:                            \
+            return CALL(KernelKind::rbf);                \
+        case KernelKind::laplace:                        \
+            return CALL(KernelKind::laplace);            \
+        case KernelKind::cauchy:                         \
+            return CALL(KernelKind::cauchy);             \
+        case KernelKind::student_t:                      \
+            return CALL(KernelKind::student_t);          \
+        case KernelKind::rational_quadratic:             \
+            return CALL(KernelKind::rational_quadratic); \
+        case KernelKind::tophat:                         \
+            return CALL(KernelKind::tophat);             \
+        case KernelKind::cosine:                         \
+            return CALL(KernelKind::cosine);             \
+        default:                                         \
+            return CALL(KernelKind::precomputed);        \
+    }
+
+int64_t transform(KernelKind kind, const ErrorModel& error, float* g, int64_t n, float s_i, const float* s) {
+#define DIFAL_CALL(K) transform_as<K>(error, g, n, s_i, s)
+    DIFAL_EACH_KIND(DIFAL_CALL)
+#undef DIFAL_CALL
+}
+
+void scan(KernelKind kind, const ErrorModel& error, const float* k, const float* m, const double* w, int64_t n,
+          float s_j, const float* s, double* gain, double* bound){
+#define DIFAL_CALL(K) scan_as<K>(error, k, m, w, n, s_j, s, gain, bound)
+    DIFAL_EACH_KIND(DIFAL_CALL)
+#undef DIFAL_CALL
+}
+
+int64_t live(KernelKind kind, const ErrorModel& error, const float* k, const float* m, int64_t n, float s_j,
+             const float* s, int32_t* rows) {
+#define DIFAL_CALL(K) live_as<K>(error, k, m, n, s_j, s, rows)
+    DIFAL_EACH_KIND(DIFAL_CALL)
+#undef DIFAL_CALL
+}
+
+void transpose(const float* src, int64_t ld_src, int64_t rows, int64_t cols, float* dst, int64_t ld_dst) {
+    constexpr int64_t kBlock = 16;
+    for (int64_t r0 = 0; r0 < rows; r0 += kBlock) {
+        const int64_t r1 = r0 + kBlock < rows ? r0 + kBlock : rows;
+        for (int64_t c0 = 0; c0 < cols; c0 += kBlock) {
+            const int64_t c1 = c0 + kBlock < cols ? c0 + kBlock : cols;
+            for (int64_t c = c0; c < c1; ++c) {
+                for (int64_t r = r0; r < r1; ++r) dst[c * ld_dst + r] = src[r * ld_src + c];
+            }
+        }
+    }
+}
+
+void lower_gains(double* __restrict gains, const float* __restrict k, int64_t n, float low, float high, double weight) {
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) {
+        const float clipped = smaller(larger(k[j], low), high);
+        gains[j] -= weight * (static_cast<double>(clipped) - static_cast<double>(low));
+    }
+}
+
+// Four rows at a time share the loads of y; accumulators are float64 throughout.
+template <bool squared, typename T>
+void against(const T* __restrict x, int64_t d, const int32_t* __restrict rows, int64_t count, const T* __restrict y,
+             double* __restrict out) {
+    int64_t r = 0;
+    for (; r + 4 <= count; r += 4) {
+        const T* x0 = x + rows[r] * d;
+        const T* x1 = x + rows[r + 1] * d;
+        const T* x2 = x + rows[r + 2] * d;
+        const T* x3 = x + rows[r + 3] * d;
+        double a0 = 0, a1 = 0, a2 = 0, a3 = 0;
+#pragma omp simd reduction(+ : a0, a1, a2, a3)
+        for (int64_t c = 0; c < d; ++c) {
+            const double v = y[c];
+            const double u0 = x0[c], u1 = x1[c], u2 = x2[c], u3 = x3[c];
+            a0 += squared ? (u0 - v) * (u0 - v) : u0 * v;
+            a1 += squared ? (u1 - v) * (u1 - v) : u1 * v;
+            a2 += squared ? (u2 - v) * (u2 - v) : u2 * v;
+            a3 += squared ? (u3 - v) * (u3 - v) : u3 * v;
+        }
+        out[r] = a0;
+        out[r + 1] = a1;
+        out[r + 2] = a2;
+        out[r + 3] = a3;
+    }
+    for (; r < count; ++r) {
+        const T* x0 = x + rows[r] * d;
+        double a0 = 0;
+#pragma omp simd reduction(+ : a0)
+        for (int64_t c = 0; c < d; ++c) {
+            const double v = y[c], u0 = x0[c];
+            a0 += squared ? (u0 - v) * (u0 - v) : u0 * v;
+        }
+        out[r] = a0;
+    }
+}
+
+}  // namespace
+
+const CoverageKernels DIFAL_COVERAGE_TABLE = {
+    transform,
+    transpose,
+    lower_gains,
+    scan,
+    live,
+    against<true, float>,
+    against<true, double>,
+    against<false, float>,
+    against<false, double>,
+};
+
+}  // namespace difal

@@ -1,0 +1,96 @@
+#include "difal/exact_kernel.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "difal/coverage.h"
+
+namespace difal {
+namespace {
+
+// The kernel as a function of squared distance; written as the reference writes it, so that tophat's edge
+// agrees.
+double kernel_of_squared_distance(KernelKind kind, double squared, double bandwidth) {
+    const double r = std::sqrt(squared) / bandwidth;
+    switch (kind) {
+        case KernelKind::rbf:
+            return std::exp(-r * r);
+        case KernelKind::laplace:
+            return std::exp(-r);
+        case KernelKind::cauchy:
+            return 1 / (1 + r * r);
+        case KernelKind::student_t:
+            return std::pow(1 + r * r / 0.5, -0.75);
+        case KernelKind::rational_quadratic:
+            return 1 / (1 + r * r / 2);
+        default:  // tophat
+            return std::sqrt(squared) < bandwidth ? 1.0 : 0.0;
+    }
+}
+
+}  // namespace
+
+ExactKernel::ExactKernel(const CoverageProblem& problem) : p_(problem) {
+    if (p_.kind != KernelKind::cosine) return;
+    norms_.resize(p_.rows);
+    for (int64_t i = 0; i < p_.rows; ++i) norms_[i] = norm(row_of(p_.features, i));
+}
+
+const void* ExactKernel::row_of(const void* base, int64_t index) const {
+    if (p_.is_double) return static_cast<const double*>(base) + index * p_.dimension;
+    return static_cast<const float*>(base) + index * p_.dimension;
+}
+
+double ExactKernel::norm(const void* y) const {
+    const int32_t first = 0;
+    double squared;
+    const CoverageKernels& simd = coverage_kernels();
+    if (p_.is_double) {
+        simd.products_f64(static_cast<const double*>(y), p_.dimension, &first, 1, static_cast<const double*>(y),
+                          &squared);
+    } else {
+        simd.products_f32(static_cast<const float*>(y), p_.dimension, &first, 1, static_cast<const float*>(y),
+                          &squared);
+    }
+    return std::sqrt(squared);
+}
+
+void ExactKernel::against_point(int64_t point, const int32_t* rows, int64_t count, double* out) const {
+    if (p_.kind == KernelKind::precomputed) {
+        for (int64_t r = 0; r < count; ++r) {
+            const int64_t at = rows[r] * p_.feature_stride + point;
+            out[r] =
+                p_.is_double ? static_cast<const double*>(p_.features)[at] : static_cast<const float*>(p_.features)[at];
+        }
+        return;
+    }
+    against(row_of(p_.features, point), norms_.empty() ? 0 : norms_[point], rows, count, out);
+}
+
+void ExactKernel::against_other(const void* y, int64_t index, const int32_t* rows, int64_t count, double* out) const {
+    if (count == 0) return;
+    const void* other = row_of(y, index);
+    against(other, norms_.empty() ? 0 : norm(other), rows, count, out);
+}
+
+void ExactKernel::against(const void* y, double y_norm, const int32_t* rows, int64_t count, double* out) const {
+    const CoverageKernels& simd = coverage_kernels();
+    const bool products = p_.kind == KernelKind::cosine;
+    if (p_.is_double) {
+        const auto run = products ? simd.products_f64 : simd.distances_f64;
+        run(static_cast<const double*>(p_.features), p_.dimension, rows, count, static_cast<const double*>(y), out);
+    } else {
+        const auto run = products ? simd.products_f32 : simd.distances_f32;
+        run(static_cast<const float*>(p_.features), p_.dimension, rows, count, static_cast<const float*>(y), out);
+    }
+    for (int64_t r = 0; r < count; ++r) {
+        if (products) {
+            const double norms = norms_[rows[r]] * y_norm;
+            out[r] = norms > 0 ? std::max(out[r] / norms, 0.0) : 0.0;
+        } else {
+            out[r] = kernel_of_squared_distance(p_.kind, out[r], p_.bandwidth);
+        }
+    }
+}
+
+}  // namespace difal

@@ -1,0 +1,73 @@
+// Greedy coverage selection (MaxHerding) on a stored kernel matrix, exact.
+//
+// Gains are kept as estimates with proven bounds (ErrorModel in coverage_kernels.h) and updated, not
+// recomputed: when a point is picked only the rows R whose coverage m_i rises change any gain, by
+//     gain_j -= sum_{i in R} w_i (clip(k_ij, m_i, m_i') - m_i).
+// At each pick the candidates whose upper bound reaches the best lower bound are settled in float64 from the
+// features; the coverage m is float64 always. So the picks are those of float64 greedy.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "difal/coverage_kernels.h"
+
+namespace difal {
+
+struct CoverageProblem {
+    int64_t rows = 0;                     // N, points to cover
+    int64_t columns = 0;                  // M, columns of the kernel matrix
+    int64_t dimension = 0;                // D, 0 for a precomputed kernel
+    bool is_double = false;               // features (or the precomputed kernel): float64, else float32
+    const void* features = nullptr;       // (N, D) contiguous; precomputed: the (N, N) kernel
+    int64_t feature_stride = 0;           // elements from row to row
+    const double* weights = nullptr;      // (N,)
+    const int64_t* candidates = nullptr;  // (M,) pool index of each column; null: column j is point j
+    const uint8_t* allowed = nullptr;     // (M,) may the column be picked; null: all
+    KernelKind kind = KernelKind::rbf;
+    double bandwidth = 1;
+    ErrorModel error;
+    const float* scale = nullptr;  // (N,) the s_i of ErrorModel
+    float* gram = nullptr;         // (N, M) inner products, then kernel values
+    int64_t gram_stride = 0;       // elements from row to row
+    bool symmetric = true;         // column j is point j, M = N, and the matrix equals its transpose
+};
+
+struct CoverageStats {
+    int64_t picks = 0;         // so far
+    int64_t contested = 0;     // picks at which more than one candidate had to be settled in float64
+    int64_t settled = 0;       // float64 gains computed in all
+    int64_t uncertain = 0;     // kernel entries computed in float64 at once
+    int64_t rows_updated = 0;  // sum of |R| over the picks
+};
+
+class Coverage {
+  public:
+    Coverage(const CoverageProblem& problem, int threads);
+    ~Coverage();
+
+    // Turns the inner products in gram[row_begin:row_end, column_begin:column_end] into kernel values, and
+    // in a symmetric matrix mirrors those left of the block's own diagonal square.
+    void fill(int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end);
+
+    // Covers the pool with `count` labeled points; products is (count, N), overwritten.
+    void cover(const void* labeled, int64_t count, float* products, int64_t stride, const float* scale);
+
+    // Covers the pool with given float64 coverage m (N,).
+    void cover_with(const double* coverage);
+
+    // First gains; after all fill and cover calls.
+    void start();
+
+    // The next `count` picks: columns of the kernel matrix, and gains not yet divided by N.
+    void select(int64_t count, int64_t* picks, double* gains);
+
+    double covered() const;  // sum_i w_i m_i
+    CoverageStats stats() const;
+
+  private:
+    struct State;
+    std::unique_ptr<State> state_;
+};
+
+}  // namespace difal

@@ -1,0 +1,56 @@
+// The inner loops of coverage selection, one table per instruction set (see isa.h).
+#pragma once
+
+#include <cstdint>
+
+namespace difal {
+
+enum class KernelKind : int32_t { rbf, laplace, cauchy, student_t, rational_quadratic, tophat, cosine, precomputed };
+
+// How far a stored float32 kernel value k^ can be from the float64 value k, derived in docs/exactness.md:
+//     |k^ - k| <= absolute + k^ (relative + min(tolerance, lambda (s_i + s_j) shape(k^)))
+// where s_i is the squared norm of the centred feature in units of the bandwidth, and shape is the kernel's
+// logarithmic slope. Entries whose own bound exceeds `tolerance` are not estimated but computed in float64.
+struct ErrorModel {
+    float lambda = 0;     // error of a squared distance, per unit of s_i + s_j
+    float tolerance = 0;  // worst relative error that is left to an estimate
+    float relative = 0;   // rounding of k^ and of the coverage m to float32
+    float absolute = 0;   // cosine only
+};
+
+// What `transform` writes where the estimate is too uncertain: to be replaced by the float64 value.
+constexpr float kUncertain = 2.0f;
+
+struct CoverageKernels {
+    // Inner products g_j of row i in place to kernel values; s as in ErrorModel. Returns how many are
+    // kUncertain.
+    int64_t (*transform)(KernelKind kind, const ErrorModel& error, float* g, int64_t n, float s_i, const float* s);
+
+    // dst[c * ld_dst + r] = src[r * ld_src + c]
+    void (*transpose)(const float* src, int64_t ld_src, int64_t rows, int64_t cols, float* dst, int64_t ld_dst);
+
+    // gains[j] -= weight * (clip(k[j], low, high) - low)
+    void (*lower_gains)(double* gains, const float* k, int64_t n, float low, float high, double weight);
+
+    // *gain = sum_i w_i max(k_i - m_i, 0) and *error = sum of the entries' bounds over the live ones.
+    void (*scan)(KernelKind kind, const ErrorModel& error, const float* k, const float* m, const double* w, int64_t n,
+                 float s_j, const float* s, double* gain, double* bound);
+
+    // Writes the i with k_i + bound_i > m_i, ascending; returns how many.
+    int64_t (*live)(KernelKind kind, const ErrorModel& error, const float* k, const float* m, int64_t n, float s_j,
+                    const float* s, int32_t* rows);
+
+    // out[r] = |x[rows[r]] - y|^2 or <x[rows[r]], y> in float64; x has rows of d contiguous numbers.
+    void (*distances_f32)(const float* x, int64_t d, const int32_t* rows, int64_t count, const float* y, double* out);
+    void (*distances_f64)(const double* x, int64_t d, const int32_t* rows, int64_t count, const double* y, double* out);
+    void (*products_f32)(const float* x, int64_t d, const int32_t* rows, int64_t count, const float* y, double* out);
+    void (*products_f64)(const double* x, int64_t d, const int32_t* rows, int64_t count, const double* y, double* out);
+};
+
+extern const CoverageKernels kCoverageGeneric;
+extern const CoverageKernels kCoverageAvx2;  // falls back to generic code where the target is not x86
+extern const CoverageKernels kCoverageAvx512;
+
+const CoverageKernels& coverage_kernels();
+
+}  // namespace difal

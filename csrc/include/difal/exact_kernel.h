@@ -1,0 +1,30 @@
+// Kernel values in float64, straight from the features: the judge of every near-tie.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace difal {
+
+struct CoverageProblem;
+
+class ExactKernel {
+  public:
+    explicit ExactKernel(const CoverageProblem& problem);
+
+    // out[r] = k(x[rows[r]], x[point])
+    void against_point(int64_t point, const int32_t* rows, int64_t count, double* out) const;
+
+    // out[r] = k(x[rows[r]], y[index]), y contiguous and of the features' type
+    void against_other(const void* y, int64_t index, const int32_t* rows, int64_t count, double* out) const;
+
+  private:
+    void against(const void* y, double norm, const int32_t* rows, int64_t count, double* out) const;
+    double norm(const void* y) const;
+    const void* row_of(const void* base, int64_t index) const;
+
+    const CoverageProblem& p_;
+    std::vector<double> norms_;  // cosine only
+};
+
+}  // namespace difal

@@ -1,0 +1,207 @@
+"""Arguments of `maxherding` to validated problems. Everything a user can get wrong is caught here, before any work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..._checks import FLOATS, as_choice, as_int, as_tensor, check_finite
+from .kernels import KERNELS, SCALE_FREE, median_bandwidth
+
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One selection. Tensors are on one device; `features` keeps the user's dtype and strides."""
+
+    features: torch.Tensor  # (N, D), or the (N, N) kernel if precomputed
+    budget: int
+    labeled: torch.Tensor | None  # (L, D), or (L, N) if precomputed; None if there are none
+    candidates: torch.Tensor | None  # (M,) int64 ascending, on the CPU; None for all
+    weights: torch.Tensor  # (N,) float64
+    kernel: str
+    bandwidth: float | None  # None if the kernel has none
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a backend receives: one problem, or B of them (`batched`) to be solved independently."""
+
+    problems: tuple[Problem, ...]
+    batched: bool
+    memory_limit: int | None
+    progress: bool
+
+    @property
+    def device(self) -> torch.device:
+        return self.problems[0].features.device
+
+
+def prepare(
+    features: Any,
+    budget: int,
+    *,
+    labeled: Any = None,
+    candidates: Any = None,
+    weights: Any = None,
+    kernel: str = "rbf",
+    bandwidth: Any = "median",
+    lengths: Any = None,
+    memory_limit: int | None = None,
+    progress: bool = False,
+    return_info: bool = False,
+) -> Batch:
+    as_choice(kernel, "kernel", KERNELS)
+    x = as_tensor(features, "features")
+    batched = x.ndim == 3
+    if x.ndim not in (2, 3):
+        raise ValueError(f"`features` must be 2-D (N, D) or 3-D (B, N, D), got shape {tuple(x.shape)}")
+    if x.numel() == 0:
+        raise ValueError(f"`features` must not have a zero-size dimension, got shape {tuple(x.shape)}")
+    if kernel == "precomputed" and x.shape[-1] != x.shape[-2]:
+        raise ValueError(f"`features` must be an N x N kernel when kernel='precomputed', got shape {tuple(x.shape)}")
+    budget = as_int(budget, "budget", low=0)
+    if memory_limit is not None:
+        as_int(memory_limit, "memory_limit", low=1)
+    for flag, name in ((progress, "progress"), (return_info, "return_info")):
+        if not isinstance(flag, bool | np.bool_):
+            raise TypeError(f"`{name}` must be True or False, got {flag!r}")
+    count = len(x) if batched else 1
+    sizes = _lengths(lengths, x, batched)
+    pools = [x[b, :n] for b, n in enumerate(sizes)] if batched else [x]
+    if kernel == "precomputed":
+        pools = [pool[:, : len(pool)] for pool in pools]
+    for b, pool in enumerate(pools):
+        check_finite(pool, f"features[{b}]" if batched else "features")
+
+    label_sets = _split(labeled, "labeled", count, batched, item_ndim=2)
+    index_sets = _split(candidates, "candidates", count, batched, item_ndim=1)
+    weight_sets = _split(weights, "weights", count, batched, item_ndim=1)
+    bandwidths = _bandwidths(bandwidth, count, batched)
+    checked = [
+        (
+            pool,
+            _labeled(label_sets[b], pool, kernel),
+            _candidates(index_sets[b], len(pool), budget),
+            _weights(weight_sets[b], pool, x.shape[-2]),
+        )
+        for b, pool in enumerate(pools)
+    ]
+    problems = []
+    for (pool, labels, allowed, w), width in zip(checked, bandwidths, strict=True):
+        if labels is not None and labels.dtype != pool.dtype:  # both to a type that holds either exactly
+            wide = torch.promote_types(labels.dtype, pool.dtype)
+            pool, labels = pool.to(wide), labels.to(wide)
+        if kernel in SCALE_FREE:
+            width = None
+        elif width is None:
+            width = median_bandwidth(pool)
+        problems.append(Problem(pool, budget, labels, allowed, w, kernel, width))
+    return Batch(tuple(problems), batched, memory_limit, bool(progress))
+
+
+def _lengths(lengths: Any, x: torch.Tensor, batched: bool) -> list[int]:
+    if lengths is None:
+        return [x.shape[1]] * len(x) if batched else [len(x)]
+    if not batched:
+        raise ValueError(f"`lengths` goes with 3-D `features` (B, N, D), got features of shape {tuple(x.shape)}")
+    if isinstance(lengths, list | tuple):
+        lengths = np.asarray(lengths)
+    sizes = as_tensor(lengths, "lengths", INTEGERS)
+    if sizes.shape != (len(x),):
+        raise ValueError(f"`lengths` must have shape ({len(x)},), got {tuple(sizes.shape)}")
+    return [as_int(n, f"lengths[{b}]", low=1, high=x.shape[1]) for b, n in enumerate(sizes.tolist())]
+
+
+def _split(value: Any, name: str, count: int, batched: bool, item_ndim: int) -> list[Any]:
+    """One entry per problem: a list or an array with a batch dimension is split, a single one is shared."""
+    if value is None or not batched:
+        return [value] * count
+    if isinstance(value, list | tuple) and not all(isinstance(v, int | np.integer) for v in value):
+        items = list(value)
+    elif getattr(value, "ndim", item_ndim) == item_ndim + 1:
+        items = [value[b] for b in range(len(value))]
+    else:
+        return [value] * count
+    if len(items) != count:
+        raise ValueError(f"`{name}` must have one entry for each of the {count} problems, got {len(items)}")
+    return items
+
+
+def _labeled(value: Any, pool: torch.Tensor, kernel: str) -> torch.Tensor | None:
+    if value is None:
+        return None
+    labeled = as_tensor(value, "labeled")
+    if labeled.ndim != 2 or labeled.shape[1] != pool.shape[1]:
+        what = "(L, N) kernel values" if kernel == "precomputed" else "(L, D) features"
+        raise ValueError(f"`labeled` must be {what} with {pool.shape[1]} columns, got shape {tuple(labeled.shape)}")
+    _same_device(labeled, "labeled", pool)
+    check_finite(labeled, "labeled")
+    return labeled if len(labeled) else None
+
+
+def _candidates(value: Any, n: int, budget: int) -> torch.Tensor | None:
+    if value is None:
+        if budget > n:
+            raise ValueError(f"`budget` must be at most the number of candidates, {n}, got {budget}")
+        return None
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        value = np.asarray(value, dtype=np.int64 if len(value) == 0 else None)
+    index = as_tensor(value, "candidates", INTEGERS).cpu().long()
+    if index.ndim != 1:
+        raise ValueError(f"`candidates` must be 1-D, got shape {tuple(index.shape)}")
+    outside = index[(index < 0) | (index >= n)]
+    if len(outside):
+        raise ValueError(f"`candidates` must be indices from 0 to {n - 1}, got {int(outside[0])}")
+    ordered = index.unique()
+    if len(ordered) != len(index):
+        values, counts = index.unique(return_counts=True)
+        raise ValueError(f"`candidates` must not repeat, got {int(values[counts > 1][0])} more than once")
+    if budget > len(ordered):
+        raise ValueError(f"`budget` must be at most the number of candidates, {len(ordered)}, got {budget}")
+    return ordered if len(ordered) < n else None
+
+
+def _weights(value: Any, pool: torch.Tensor, padded: int) -> torch.Tensor:
+    n = len(pool)
+    if value is None:
+        return torch.ones(n, dtype=torch.float64, device=pool.device)
+    weights = as_tensor(value, "weights", (*FLOATS, *INTEGERS, torch.bool))
+    if weights.shape not in ((n,), (padded,)):
+        raise ValueError(f"`weights` must have shape ({n},), got {tuple(weights.shape)}")
+    _same_device(weights, "weights", pool)
+    weights = weights[:n].to(torch.float64, copy=True)
+    check_finite(weights, "weights")
+    if bool((weights < 0).any()):
+        where = int((weights < 0).nonzero()[0])
+        raise ValueError(f"`weights` must not be negative, got {weights[where].item()} at index {where}")
+    return weights
+
+
+def _bandwidths(value: Any, count: int, batched: bool) -> list[float | None]:
+    """One per problem; None stands for "median"."""
+    if isinstance(value, str):
+        if value != "median":
+            raise ValueError(f"`bandwidth` must be a positive number or 'median', got {value!r}")
+        return [None] * count
+    try:
+        values = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"`bandwidth` must be a positive number or 'median', got {value!r}") from None
+    if values.shape not in ((), (count,)) or (values.ndim and not batched):
+        raise ValueError(f"`bandwidth` must be one number{f' or {count}' if batched else ''}, got shape {values.shape}")
+    for width in values.flat:
+        if not (math.isfinite(width) and width > 0):
+            raise ValueError(f"`bandwidth` must be positive and finite, got {width}")
+    return np.broadcast_to(values, (count,)).tolist()
+
+
+def _same_device(tensor: torch.Tensor, name: str, pool: torch.Tensor) -> None:
+    if tensor.device != pool.device:
+        raise ValueError(f"`{name}` must be on {pool.device} like `features`, got {tensor.device}; move it with .to()")

@@ -1,0 +1,536 @@
+"""MaxHerding: every backend against the stored float64 order, the reference, and greedy replay."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from difal_kernels import BackendUnavailableError, Selection, available_backends, explain, maxherding
+from difal_kernels.ops.maxherding.kernels import KERNELS, kernel_matrix, median_bandwidth, sample_rows
+from difal_kernels.testing import replay
+
+BACKENDS = available_backends("maxherding")
+NATIVE = [b for b in BACKENDS if b != "reference"]
+FEATURE_KERNELS = [k for k in KERNELS if k != "precomputed"]
+
+
+def test_the_native_backend_is_built():
+    assert "cpu" in BACKENDS, explain(maxherding, torch.eye(3), 1)
+
+
+def blobs(n=300, d=24, seed=0, dtype=torch.float32, clusters=12):
+    generator = torch.Generator().manual_seed(seed)
+    centers = 3 * torch.randn(clusters, d, generator=generator)
+    which = torch.randint(clusters, (n,), generator=generator)
+    return (centers[which] + torch.randn(n, d, generator=generator)).to(dtype)
+
+
+def assert_same(features, budget, backend, **options):
+    """The backend's picks, gains and coverage are the reference's."""
+    want = maxherding(features, budget, backend="reference", return_info=True, **options)
+    got = maxherding(features, budget, backend=backend, return_info=True, **options)
+    assert torch.equal(got.indices, want.indices)
+    first = max(float(want.gains[0]), 1e-300) if budget else 1.0
+    torch.testing.assert_close(got.gains / first, want.gains / first, rtol=0, atol=1e-11)
+    assert got.coverage == pytest.approx(want.coverage, rel=1e-12)
+    return got
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", ["herding_clusters", "herding_sphere_labelled"])
+def test_the_stored_float64_greedy_order(load_fixture, name, weighted, backend):
+    data = load_fixture(name)
+    prefix = "weighted" if weighted else "greedy"
+    options = {"labeled": data.get("labelled"), "weights": data["weights"] if weighted else None}
+    options["bandwidth"] = float(data["bandwidth"])
+    order = data[f"{prefix}_order"]
+    got = maxherding(data["features"], len(order), backend=backend, return_info=True, **options)
+    assert torch.equal(got.indices, order)
+    torch.testing.assert_close(got.gains, data[f"{prefix}_gains"], rtol=1e-9, atol=1e-15)
+    assert got.gains.dtype == torch.float64
+    if not weighted:
+        assert got.coverage == pytest.approx(float(data["coverage"]), rel=1e-12)
+    assert replay(data["features"], got.indices, **options).max() < 1e-9
+
+
+@pytest.mark.parametrize("backend", NATIVE)
+@pytest.mark.parametrize("kernel", FEATURE_KERNELS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_every_kernel_and_dtype(backend, kernel, dtype, two_threads):
+    x = blobs(dtype=dtype)
+    labeled, weights = (
+        blobs(7, seed=1, dtype=dtype),
+        torch.rand(300, generator=torch.Generator().manual_seed(2)),
+    )
+    assert_same(x, 120, backend, kernel=kernel)
+    assert_same(x, 60, backend, kernel=kernel, labeled=labeled, weights=weights, candidates=torch.arange(250, 20, -1))
+    assert_same(x, 20, backend, kernel=kernel, labeled=labeled, candidates=[5, 7, *range(100, 140)])
+
+
+@pytest.mark.parametrize("backend", NATIVE)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_precomputed_kernels_need_not_be_symmetric(backend, dtype):
+    k = torch.rand(80, 80, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    assert_same(k, 80, backend, kernel="precomputed")
+    assert_same(k.T, 30, backend, kernel="precomputed", candidates=list(range(10, 60)), weights=torch.arange(80))
+    labeled = k[:3].double() * 0.5
+    assert_same(k[::2, ::2], 20, backend, kernel="precomputed", labeled=labeled[:, ::2])
+
+
+def test_precomputed_equals_the_kernel_it_was_made_of():
+    x = blobs(150)
+    k = kernel_matrix(x, x, "rbf", 5.0)
+    assert torch.equal(maxherding(k, 40, kernel="precomputed"), maxherding(x, 40, bandwidth=5.0))
+
+
+@pytest.mark.parametrize("backend", NATIVE)
+@pytest.mark.parametrize("n", [1, 2, 3, 17, 63, 64, 65, 257, 1030])
+def test_odd_sizes_down_to_one_and_the_whole_pool(backend, n, two_threads):
+    x = blobs(n, d=5)
+    got = assert_same(x, n if n < 300 else 100, backend)
+    assert len(set(got.indices.tolist())) == len(got.indices)
+
+
+@pytest.mark.parametrize("backend", NATIVE)
+def test_pools_wider_than_a_panel(backend, monkeypatch, two_threads):
+    from difal_kernels.ops.maxherding import cpu
+
+    monkeypatch.setattr(cpu, "PANEL", 100)
+    x = blobs(730, d=9)
+    assert_same(x, 200, backend, labeled=blobs(230, d=9, seed=3))
+    assert_same(x, 100, backend, candidates=torch.arange(0, 730, 3))
+    assert_same(x, 100, backend, kernel="cosine", labeled=blobs(130, d=9, seed=3))
+
+
+# Adverse data: what float32 greedy gets wrong.
+
+
+@pytest.mark.parametrize("backend", NATIVE)
+class TestAdverse:
+    def test_exact_duplicates_fall_to_the_lowest_index(self, backend):
+        x = blobs(60)
+        assert_same(torch.cat([x, x, x]), 180, backend, bandwidth=6.0)
+        assert_same(x[torch.arange(240) // 4], 240, backend, kernel="laplace")
+
+    def test_isolated_pairs_have_mathematically_equal_gains(self, backend):
+        x = torch.zeros(200, 2, dtype=torch.float64)
+        x[:, 0] = torch.arange(200) // 2 * 1000 + torch.arange(200) % 2
+        got = assert_same(x, 200, backend, bandwidth=2.0)
+        assert got.indices.tolist() == [*range(0, 200, 2), *range(1, 200, 2)]
+
+    def test_after_gains_reach_zero_the_lowest_unpicked_follow(self, backend):
+        x = torch.zeros(50, 3)
+        x[30:] = 100.0
+        got = assert_same(x, 50, backend, bandwidth=1.0)
+        assert got.indices.tolist() == [0, 30, *[i for i in range(50) if i not in (0, 30)]]
+        assert got.gains[2:].abs().max() == 0
+
+    def test_all_points_equal_or_far_apart(self, backend):
+        assert_same(torch.ones(100, 4), 100, backend)
+        far = torch.arange(100, dtype=torch.float32)[:, None] * 1e6
+        assert assert_same(far, 100, backend, bandwidth=1.0).indices.tolist() == list(range(100))
+
+    def test_duplicates_moved_by_a_ten_millionth(self, backend):
+        x = blobs(100).double()
+        moved = x + 1e-7 * torch.randn(100, 24, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+        for dtype in (torch.float32, torch.float64):
+            for kernel in ("rbf", "laplace", "cauchy"):
+                got = assert_same(torch.cat([x, moved]).to(dtype), 150, backend, kernel=kernel)
+        assert got.settled > 0
+
+    def test_clusters_of_equal_density(self, backend):
+        ring = torch.arange(20, dtype=torch.float64) * (2 * torch.pi / 20)
+        ring = torch.stack([ring.cos(), ring.sin()], 1)
+        centers = 50 * torch.stack(torch.meshgrid(*[torch.arange(5.0)] * 2, indexing="ij"), -1).reshape(-1, 1, 2)
+        x = (centers + ring).reshape(-1, 2)
+        for dtype in (torch.float32, torch.float64):
+            assert_same(x.to(dtype), 300, backend, bandwidth=1.5)
+
+    def test_a_large_common_offset(self, backend):
+        for dtype in (torch.float32, torch.float64):
+            assert_same((blobs(200).double() + 1e4).to(dtype), 150, backend)
+        assert_same(blobs(200).double() + 1e8, 150, backend)
+
+    @pytest.mark.parametrize("kernel", FEATURE_KERNELS)
+    def test_large_norms(self, backend, kernel):
+        x = blobs(200) * 1e4
+        x[7] *= 1e3  # an outlier that spoils any bound taken over the whole pool
+        assert_same(x, 150, backend, kernel=kernel)
+        assert_same(x, 150, backend, kernel=kernel, bandwidth=1e-2)
+
+    @pytest.mark.parametrize("kernel", FEATURE_KERNELS)
+    @pytest.mark.parametrize("bandwidth", [1e-30, 1e-6, 1e-2, 1e3, 1e6, 1e30])
+    def test_bandwidths_far_from_the_data(self, backend, kernel, bandwidth):
+        assert_same(blobs(150), 60, backend, kernel=kernel, bandwidth=bandwidth)
+
+    def test_numbers_near_the_ends_of_the_range(self, backend):
+        for scale in (1e-30, 1e30, 3e37):
+            assert_same(blobs(60) / 10 * scale, 40, backend)
+        assert_same(blobs(60, dtype=torch.float64) * 1e150, 40, backend)
+
+    def test_tophat_edges_on_a_grid(self, backend):
+        grid = torch.stack(torch.meshgrid(*[torch.arange(12.0)] * 2, indexing="ij"), -1).reshape(-1, 2)
+        for radius in (1.0, 2.0**0.5, 2.0, 1.0000001):  # the edge itself is outside
+            assert_same(grid, 144, backend, kernel="tophat", bandwidth=radius)
+        assert_same(grid.repeat(1, 100), 144, backend, kernel="tophat", bandwidth=10.0)
+
+    def test_weights_of_zero_and_of_many_sizes(self, backend):
+        w = 10.0 ** torch.linspace(-8, 8, 200, dtype=torch.float64)
+        assert_same(blobs(200), 100, backend, weights=w)
+        assert_same(blobs(200), 100, backend, weights=(torch.arange(200) % 3 == 0).double())
+        assert_same(blobs(200), 50, backend, weights=torch.zeros(200))
+
+    def test_labeled_points_that_cover_everything(self, backend):
+        x = blobs(50)
+        got = assert_same(x, 50, backend, labeled=x)
+        assert got.indices.tolist() == list(range(50))
+
+    def test_cosine_with_zero_vectors(self, backend):
+        x = blobs(60)
+        x[::7] = 0
+        assert_same(x, 60, backend, kernel="cosine", labeled=x[:8])
+        assert_same(torch.zeros(5, 2), 5, backend, kernel="cosine")
+
+    def test_low_precision_matrix_products_are_not_used(self, backend):
+        x = torch.nn.functional.normalize(blobs(600, d=64), dim=1)
+        want = maxherding(x, 300, backend="reference")
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("medium")
+        try:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                assert torch.equal(maxherding(x, 300, backend=backend), want)
+            assert torch.get_float32_matmul_precision() == "medium"
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("backend", NATIVE)
+def test_thread_count_changes_nothing(backend):
+    x = blobs(900)
+    before = torch.get_num_threads()
+    try:
+        answers = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            answers.append(maxherding(x, 300, backend=backend, labeled=x[:40] + 0.1, return_info=True))
+    finally:
+        torch.set_num_threads(before)
+    for other in answers[1:]:
+        assert torch.equal(other.indices, answers[0].indices)
+        torch.testing.assert_close(other.gains, answers[0].gains, rtol=1e-13, atol=0)
+
+
+def test_a_smaller_budget_is_a_prefix():
+    x = blobs(400)
+    assert torch.equal(maxherding(x, 150)[:40], maxherding(x, 40))
+
+
+# Batches
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_batch_is_its_problems_one_by_one(backend):
+    x = torch.stack([blobs(90, seed=s) for s in range(4)])
+    lengths = torch.tensor([90, 41, 30, 77])
+    x[1, 41:] = torch.nan  # padding is never read
+    labeled = [x[3, :5], x[0, :0], x[2, :1], x[0, :9]]
+    weights = torch.rand(4, 90, generator=torch.Generator().manual_seed(0))
+    candidates = [range(0, 90, 2), range(41), range(30), range(40, 77)]
+    options = {
+        "labeled": labeled,
+        "weights": weights,
+        "candidates": candidates,
+        "bandwidth": [4.0, 5.0, 6.0, 7.0],
+    }
+    got = maxherding(x, 20, lengths=lengths, backend=backend, return_info=True, **options)
+    assert got.indices.shape == got.gains.shape == (4, 20)
+    for b, n in enumerate(lengths.tolist()):
+        own = {key: value[b] for key, value in options.items()}
+        own["weights"] = own["weights"][:n]
+        one = maxherding(x[b, :n], 20, backend=backend, return_info=True, **own)
+        assert torch.equal(got.indices[b], one.indices)
+        assert torch.equal(got.gains[b], one.gains)
+        assert got.coverage[b] == one.coverage
+        assert got.bandwidth[b] == one.bandwidth
+
+
+def test_a_batch_shares_what_is_given_once():
+    x = torch.stack([blobs(40, seed=s) for s in range(3)])
+    got = maxherding(x, 5, labeled=x[0, :3], candidates=[1, 2, 3, 4, 5, 6], weights=torch.ones(40), bandwidth=5.0)
+    for b in range(3):
+        one = maxherding(x[b], 5, labeled=x[0, :3], candidates=[1, 2, 3, 4, 5, 6], bandwidth=5.0)
+        assert torch.equal(got[b], one)
+
+
+def test_a_batch_of_precomputed_kernels():
+    x = torch.stack([blobs(30, seed=s) for s in range(2)])
+    k = torch.stack([kernel_matrix(v, v, "rbf", 5.0) for v in x])
+    got = maxherding(k, 10, kernel="precomputed", lengths=[30, 20])
+    assert torch.equal(got[0], maxherding(x[0], 10, bandwidth=5.0))
+    assert torch.equal(got[1], maxherding(x[1, :20], 10, bandwidth=5.0))
+
+
+# What goes in and what comes out
+
+
+def test_numpy_in_numpy_out():
+    x = blobs(80).numpy()
+    want = maxherding(torch.from_numpy(x), 10).numpy()
+    read_only = x.copy()
+    read_only.flags.writeable = False
+    inputs = [
+        x,
+        read_only,
+        np.asfortranarray(x),
+        x.astype(">f4"),
+        np.repeat(x, 2, axis=0)[::2],
+        x[:, ::-1][:, ::-1],
+    ]
+    for value in inputs:
+        got = maxherding(value, 10)
+        assert isinstance(got, np.ndarray)
+        assert got.dtype == np.int64
+        assert np.array_equal(got, want)
+    reverse = maxherding(x[::-1], 10, bandwidth=5.0)
+    assert np.array_equal(reverse, maxherding(np.ascontiguousarray(x[::-1]), 10, bandwidth=5.0))
+    info = maxherding(x, 10, labeled=x[:2], weights=np.ones(80), candidates=np.arange(50), return_info=True)
+    assert isinstance(info, Selection)
+    assert isinstance(info.gains, np.ndarray)
+    assert info.gains.dtype == np.float64
+
+
+def test_inputs_are_not_changed():
+    x, w = blobs(50).requires_grad_(), torch.rand(50)
+    before = x.detach().clone(), w.clone()
+    got = maxherding(x, 10, weights=w)
+    assert not got.requires_grad
+    assert torch.equal(x.detach(), before[0])
+    assert torch.equal(w, before[1])
+    k = kernel_matrix(x.detach(), x.detach(), "rbf", 5.0).float()
+    copy = k.clone()
+    maxherding(k, 10, kernel="precomputed")
+    assert torch.equal(k, copy)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_strides_of_all_kinds(backend):
+    x = blobs(60, d=8)
+    views = [
+        x.T.contiguous().T,
+        torch.cat([x, x], 1)[:, :8],
+        x[:1].expand(60, 8),
+        x.repeat_interleave(2, 0)[::2],
+    ]
+    for view in views:
+        want = maxherding(view.contiguous(), 20, backend=backend, bandwidth=5.0)
+        assert torch.equal(maxherding(view, 20, backend=backend, bandwidth=5.0), want)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_budget_of_zero_is_an_empty_answer(backend):
+    got = maxherding(blobs(10), 0, backend=backend, return_info=True, labeled=blobs(3, seed=1))
+    assert got.indices.shape == got.gains.shape == (0,)
+    assert 0 < got.coverage <= 1
+    assert maxherding(np.ones((2, 4, 3)), 0, backend=backend).shape == (2, 0)
+
+
+def test_the_default_bandwidth():
+    x = blobs(2000, d=6)
+    rows = sample_rows(2000, 20)
+    assert len(set(rows.tolist())) == 20
+    want = 2 * np.median(torch.pdist(x[rows].double()))
+    assert median_bandwidth(x) == want == maxherding(x, 1, return_info=True).bandwidth
+    assert median_bandwidth(torch.ones(30, 2)) == 1.0
+    assert median_bandwidth(torch.tensor([[0.0], [0.0], [3.0]])) == 6.0
+    torch.manual_seed(1)
+    first = maxherding(x, 5)
+    torch.manual_seed(2)
+    np.random.seed(3)  # noqa: NPY002 (the global state must not matter)
+    assert torch.equal(maxherding(x, 5), first)
+
+
+def test_explain_and_dispatch(monkeypatch):
+    text = explain(maxherding, blobs(100), 10)
+    assert text.splitlines()[0] == "maxherding on cpu"
+    assert "-> cpu: can run" in text
+    assert "100 x 100" in text
+    assert "-> reference" in explain("maxherding", blobs(100), 10, backend="reference")
+    with pytest.raises(BackendUnavailableError, match="no 'triton' implementation"):
+        maxherding(blobs(10), 1, backend="triton")
+    with pytest.raises(ValueError, match="`op` must be one of"):
+        explain("herding", blobs(10), 1)
+    from difal_kernels.ops.maxherding import cpu
+
+    monkeypatch.setattr(cpu, "missing", lambda name: "not built; reinstall with a compiler")
+    with pytest.raises(BackendUnavailableError, match="reinstall with a compiler"):
+        maxherding(blobs(10), 1, backend="cpu")
+    assert maxherding(blobs(10), 1, return_info=True).backend == "reference"
+
+
+def test_memory_limit_is_kept():
+    x = blobs(500)
+    with pytest.raises(ValueError, match=r"`memory_limit` is 1000 bytes and this selection needs \d+"):
+        maxherding(x, 10, memory_limit=1000)
+    assert torch.equal(maxherding(x, 10, memory_limit=10_000_000), maxherding(x, 10))
+
+
+def test_progress_is_shown_on_request(capsys):
+    maxherding(blobs(100), 40, progress=True)
+    captured = capsys.readouterr()
+    assert "maxherding" in captured.err
+    assert captured.out == ""
+    maxherding(blobs(100), 40)
+    assert capsys.readouterr().err == ""
+
+
+X = torch.ones(6, 2)
+NAN = torch.tensor([[1.0, 2.0], [3.0, torch.nan]])
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "call"),
+    [
+        (
+            TypeError,
+            "`features` must be a torch.Tensor or numpy.ndarray, got list",
+            lambda: maxherding([[1.0]], 1),
+        ),
+        (TypeError, "`features` must have dtype", lambda: maxherding(X.long(), 1)),
+        (TypeError, "`features` must hold numbers", lambda: maxherding(np.array([["a"]]), 1)),
+        (TypeError, "`features` must be a dense tensor", lambda: maxherding(X.to_sparse(), 1)),
+        (ValueError, r"`features` must be 2-D .* got shape \(3,\)", lambda: maxherding(torch.ones(3), 1)),
+        (ValueError, r"zero-size dimension, got shape \(0, 2\)", lambda: maxherding(torch.ones(0, 2), 0)),
+        (ValueError, r"zero-size dimension, got shape \(3, 0\)", lambda: maxherding(torch.ones(3, 0), 1)),
+        (ValueError, r"`features` must be finite, got nan at index \(1, 1\)", lambda: maxherding(NAN, 1)),
+        (ValueError, "`features` must be finite, got -inf", lambda: maxherding(np.full((2, 2), -np.inf), 1)),
+        (
+            ValueError,
+            r"`features\[1\]` must be finite",
+            lambda: maxherding(torch.stack([NAN.nan_to_num(), NAN]), 1),
+        ),
+        (ValueError, "must be an N x N kernel", lambda: maxherding(X, 1, kernel="precomputed")),
+        (ValueError, "`budget` must be at most the number of candidates, 6, got 7", lambda: maxherding(X, 7)),
+        (ValueError, "`budget` must be at least 0, got -1", lambda: maxherding(X, -1)),
+        (TypeError, "`budget` must be an int, got 2.5", lambda: maxherding(X, 2.5)),
+        (TypeError, "`budget` must be an int, got True", lambda: maxherding(X, True)),
+        (ValueError, r"candidates, 2, got 3", lambda: maxherding(X, 3, candidates=[0, 1])),
+        (
+            ValueError,
+            "`candidates` must be indices from 0 to 5, got 6",
+            lambda: maxherding(X, 1, candidates=[6]),
+        ),
+        (
+            ValueError,
+            "`candidates` must be indices from 0 to 5, got -1",
+            lambda: maxherding(X, 1, candidates=[-1]),
+        ),
+        (ValueError, "`candidates` must not repeat, got 3", lambda: maxherding(X, 1, candidates=[3, 1, 3])),
+        (ValueError, "candidates, 0, got 1", lambda: maxherding(X, 1, candidates=[])),
+        (TypeError, "`candidates` must have dtype", lambda: maxherding(X, 1, candidates=[0.5])),
+        (TypeError, "`candidates` must have dtype", lambda: maxherding(X, 1, candidates=torch.ones(6) > 0)),
+        (ValueError, "`candidates` must be 1-D", lambda: maxherding(X, 1, candidates=np.zeros((2, 2), int))),
+        (
+            ValueError,
+            r"`weights` must not be negative, got -1.0 at index 2",
+            lambda: maxherding(X, 1, weights=W),
+        ),
+        (
+            ValueError,
+            r"`weights` must have shape \(6,\), got \(5,\)",
+            lambda: maxherding(X, 1, weights=torch.ones(5)),
+        ),
+        (
+            ValueError,
+            "`weights` must be finite",
+            lambda: maxherding(X, 1, weights=torch.full((6,), torch.inf)),
+        ),
+        (
+            ValueError,
+            "`labeled` must be .* with 2 columns",
+            lambda: maxherding(X, 1, labeled=torch.ones(2, 3)),
+        ),
+        (ValueError, "`labeled` must be finite", lambda: maxherding(X, 1, labeled=NAN)),
+        (
+            ValueError,
+            "`labeled` must be on cpu",
+            lambda: maxherding(X, 1, labeled=torch.ones(1, 2, device="meta")),
+        ),
+        (ValueError, "`kernel` must be one of 'rbf'", lambda: maxherding(X, 1, kernel="gauss")),
+        (TypeError, "`kernel` must be a string", lambda: maxherding(X, 1, kernel=None)),
+        (ValueError, "`bandwidth` must be positive and finite, got 0", lambda: maxherding(X, 1, bandwidth=0)),
+        (
+            ValueError,
+            "`bandwidth` must be positive and finite, got nan",
+            lambda: maxherding(X, 1, bandwidth=np.nan),
+        ),
+        (ValueError, "`bandwidth` must be a positive number or", lambda: maxherding(X, 1, bandwidth="mean")),
+        (TypeError, "`bandwidth` must be a positive number or", lambda: maxherding(X, 1, bandwidth=object())),
+        (ValueError, "`bandwidth` must be one number", lambda: maxherding(X, 1, bandwidth=[1.0, 2.0])),
+        (ValueError, "`lengths` goes with 3-D", lambda: maxherding(X, 1, lengths=[3])),
+        (ValueError, r"`lengths\[1\]` must be between 1 and 6", lambda: maxherding(B, 1, lengths=[3, 7])),
+        (ValueError, r"`lengths` must have shape \(2,\)", lambda: maxherding(B, 1, lengths=[3])),
+        (ValueError, "candidates, 3, got 4", lambda: maxherding(B, 4, lengths=[6, 3])),
+        (
+            ValueError,
+            "`labeled` must have one entry for each of the 2",
+            lambda: maxherding(B, 1, labeled=[X]),
+        ),
+        (ValueError, "`backend` must be 'auto' or one of", lambda: maxherding(X, 1, backend="gpu")),
+        (ValueError, "`memory_limit` must be at least 1", lambda: maxherding(X, 1, memory_limit=0)),
+        (TypeError, "`memory_limit` must be an int", lambda: maxherding(X, 1, memory_limit="1GB")),
+        (TypeError, "`return_info` must be True or False", lambda: maxherding(X, 1, return_info="yes")),
+    ],
+)
+def test_bad_input_is_named_before_any_work(error, message, call):
+    with pytest.raises(error, match=message):
+        call()
+
+
+W = torch.tensor([1.0, 1.0, -1.0, 1.0, 1.0, 1.0])
+B = torch.ones(2, 6, 2)
+
+
+# Properties
+
+
+@settings(max_examples=120, deadline=None)
+@given(data=st.data())
+def test_any_problem_agrees_with_the_reference(data):
+    draw = data.draw
+    n, d = draw(st.integers(1, 40)), draw(st.integers(1, 12))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    levels = draw(st.sampled_from([2, 5, 1000]))  # few levels: many duplicates and ties
+    scale = draw(st.sampled_from([1e-3, 1.0, 1e4]))
+    dtype = draw(st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]))
+    x = (torch.randint(levels, (n, d), generator=generator) * (4.0 / levels) * scale).to(dtype)
+    options = {
+        "kernel": draw(st.sampled_from(FEATURE_KERNELS)),
+        "bandwidth": draw(st.sampled_from(["median", scale, 0.05 * scale])),
+    }
+    if draw(st.booleans()):
+        options["labeled"] = x[torch.randint(n, (draw(st.integers(0, 5)),), generator=generator)] * 0.9
+    if draw(st.booleans()):
+        options["weights"] = torch.randint(4, (n,), generator=generator)
+    size = n
+    if draw(st.booleans()):
+        size = draw(st.integers(1, n))
+        options["candidates"] = torch.randperm(n, generator=generator)[:size]
+    if draw(st.booleans()):
+        x = x.T.contiguous().T
+    budget = draw(st.integers(0, size))
+    got = assert_same(x, budget, "cpu", **options)
+    picks = got.indices.tolist()
+    assert len(set(picks)) == budget
+    assert bool((got.gains.diff() <= 1e-11 * max(float(got.gains[:1].sum()), 1e-300)).all())
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1000))
+def test_permuting_the_pool_permutes_the_picks(seed):
+    generator = torch.Generator().manual_seed(seed)
+    x, order = blobs(60, seed=seed), torch.randperm(60, generator=generator)
+    w = torch.rand(60, generator=generator)  # without weights, two points that only cover each other are tied
+    permuted = maxherding(x[order], 20, weights=w[order], bandwidth=5.0)
+    assert torch.equal(order[permuted], maxherding(x, 20, weights=w, bandwidth=5.0))
