@@ -45,7 +45,7 @@ def plain_scores(name, bank, pixels, head):
     top = np.sort(p, -1)[:, ::-1]
     return {
         "entropy": entropy(p),
-        "margin": -(top[:, 0] - top[:, 1]),
+        "margin": 1 - (top[:, 0] - top[:, 1]),
         "least_confidence": 1 - top[:, 0],
         "dald": dald,
         "edald": entropy(p) + 2 * dald,

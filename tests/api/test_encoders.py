@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip(
-    "diffusers", reason="the loop's extra is not installed: pip install 'difal-kernels[loop]'"
-)
+pytest.importorskip("diffusers", reason="the loop's extra is not installed: pip install 'difal-kernels[loop]'")
 
 from difal.encoders import BaseEncoder, DiffusionEncoder, Encoder, load_encoder
 from difal.encoders.base import noise_seed
@@ -60,9 +58,7 @@ def all_activations(unet, noisy, timestep):
     return blocks, final
 
 
-@pytest.mark.parametrize(
-    ("layers", "attention"), [(1, False), (2, False), (3, False), (1, True), (2, True), (3, True)]
-)
+@pytest.mark.parametrize(("layers", "attention"), [(1, False), (2, False), (3, False), (1, True), (2, True), (3, True)])
 def test_maps_are_the_decoder_blocks_of_a_full_pass(layers, attention):
     unet, scheduler, timesteps = make_unet(layers, attention), DDPMScheduler(), (20, 300)
     count = 3 * (layers + 1)
@@ -86,9 +82,7 @@ def test_noising_is_the_formula():
     noise = encoder.noise([0], 16, 24)
     encoder.maps(images, noise)
     kept = np.prod(1 - np.linspace(1e-4, 0.02, 1000)[:151])
-    torch.testing.assert_close(
-        seen[0], kept**0.5 * images + (1 - kept) ** 0.5 * noise[:, 0], rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(seen[0], kept**0.5 * images + (1 - kept) ** 0.5 * noise[:, 0], rtol=1e-5, atol=1e-5)
 
 
 def test_numbering_at_the_papers_topology():
@@ -190,9 +184,7 @@ def test_noise_differs_by_every_part_of_its_key_and_is_normal():
         assert abs(float((a * b).mean())) < 0.05  # uncorrelated
     fixed = encoder.noise(["a", "b"], 64, 64)
     assert torch.equal(fixed[0], fixed[1])
-    swapped = DiffusionEncoder(
-        make_unet(), blocks=(0,), timesteps=(250,)
-    )  # the other timesteps do not matter
+    swapped = DiffusionEncoder(make_unet(), blocks=(0,), timesteps=(250,))  # the other timesteps do not matter
     assert torch.equal(swapped.noise(["a"], 64, 64)[0, 0], fixed[0, 1])
 
 

@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest.importorskip(
-    "diffusers", reason="the loop's extra is not installed: pip install 'difal-kernels[loop]'"
-)
+pytest.importorskip("diffusers", reason="the loop's extra is not installed: pip install 'difal-kernels[loop]'")
 
 from difal.encoders import DiffusionEncoder, load_encoder, load_guided_diffusion
 from fixtures import adm_weights
@@ -47,9 +45,7 @@ def test_files_and_a_converted_folder_give_the_same_network(weights, tmp_path):
     torch.save(weights, tmp_path / "adm.pt")
     save_file(weights, tmp_path / "adm.safetensors")
     DiffusionEncoder(unet, blocks=(5,), timesteps=(50,)).save_pretrained(tmp_path / "folder")
-    loaded = [
-        load_guided_diffusion(tmp_path / name, num_head_channels=16) for name in ("adm.pt", "adm.safetensors")
-    ]
+    loaded = [load_guided_diffusion(tmp_path / name, num_head_channels=16) for name in ("adm.pt", "adm.safetensors")]
     loaded.append(load_encoder(tmp_path / "folder").unet)
     for other in loaded:
         for (name, a), (_, b) in zip(unet.state_dict().items(), other.state_dict().items(), strict=True):
@@ -64,10 +60,7 @@ def paper_shapes(meta):
     shapes = {}
     for name, shape in meta["shapes"].items():
         keep = 1 if name in ("out.2.weight", "out.2.bias") else 0  # the output's 6 channels stay
-        grown = [
-            size * wide // narrow if i >= keep and i < 2 and size != 3 else size
-            for i, size in enumerate(shape)
-        ]
+        grown = [size * wide // narrow if i >= keep and i < 2 and size != 3 else size for i, size in enumerate(shape)]
         shapes[name] = grown
     return shapes
 

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from difal.acquisition.base import SCORES, Predictions
+from difal.acquisition.base import SCORES, Predictions, Score
 from difal.bank import Bank, Pixel
 from difal.config import Config
 from difal.errors import ConfigError
@@ -107,13 +108,14 @@ def select(
         rows = rng.choice(rows, budget, replace=False)
         return _picks(bank, pixels, rows, [None] * budget, len(rows), "random")
     with clock("scores"):
-        values = rate(score.name, bank, pixels, rows, head, config)
+        generator = torch.Generator().manual_seed(derive_seed("score", config.seed, round_index))
+        values = rate(score, bank, pixels, rows, head, generator, config)
     best = np.lexsort((rows, -values))[:budget]
     return _picks(bank, pixels, rows[best], values[best], len(rows), name)
 
 
 def _picks(bank: Bank, pixels: str, rows, scores, survivors: int, how: str) -> Picks:
-    values = [None if value is None else float(value) for value in scores]
+    values = [None if value is None or not np.isfinite(value) else float(value) for value in scores]
     return Picks([bank.pixel(pixels, row) for row in rows], values, survivors, how)
 
 
@@ -132,9 +134,10 @@ def cover(
     return np.asarray(chosen.indices), np.asarray(chosen.gains)
 
 
-def rate(name: str, bank: Bank, pixels: str, rows: np.ndarray, head: Head, config: Config) -> np.ndarray:
+def rate(
+    score: Score, bank: Bank, pixels: str, rows: np.ndarray, head: Head, generator: torch.Generator, config: Config
+) -> np.ndarray:
     """(len(rows),) float64: a score over rows of the bank."""
-    score = SCORES[name]
     single = head.logits(bank.features(pixels), rows)
     samples = head.logits(bank.noise(pixels), rows) if score.samples else None
-    return np.asarray(score.function(Predictions(single, samples, config.edald_weight)), np.float64)
+    return np.asarray(score.function(Predictions(single, samples, generator, config.edald_weight)), np.float64)

@@ -10,10 +10,14 @@ import torch
 
 @dataclass(frozen=True)
 class Predictions:
-    """Logits of P pixels: `single` (P, C) under the fixed noise, `samples` (P, K, C) under K draws if asked for."""
+    """Logits of P pixels: `single` (P, C) under the fixed noise, `samples` (P, K, C) under K draws if asked for.
+
+    `generator` is for scores that draw at random; it is seeded by the run's seed and the round.
+    """
 
     single: torch.Tensor
     samples: torch.Tensor | None
+    generator: torch.Generator
     edald_weight: float = 1.0
 
 

@@ -10,4 +10,4 @@ from difal.acquisition.base import Predictions, score
 
 @score("margin", "smallest gap between the two likeliest classes")
 def rate(predictions: Predictions) -> torch.Tensor:
-    return -difal_kernels.margin(predictions.single)
+    return difal_kernels.margin(predictions.single)
