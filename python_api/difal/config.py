@@ -55,6 +55,9 @@ class Config:
     test_cache_gb: float = _option(
         8.0, "bank", "largest test-set cache; above it all heads are tested in one late pass"
     )
+    test_pixels: int | None = _option(
+        None, "bank", "test on this many random pixels of each image, ten times faster [every pixel]", low=1
+    )
     hidden: str = _option("auto", "head", "widths of the two hidden layers, such as `128,32` [by the class count]")
     epochs: int = _option(50, "head", "passes over the labeled pixels", low=1)
     learning_rate: float = _option(1e-3, "head", "Adam step")

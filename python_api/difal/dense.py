@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from difal.bank import check_settings, encode
+from difal.bank import check_settings, encode, pixel_features
 from difal.config import Config
 from difal.data.base import Split
 from difal.errors import DataError
-from difal.files import crash_point, digest, write_json, write_tensors
+from difal.files import crash_point, derive_seed, digest, write_json, write_tensors
 from difal.head import Head
 from difal.metrics import confusion_matrix
 from difal.stages import StageClock
@@ -42,7 +42,7 @@ def _every_pixel(head: Head, maps: Sequence[torch.Tensor], size: tuple[int, int]
 
 
 class TestSet:
-    """The test images' maps: from disk where they fit, from the encoder where not."""
+    """The test images' maps, or features of random pixels: from disk where they fit, else from the encoder."""
 
     __test__ = False  # for pytest, which collects classes of this name
 
@@ -53,62 +53,73 @@ class TestSet:
             "format": 1,
             "pool": digest(split.fingerprint()),
             "encoder": config.encoder,
-            **{name: getattr(config, name) for name in ("bank_seed", "bank_dtype")},
+            **{name: getattr(config, name) for name in ("bank_seed", "bank_dtype", "test_pixels")},
         }
         self.cached = self._plan()
 
     def _plan(self) -> bool:
-        """Whether the maps are kept; decided once, from the size of the first image's."""
+        """Whether the cache is kept; decided once, from the size of the first image's."""
         path = self.folder / "test.json"
         if path.is_file():
             self.meta = check_settings(path, self.settings)
         else:
-            total = sum(m.numel() for m in self._encode(0)) * np.dtype(self.config.bank_dtype).itemsize
-            self.meta = {"settings": self.settings, "bytes": total * len(self.split), "stages": {}}
+            size = sum(tensor.nbytes for tensor in self._make(0).values())
+            self.meta = {"settings": self.settings, "bytes": size * len(self.split), "stages": {}}
             write_json(path, self.meta)
         return self.meta["bytes"] <= self.config.test_cache_gb * 1e9
 
-    def _encode(self, index: int) -> list[torch.Tensor]:
+    def _make(self, index: int) -> dict[str, torch.Tensor]:
+        """What is kept of one image: its maps in the encoder's order, or `points` and `features`."""
+        name, dtype = self.split.ids[index], getattr(torch, self.config.bank_dtype)
         with self.clock("images"):
             image = self.split.image(index)
         with self.clock("encoder"):
-            return encode(self.load_encoder(), image, self.split.ids[index], [0], self.config)
+            maps = encode(self.load_encoder(), image, name, [0], self.config)
+        if self.config.test_pixels is None:
+            kept = {f"map{i:03d}": m.to(dtype) for i, m in enumerate(maps)}
+        else:
+            with self.clock("hypercolumns"):
+                pixels = image.shape[0] * image.shape[1]
+                rng = np.random.default_rng(derive_seed("test pixels", self.config.bank_seed, name))
+                flat = np.sort(rng.choice(pixels, min(self.config.test_pixels, pixels), replace=False))
+                points = np.stack(np.divmod(flat, image.shape[1]), 1)
+                features = torch.from_numpy(pixel_features(maps, points, image.shape[:2], name)).to(dtype)
+                kept = {"points": torch.from_numpy(points), "features": features}
+        if not all(bool(tensor.isfinite().all()) for tensor in kept.values()):
+            raise DataError(
+                f"the encoder's maps of image {name} are not finite in {dtype}; check the encoder's weights, or use "
+                f"--bank-dtype float32"
+            )
+        return kept
 
     def _path(self, index: int) -> Path:
-        return self.folder / "maps" / f"{index:06d}.safetensors"
+        return self.folder / "images" / f"{index:06d}.safetensors"
 
     def fill(self) -> None:
-        """Pass what is not there yet through the encoder, if the maps are kept."""
+        """Pass what is not there yet through the encoder, if the cache is kept."""
         missing = [i for i in range(len(self.split)) if not self._path(i).is_file()] if self.cached else []
         if not missing:
             return
-        done, dtype = len(self.split) - len(missing), getattr(torch, self.config.bank_dtype)
+        done = len(self.split) - len(missing)
         for index in tqdm(missing, "test images", initial=done, total=len(self.split), unit="image"):
-            maps = self._encode(index)
-            stored = {f"{i:03d}": m.to(dtype) for i, m in enumerate(maps)}
-            if not all(bool(m.isfinite().all()) for m in stored.values()):
-                raise DataError(
-                    f"the encoder's maps of image {self.split.ids[index]} are not finite in {dtype}; "
-                    f"check the encoder's weights, or use --bank-dtype float32"
-                )
-            write_tensors(self._path(index), stored)
+            write_tensors(self._path(index), self._make(index))
+            self.clock.add_to(self.meta["stages"])
             crash_point("test-image")
-        self.clock.add_to(self.meta["stages"])
         write_json(self.folder / "test.json", self.meta)
 
-    def maps(self, index: int) -> list[torch.Tensor]:
-        if not self.cached:
-            return self._encode(index)
-        stored = load_file(self._path(index))
-        return [stored[name] for name in sorted(stored)]
-
     def evaluate(self, heads: Sequence[Head], classes: int, note: str = "test") -> list[np.ndarray]:
-        """Confusion matrices (C, C) of several heads over every test pixel, in one pass over the images."""
+        """Confusion matrices (C, C) of several heads over the test pixels, in one pass over the images."""
         totals = [np.zeros((classes, classes), np.int64) for _ in heads]
         for index in tqdm(range(len(self.split)), note, unit="image", leave=False):
-            maps = self.maps(index)
+            kept = load_file(self._path(index)) if self.cached else self._make(index)
             truth = self.split.mask(index)
+            size = truth.shape
+            if "points" in kept:
+                truth = truth[tuple(kept["points"].numpy().T)]
             for head, total in zip(heads, totals, strict=True):
-                predicted = dense_classes(head, maps, truth.shape)[0]
+                if "points" in kept:
+                    predicted = head.logits(kept["features"].numpy(), np.arange(len(truth))).argmax(1)
+                else:
+                    predicted = dense_classes(head, [kept[name] for name in sorted(kept)], size)[0]
                 total += confusion_matrix(truth, predicted.numpy(), classes)
         return totals

@@ -241,6 +241,7 @@ class Loop:
             labels = [label for label in asked if label.round <= entry.index]
             skipped = sum(label.skipped for label in labels)
             facts = {"round": entry.index, "asked": len(labels), "labeled": len(labels) - skipped}
+            facts["test_pixels"] = int(count.sum())
             entry.write_metrics({**facts, **summary(count)})
             crash_point("metrics")
 

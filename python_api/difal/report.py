@@ -117,7 +117,7 @@ class Report:
         heads = ["round", "asked:n", "labeled:n", *(f"mIoU {policy}, %:n" for policy in POLICIES), "accuracy, %:n"]
         notes = "; ".join(f"<b>{name}</b>: {text}" for name, text in POLICIES.items())
         content = figures.learning_curve(points) + _table(heads, rows)
-        return _section("Learning curve", f"Every test pixel. {notes}.", content)
+        return _section("Learning curve", f"On {points[-1]['test_pixels']:,} test pixels. {notes}.", content)
 
     def class_table(self) -> str:
         last = self.last_metrics()

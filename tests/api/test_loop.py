@@ -116,7 +116,18 @@ def test_late_testing_gives_the_same_metrics(tmp_path):
         config = tiny_config(tmp_path / name, test_cache_gb=gigabytes, bank_dtype="float32", pictures=0)
         run(config, data=tiny_data(), encoder=FakeEncoder(), say=silent)
     assert outcome(tmp_path / "kept") == outcome(tmp_path / "late")
-    assert not list((tmp_path / "late").rglob("maps/*"))
+    assert not list((tmp_path / "late").rglob("images/*"))
+
+
+def test_testing_on_random_pixels(tmp_path):
+    """All of an image's pixels, drawn at random, are the image; fewer are as many as asked for."""
+    for name, pixels in (("whole", None), ("all", 32 * 32), ("some", 100)):
+        config = tiny_config(tmp_path / name, test_pixels=pixels, bank_dtype="float32", rounds=1, pictures=0)
+        run(config, data=tiny_data(), encoder=FakeEncoder(), say=silent)
+    whole, everything, some = (Ledger(tmp_path / name).round(0).metrics() for name in ("whole", "all", "some"))
+    assert everything == whole
+    assert 80 < some["test_pixels"] <= 200 < whole["test_pixels"]
+    assert some["pixel_accuracy"] == pytest.approx(whole["pixel_accuracy"], abs=0.15)
 
 
 def test_the_pool_can_run_dry(tmp_path):
