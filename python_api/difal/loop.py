@@ -60,8 +60,6 @@ def run(
     with exclusive(ledger.folder):
         if ledger.begun and not resume:
             raise ConfigError(f"{ledger.folder} holds a run; go on with --resume, or choose another --out")
-        if config.threads:
-            torch.set_num_threads(config.threads)
         return Loop(config, ledger, data, encoder, say, resume).run()
 
 
@@ -85,6 +83,8 @@ def make_features(
     given: Sequence[Pixel] = (),
 ) -> tuple[Bank, TestSet | None]:
     """Make, finish or open the feature bank of the pool and the cache of the test set, in `folder` or `config.bank`."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
     data = data or open_config_data(config)
     load_encoder = load_encoder or encoder_loader(config)
     folder = Path(folder or config.bank)
