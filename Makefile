@@ -23,7 +23,7 @@ demo: venv
 # Six rounds on drawn scenes with the embedded encoder, then the report.
 demo-loop: venv
 	rm -rf demo/scenes
-	$(BIN)/difal run --data scenes:40,16,0 --encoder tiny --rounds 6 --budget 0.25 --candidates 2000 --draws 3 \
+	$(BIN)/difal run --data scenes:36,12,0 --encoder tiny --rounds 6 --budget 0.25 --candidates 2000 --draws 3 \
 		--bank demo/bank --out demo/scenes
 	$(BIN)/difal report demo/scenes
 
