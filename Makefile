@@ -28,7 +28,7 @@ demo-loop: venv
 	$(BIN)/difal report demo/scenes
 
 bench: venv
-	$(BIN)/python -m pytest bench --benchmark-only
+	$(BIN)/python -m pytest bench/bench_*.py --benchmark-only -p no:cacheprovider -s
 
 lint: venv
 	$(BIN)/python -m pip install --quiet "ruff>=0.6" "clang-format>=18"

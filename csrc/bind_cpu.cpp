@@ -5,13 +5,17 @@
 
 #include <array>
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 #include <tuple>
 #include <vector>
 
 #include "difal/coverage.h"
+#include "difal/disagreement.h"
 #include "difal/hypercolumns.h"
 #include "difal/isa.h"
 #include "difal/projection.h"
+#include "difal/sweep.h"
 
 namespace py = pybind11;
 
@@ -22,12 +26,24 @@ T* address(std::uintptr_t value) {
     return reinterpret_cast<T*>(value);
 }
 
-void bind_coverage(py::module_& m) {
-    using difal::Coverage;
+py::dict as_dict(const difal::CoverageStats& s) {
+    py::dict d;
+    d["picks"] = s.picks;
+    d["contested"] = s.contested;
+    d["settled"] = s.settled;
+    d["uncertain"] = s.uncertain;
+    d["rows_updated"] = s.rows_updated;
+    return d;
+}
+
+// The constructor shared by Coverage and Sweep: a CoverageProblem by keywords.
+template <typename Engine>
+py::class_<Engine> bind_engine(py::module_& m, const char* name, const char* doc) {
     using difal::CoverageProblem;
     using difal::KernelKind;
     using Unlocked = py::call_guard<py::gil_scoped_release>;
-    py::class_<Coverage>(m, "Coverage", "Greedy coverage selection; see csrc/include/difal/coverage.h.")
+    py::class_<Engine> engine(m, name, doc);
+    engine
         .def(py::init([](int64_t rows, int64_t columns, int64_t dimension, bool is_double, std::uintptr_t features,
                          int64_t feature_stride, std::uintptr_t weights, std::uintptr_t candidates,
                          std::uintptr_t allowed, int32_t kind, double bandwidth, float lambda, float tolerance,
@@ -50,43 +66,88 @@ void bind_coverage(py::module_& m) {
                  p.gram = address<float>(gram);
                  p.gram_stride = gram_stride;
                  p.symmetric = symmetric;
-                 return new Coverage(p, threads);
+                 return new Engine(p, threads);
              }),
              py::kw_only(), py::arg("rows"), py::arg("columns"), py::arg("dimension"), py::arg("is_double"),
              py::arg("features"), py::arg("feature_stride"), py::arg("weights"), py::arg("candidates"),
              py::arg("allowed"), py::arg("kind"), py::arg("bandwidth"), py::arg("lambda_"), py::arg("tolerance"),
              py::arg("relative"), py::arg("absolute"), py::arg("scale"), py::arg("gram"), py::arg("gram_stride"),
              py::arg("symmetric"), py::arg("threads"))
-        .def("fill", &Coverage::fill, Unlocked())
         .def(
             "cover",
-            [](Coverage& self, std::uintptr_t labeled, int64_t count, std::uintptr_t products, int64_t stride,
+            [](Engine& self, std::uintptr_t labeled, int64_t count, std::uintptr_t products, int64_t stride,
                std::uintptr_t scale) {
                 self.cover(address<const void>(labeled), count, address<float>(products), stride,
                            address<const float>(scale));
             },
             Unlocked())
         .def(
-            "cover_with", [](Coverage& self, std::uintptr_t m) { self.cover_with(address<const double>(m)); },
-            Unlocked())
-        .def("start", &Coverage::start, Unlocked())
-        .def(
             "select",
-            [](Coverage& self, int64_t count, std::uintptr_t picks, std::uintptr_t gains) {
+            [](Engine& self, int64_t count, std::uintptr_t picks, std::uintptr_t gains) {
                 self.select(count, address<int64_t>(picks), address<double>(gains));
             },
             Unlocked())
-        .def("covered", &Coverage::covered, Unlocked())
-        .def("stats", [](const Coverage& self) {
-            const difal::CoverageStats s = self.stats();
-            py::dict d;
-            d["picks"] = s.picks;
-            d["contested"] = s.contested;
-            d["settled"] = s.settled;
-            d["uncertain"] = s.uncertain;
-            d["rows_updated"] = s.rows_updated;
-            return d;
-        });
+        .def("covered", &Engine::covered, Unlocked())
+        .def("stats", [](const Engine& self) { return as_dict(self.stats()); });
+    return engine;
+}
+
+void bind_coverage(py::module_& m) {
+    using difal::Coverage;
+    using Unlocked = py::call_guard<py::gil_scoped_release>;
+    bind_engine<Coverage>(m, "Coverage", "Greedy selection on a stored matrix; see csrc/include/difal/coverage.h.")
+        .def("fill", &Coverage::fill, Unlocked())
+        .def(
+            "cover_with", [](Coverage& self, std::uintptr_t m) { self.cover_with(address<const double>(m)); },
+            Unlocked())
+        .def("start", &Coverage::start, Unlocked());
+}
+
+void bind_sweep(py::module_& m) {
+    using difal::Sweep;
+    using Unlocked = py::call_guard<py::gil_scoped_release>;
+    bind_engine<Sweep>(m, "Sweep", "Greedy selection without the matrix; see csrc/include/difal/sweep.h.")
+        .def(
+            "guess",
+            [](Sweep& self, int64_t j, std::uintptr_t products) { return self.guess(j, address<float>(products)); },
+            Unlocked())
+        .def("keep", &Sweep::keep)
+        .def("guesses", &Sweep::guesses)
+        .def(
+            "copy_coverage",
+            [](const Sweep& self, int64_t count, std::uintptr_t out, int64_t n) {
+                const double* m = self.coverage(count);
+                for (int64_t i = 0; i < n; ++i) address<double>(out)[i] = m[i];
+            },
+            Unlocked())
+        .def("begin", &Sweep::begin, Unlocked())
+        .def(
+            "tile",
+            [](Sweep& self, int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end,
+               std::uintptr_t tile, std::uintptr_t turned) {
+                self.tile(row_begin, row_end, column_begin, column_end, address<float>(tile), address<float>(turned));
+            },
+            Unlocked())
+        .def("gathered", &Sweep::gathered)
+        .def(
+            "gains",
+            [](const Sweep& self, int64_t t, std::uintptr_t out, std::uintptr_t alive) {
+                self.gains(t, address<double>(out), address<double>(alive));
+            },
+            Unlocked())
+        .def(
+            "settle",
+            [](Sweep& self, int64_t j, std::uintptr_t products, bool fresh, int64_t t, double threshold) {
+                return self.settle(j, address<float>(products), fresh, t, threshold);
+            },
+            Unlocked())
+        .def(
+            "start",
+            [](Sweep& self, double first_gain, std::uintptr_t picked) {
+                self.start(first_gain, address<const int64_t>(picked));
+            },
+            Unlocked())
+        .def("entries", &Sweep::entries);
 }
 
 // address, dtype (a value of difal::Float), (C, H, W), strides of (B, C, H, W)
@@ -160,12 +221,50 @@ void resize_projected(const std::vector<std::tuple<std::uintptr_t, std::uintptr_
     difal::resize_projected(job, threads);
 }
 
+// An array of predictions from its Python description (address, type, sample stride, class stride, place
+// strides, tolerance); no address, no array.
+difal::Predictions predictions(const py::tuple& from) {
+    difal::Predictions to;
+    to.data = address<const void>(from[0].cast<std::uintptr_t>());
+    to.type = static_cast<difal::Scalar>(from[1].cast<int>());
+    to.sample_stride = from[2].cast<int64_t>();
+    to.class_stride = from[3].cast<int64_t>();
+    int d = 0;
+    for (const auto& stride : from[4].cast<py::tuple>()) to.place_strides[d++] = stride.cast<int64_t>();
+    to.sum_tolerance = from[5].cast<double>();
+    return to;
+}
+
+int64_t disagreement(const py::tuple& samples, const py::tuple& single, int input, bool check_finite, double weight,
+                     int64_t num_samples, int64_t num_classes, const py::tuple& place_sizes, const py::tuple& scores,
+                     int threads) {
+    difal::DisagreementJob job;
+    if (place_sizes.size() > difal::max_place_dims) {
+        throw std::invalid_argument("at most " + std::to_string(difal::max_place_dims) + " place dimensions");
+    }
+    job.samples = predictions(samples);
+    job.single = predictions(single);
+    job.input = static_cast<difal::Input>(input);
+    job.check_finite = check_finite;
+    job.weight = weight;
+    job.num_samples = num_samples;
+    job.num_classes = num_classes;
+    for (const auto& size : place_sizes) job.place_sizes[job.place_dims++] = size.cast<int64_t>();
+    for (int i = 0; i < difal::score_count; ++i) {
+        job.scores[i] = address<float>(scores[i].cast<std::uintptr_t>());
+    }
+    py::gil_scoped_release release;
+    return difal::disagreement(job, threads);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
     m.doc() = "Native CPU kernels of difal_kernels; use the functions of difal_kernels instead.";
+    m.def("disagreement", &disagreement, "Fills the wanted scores; the first invalid place, or -1.");
     m.def("isa", &difal::isa_name, "The instruction set that the kernels run with.");
     bind_coverage(m);
+    bind_sweep(m);
     m.def("hypercolumns", &hypercolumns);
     m.def("gram_maps", &gram_maps);
     m.def("resize_projected", &resize_projected);

@@ -10,6 +10,20 @@
 
 from ._dispatch import BackendUnavailableError, available_backends, explain
 from ._version import __version__
+from .ops.disagreement import (
+    bald,
+    balentacq,
+    dald,
+    disagreement,
+    edald,
+    entropy,
+    entropy_bald,
+    least_confidence,
+    margin,
+    mutual_information,
+    power_bald,
+    variation_ratio,
+)
 from .ops.hypercolumns import hypercolumns
 from .ops.maxherding import Selection, maxherding
 from .ops.projection import project_then_resize
@@ -19,8 +33,20 @@ __all__ = [
     "Selection",
     "__version__",
     "available_backends",
+    "bald",
+    "balentacq",
+    "dald",
+    "disagreement",
+    "edald",
+    "entropy",
+    "entropy_bald",
     "explain",
     "hypercolumns",
+    "least_confidence",
+    "margin",
     "maxherding",
+    "mutual_information",
+    "power_bald",
     "project_then_resize",
+    "variation_ratio",
 ]

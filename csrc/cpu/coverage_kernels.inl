@@ -200,6 +200,19 @@ void lower_gains(double* __restrict gains, const float* __restrict k, int64_t n,
     }
 }
 
+void take_gains(const ErrorModel& error, double* __restrict gains, float* __restrict alive, const float* __restrict k,
+                int64_t n, float low, float high, double weight) {
+    const float stretch = 1 + 2 * error.tolerance + error.relative, absolute = error.absolute;
+    const float rounded = static_cast<float>(weight) * 1.000001f;
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) {
+        const float clipped = smaller(larger(k[j], low), high);
+        gains[j] -= weight * (static_cast<double>(clipped) - static_cast<double>(low));
+        const float reach = k[j] * stretch + absolute;
+        alive[j] += (reach > low) & (reach <= high) ? rounded : 0.0f;
+    }
+}
+
 // Four rows at a time share the loads of y; accumulators are float64 throughout.
 template <bool squared, typename T>
 void against(const T* __restrict x, int64_t d, const int32_t* __restrict rows, int64_t count, const T* __restrict y,
@@ -243,6 +256,7 @@ const CoverageKernels DIFAL_COVERAGE_TABLE = {
     transform,
     transpose,
     lower_gains,
+    take_gains,
     scan,
     live,
     against<true, float>,

@@ -32,6 +32,10 @@ struct CoverageKernels {
     // gains[j] -= weight * (clip(k[j], low, high) - low)
     void (*lower_gains)(double* gains, const float* k, int64_t n, float low, float high, double weight);
 
+    // The same, and alive[j] += weight for those k_j whose bound reaches above `low` but not above `high`.
+    void (*take_gains)(const ErrorModel& error, double* gains, float* alive, const float* k, int64_t n, float low,
+                       float high, double weight);
+
     // *gain = sum_i w_i max(k_i - m_i, 0) and *error = sum of the entries' bounds over the live ones.
     void (*scan)(KernelKind kind, const ErrorModel& error, const float* k, const float* m, const double* w, int64_t n,
                  float s_j, const float* s, double* gain, double* bound);

@@ -81,6 +81,7 @@ def hypercolumns(
         Not differentiable: the answer carries no gradient. Coordinates, weights, sums and norms are float64;
         each value is rounded once to float32 (unless a map or the answer is float64) and once to `out_dtype`.
         Unlike `torch.nn.functional.normalize` there is no epsilon: short rows get norm 1 too.
+        What lies beyond the range of `out_dtype` becomes infinite (only without `normalize`).
         O(P D) work; points are visited by image, row and column, whatever their order. Workspace: 128 rows of
         the answer per thread. Results do not depend on the number of threads.
 

@@ -34,6 +34,21 @@ def kernel_matrix(x: torch.Tensor, y: torch.Tensor, kernel: str, bandwidth: floa
     raise ValueError(f"`kernel` must be a function of features, got {kernel!r}")
 
 
+def kernel_of_scaled_square(q: torch.Tensor, kernel: str) -> torch.Tensor:
+    """k from q = (r/h)^2, in place and in q's own precision: an estimate, for guessing."""
+    if kernel == "rbf":
+        return q.neg_().exp_()
+    if kernel == "laplace":
+        return q.sqrt_().neg_().exp_()
+    if kernel == "cauchy":
+        return q.add_(1).reciprocal_()
+    if kernel == "student_t":
+        return q.mul_(2).add_(1).pow_(-0.75)
+    if kernel == "rational_quadratic":
+        return q.mul_(0.5).add_(1).reciprocal_()
+    return q.copy_(q < 1)  # tophat
+
+
 def sample_rows(n: int, count: int) -> torch.Tensor:
     """`count` distinct rows of `n`, ascending: those whose hashed index is smallest. The same everywhere, for ever.
 

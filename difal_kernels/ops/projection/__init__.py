@@ -14,7 +14,7 @@ from difal_kernels._dispatch import Op
 from difal_kernels.ops import _maps
 from difal_kernels.ops.projection import cpu, reference
 
-CHUNK_NUMBERS = 1 << 20  # what one chunk of rows holds by default: 4 MiB of float32
+CHUNK_NUMBERS = 1 << 21  # what one chunk of rows holds by default: 8 MiB of float32
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def project_then_resize(
         normalize: divide each hypercolumn by its Euclidean norm. A zero vector stays zero: the answer is b.
         tail: the rest of the head, for example a `torch.nn.Sequential` in eval mode. It gets (n, O) for n
             pixels at a time, in a tensor that is used again for the next ones, and returns (n, ...).
-        rows_per_chunk: image rows per call of `tail`; by default about 4 MiB worth.
+        rows_per_chunk: image rows per call of `tail`; by default about 8 MiB worth.
         backend: "auto", "cpu" or "reference".
 
     Returns:

@@ -1,4 +1,4 @@
-"""The linear layer on dense hypercolumns, in float64 torch, a few thousand pixels at a time."""
+"""The linear layer on dense hypercolumns, in float64 torch, a thousand pixels at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from difal_kernels.ops.hypercolumns import reference as hypercolumns
 from difal_kernels.ops.projection._assemble import assemble
 
-PIXELS = 4096
+PIXELS = 1024
 
 
 def unavailable() -> str | None:

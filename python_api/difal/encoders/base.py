@@ -134,16 +134,12 @@ class BaseEncoder:
         """
         seed, draw = as_int(seed, "seed", low=0), as_int(draw, "draw", low=0)
         if isinstance(image_ids, str):
-            raise TypeError(
-                f"`image_ids` must be a sequence of ids, got the string {image_ids!r}; put it in a list"
-            )
+            raise TypeError(f"`image_ids` must be a sequence of ids, got the string {image_ids!r}; put it in a list")
         ids = [i if isinstance(i, str) else as_int(i, "image_ids") for i in image_ids]
         shape = self.noise_shape(height, width)
 
         def draw_one(image_id):
-            generators = [
-                torch.Generator().manual_seed(noise_seed(seed, image_id, t, draw)) for t in self.timesteps
-            ]
+            generators = [torch.Generator().manual_seed(noise_seed(seed, image_id, t, draw)) for t in self.timesteps]
             return torch.stack([torch.randn(shape, generator=g) for g in generators])
 
         if shared:
@@ -204,9 +200,7 @@ class BaseEncoder:
             noise = self.noise(range(len(images)), *images.shape[2:])
         maps = self.maps(images, noise)
         size = tuple(images.shape[2:])
-        return hypercolumns(
-            maps, points, size, image_index=image_index, normalize=normalize, out_dtype=out_dtype
-        )
+        return hypercolumns(maps, points, size, image_index=image_index, normalize=normalize, out_dtype=out_dtype)
 
     def _check_noise(self, images, noise, shape) -> torch.Tensor:
         if not isinstance(noise, torch.Tensor) or not noise.is_floating_point():
@@ -214,9 +208,7 @@ class BaseEncoder:
             raise TypeError(f"`noise` must be a float torch.Tensor, got {kind}; see `noise()`")
         one, each = (len(images), *shape), (len(images), len(self.timesteps), *shape)
         if tuple(noise.shape) not in (one, each):
-            raise ValueError(
-                f"`noise` must have shape {each} or {one} here, got {tuple(noise.shape)}; see `noise()`"
-            )
+            raise ValueError(f"`noise` must have shape {each} or {one} here, got {tuple(noise.shape)}; see `noise()`")
         return noise[:, None].expand(each) if noise.shape == one else noise
 
 
@@ -225,18 +217,14 @@ def check_images(images: torch.Tensor, channels: int = 3) -> None:
     if not isinstance(images, torch.Tensor):
         raise TypeError(f"`images` must be a torch.Tensor, got {type(images).__name__}; use torch.from_numpy")
     if not images.is_floating_point():
-        raise TypeError(
-            f"`images` must be float in [-1, 1], got {images.dtype}; use images.float() / 127.5 - 1"
-        )
+        raise TypeError(f"`images` must be float in [-1, 1], got {images.dtype}; use images.float() / 127.5 - 1")
     if images.ndim != 4 or images.shape[1] != channels:
         raise ValueError(f"`images` must have shape (B, {channels}, H, W), got {tuple(images.shape)}")
     if images.numel() == 0:
         raise ValueError(f"`images` must not be empty, got shape {tuple(images.shape)}")
     low, high = (float(v) for v in torch.aminmax(images.detach()))
     if low != low:  # aminmax passes NaN on
-        raise ValueError(
-            f"`images` must be finite, got NaN at index {tuple(images.isnan().nonzero()[0].tolist())}"
-        )
+        raise ValueError(f"`images` must be finite, got NaN at index {tuple(images.isnan().nonzero()[0].tolist())}")
     if low < -1 - RANGE_SLACK or high > 1 + RANGE_SLACK:
         raise ValueError(
             f"`images` must lie in [-1, 1], got values from {low:.6g} to {high:.6g}; "

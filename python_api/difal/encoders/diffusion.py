@@ -31,15 +31,11 @@ def decoder_blocks(unet: nn.Module) -> list[tuple[nn.Module, int]]:
     blocks = []
     for level in unet.up_blocks:
         if not len(getattr(level, "resnets", ())):
-            raise ValueError(
-                f"`unet` has an up block of type {type(level).__name__}, which has no `resnets` to read"
-            )
+            raise ValueError(f"`unet` has an up block of type {type(level).__name__}, which has no `resnets` to read")
         attentions = getattr(level, "attentions", None) or [None] * len(level.resnets)
         inner = [a if a is not None else r for a, r in zip(attentions, level.resnets, strict=True)]
         modules = [*inner[:-1], level]
-        blocks += [
-            (module, resnet.out_channels) for module, resnet in zip(modules, level.resnets, strict=True)
-        ]
+        blocks += [(module, resnet.out_channels) for module, resnet in zip(modules, level.resnets, strict=True)]
     return blocks
 
 
@@ -93,9 +89,7 @@ class DiffusionEncoder(BaseEncoder):
 
             scheduler = DDPMScheduler()
         available = decoder_blocks(unet)
-        self.blocks = _distinct(
-            blocks, "blocks", len(available), f"the UNet has {len(available)} decoder blocks"
-        )
+        self.blocks = _distinct(blocks, "blocks", len(available), f"the UNet has {len(available)} decoder blocks")
         steps = scheduler.config.num_train_timesteps
         timesteps = _distinct(timesteps, "timesteps", steps, f"the scheduler has {steps} steps")
         halvings = sum(1 for level in unet.down_blocks if getattr(level, "downsamplers", None))

@@ -74,9 +74,7 @@ def _folder(name: str | Path) -> Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise ValueError(
-            f"`name` must be a folder that diffusers' save_pretrained wrote, got the file {path}"
-        )
+        raise ValueError(f"`name` must be a folder that diffusers' save_pretrained wrote, got the file {path}")
     if isinstance(name, Path) or not HUB_ID.fullmatch(name):
         raise FileNotFoundError(
             f"`name`: there is no folder {str(name)!r}; give {', '.join(map(repr, EMBEDDED))}, "

@@ -78,9 +78,7 @@ def load_pyramids() -> tuple[list[list[torch.Tensor]], torch.Tensor]:
                 width, height = round(image.width * scale * aspect), round(image.height * scale / aspect)
                 if min(width, height) < min(CROPS):
                     continue
-                small = image.resize(
-                    (width, height), Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
-                )
+                small = image.resize((width, height), Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC)
                 levels.append(torch.from_numpy(np.asarray(small).transpose(2, 0, 1).copy()))
         pyramids.append(levels)
         shares.append(share)
@@ -214,9 +212,7 @@ def parse(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder for the state, the loss and the encoder"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the state, the loss and the encoder")
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--warmup", type=int, default=300, help="steps of linear warm-up")
@@ -225,9 +221,7 @@ def parse(arguments=None):
         "--batch-scale", type=int, default=1, help="multiple of 32768 pixels a step (8 or more on a GPU)"
     )
     parser.add_argument("--prediction", choices=("epsilon", "v_prediction"), default="v_prediction")
-    parser.add_argument(
-        "--bfloat16", action=argparse.BooleanOptionalAction, default=True, help="bfloat16 autocast"
-    )
+    parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=True, help="bfloat16 autocast")
     parser.add_argument("--device", default=None, help="cpu or cuda; default: cuda where there is one")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--seed", type=int, default=0)

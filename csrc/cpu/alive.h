@@ -1,0 +1,86 @@
+// The entries of a symmetric kernel matrix that are still alive: a list per point, in blocks from one pool.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <vector>
+
+namespace difal {
+
+class AliveEntries {
+  public:
+    static constexpr int32_t kWidth = 30;
+    struct Block {
+        int32_t next;  // index of the next block, or -1
+        int32_t size;
+        int32_t point[kWidth];
+        float value[kWidth];
+    };
+
+    AliveEntries(int64_t points, int64_t capacity) : head_(points, -1), tail_(points, -1) {
+        capacity_ = capacity / kWidth + points + 1;  // in blocks; pages that are never written cost nothing
+        blocks_.reset(static_cast<Block*>(std::malloc(capacity_ * sizeof(Block))));
+        if (!blocks_) throw std::bad_alloc();
+    }
+
+    // Appends to point i's list. Different threads may append to different points' lists.
+    void add(int64_t i, int32_t point, float value) {
+        int32_t at = tail_[i];
+        if (at < 0 || blocks_[at].size == kWidth) {
+            const int64_t fresh = used_.fetch_add(1, std::memory_order_relaxed);
+            if (fresh >= capacity_) return;  // full(): whoever gathers must give up
+            blocks_[fresh].next = -1;
+            blocks_[fresh].size = 0;
+            (at < 0 ? head_[i] : blocks_[at].next) = static_cast<int32_t>(fresh);
+            at = tail_[i] = static_cast<int32_t>(fresh);
+        }
+        Block& block = blocks_[at];
+        block.point[block.size] = point;
+        block.value[block.size++] = value;
+    }
+
+    bool full() const { return used_.load(std::memory_order_relaxed) > capacity_; }
+
+    int64_t count() const {
+        int64_t total = 0;
+        for (int64_t i = 0; i < static_cast<int64_t>(head_.size()); ++i) total += length(i);
+        return total;
+    }
+
+    int64_t length(int64_t i) const {
+        int64_t total = 0;
+        for (int32_t at = head_[i]; at >= 0; at = blocks_[at].next) total += blocks_[at].size;
+        return total;
+    }
+
+    // visit(point, value) for each entry of i's list; entries for which it returns false are dropped.
+    template <typename Visit>
+    void filter(int64_t i, Visit&& visit) {
+        for (int32_t at = head_[i]; at >= 0; at = blocks_[at].next) {
+            Block& block = blocks_[at];
+            int32_t kept = 0;
+            for (int32_t e = 0; e < block.size; ++e) {
+                const int32_t point = block.point[e];
+                const float value = block.value[e];
+                if (!visit(point, value)) continue;
+                block.point[kept] = point;
+                block.value[kept++] = value;
+            }
+            block.size = kept;
+        }
+    }
+
+  private:
+    struct Free {
+        void operator()(Block* blocks) const { std::free(blocks); }
+    };
+    std::unique_ptr<Block[], Free> blocks_;
+    int64_t capacity_;
+    std::atomic<int64_t> used_{0};
+    std::vector<int32_t> head_, tail_;
+};
+
+}  // namespace difal

@@ -1,0 +1,118 @@
+// The kernel matrix stored whole, float32.
+#include <algorithm>
+
+#include "difal/coverage.h"
+#include "greedy.h"
+
+namespace difal {
+namespace {
+
+constexpr int64_t kStrip = 16;        // rows per task of fill
+constexpr int64_t kSpan = 1024;       // columns per task of a gain update
+constexpr int64_t kInline = 1 << 16;  // fewer multiply-adds than this are not worth waking threads for
+
+}  // namespace
+
+struct Coverage::State final : Greedy {
+    using Greedy::Greedy;
+
+    // Column j as contiguous numbers.
+    const float* column(int64_t j, Scratch& s) const {
+        if (p.symmetric) return p.gram + j * p.gram_stride;
+        for (int64_t i = 0; i < p.rows; ++i) s.column[i] = p.gram[i * p.gram_stride + j];
+        return s.column.data();
+    }
+
+    void scan(int64_t j, Scratch& s, double* gain, double* bound) override {
+        const float* k = column(j, s);
+        simd_.scan(p.kind, p.error, k, level.rounded.data(), p.weights, p.rows, scale_of(j), p.scale, gain, bound);
+        if (p.symmetric) *bound -= self_bound(k[j], level.rounded[j], p.weights[j], p.scale[j]);
+    }
+
+    int64_t live_rows(int64_t j, Scratch& s) override {
+        return simd_.live(p.kind, p.error, column(j, s), level.rounded.data(), p.rows, scale_of(j), p.scale,
+                          s.rows.data());
+    }
+
+    bool touches(const Rise& rise, int64_t j) const {
+        const float* k = p.gram + rise.row * p.gram_stride + j;
+        int32_t row;
+        return may_reach(*k, rise.low) &&
+               simd_.live(p.kind, p.error, k, &rise.low, 1, scale_of(j), p.scale + rise.row, &row) != 0;
+    }
+
+    void raise(const std::vector<Rise>& rises) override {
+        for (int64_t j : settled_) {
+            const auto touched = [&](const Rise& rise) { return touches(rise, j); };
+            if (is_settled_[j] && std::any_of(rises.begin(), rises.end(), touched)) reopen(j);
+        }
+        const auto lower = [&](int64_t block) {
+            const int64_t begin = block * kSpan, size = std::min(kSpan, p.columns - begin);
+            for (const Rise& rise : rises) {
+                simd_.lower_gains(gains_.data() + begin, p.gram + rise.row * p.gram_stride + begin, size, rise.low,
+                                  rise.high, p.weights[rise.row]);
+            }
+        };
+        const int64_t blocks = (p.columns + kSpan - 1) / kSpan;
+        if (static_cast<int64_t>(rises.size()) * p.columns < kInline) {
+            for (int64_t block = 0; block < blocks; ++block) lower(block);
+        } else {
+            team.parallel_for(blocks, lower);
+        }
+    }
+};
+
+Coverage::Coverage(const CoverageProblem& problem, int threads) : state_(new State(problem, threads)) {}
+Coverage::~Coverage() = default;
+
+void Coverage::fill(int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end) {
+    State& s = *state_;
+    const CoverageProblem& p = s.p;
+    const int64_t width = column_end - column_begin;
+    std::vector<float> packed;  // the s_j of this block's columns
+    const float* scale = p.scale + column_begin;
+    if (p.candidates) {
+        for (int64_t j = column_begin; j < column_end; ++j) packed.push_back(p.scale[p.candidates[j]]);
+        scale = packed.data();
+    }
+    const int64_t mirrored = p.symmetric ? std::min(column_end, row_begin) : column_begin;
+    const int64_t strips = (row_end - row_begin + kStrip - 1) / kStrip;
+    std::vector<int64_t> uncertain(strips, 0);
+    s.team.parallel_for(strips, [&](int64_t strip) {
+        const int64_t begin = row_begin + strip * kStrip, end = std::min(row_end, begin + kStrip);
+        Scratch& buffers = scratch(std::max(p.rows, p.columns) + 1);
+        for (int64_t i = begin; i < end; ++i) {
+            float* k = p.gram + i * p.gram_stride + column_begin;
+            uncertain[strip] += fill_row(p, s.exact, i, k, column_begin, width, scale, buffers);
+        }
+        if (mirrored > column_begin) {
+            coverage_kernels().transpose(p.gram + begin * p.gram_stride + column_begin, p.gram_stride, end - begin,
+                                         mirrored - column_begin, p.gram + column_begin * p.gram_stride + begin,
+                                         p.gram_stride);
+        }
+    });
+    for (int64_t count : uncertain) s.stats.uncertain += count;
+}
+
+void Coverage::cover(const void* labeled, int64_t count, float* products, int64_t stride, const float* scale) {
+    cover_by_labeled(state_->p, state_->exact, state_->team, state_->level, labeled, count, products, stride, scale);
+}
+
+void Coverage::cover_with(const double* coverage) {
+    for (int64_t i = 0; i < state_->p.rows; ++i) state_->level.set(i, coverage[i]);
+}
+
+void Coverage::start() {
+    state_->start();
+}
+void Coverage::select(int64_t count, int64_t* picks, double* gains) {
+    state_->select(count, picks, gains);
+}
+double Coverage::covered() const {
+    return state_->covered();
+}
+CoverageStats Coverage::stats() const {
+    return state_->stats;
+}
+
+}  // namespace difal

@@ -1,0 +1,2 @@
+#define DIFAL_DISAGREEMENT disagreement_avx2
+#include "disagreement_kernels.inl"

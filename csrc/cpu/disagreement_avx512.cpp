@@ -1,0 +1,2 @@
+#define DIFAL_DISAGREEMENT disagreement_avx512
+#include "disagreement_kernels.inl"

@@ -1,0 +1,2 @@
+#define DIFAL_DISAGREEMENT disagreement_generic
+#include "disagreement_kernels.inl"

@@ -1,0 +1,215 @@
+#include "greedy.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace difal {
+namespace {
+
+constexpr int64_t kStrip = 16;   // columns per task of the first scan
+constexpr int64_t kSpan = 1024;  // rows per task of cover_by_labeled
+constexpr int64_t kBatch = 32;   // contenders settled between two looks at the best
+constexpr double kTie = 1e-12;   // of the first gain: closer than this is a tie
+constexpr double kUnit = 0x1p-52;
+constexpr double kTaken = -std::numeric_limits<double>::infinity();
+
+}  // namespace
+
+void Scratch::reserve(int64_t n) {
+    if (static_cast<int64_t>(rows.size()) >= n) return;
+    rows.resize(n);
+    places.resize(n);
+    values.resize(n);
+    weights.resize(n);
+    column.resize(n);
+    covered.resize(n);
+    scale.resize(n);
+}
+
+Scratch& scratch(int64_t n) {
+    thread_local Scratch buffers;
+    buffers.reserve(n);
+    return buffers;
+}
+
+int64_t fill_row(const CoverageProblem& p, const ExactKernel& exact, int64_t i, float* k, int64_t first, int64_t width,
+                 const float* scale, Scratch& s) {
+    const auto point = [&](int64_t c) { return p.candidates ? p.candidates[first + c] : first + c; };
+    const int64_t count = coverage_kernels().transform(p.kind, p.error, k, width, p.scale[i], scale);
+    int64_t found = 0;
+    for (int64_t c = 0; found < count; ++c) {
+        if (k[c] != kUncertain) continue;
+        s.places[found] = static_cast<int32_t>(c);
+        s.rows[found++] = static_cast<int32_t>(point(c));
+    }
+    if (!p.candidates && first <= i && i < first + width) {  // k(x_i, x_i): 1, but 0 for the cosine of a zero vector
+        s.places[found] = static_cast<int32_t>(i - first);
+        s.rows[found++] = static_cast<int32_t>(i);
+    }
+    exact.against_point(i, s.rows.data(), found, s.values.data());
+    for (int64_t u = 0; u < found; ++u) k[s.places[u]] = static_cast<float>(s.values[u]);
+    return count;
+}
+
+void cover_by_labeled(const CoverageProblem& p, const ExactKernel& exact, Team& team, CoverageLevel& level,
+                      const void* labeled, int64_t count, float* products, int64_t stride, const float* scale) {
+    const CoverageKernels& simd = coverage_kernels();
+    team.parallel_for((p.rows + kSpan - 1) / kSpan, [&](int64_t block) {
+        const int64_t begin = block * kSpan, size = std::min(kSpan, p.rows - begin);
+        Scratch& s = scratch(kSpan);
+        for (int64_t l = 0; l < count; ++l) {
+            float* k = products + l * stride + begin;
+            simd.transform(p.kind, p.error, k, size, scale[l], p.scale + begin);
+            const int64_t live = simd.live(p.kind, p.error, k, level.rounded.data() + begin, size, scale[l],
+                                           p.scale + begin, s.rows.data());
+            for (int64_t r = 0; r < live; ++r) s.rows[r] += static_cast<int32_t>(begin);
+            exact.against_other(labeled, l, s.rows.data(), live, s.values.data());
+            for (int64_t r = 0; r < live; ++r) {
+                if (s.values[r] > level.exact[s.rows[r]]) level.set(s.rows[r], s.values[r]);
+            }
+        }
+    });
+}
+
+Greedy::Greedy(const CoverageProblem& problem, int threads) : p(problem), exact(p), team(threads), level(problem.rows) {
+    gains_.assign(p.columns, 0.0);
+    margin_.assign(p.columns, 0.0);
+    bounds_.assign(p.columns, 0.0);
+    settled_gain_.assign(p.columns, 0.0);
+    is_settled_.assign(p.columns, 0);
+    scanned_at_.assign(p.columns, -1);
+}
+
+// Rounding of the running sums in `gains_` since their last scan, for all columns.
+double Greedy::drift() const {
+    return kUnit * static_cast<double>(stats.rows_updated + p.rows) * largest_gain_;
+}
+
+double Greedy::tie(double best) const {
+    return kTie * (first_gain < 0 ? std::max(best, 0.0) : first_gain);
+}
+
+// What a scan charges a column for its own row beyond rounding: nothing is estimated there.
+double Greedy::self_bound(float k, float m, double weight, float scale) const {
+    double gain, charged, rounding;
+    ErrorModel rounding_only = p.error;
+    rounding_only.lambda = 0;
+    simd_.scan(p.kind, p.error, &k, &m, &weight, 1, scale, &scale, &gain, &charged);
+    simd_.scan(p.kind, rounding_only, &k, &m, &weight, 1, scale, &scale, &gain, &rounding);
+    return charged - rounding;
+}
+
+void Greedy::rescan(int64_t j, Scratch& s) {
+    scan(j, s, &gains_[j], &bounds_[j]);
+    margin_[j] = bounds_[j];
+    scanned_at_[j] = stats.picks;
+}
+
+void Greedy::start(const int64_t* picked, int64_t count) {
+    for (int64_t t = 0; t < count; ++t) gains_[picked[t]] = kTaken;
+    team.parallel_for((p.columns + kStrip - 1) / kStrip, [&](int64_t strip) {
+        const int64_t end = std::min(p.columns, (strip + 1) * kStrip);
+        for (int64_t j = strip * kStrip; j < end; ++j) {
+            if (p.allowed && !p.allowed[j]) gains_[j] = kTaken;
+            if (gains_[j] != kTaken) rescan(j, scratch(p.rows));
+        }
+    });
+    for (double gain : gains_) largest_gain_ = std::max(largest_gain_, gain);
+}
+
+// Rescans column j if its estimate is stale and, if it still contends, computes its gain in float64. Returns whether
+// it was settled. Touches column j's own numbers only.
+bool Greedy::refine(int64_t j, double threshold) {
+    Scratch& s = scratch(p.rows);
+    if (scanned_at_[j] != stats.picks) {
+        rescan(j, s);
+        if (gains_[j] + margin_[j] + drift() < threshold) return false;
+    }
+    const int64_t count = live_rows(j, s);
+    exact.against_point(point(j), s.rows.data(), count, s.values.data());
+    double gain = 0;
+    for (int64_t r = 0; r < count; ++r) {
+        const int32_t i = s.rows[r];
+        gain += p.weights[i] * std::max(s.values[r] - level.exact[i], 0.0);
+    }
+    settled_gain_[j] = gain;
+    margin_[j] = gain - gains_[j];
+    is_settled_[j] = 1;
+    return true;
+}
+
+int64_t Greedy::choose() {
+    double best = kTaken;
+    for (int64_t j : settled_) best = std::max(best, settled_gain_[j]);
+    std::vector<int64_t> contenders{std::max_element(gains_.begin(), gains_.end()) - gains_.begin()};
+    if (is_settled_[contenders[0]]) contenders.clear();
+    int64_t settled_now = 0;
+    for (;;) {
+        const double threshold = best - tie(best);
+        team.parallel_for(static_cast<int64_t>(contenders.size()),
+                          [&](int64_t c) { refine(contenders[c], threshold); });
+        for (int64_t j : contenders) {
+            if (!is_settled_[j]) continue;
+            settled_.push_back(j);
+            best = std::max(best, settled_gain_[j]);
+            ++settled_now;
+        }
+        const double reach = best - tie(best) - drift();
+        contenders.clear();
+        for (int64_t j = 0; j < p.columns; ++j) {
+            if (gains_[j] + margin_[j] >= reach && !is_settled_[j] && gains_[j] != kTaken) contenders.push_back(j);
+        }
+        if (contenders.empty()) break;
+        if (static_cast<int64_t>(contenders.size()) > kBatch) {
+            std::nth_element(
+                contenders.begin(), contenders.begin() + kBatch, contenders.end(),
+                [&](int64_t a, int64_t b) { return gains_[a] != gains_[b] ? gains_[a] > gains_[b] : a < b; });
+            contenders.resize(kBatch);
+        }
+    }
+    stats.settled += settled_now;
+    stats.contested += settled_now > 1;
+    if (first_gain < 0) first_gain = best;
+    int64_t winner = p.columns;
+    for (int64_t j : settled_) {
+        if (settled_gain_[j] >= best - tie(best)) winner = std::min(winner, j);
+    }
+    return winner;
+}
+
+void Greedy::take(int64_t j) {
+    Scratch& s = scratch(p.rows);
+    const int64_t count = live_rows(j, s);
+    exact.against_point(point(j), s.rows.data(), count, s.values.data());
+    std::vector<Rise> rises;
+    for (int64_t r = 0; r < count; ++r) {
+        const int32_t i = s.rows[r];
+        if (s.values[r] <= level.exact[i]) continue;
+        const float low = level.rounded[i];
+        level.set(i, s.values[r]);
+        if (p.weights[i] != 0) rises.push_back({i, low, level.rounded[i]});
+    }
+    is_settled_[j] = 0;
+    gains_[j] = kTaken;
+    ++stats.picks;
+    stats.rows_updated += static_cast<int64_t>(rises.size());
+    raise(rises);
+    settled_.erase(std::remove_if(settled_.begin(), settled_.end(), [&](int64_t c) { return !is_settled_[c]; }),
+                   settled_.end());
+}
+
+void Greedy::select(int64_t count, int64_t* picks, double* gains) {
+    for (int64_t t = 0; t < count; ++t) {
+        picks[t] = choose();
+        gains[t] = settled_gain_[picks[t]];
+        take(picks[t]);
+    }
+}
+
+double Greedy::covered() const {
+    double total = 0;
+    for (int64_t i = 0; i < p.rows; ++i) total += p.weights[i] * level.exact[i];
+    return total;
+}
+
+}  // namespace difal

@@ -1,0 +1,107 @@
+// The greedy loop itself, whatever the kernel matrix is stored in. See csrc/include/difal/coverage.h for the idea and
+// docs/exactness.md for the bounds.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "difal/coverage.h"
+#include "difal/exact_kernel.h"
+#include "difal/threads.h"
+
+namespace difal {
+
+// Per-thread buffers for one column of the matrix.
+struct Scratch {
+    std::vector<int32_t> rows, places;
+    std::vector<double> values, weights;
+    std::vector<float> column, covered, scale;
+    void reserve(int64_t n);
+};
+
+Scratch& scratch(int64_t n);
+
+// Exact coverage and its rounding, which estimated gains are relative to.
+struct CoverageLevel {
+    std::vector<double> exact;
+    std::vector<float> rounded;
+
+    explicit CoverageLevel(int64_t n) : exact(n, 0.0), rounded(n, 0.0f) {}
+    void set(int64_t i, double value) {
+        exact[i] = value;
+        rounded[i] = static_cast<float>(value);
+    }
+};
+
+// Inner products of row i with `width` points from `first` on, in place to kernel values: estimates, float64 where
+// those are uncertain, and the diagonal exactly. Returns how many were uncertain.
+int64_t fill_row(const CoverageProblem& p, const ExactKernel& exact, int64_t i, float* k, int64_t first, int64_t width,
+                 const float* scale, Scratch& s);
+
+// Raises `level` to the coverage of `count` labeled points; products is (count, N) inner products, overwritten.
+void cover_by_labeled(const CoverageProblem& p, const ExactKernel& exact, Team& team, CoverageLevel& level,
+                      const void* labeled, int64_t count, float* products, int64_t stride, const float* scale);
+
+class Greedy {
+  public:
+    Greedy(const CoverageProblem& problem, int threads);
+    virtual ~Greedy() = default;
+
+    // First estimates of all gains, after `count` columns were picked already.
+    void start(const int64_t* picked = nullptr, int64_t count = 0);
+    void select(int64_t count, int64_t* picks, double* gains);
+    double covered() const;
+
+    CoverageProblem p;
+    ExactKernel exact;
+    Team team;
+    CoverageLevel level;
+    CoverageStats stats;
+    double first_gain = -1;  // < 0: none yet
+
+  protected:
+    struct Rise {
+        int32_t row;
+        float low, high;
+    };
+
+    // What a matrix can be asked. Column j's estimate and bound:
+    virtual void scan(int64_t j, Scratch& s, double* gain, double* bound) = 0;
+    // Its rows that may still rise, ascending or not, into s.rows.
+    virtual int64_t live_rows(int64_t j, Scratch& s) = 0;
+    // Lower the estimates of all columns for the rows that rose, after reopening settled columns that they touch.
+    virtual void raise(const std::vector<Rise>& rises) = 0;
+
+    int64_t point(int64_t column) const { return p.candidates ? p.candidates[column] : column; }
+    float scale_of(int64_t column) const { return p.scale[point(column)]; }
+    // Could an entry with this estimate reach above m? Never says no wrongly, and costs no division.
+    bool may_reach(float k, float m) const {
+        return k + k * (2 * p.error.tolerance + p.error.relative) + p.error.absolute > m;
+    }
+    double self_bound(float k, float m, double weight, float scale) const;
+    void reopen(int64_t j) {
+        is_settled_[j] = 0;
+        margin_[j] = bounds_[j];
+    }
+
+    const CoverageKernels& simd_ = coverage_kernels();
+    std::vector<double> gains_;  // estimates; -inf once picked or where not allowed
+    std::vector<uint8_t> is_settled_;
+    std::vector<int64_t> settled_;  // columns whose settled gain is still exact
+
+  private:
+    void rescan(int64_t j, Scratch& s);
+    bool refine(int64_t j, double threshold);
+    int64_t choose();
+    void take(int64_t j);
+    double drift() const;
+    double tie(double best) const;
+
+    std::vector<double> margin_;        // gains + margin is an upper bound (plus drift)
+    std::vector<double> bounds_;        // error bound of the estimate at its last scan; valid ever after
+    std::vector<double> settled_gain_;  // float64
+    std::vector<int64_t> scanned_at_;   // number of picks made at the last scan
+    double largest_gain_ = 0;
+};
+
+}  // namespace difal

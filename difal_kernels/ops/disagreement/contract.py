@@ -1,0 +1,184 @@
+"""What every implementation of `disagreement` receives and gives, and the checks before and after."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+
+from ..._checks import as_choice, as_int, as_tensor
+
+INPUTS = ("logits", "log_probs", "probs")
+# What an implementation computes. `combined` is entropy + weight * bald.
+SCORES = (
+    "entropy",
+    "bald",
+    "expected_entropy",
+    "margin",
+    "least_confidence",
+    "variation_ratio",
+    "combined",
+    "balentacq",
+)
+# The public names and the score behind each.
+OUTPUTS = {name: name for name in SCORES if name != "combined"} | {
+    "mutual_information": "bald",
+    "dald": "bald",
+    "edald": "combined",
+    "entropy_bald": "combined",
+}
+# How far the probabilities of one prediction may be from summing to one; softmax in each type stays within.
+SUM_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A validated call. The tensors are views of the caller's, with its strides: nothing is copied."""
+
+    samples: torch.Tensor  # (*places, K, C)
+    single: torch.Tensor | None  # (*places, C)
+    scores: tuple[str, ...]
+    input: str
+    weight: float
+    check_finite: bool
+    compat: str | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.samples.device
+
+    @property
+    def place_shape(self) -> torch.Size:
+        return self.samples.shape[:-2]
+
+
+def prepare(
+    samples: Any,
+    single: Any = None,
+    *,
+    outputs: Sequence[str],
+    weight: float = 1.0,
+    input: str = "logits",
+    sample_dim: int | None = -2,
+    class_dim: int = -1,
+    check_finite: bool = True,
+    compat: str | None = None,
+    name: str = "samples",
+) -> Problem:
+    """Check the arguments of any member of the family; `sample_dim` None is one prediction per place."""
+    tensor = as_tensor(samples, name)
+    outputs = _as_outputs(outputs)
+    as_choice(input, "input", INPUTS)
+    if compat is not None:
+        as_choice(compat, "compat", ("released",))
+    if not isinstance(check_finite, bool):
+        raise TypeError(f"`check_finite` must be a bool, got {check_finite!r}")
+    weight = _as_weight(weight)
+
+    class_dim = _as_dim(class_dim, "class_dim", name, tensor)
+    if sample_dim is None:
+        tensor, class_dim, sample_dim = tensor.unsqueeze(0), class_dim + 1, 0
+    else:
+        sample_dim = _as_dim(sample_dim, "sample_dim", name, tensor)
+        if sample_dim == class_dim:
+            raise ValueError(f"`sample_dim` and `class_dim` must differ, got {sample_dim} for both")
+    for dim, kind in ((sample_dim, "sample"), (class_dim, "class")):
+        if tensor.shape[dim] == 0:
+            raise ValueError(f"`{name}` must have at least one {kind}, got shape {tuple(tensor.shape)}")
+    if single is not None:
+        single = _as_single(single, name, tensor, sample_dim, class_dim)
+    elif "edald" in outputs:
+        raise ValueError("`single` must be given for 'edald': the prediction without perturbation, got None")
+    return Problem(
+        samples=tensor.movedim((sample_dim, class_dim), (-2, -1)),
+        single=single,
+        scores=tuple(dict.fromkeys(OUTPUTS[output] for output in outputs)),
+        input=input,
+        weight=weight,
+        check_finite=check_finite,
+        compat=compat,
+    )
+
+
+def _as_outputs(outputs: Any) -> tuple[str, ...]:
+    if isinstance(outputs, str) or not isinstance(outputs, Sequence):
+        raise TypeError(f"`outputs` must be a tuple or list of names, got {outputs!r}")
+    if not outputs:
+        raise ValueError("`outputs` must name at least one output, got none")
+    return tuple(as_choice(output, "outputs", tuple(OUTPUTS)) for output in outputs)
+
+
+def _as_weight(weight: Any) -> float:
+    if isinstance(weight, bool) or not isinstance(weight, int | float):
+        raise TypeError(f"`weight` must be a float, got {weight!r}")
+    if not (math.isfinite(weight) and weight >= 0):
+        raise ValueError(f"`weight` must be finite and at least 0, got {weight}")
+    return float(weight)
+
+
+def _as_dim(dim: Any, argument: str, name: str, tensor: torch.Tensor) -> int:
+    dim = as_int(dim, argument)
+    if not -tensor.dim() <= dim < tensor.dim():
+        raise ValueError(
+            f"`{argument}` must be a dimension of `{name}`, which has shape {tuple(tensor.shape)}, got {dim}"
+        )
+    return dim % tensor.dim()
+
+
+def _as_single(single: Any, name: str, samples: torch.Tensor, sample_dim: int, class_dim: int) -> torch.Tensor:
+    single = as_tensor(single, "single")
+    expected = [size for dim, size in enumerate(samples.shape) if dim != sample_dim]
+    if list(single.shape) != expected:
+        raise ValueError(
+            f"`single` must have the shape of `{name}` without its sample dimension, {tuple(expected)}, "
+            f"got {tuple(single.shape)}"
+        )
+    if single.device != samples.device:
+        raise ValueError(f"`single` must be on the device of `{name}`, {samples.device}, got {single.device}")
+    return single.movedim(class_dim - (sample_dim < class_dim), -1)
+
+
+def raise_invalid(problem: Problem, place: int, name: str) -> NoReturn:
+    """Say what is wrong at a place (its row-major index) that an implementation refused."""
+    index = []
+    for size in reversed(problem.place_shape):
+        place, i = divmod(place, size)
+        index.append(i)
+    index = tuple(reversed(index))
+    rows = [(name, f"place {index}, sample {k}", row) for k, row in enumerate(problem.samples[index])]
+    if problem.single is not None:
+        rows.append(("single", f"place {index}", problem.single[index]))
+    for argument, where, row in rows:
+        fault = _fault(problem, row)
+        if fault is not None:
+            raise ValueError(f"`{argument}` {fault[0]}, got {fault[1]} at {where}; {fault[2]}")
+    raise AssertionError(f"an implementation refused place {index}, which is valid")
+
+
+def _fault(problem: Problem, row: torch.Tensor) -> tuple[str, str, str] | None:
+    """What is wrong with one prediction (C,), if anything: what must hold, what was found, what to do."""
+    values = row.double()
+    if problem.check_finite:
+        cure = "repair or leave out such predictions, or pass check_finite=False to get NaN there"
+        if bool(values.isnan().any()):
+            return "must hold no NaN", f"NaN for class {int(values.isnan().nonzero()[0])}", cure
+        if bool((values == math.inf).any()):
+            return "must not be +inf", f"inf for class {int((values == math.inf).nonzero()[0])}", cure
+        if problem.input != "probs" and bool((values == -math.inf).all()):
+            return "must leave at least one class possible", "-inf for every class", cure
+    if problem.input == "logits":
+        return None
+    if problem.input == "probs" and bool((values < 0).any()):
+        return "must hold no negative probability", f"{values.min().item()}", "pass input='logits' for logits"
+    total = (values if problem.input == "probs" else values.exp()).sum().item()
+    excess = total - 1 if problem.input == "probs" else values.logsumexp(-1).item()
+    if abs(excess) > SUM_TOLERANCE[row.dtype]:
+        return (
+            "must hold probabilities that sum to one over `class_dim`",
+            f"a sum of {total:.6g}",
+            "check `class_dim`, or pass input='logits' for logits",
+        )
+    return None

@@ -1,0 +1,81 @@
+"""The fused C++ pass: one read of the input, any strides, all scores together (csrc/cpu/disagreement*)."""
+
+from __future__ import annotations
+
+import torch
+
+from ..._native import load, missing, num_threads
+from .contract import INPUTS, SCORES, SUM_TOLERANCE, Problem
+
+NATIVE_SCORES = SCORES[: SCORES.index("balentacq")]
+SCALARS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+MAX_PLACE_DIMS = 16
+
+
+def unavailable() -> str | None:
+    return missing("_cpu")
+
+
+def supports(problem: Problem) -> str | None:
+    if problem.device.type != "cpu":
+        return f"it needs tensors on the CPU, these are on {problem.device}"
+    if problem.compat is not None or "balentacq" in problem.scores:
+        what = "balentacq" if problem.compat is None else f"compat={problem.compat!r}"
+        return f"{what} has a reference implementation only"
+    if len(_merged_places(problem)[0]) > MAX_PLACE_DIMS:
+        return f"it takes at most {MAX_PLACE_DIMS} place dimensions that cannot be merged; reshape the input"
+    return unavailable()
+
+
+def plan(problem: Problem) -> str:
+    sizes = _merged_places(problem)[0]
+    K, C = problem.samples.shape[-2:]
+    return f"one pass over K={K}, C={C}, places {sizes}, with the {load('_cpu').isa()} instruction set"
+
+
+def run(problem: Problem) -> tuple[dict[str, torch.Tensor], int]:
+    """The scores, each of shape (*places), and the first invalid place or -1."""
+    scores = {name: torch.empty(problem.place_shape, dtype=torch.float32) for name in problem.scores}
+    sizes, sample_strides, single_strides = _merged_places(problem)
+    K, C = problem.samples.shape[-2:]
+    first_bad = load("_cpu").disagreement(
+        _describe(problem.samples, problem.samples.stride(-2), sample_strides),
+        (0, 0, 0, 0, (), 0.0) if problem.single is None else _describe(problem.single, 0, single_strides),
+        INPUTS.index(problem.input),
+        problem.check_finite,
+        problem.weight,
+        K,
+        C,
+        sizes,
+        tuple(scores[name].data_ptr() if name in scores else 0 for name in NATIVE_SCORES),
+        num_threads(),
+    )
+    return scores, first_bad
+
+
+def _describe(array: torch.Tensor, sample_stride: int, place_strides: tuple[int, ...]) -> tuple:
+    scalar = SCALARS.index(array.dtype)
+    return (
+        array.data_ptr(),
+        scalar,
+        sample_stride,
+        array.stride(-1),
+        place_strides,
+        SUM_TOLERANCE[array.dtype],
+    )
+
+
+def _merged_places(problem: Problem) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Sizes and strides of the place dimensions, merged where both arrays step through two as one."""
+    first = problem.samples.stride()[:-2]
+    second = first if problem.single is None else problem.single.stride()[:-1]
+    merged: list[list[int]] = []
+    for size, *strides in zip(problem.place_shape, first, second, strict=True):
+        if size == 1:
+            continue
+        if merged and all(old == size * new for old, new in zip(merged[-1][1:], strides, strict=True)):
+            merged[-1] = [merged[-1][0] * size, *strides]
+        else:
+            merged.append([size, *strides])
+    sizes, sample_strides, single_strides = zip(*merged, strict=True) if merged else ((), (), ())
+    return tuple(sizes), tuple(sample_strides), tuple(single_strides)

@@ -1,0 +1,90 @@
+"""Features on their way into a GEMM: float32, centred, in units of the bandwidth; and the error bound that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from .problem import Problem
+
+ROWS = 2048  # most rows of features per GEMM
+NUMBERS = 1 << 22  # and most numbers, 16 MiB of float32
+UNIT = 2.0**-24  # float32's unit roundoff
+TOLERANCE = 2.0**-10  # worst relative error of a kernel value that is left to an estimate
+
+
+class Panels:
+    """Slices of the pool as float32 rows `a` whose inner products give kernel values; see docs/exactness.md.
+
+    Attributes:
+        features: contiguous float32 or float64 with the problem's values: the input itself where it is that already.
+        scale: (N,) float32, the squared norms s_i of the rows a.
+        error: lambda_, relative, absolute and tolerance of csrc's ErrorModel.
+    """
+
+    def __init__(self, p: Problem):
+        n, d = p.features.shape
+        self.features = native(p.features)
+        self.cosine, self.bandwidth = p.kernel == "cosine", p.bandwidth
+        self.center = None
+        if not self.cosine:
+            self.center = self.features.mean(0, dtype=torch.float64).to(self.features.dtype)
+        self.height = panel_rows(n, d)
+        # Made once: fresh pages for every panel would cost more than its arithmetic.
+        self._buffers = torch.empty(2, self.height, d)
+        self.blocks = [(begin, min(begin + self.height, n)) for begin in range(0, n, self.height)]
+        self.scale = torch.cat([self.scales(self.rows(self.features[b:e])) for b, e in self.blocks])
+        growth = d * UNIT / (1 - d * UNIT)
+        self.error = {
+            "lambda_": 0.0 if self.cosine else 1.01 * (growth + 20 * UNIT),
+            "relative": 0.0 if p.kernel == "tophat" else 8 * UNIT,
+            "absolute": 1.01 * (growth + 8 * UNIT) if self.cosine else 0.0,
+            "tolerance": TOLERANCE,
+        }
+
+    def rows(self, features: torch.Tensor, side: int = 0) -> torch.Tensor:
+        """At most `height` rows as a GEMM wants them; valid until the next call for the same side."""
+        out = self._buffers[side, : len(features)]
+        if self.cosine:
+            return torch.div(features, features.double().norm(dim=1, keepdim=True).clamp_(min=1e-300), out=out)
+        return torch.sub(features, self.center, out=out).mul_(1 / self.bandwidth)
+
+    def scales(self, rows: torch.Tensor) -> torch.Tensor:
+        """Squared norms of rows; zeros for cosine, whose bound is absolute."""
+        if self.cosine:
+            return torch.zeros(len(rows))
+        return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square().float()
+
+
+def panel_rows(n: int, d: int) -> int:
+    return min(n, max(64, min(ROWS, NUMBERS // d)))
+
+
+def is_native(features: torch.Tensor) -> bool:
+    return features.dtype in (torch.float32, torch.float64) and features.is_contiguous()
+
+
+def native(features: torch.Tensor) -> torch.Tensor:
+    return features.to(torch.float64 if features.dtype == torch.float64 else torch.float32).contiguous()
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """float32 products really in float32, whatever the process has allowed torch to do: the bound rests on it."""
+    matmul = getattr(torch.backends.mkldnn, "matmul", None)
+    if matmul is not None and hasattr(matmul, "fp32_precision"):  # torch 2.9 and later
+        saved = matmul.fp32_precision
+        matmul.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            matmul.fp32_precision = saved
+    else:
+        saved = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(saved)

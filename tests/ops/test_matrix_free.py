@@ -1,0 +1,111 @@
+"""The matrix-free path picks what the reference picks, however badly it guesses and however little memory it has."""
+
+import pytest
+import torch
+
+from difal_kernels import explain, maxherding
+from difal_kernels.ops.maxherding import cpu, matrix_free
+from difal_kernels.ops.maxherding.problem import prepare
+
+pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+KERNELS = ["rbf", "laplace", "cauchy", "student_t", "rational_quadratic", "tophat", "cosine"]
+
+
+def cloud(n=500, d=12, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    centers = 3 * torch.randn(15, d, generator=generator)
+    return (centers[torch.randint(15, (n,), generator=generator)] + torch.randn(n, d, generator=generator)).to(dtype)
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch, two_threads):
+    """Many tiles, few guesses a sweep, and no dense path, at sizes that the reference can check."""
+    monkeypatch.setattr(matrix_free, "TILE", 96)
+    monkeypatch.setattr(matrix_free, "BLOCK", 16)
+    monkeypatch.setattr(matrix_free, "TRIED", 8)
+    monkeypatch.setattr(matrix_free, "FIRST_GUESSES", 3)
+    monkeypatch.setattr(matrix_free, "MOST_GUESSES", 12)
+    monkeypatch.setattr(cpu, "_path", lambda p, limit: matrix_free)
+
+
+def least(x, budget, **options):
+    return max(matrix_free.workspace_bytes(p) for p in prepare(x, budget, **options).problems)
+
+
+def assert_same(x, budget, limit=None, **options):
+    want = maxherding(x, budget, backend="reference", return_info=True, **options)
+    limit = limit or least(x, budget, **options)
+    got = maxherding(x, budget, backend="cpu", memory_limit=limit, return_info=True, **options)
+    assert torch.equal(got.indices, want.indices)
+    first = max(float(want.gains[0]), 1e-300)
+    torch.testing.assert_close(got.gains / first, want.gains / first, rtol=0, atol=1e-11)
+    assert got.coverage == pytest.approx(want.coverage, rel=1e-12)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_kernel(kernel):
+    assert_same(cloud(), 120, kernel=kernel)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_every_dtype(dtype):
+    assert_same(cloud(dtype=dtype), 60)
+
+
+def test_labeled_candidates_and_weights():
+    x = cloud()
+    w = torch.rand(500, generator=torch.Generator().manual_seed(1))
+    w[::5] = 0
+    assert_same(x, 80, labeled=x[:30] + 0.1, weights=w, candidates=torch.arange(3, 500, 3))
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3, 4, 500])
+def test_budgets_that_end_within_the_guesses_or_take_the_whole_pool(budget):
+    assert_same(cloud(), budget)
+
+
+@pytest.mark.parametrize("extra", [0, 20_000, 200_000, 10_000_000])
+def test_any_memory_limit_gives_the_same_picks(extra):
+    x = cloud()
+    assert_same(x, 100, limit=least(x, 100) + extra)
+
+
+def test_wrong_guesses_are_corrected(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+
+    def anyone(self, estimate, open_):
+        choices = open_.nonzero()[:, 0]
+        return int(choices[torch.randint(len(choices), (), generator=generator)])
+
+    monkeypatch.setattr(matrix_free._Selection, "best_of_sample", anyone)
+    monkeypatch.setattr(matrix_free._Selection, "alive_estimate", lambda self: 1e30)
+    assert_same(cloud(300), 25)
+
+
+def test_a_gather_that_overflows_is_tried_again_later(monkeypatch):
+    estimate = matrix_free._Selection.alive_estimate
+    monkeypatch.setattr(matrix_free._Selection, "alive_estimate", lambda self: estimate(self) / 20)
+    x = cloud()
+    assert_same(x, 60)
+
+
+def test_near_ties_and_duplicates():
+    x = cloud(150).double()
+    moved = x + 1e-7 * torch.randn(150, 12, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    assert_same(torch.cat([x, moved]), 120)
+    assert_same(torch.cat([x, x, x]).float(), 200)
+    assert_same(cloud(200).double() + 1e4, 100)
+
+
+def test_all_equal_and_all_far_apart():
+    assert_same(torch.ones(200, 4), 40)
+    assert_same(torch.arange(200, dtype=torch.float32)[:, None] * 1e6, 200, bandwidth=1.0)
+
+
+def test_below_the_smallest_limit_the_error_names_it():
+    x = cloud(2000)
+    with pytest.raises(ValueError, match=r"`memory_limit` is 1000 bytes .* needs at least \d+; raise it") as caught:
+        maxherding(x, 5, memory_limit=1000)
+    smallest = int(str(caught.value).split("at least ")[1].split(";")[0])
+    assert torch.equal(maxherding(x, 5, memory_limit=smallest), maxherding(x, 5, backend="reference"))
+    assert "matrix-free" in explain(maxherding, x, 5)
