@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 
-.PHONY: venv test demo bench lint clean
+.PHONY: venv test demo demo-loop bench lint clean
 venv: $(VENV)/.installed
 
 # The stamp is written last: an install that was cut short is taken up again.
@@ -19,6 +19,13 @@ test: venv
 
 demo: venv
 	$(BIN)/python examples/photo.py
+
+# Six rounds on drawn scenes with the embedded encoder, then the report.
+demo-loop: venv
+	rm -rf demo/scenes
+	$(BIN)/difal run --data scenes:36,12,0 --encoder tiny --rounds 6 --budget 0.25 --candidates 2000 --draws 3 \
+		--bank demo/bank --out demo/scenes
+	$(BIN)/difal report demo/scenes
 
 bench: venv
 	$(BIN)/python -m pytest bench/bench_*.py --benchmark-only -p no:cacheprovider -s

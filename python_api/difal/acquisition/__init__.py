@@ -1,0 +1,143 @@
+"""Which pixels to ask next: acquisitions by name.
+
+A *score* rates pixels by the head's predictions; each is a small file of this folder, and adding one is adding a
+file. Every score NAME gives two acquisitions: `NAME` rates the random pixels, `two-stage-NAME` what stage 1 keeps of
+the local picks. `random` and `coverage` need no head.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from difal.acquisition.base import SCORES, Predictions, Score
+from difal.bank import Bank, Pixel
+from difal.config import Config
+from difal.errors import ConfigError
+from difal.files import derive_seed
+from difal.head import Head
+from difal.stages import StageClock
+from difal_kernels import maxherding
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+TWO_STAGE = "two-stage-"
+__all__ = ["Picks", "acquisitions", "check_acquisition", "select"]
+
+
+def acquisitions() -> dict[str, str]:
+    """Every acquisition's name and one line about it.
+
+    Example:
+        >>> acquisitions()["coverage"]
+        'stage 1 alone: global MaxHerding over the local picks, conditioned on what was asked'
+    """
+    lines = {name: score.summary for name, score in sorted(SCORES.items())}
+    return {
+        "two-stage-edald": "the default: stage 1 keeps the most covering half of the local picks, eDALD ranks them",
+        "coverage": "stage 1 alone: global MaxHerding over the local picks, conditioned on what was asked",
+        "random": "random pixels",
+        **{name: f"stage 2 alone, over random pixels: {line}" for name, line in lines.items()},
+        **{TWO_STAGE + name: f"stage 1, then {line}" for name, line in lines.items() if name != "edald"},
+    }
+
+
+def check_acquisition(name: str) -> str:
+    if name not in acquisitions():
+        raise ConfigError(f"`acquisition` must be one of {', '.join(acquisitions())}, got {name!r}")
+    return name
+
+
+class Picks(NamedTuple):
+    """The pixels to ask, best first, and what their choice rested on."""
+
+    pixels: list[Pixel]
+    scores: list[float | None]
+    survivors: int  # candidates that stage 1 left for stage 2
+    how: str
+
+
+def select(
+    bank: Bank,
+    head: Head | None,
+    asked: Sequence[Pixel],
+    budget: int,
+    round_index: int,
+    config: Config,
+    clock: StageClock,
+) -> Picks:
+    """Choose the pixels of one round.
+
+    Args:
+        bank: the pool's features.
+        head: the classifier of the round before, None if there is none yet; then the first pixels are chosen by
+            coverage where the acquisition has a stage 1, else at random.
+        asked: every pixel asked so far, answered or skipped; none is asked twice, and coverage counts them all: the
+            annotator saw what is near a skipped pixel, too.
+        budget: pixels to ask; fewer are given if the bank has no more.
+        round_index: with the seed, makes random choices.
+        config: `acquisition`, `keep`, `kernel`, `seed`, `edald_weight`.
+        clock: gets the time per stage.
+
+    Returns:
+        `Picks`. The same arguments give the same picks; ties go to the first pixel in pool order.
+    """
+    name = config.acquisition
+    stage_1 = name == "coverage" or name.startswith(TWO_STAGE)
+    score = SCORES.get(name.removeprefix(TWO_STAGE))
+    pixels = "local" if stage_1 else "random"
+    rows = bank.open_rows(pixels, asked)
+    budget = min(budget, len(rows))
+    if budget == 0:
+        return Picks([], [], 0, "nothing left to ask")
+    if stage_1:
+        ranked = score is not None and head is not None
+        keep = max(budget, round(config.keep * len(rows))) if ranked else budget
+        with clock("global herding"):
+            rows, gains = cover(bank, rows, asked, keep, config)
+        if not ranked:
+            return _picks(bank, pixels, rows, gains, len(rows), "coverage")
+    elif score is None or head is None:
+        rng = np.random.default_rng(derive_seed("random", config.seed, round_index))
+        rows = rng.choice(rows, budget, replace=False)
+        return _picks(bank, pixels, rows, [None] * budget, len(rows), "random")
+    with clock("scores"):
+        generator = torch.Generator().manual_seed(derive_seed("score", config.seed, round_index))
+        values = rate(score, bank, pixels, rows, head, generator, config)
+    best = np.lexsort((rows, -values))[:budget]
+    return _picks(bank, pixels, rows[best], values[best], len(rows), name)
+
+
+def _picks(bank: Bank, pixels: str, rows, scores, survivors: int, how: str) -> Picks:
+    values = [None if value is None or not np.isfinite(value) else float(value) for value in scores]
+    return Picks([bank.pixel(pixels, row) for row in rows], values, survivors, how)
+
+
+def cover(
+    bank: Bank, rows: np.ndarray, asked: Sequence[Pixel], keep: int, config: Config
+) -> tuple[np.ndarray, np.ndarray]:
+    """Stage 1b: `keep` of the local picks `rows` by MaxHerding over all local picks given the asked ones; gains."""
+    chosen = maxherding(
+        bank.features("local"),
+        keep,
+        labeled=bank.features_of(asked) if asked else None,
+        candidates=rows,
+        kernel=config.kernel,
+        return_info=True,
+    )
+    return np.asarray(chosen.indices), np.asarray(chosen.gains)
+
+
+def rate(
+    score: Score, bank: Bank, pixels: str, rows: np.ndarray, head: Head, generator: torch.Generator, config: Config
+) -> np.ndarray:
+    """(len(rows),) float64: a score over rows of the bank."""
+    single = head.logits(bank.features(pixels), rows)
+    samples = head.logits(bank.noise(pixels), rows) if score.samples else None
+    return np.asarray(score.function(Predictions(single, samples, generator, config.edald_weight)), np.float64)

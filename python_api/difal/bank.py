@@ -1,0 +1,287 @@
+"""The feature bank: everything a round needs of the pool, computed in one pass and kept on disk.
+
+For each pool image two sets of pixels, drawn without a look at the ground truth:
+
+    local    what MaxHerding keeps of the image's random candidates (stage 1a)
+    random   the first of those candidates: BatchNorm context, and the pool of acquisitions without stage 1
+
+each with `points` (N, m, 2) int32 (row, column), `features` (N, m, D) under the fixed noise and `noise`
+(N, m, K, D) under the K draws behind DALD, as `.npy` memory maps beside a JSON file. `given` holds the features of
+pixels that were labeled before the run. Memory does not grow with the pool. The pass is resumed at the image where
+it was cut short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from difal.config import Config
+from difal.data.base import Split
+from difal.errors import ConfigError, DataError
+from difal.files import crash_point, derive_seed, digest, read_json, write_json
+from difal.stages import StageClock
+from difal_kernels import hypercolumns, maxherding
+
+SETS = ("local", "random")
+FORMAT = 1
+
+
+class Pixel(NamedTuple):
+    """A pixel of the pool: index of the image, row, column."""
+
+    image: int
+    row: int
+    column: int
+
+
+class Bank:
+    """An open, complete bank. Arrays are read-only memory maps."""
+
+    def __init__(self, folder: Path):
+        self.meta = read_json(folder / "bank.json")
+        self.arrays = {name: _map(folder / f"{name}.npy") for name in self.meta["arrays"]}
+        self.images = self.meta["settings"]["images"]
+
+    @property
+    def dimension(self) -> int:
+        return self.arrays["local.features"].shape[-1]
+
+    def features(self, pixels: str) -> np.ndarray:
+        """(N m, D) under the fixed noise, image after image."""
+        array = self.arrays[f"{pixels}.features"]
+        return array.reshape(-1, array.shape[-1])
+
+    def noise(self, pixels: str) -> np.ndarray:
+        """(N m, K, D) under the noise draws."""
+        array = self.arrays[f"{pixels}.noise"]
+        return array.reshape(-1, *array.shape[-2:])
+
+    def pixel(self, pixels: str, row: int) -> Pixel:
+        points = self.arrays[f"{pixels}.points"]
+        image, place = divmod(int(row), points.shape[1])
+        return Pixel(image, *map(int, points[image, place]))
+
+    def size(self, image: int) -> tuple[int, int]:
+        height, width = self.arrays["sizes"][image]
+        return int(height), int(width)
+
+    def open_rows(self, pixels: str, asked: Sequence[Pixel]) -> np.ndarray:
+        """The rows of a set that are none of the pixels asked so far, ascending."""
+        points = self.arrays[f"{pixels}.points"]
+        is_open = np.ones(points.shape[:2], bool)
+        for image, row, column in asked:
+            is_open[image] &= ~(points[image] == (row, column)).all(1)
+        return np.flatnonzero(is_open)
+
+    def features_of(self, wanted: Sequence[Pixel]) -> np.ndarray:
+        """(n, D) features of pixels of either set or of the given ones."""
+        rows = np.empty((len(wanted), self.dimension), self.arrays["local.features"].dtype)
+        given = {Pixel(*map(int, place)): i for i, place in enumerate(self.arrays["given.points"])}
+        for at, pixel in enumerate(wanted):
+            if pixel in given:
+                rows[at] = self.arrays["given.features"][given[pixel]]
+                continue
+            for name in SETS:
+                place = (self.arrays[f"{name}.points"][pixel.image] == pixel[1:]).all(1)
+                if place.any():
+                    rows[at] = self.arrays[f"{name}.features"][pixel.image, int(place.argmax())]
+                    break
+            else:
+                raise ConfigError(f"pixel {tuple(pixel)} is not in the bank; was the bank made for another run?")
+        return rows
+
+    def context(self, rows: int = 8192) -> np.ndarray:
+        """At most `rows` random unlabeled features, a fixed choice spread over the images."""
+        everything = self.features("random")
+        if len(everything) <= rows:
+            return np.asarray(everything)
+        chosen = np.random.default_rng(derive_seed("context", len(everything))).choice(len(everything), rows, False)
+        return everything[np.sort(chosen)]
+
+
+def bank_settings(config: Config, pool: Split, encoder_name: str, given: Sequence[Pixel]) -> dict:
+    """What must be equal for a bank to be used again."""
+    names = ("candidates", "local", "random", "draws", "kernel", "bank_seed", "bank_dtype")
+    return {
+        "format": FORMAT,
+        "images": len(pool),
+        "pool": digest(pool.fingerprint()),
+        "encoder": encoder_name,
+        "given": digest(sorted(map(tuple, given))) if given else None,
+        **{name: getattr(config, name) for name in names},
+    }
+
+
+def check_settings(path: Path, wanted: dict) -> dict:
+    """The JSON at `path`, if it was made with the wanted settings."""
+    meta = read_json(path)
+    for name, value in wanted.items():
+        if meta["settings"].get(name) != value:
+            raise ConfigError(
+                f"{path.parent} holds features with {name} = {meta['settings'].get(name)!r}, this run has {value!r}; "
+                f"give it the old setting, or another --bank folder"
+            )
+    return meta
+
+
+def build_bank(folder: Path, pool: Split, load_encoder: Callable, config: Config, given: Sequence[Pixel] = ()) -> Bank:
+    """Make the bank in `folder`, or finish one that was cut short, or open one that is complete.
+
+    Args:
+        folder: where it is, or goes.
+        pool: the images.
+        load_encoder: called only if there is something left to do.
+        config: `candidates`, `local`, `random`, `draws`, `kernel`, `bank_seed`, `bank_dtype`, `batch`, `encoder`.
+        given: pixels labeled before the run; local herding is conditioned on those of its image.
+
+    Raises:
+        ConfigError: the folder holds a bank with other settings.
+        DataError: an image cannot be used; names it.
+    """
+    settings = bank_settings(config, pool, config.encoder, given)
+    path = folder / "bank.json"
+    meta = check_settings(path, settings) if path.is_file() else None
+    if meta and meta["done"] == len(pool):
+        return Bank(folder)
+    maker = _Maker(folder, pool, load_encoder(), config, given)
+    if meta is None:
+        meta = {"settings": settings, "arrays": maker.create(), "done": 0, "stages": {}}
+        write_json(path, meta)
+    for index in tqdm(
+        range(meta["done"], len(pool)), "feature bank", initial=meta["done"], total=len(pool), unit="image"
+    ):
+        maker.add(index)
+        maker.clock.add_to(meta["stages"])
+        write_json(path, {**meta, "done": index + 1})
+        meta["done"] = index + 1
+        crash_point("bank-image")
+    return Bank(folder)
+
+
+def _map(path: Path) -> np.ndarray:
+    """A read-only memory map; `given` is read, since it may have no rows, and nothing cannot be mapped."""
+    if path.stem.startswith("given"):
+        return np.load(path, allow_pickle=False)
+    return np.lib.format.open_memmap(path, "r")
+
+
+class _Maker:
+    """Fills the arrays, an image at a time."""
+
+    def __init__(self, folder: Path, pool: Split, encoder, config: Config, given: Sequence[Pixel]):
+        self.folder, self.pool, self.encoder, self.config = folder, pool, encoder, config
+        self.given, self.clock = list(given), StageClock()
+
+    def create(self) -> list[str]:
+        """Empty (sparse) files of the full size."""
+        images, dimension = len(self.pool), sum(self.encoder.channels)
+        dtype, draws = np.dtype(self.config.bank_dtype), self.config.draws
+        shapes = {
+            "given.points": ((len(self.given), 3), np.int32),
+            "given.features": ((len(self.given), dimension), dtype),
+        }
+        shapes["sizes"] = ((images, 2), np.int32)
+        for name in SETS:
+            count = getattr(self.config, name)
+            shapes[f"{name}.points"] = ((images, count, 2), np.int32)
+            shapes[f"{name}.features"] = ((images, count, dimension), dtype)
+            shapes[f"{name}.noise"] = ((images, count, draws, dimension), dtype)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name, (shape, kind) in shapes.items():
+            if 0 in shape:
+                np.save(self.folder / f"{name}.npy", np.zeros(shape, kind))  # nothing cannot be mapped
+            else:
+                np.lib.format.open_memmap(self.folder / f"{name}.npy", "w+", kind, shape).flush()
+        if self.given:
+            self._write("given.points", slice(None), np.array(self.given, np.int32))
+        return list(shapes)
+
+    def _write(self, name: str, at, rows: np.ndarray) -> None:
+        array = np.lib.format.open_memmap(self.folder / f"{name}.npy", "r+")
+        array[at] = rows
+        array.flush()
+
+    def add(self, index: int) -> None:
+        """Everything of one image, written at the end."""
+        config, name = self.config, self.pool.ids[index]
+        with self.clock("images"):
+            image = self.pool.image(index)
+        size = image.shape[:2]
+        here = [i for i, pixel in enumerate(self.given) if pixel.image == index]
+        labeled = np.array([self.given[i][1:] for i in here], np.int64).reshape(-1, 2)
+        candidates = draw_candidates(name, size, config, labeled)
+        with self.clock("encoder"):
+            maps = encode(self.encoder, image, name, [0], config)
+        with self.clock("hypercolumns"):
+            rows = pixel_features(maps, np.concatenate([labeled, candidates]), size, name)
+        given_rows, rows = rows[: len(labeled)], rows[len(labeled) :]
+        with self.clock("local herding"):
+            conditions = given_rows if here else None
+            picks = maxherding(rows, config.local, labeled=conditions, kernel=config.kernel)
+        chosen = {"local": np.asarray(picks), "random": np.arange(config.random)}
+        points = np.concatenate([candidates[at] for at in chosen.values()])
+        noise = self._noise_features(image, name, points)
+        for pixels, at, part in zip(chosen, chosen.values(), np.split(noise, [config.local]), strict=True):
+            self._write(f"{pixels}.points", index, candidates[at])
+            self._write(f"{pixels}.features", index, rows[at])
+            self._write(f"{pixels}.noise", index, part)
+        self._write("sizes", index, size)
+        if here:
+            self._write("given.features", here, given_rows)
+
+    def _noise_features(self, image: np.ndarray, name: str, points: np.ndarray) -> np.ndarray:
+        """(P, K, D) float32: the points' features under the draws 1 to K, `batch` draws per pass."""
+        rows = []
+        for first in range(1, self.config.draws + 1, self.config.batch):
+            draws = range(first, min(first + self.config.batch, self.config.draws + 1))
+            with self.clock("encoder"):
+                maps = encode(self.encoder, image, name, draws, self.config)
+            with self.clock("hypercolumns"):
+                for at in range(len(draws)):
+                    rows.append(pixel_features([m[at : at + 1] for m in maps], points, image.shape[:2], name))
+        return np.stack(rows, 1)
+
+
+def draw_candidates(name: str, size: tuple[int, int], config: Config, labeled: np.ndarray) -> np.ndarray:
+    """(at most `candidates`, 2) distinct random pixels of the image called `name`, none of the labeled ones."""
+    pixels = size[0] * size[1]
+    rng = np.random.default_rng(derive_seed("candidates", config.bank_seed, name))
+    flat = rng.choice(pixels, min(config.candidates, pixels), replace=False)
+    flat = flat[~np.isin(flat, labeled[:, 0] * size[1] + labeled[:, 1])]
+    needed = max(config.local, config.random)
+    if len(flat) < needed:
+        raise DataError(
+            f"image {name} has {len(flat)} candidate pixels, fewer than the {needed} that are kept of each image; "
+            f"take it out, or lower --local and --random"
+        )
+    return np.stack(np.divmod(flat, size[1]), 1)
+
+
+def to_input(image: np.ndarray) -> torch.Tensor:
+    """(H, W, 3) uint8 to (1, 3, H, W) float32 in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()[None] / 127.5 - 1
+
+
+@torch.no_grad()
+def encode(encoder, image: np.ndarray, name: str, draws: Sequence[int], config: Config) -> list[torch.Tensor]:
+    """The encoder's maps of one image under several noise draws: a list of (draws, C, h, w) on the CPU."""
+    height, width = image.shape[:2]
+    noise = torch.cat([encoder.noise([name], height, width, seed=config.bank_seed, draw=draw) for draw in draws])
+    images = to_input(image).expand(len(draws), -1, -1, -1)
+    return [m.cpu() for m in encoder.maps(images.to(config.device), noise.to(config.device))]
+
+
+def pixel_features(maps: Sequence[torch.Tensor], points: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:
+    """Hypercolumns of one image's points, (P, D) float32."""
+    try:
+        return hypercolumns(list(maps), torch.from_numpy(points), size).float().numpy()
+    except ValueError as error:
+        raise DataError(
+            f"the encoder's features of image {name} cannot be used: {error}; check the encoder's weights"
+        ) from None

@@ -1,0 +1,189 @@
+"""The command `difal`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from difal.config import FIELDS, field_type, make_config, resumed_config
+
+DONE, FAILED, WAITING, INTERRUPTED = 0, 1, 3, 130
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 3 waiting for labels, 130 interrupted."
+)
+
+TOP = """\
+Choose which pixels of a pool of images to label, round after round, and train a segmentation head on them.
+
+  difal run --data scenes --encoder tiny --out runs/first     a run on drawn scenes, nothing to download
+  difal report runs/first                                     its report, one HTML file
+  difal run --data MY_FOLDER --encoder tiny                   own images; without masks it asks you
+"""
+
+RUN = """\
+Each round chooses round(budget x images) pixels, gets their classes, trains a head from scratch and tests it.
+Round 0 is chosen by coverage alone; later rounds keep the most covering half of the local picks (stage 1) and ask
+those on which the head is least sure, eDALD = entropy + DALD (stage 2).
+
+DATA is one of
+{layouts}
+
+Without masks, or with --oracle person, a round stops after writing RUN/to_label.jsonl and a picture per image;
+fill in the classes and go on with `difal run --resume RUN`. A run that was killed goes on the same way and ends as
+if it had not been.
+
+examples
+  difal run --data ../camvid --encoder tiny --rounds 10
+  difal run --data ../camvid --acquisition entropy --seed 3 --bank banks/camvid --out runs/entropy3
+  difal run --config runs/first/config.yaml --seed 1 --out runs/second
+  difal run --resume runs/first --rounds 20
+
+{exits}"""
+
+ENCODE = """\
+The one pass over the pool and the test set that every run needs, done alone: local picks, their features under the
+fixed noise and under the noise draws, and the test set's maps. Runs with `--bank BANK` and the same settings then
+start at once, whatever their acquisition and seed. An interrupted pass goes on with the same command.
+
+example
+  difal encode --data ../camvid --encoder tiny --bank banks/camvid
+"""
+
+REPORT = """\
+Write RUN/report.html, one file with everything in it: learning curve, classes under both ways to average the IoU,
+where the clicks went, pictures with picks and eDALD maps, time and memory. Works while a run is under way.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    try:
+        return args.function(args)
+    except KeyboardInterrupt:
+        print("\ndifal: interrupted; `difal run --resume` goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+        if args.debug:
+            raise
+        print(f"difal: error: {error}", file=sys.stderr)
+        return FAILED
+
+
+def make_parser() -> argparse.ArgumentParser:
+    from difal import __version__
+    from difal.data import LAYOUTS
+
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("difal", description=TOP, epilog=EXIT_CODES, formatter_class=plain)
+    parser.add_argument("--version", action="version", version=f"difal {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, description: str, function) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=description, formatter_class=plain)
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        sub.set_defaults(function=function)
+        return sub
+
+    run = command("run", "do the rounds", RUN.format(layouts=LAYOUTS, exits=EXIT_CODES), run_command)
+    run.add_argument("--resume", nargs="?", const="", metavar="RUN", help="go on with a run [the newest under runs/]")
+    add_settings(run, FIELDS)
+    encode = command("encode", "compute the features alone, to be shared by runs", ENCODE, encode_command)
+    unused = {"out", "acquisition", "seed", "rounds", "budget", "oracle", "keep", "edald_weight"}
+    add_settings(
+        encode,
+        [n for n, f in FIELDS.items() if n not in unused and f.metadata["group"] not in ("head", "report")],
+    )
+    report = command("report", "write a run's report.html", REPORT, report_command)
+    report.add_argument("run", type=Path, help="run folder")
+    report.add_argument("--out", type=Path, help="where to write [RUN/report.html]")
+    command(
+        "acquisitions",
+        "list the ways to choose pixels",
+        "Every --acquisition, with a line each.",
+        list_command,
+    )
+    return parser
+
+
+def add_settings(parser: argparse.ArgumentParser, names) -> None:
+    """A flag per configuration field, in the field's group; only flags that are given reach the namespace."""
+    parser.add_argument("--config", metavar="FILE", help="YAML file of settings, which flags override")
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for name in names:
+        item, (kind, _) = FIELDS[name], field_type(name)
+        group = item.metadata["group"]
+        if group not in groups:
+            groups[group] = parser.add_argument_group(group)
+        text = item.metadata["help"]
+        if item.default not in (None, "") and "[" not in text:
+            text += f" [{item.default}]"
+        groups[group].add_argument(
+            f"--{name.replace('_', '-')}",
+            type=kind,
+            choices=item.metadata.get("choices"),
+            default=argparse.SUPPRESS,
+            help=text.replace("%", "%%"),
+            metavar=None if item.metadata.get("choices") else kind.__name__.upper().replace("STR", "TEXT"),
+        )
+
+
+def _overrides(args: argparse.Namespace) -> dict:
+    return {name: value for name, value in vars(args).items() if name in FIELDS}
+
+
+def run_command(args: argparse.Namespace) -> int:
+    from difal.ledger import Ledger
+    from difal.loop import run
+
+    if args.resume is None:
+        config = make_config(args.config, _overrides(args))
+    else:
+        folder = Path(args.resume or getattr(args, "out", "") or newest_run())
+        config = resumed_config(Ledger(folder).config(), {**_overrides(args), "out": str(folder)})
+    status = run(config, resume=args.resume is not None)
+    if status == "waiting":
+        return WAITING
+    print(f"done: {config.run_folder()}; see `difal report {config.run_folder()}`")
+    return DONE
+
+
+def newest_run() -> str:
+    runs = sorted(Path("runs").glob("*/config.yaml"), key=lambda path: path.stat().st_mtime)
+    if not runs:
+        raise ValueError("there is no run under runs/; name one: difal run --resume RUN")
+    return str(runs[-1].parent)
+
+
+def encode_command(args: argparse.Namespace) -> int:
+    from difal.loop import make_features
+
+    config = make_config(args.config, _overrides(args))
+    if config.bank is None:
+        raise ValueError("`--bank` must name the folder to write")
+    bank, test = make_features(config)
+    kept = "" if test is None else f", test maps {'kept' if test.cached else 'too large to keep (see --test-cache-gb)'}"
+    print(f"{config.bank}: {bank.images} images, {bank.dimension} numbers a pixel{kept}")
+    return DONE
+
+
+def report_command(args: argparse.Namespace) -> int:
+    from difal.report import write_report
+
+    print(f"report: {write_report(args.run, args.out)}")
+    return DONE
+
+
+def list_command(args: argparse.Namespace) -> int:
+    from difal.acquisition import acquisitions
+
+    width = max(map(len, acquisitions()))
+    for name, line in acquisitions().items():
+        print(f"{name:{width}}  {line}")
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

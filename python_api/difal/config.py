@@ -1,0 +1,197 @@
+"""Every setting of a run in one dataclass; the YAML file and the command line are made from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from difal.errors import ConfigError
+
+KERNELS = ("rbf", "laplace", "cauchy", "student_t", "rational_quadratic", "cosine")
+# A finished or waiting run may be taken up again with other values of these; the rest must stay as they were.
+MAY_CHANGE = frozenset({"rounds", "threads", "device", "batch", "test_cache_gb"})
+
+
+def _option(default: Any, group: str, text: str, **more: Any) -> Any:
+    return field(default=default, metadata={"group": group, "help": text, **more})
+
+
+@dataclass
+class Config:
+    """Settings of `difal run`; see each field's help."""
+
+    data: str = _option("", "what", "folder of images (see `difal run --help`), or `scenes[:TRAIN,TEST,SEED]`")
+    encoder: str = _option("tiny", "what", "`tiny`, a diffusers folder, or a hub id")
+    out: str = _option("", "what", "run folder [runs/DATA-ACQUISITION-seedN]")
+    acquisition: str = _option("two-stage-edald", "what", "how pixels are chosen; see `difal acquisitions`")
+    seed: int = _option(0, "what", "seed of the heads and of random choices", low=0)
+    rounds: int = _option(10, "budget", "rounds of labeling", low=1)
+    budget: float = _option(0.1, "budget", "pixels per image and round; a round asks round(budget x images)")
+    labels: str | None = _option(None, "budget", "label file (JSONL or CSV) known before round 0")
+    oracle: str = _option(
+        "auto",
+        "budget",
+        "`masks`, `person` (stop each round for labels), `auto`: masks if there are",
+        choices=("auto", "masks", "person"),
+    )
+    size: int | None = _option(None, "data", "resize images to SIZE x SIZE pixels [as they are]", low=8)
+    classes: str | None = _option(None, "data", "comma-separated class names, where the data folder has none")
+    limit: int | None = _option(None, "data", "use only the first LIMIT pool and test images", low=1)
+    candidates: int = _option(10_000, "stage 1", "random candidate pixels per image", low=1)
+    local: int = _option(50, "stage 1", "pixels that local MaxHerding keeps per image", low=1)
+    keep: float = _option(0.5, "stage 1", "share of the local picks that global MaxHerding keeps")
+    kernel: str = _option("rbf", "stage 1", "similarity of two features", choices=KERNELS)
+    draws: int = _option(5, "stage 2", "noise draws K behind DALD", low=1)
+    edald_weight: float = _option(1.0, "stage 2", "weight of DALD against the entropy")
+    random: int = _option(64, "bank", "random pixels kept per image: BatchNorm context, stage-2-alone pool", low=1)
+    bank: str | None = _option(None, "bank", "folder of the features, shared by runs [OUT/bank]")
+    bank_seed: int = _option(0, "bank", "seed of the candidates and of the noise", low=0)
+    bank_dtype: str = _option("float16", "bank", "number format on disk", choices=("float16", "float32"))
+    test_cache_gb: float = _option(
+        8.0, "bank", "largest test-set cache; above it all heads are tested in one late pass"
+    )
+    test_pixels: int | None = _option(
+        None, "bank", "test on this many random pixels of each image, ten times faster [every pixel]", low=1
+    )
+    hidden: str = _option("auto", "head", "widths of the two hidden layers, such as `128,32` [by the class count]")
+    epochs: int = _option(50, "head", "passes over the labeled pixels", low=1)
+    learning_rate: float = _option(1e-3, "head", "Adam step")
+    weight_decay: float = _option(1e-5, "head", "Adam weight decay")
+    head_batch: int = _option(64, "head", "labeled pixels per step", low=1)
+    context: int = _option(64, "head", "unlabeled pixels per step that BatchNorm sees besides", low=0)
+    pictures: int = _option(4, "report", "pool images drawn in the report", low=0)
+    threads: int = _option(0, "machine", "CPU threads, 0 for torch's choice", low=0)
+    device: str = _option("cpu", "machine", "torch device of encoder and head")
+    batch: int = _option(4, "machine", "noise draws or test images per UNet pass", low=1)
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            value = _typed(getattr(self, item.name), item.name)
+            setattr(self, item.name, value)
+            low, choices = item.metadata.get("low"), item.metadata.get("choices")
+            if low is not None and value is not None and value < low:
+                raise ConfigError(f"`{item.name}` must be at least {low}, got {value}")
+            if choices and value not in choices:
+                raise ConfigError(f"`{item.name}` must be one of {', '.join(choices)}, got {value!r}")
+        for name, low, high in (
+            ("budget", 0.0, float("inf")),
+            ("keep", 0.0, 1.0),
+            ("learning_rate", 0.0, float("inf")),
+        ):
+            if not low < getattr(self, name) <= high:
+                raise ConfigError(f"`{name}` must be above {low:g} and at most {high:g}, got {getattr(self, name)}")
+        if self.local > self.candidates:
+            raise ConfigError(f"`local` must be at most `candidates` ({self.candidates}), got {self.local}")
+        if self.random > self.candidates:
+            raise ConfigError(f"`random` must be at most `candidates` ({self.candidates}), got {self.random}")
+        if self.head_batch + self.context < 2:
+            raise ConfigError("`head_batch` + `context` must be at least 2: BatchNorm needs two rows")
+        self.hidden_widths(2)
+
+    def hidden_widths(self, classes: int) -> tuple[int, int]:
+        """The head's hidden widths: 128, 32, or 256, 128 from 30 classes on, unless given."""
+        if self.hidden == "auto":
+            return (256, 128) if classes >= 30 else (128, 32)
+        try:
+            first, second = (int(word) for word in self.hidden.split(","))
+        except ValueError:
+            first = second = 0
+        if first < 1 or second < 1:
+            raise ConfigError(f"`hidden` must be `auto` or two positive widths such as 128,32, got {self.hidden!r}")
+        return first, second
+
+    def class_names(self) -> tuple[str, ...] | None:
+        return None if self.classes is None else tuple(name.strip() for name in self.classes.split(",") if name.strip())
+
+    def round_budget(self, images: int) -> int:
+        return max(1, round(self.budget * images))
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def run_folder(self) -> Path:
+        if self.out:
+            return Path(self.out)
+        name = (
+            self.data.replace(":", "-").replace(",", "-")
+            if self.data.startswith("scenes")
+            else Path(self.data).resolve().name
+        )
+        return Path("runs") / f"{name}-{self.acquisition}-seed{self.seed}"
+
+
+FIELDS = {item.name: item for item in dataclasses.fields(Config)}
+TYPES = typing.get_type_hints(Config)
+
+
+def field_type(name: str) -> tuple[type, bool]:
+    """A field's plain type and whether it may be None."""
+    kind = TYPES[name]
+    if isinstance(kind, types.UnionType):
+        return next(arg for arg in typing.get_args(kind) if arg is not type(None)), True
+    return kind, False
+
+
+def _typed(value: Any, name: str) -> Any:
+    kind, optional = field_type(name)
+    if value is None and optional:
+        return None
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is float and isinstance(value, str):  # YAML reads 1e-3 as a string
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if name in ("classes", "hidden") and isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ConfigError(f"`{name}` must be {'a' if kind is not int else 'an'} {kind.__name__}, got {value!r}")
+    return value
+
+
+def check_keys(values: dict[str, Any], where: str) -> dict[str, Any]:
+    for key in values:
+        if key not in FIELDS:
+            close = difflib.get_close_matches(str(key), FIELDS, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; the settings are {', '.join(FIELDS)}"
+            raise ConfigError(f"{where} has the unknown setting {key!r}{hint}")
+    return values
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Settings of a YAML file, checked for unknown names."""
+    import yaml
+
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"there is no configuration file {path}")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold `name: value` lines, got {type(values).__name__}")
+    return check_keys(values, str(path))
+
+
+def make_config(file: str | Path | None = None, overrides: dict[str, Any] | None = None) -> Config:
+    """Defaults, then the YAML file, then the overrides."""
+    values = {} if file is None else read_yaml(file)
+    return Config(**{**values, **check_keys(overrides or {}, "the overrides")})
+
+
+def resumed_config(stored: dict[str, Any], overrides: dict[str, Any]) -> Config:
+    """The configuration of an earlier run, taken up again; only `MAY_CHANGE` settings may differ."""
+    for key, value in check_keys(overrides, "the overrides").items():
+        if key not in MAY_CHANGE and key != "out" and _typed(value, key) != stored.get(key):
+            raise ConfigError(
+                f"`{key}` was {stored.get(key)!r} when the run began and is {value!r} now; resume without it, "
+                f"or start another run with another --out"
+            )
+    return Config(**{**stored, **overrides})

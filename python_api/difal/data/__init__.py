@@ -1,0 +1,59 @@
+"""Pools of images, loaded one at a time: CamVid, a plain folder, or scenes drawn from a seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from difal.data.base import IGNORE, Data, Split
+from difal.data.readers import open_camvid, open_folder, open_prepared
+from difal.data.scenes import open_scenes
+from difal.errors import DataError
+
+__all__ = ["IGNORE", "Data", "Split", "open_data"]
+
+LAYOUTS = """  scenes[:TRAIN,TEST,SEED]       scenes drawn from a seed, 256 x 256, nothing to download
+  ROOT/train ROOT/trainannot ROOT/test ROOT/testannot    CamVid as it is published
+  ROOT/train/NAME.jpg ROOT/train/NAME_label.png ROOT/test/... ROOT/meta.json    prepared data
+  ROOT/images [ROOT/masks] [ROOT/test/images ROOT/test/masks] [ROOT/classes.txt]    your own"""
+
+
+def open_data(
+    source: str | Path,
+    *,
+    size: int | None = None,
+    classes: tuple[str, ...] | None = None,
+    limit: int | None = None,
+) -> Data:
+    """Open a pool of images and, where there is one, its test set.
+
+    Args:
+        source: a folder in one of the known layouts, or `"scenes[:TRAIN,TEST,SEED]"`.
+        size: resize every image to size x size pixels (bilinear; masks by the nearest pixel). None: as they are.
+        classes: class names, for folders that do not name theirs.
+        limit: use the first `limit` images of each split only.
+
+    Returns:
+        `Data`: name, classes, and the splits `train` (the pool) and `test` (or None). Nothing is decoded yet.
+
+    Raises:
+        DataError: the folder is missing or has none of the layouts, or a mask has no image; names file and cure.
+    """
+    name = str(source)
+    if name == "scenes" or name.startswith("scenes:"):
+        data = open_scenes(name, size)
+    else:
+        root = Path(source)
+        if not name or not root.is_dir():
+            raise DataError(f"there is no data folder {name or '(none given)'}; --data takes one of\n{LAYOUTS}")
+        if (root / "trainannot").is_dir():
+            data = open_camvid(root, size)
+        elif (root / "meta.json").is_file() and (root / "train").is_dir():
+            data = open_prepared(root, size)
+        elif (root / "images").is_dir():
+            data = open_folder(root, size, classes)
+        else:
+            raise DataError(f"{root} has none of the known layouts:\n{LAYOUTS}")
+    if limit is not None:
+        data.train = data.train.first(limit)
+        data.test = data.test and data.test.first(limit)
+    return data

@@ -1,0 +1,125 @@
+"""Every pixel of an image through a head, and the test set, kept as the encoder's maps at their own resolution.
+
+The head's first layer commutes with bilinear resizing, so all pixels of an image cost one projection at the maps'
+resolution and a resize of 128 channels. What is worth keeping on disk is therefore the maps as the encoder gave them:
+with them, testing one more head needs no UNet pass. Where they would not fit `test_cache_gb`, the heads of all rounds
+are tested together in one late pass over the UNet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from tqdm import tqdm
+
+from difal.bank import check_settings, encode, pixel_features
+from difal.config import Config
+from difal.data.base import Split
+from difal.errors import DataError
+from difal.files import crash_point, derive_seed, digest, write_json, write_tensors
+from difal.head import Head
+from difal.metrics import confusion_matrix
+from difal.stages import StageClock
+from difal_kernels import project_then_resize
+
+
+def dense_logits(head: Head, maps: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+    """(B, H, W, C) float32 logits of every pixel of B images of `size`."""
+    return _every_pixel(head, maps, size, head.rest)
+
+
+def dense_classes(head: Head, maps: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+    """(B, H, W) uint8 most likely class of every pixel; logits never exist for all of them at once."""
+    return _every_pixel(head, maps, size, lambda rows: head.rest(rows).argmax(1).to(torch.uint8))
+
+
+def _every_pixel(head: Head, maps: Sequence[torch.Tensor], size: tuple[int, int], tail: Callable) -> torch.Tensor:
+    return project_then_resize(maps, head.project.weight, head.project.bias, size, tail=tail)
+
+
+class TestSet:
+    """The test images' maps, or features of random pixels: from disk where they fit, else from the encoder."""
+
+    __test__ = False  # for pytest, which collects classes of this name
+
+    def __init__(self, folder: Path, split: Split, load_encoder: Callable, config: Config):
+        self.folder, self.split, self.load_encoder = folder, split, load_encoder
+        self.config, self.clock = config, StageClock()
+        self.settings = {
+            "format": 1,
+            "pool": digest(split.fingerprint()),
+            "encoder": config.encoder,
+            **{name: getattr(config, name) for name in ("bank_seed", "bank_dtype", "test_pixels")},
+        }
+        self.cached = self._plan()
+
+    def _plan(self) -> bool:
+        """Whether the cache is kept; decided once, from the size of the first image's."""
+        path = self.folder / "test.json"
+        if path.is_file():
+            self.meta = check_settings(path, self.settings)
+        else:
+            size = sum(tensor.nbytes for tensor in self._make(0).values())
+            self.meta = {"settings": self.settings, "bytes": size * len(self.split), "stages": {}}
+            write_json(path, self.meta)
+        return self.meta["bytes"] <= self.config.test_cache_gb * 1e9
+
+    def _make(self, index: int) -> dict[str, torch.Tensor]:
+        """What is kept of one image: its maps in the encoder's order, or `points` and `features`."""
+        name, dtype = self.split.ids[index], getattr(torch, self.config.bank_dtype)
+        with self.clock("images"):
+            image = self.split.image(index)
+        with self.clock("encoder"):
+            maps = encode(self.load_encoder(), image, name, [0], self.config)
+        if self.config.test_pixels is None:
+            kept = {f"map{i:03d}": m.to(dtype) for i, m in enumerate(maps)}
+        else:
+            with self.clock("hypercolumns"):
+                pixels = image.shape[0] * image.shape[1]
+                rng = np.random.default_rng(derive_seed("test pixels", self.config.bank_seed, name))
+                flat = np.sort(rng.choice(pixels, min(self.config.test_pixels, pixels), replace=False))
+                points = np.stack(np.divmod(flat, image.shape[1]), 1)
+                features = torch.from_numpy(pixel_features(maps, points, image.shape[:2], name)).to(dtype)
+                kept = {"points": torch.from_numpy(points), "features": features}
+        if not all(bool(tensor.isfinite().all()) for tensor in kept.values()):
+            raise DataError(
+                f"the encoder's maps of image {name} are not finite in {dtype}; check the encoder's weights, or use "
+                f"--bank-dtype float32"
+            )
+        return kept
+
+    def _path(self, index: int) -> Path:
+        return self.folder / "images" / f"{index:06d}.safetensors"
+
+    def fill(self) -> None:
+        """Pass what is not there yet through the encoder, if the cache is kept."""
+        missing = [i for i in range(len(self.split)) if not self._path(i).is_file()] if self.cached else []
+        if not missing:
+            return
+        done = len(self.split) - len(missing)
+        for index in tqdm(missing, "test images", initial=done, total=len(self.split), unit="image"):
+            write_tensors(self._path(index), self._make(index))
+            self.clock.add_to(self.meta["stages"])
+            crash_point("test-image")
+        write_json(self.folder / "test.json", self.meta)
+
+    def evaluate(self, heads: Sequence[Head], classes: int, note: str = "test") -> list[np.ndarray]:
+        """Confusion matrices (C, C) of several heads over the test pixels, in one pass over the images."""
+        totals = [np.zeros((classes, classes), np.int64) for _ in heads]
+        for index in tqdm(range(len(self.split)), note, unit="image", leave=False):
+            kept = load_file(self._path(index)) if self.cached else self._make(index)
+            truth = self.split.mask(index)
+            size = truth.shape
+            if "points" in kept:
+                truth = truth[tuple(kept["points"].numpy().T)]
+            for head, total in zip(heads, totals, strict=True):
+                if "points" in kept:
+                    predicted = head.logits(kept["features"].numpy(), np.arange(len(truth))).argmax(1)
+                else:
+                    predicted = dense_classes(head, [kept[name] for name in sorted(kept)], size)[0]
+                total += confusion_matrix(truth, predicted.numpy(), classes)
+        return totals

@@ -1,0 +1,112 @@
+"""Files that are either whole or absent, whatever moment the process is killed at."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import signal
+from collections.abc import Iterable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from difal.errors import UserError
+
+TMP = ".tmp-"
+
+
+def crash_point(name: str) -> None:
+    """Die here by SIGKILL if the environment says so: how the tests kill a run at a chosen moment.
+
+    `DIFAL_CRASH=NAME` or `DIFAL_CRASH=NAME:n` dies at the n-th passage (from 1) of the point NAME; `*` is any point.
+    """
+    wanted = os.environ.get("DIFAL_CRASH")
+    if not wanted:
+        return
+    point, _, count = wanted.partition(":")
+    if point in (name, "*"):
+        crash_point.passed = getattr(crash_point, "passed", 0) + 1
+        if crash_point.passed == int(count or 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write to a neighbour, fsync, rename over `path`, fsync the folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    neighbour = path.with_name(TMP + path.name)
+    with open(neighbour, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    crash_point("before-rename")
+    os.replace(neighbour, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    crash_point("after-rename")
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(Path(path).read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} line {error.lineno} is not JSON ({error.msg}); restore or delete it") from None
+
+
+def write_npy(path: Path, array: np.ndarray) -> None:
+    import io
+
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_bytes(path, buffer.getvalue())
+
+
+def write_tensors(path: Path, tensors: dict, metadata: dict[str, str] | None = None) -> None:
+    """A safetensors file of torch tensors."""
+    from safetensors.torch import save
+
+    write_bytes(path, save({k: v.contiguous() for k, v in tensors.items()}, metadata))
+
+
+def derive_seed(*parts: Any) -> int:
+    """A 63-bit seed from any words and numbers, the same on every machine."""
+    words = "\x1f".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "big") >> 1
+
+
+def digest(value: Any) -> str:
+    """Twelve hex digits of a JSON-able value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def digest_ids(ids: Iterable[str]) -> str:
+    return digest(list(ids))
+
+
+@contextmanager
+def exclusive(folder: Path, *, wait: bool = False):
+    """Hold a folder for one process; the lock dies with the process, so a killed run leaves none behind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            raise UserError(f"another process is working in {folder}; wait for it or choose another folder") from None
+        for leftover in folder.rglob(TMP + "*"):
+            leftover.unlink(missing_ok=True)
+        yield

@@ -1,0 +1,220 @@
+"""Label files: one pixel a line (JSONL), and the same as CSV and as Label Studio tasks.
+
+Each line is an object with the fields of `Label`. A person fills in `class_id` or `class_name`, or sets `skipped`
+to true where no class fits; everything else stays as written.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from difal.errors import LabelError
+from difal.files import write_text
+
+Place = tuple[str, int, int]  # image, row, column
+
+
+@dataclass
+class Label:
+    """One pixel and its answer. (x, y) is (column, row) in an image of `height` x `width` pixels."""
+
+    id: str
+    image: str
+    x: int
+    y: int
+    height: int
+    width: int
+    round: int
+    rank: int
+    score: float | None = None
+    class_id: int | None = None
+    class_name: str | None = None
+    annotator: str | None = None
+    seconds: float | None = None
+    skipped: bool = False
+
+    @property
+    def answered(self) -> bool:
+        return self.skipped or self.class_id is not None
+
+    @property
+    def place(self) -> Place:
+        return self.image, self.y, self.x
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Label))
+NEEDED = ("image", "x", "y")
+
+
+def to_jsonl(labels: Sequence[Label]) -> str:
+    return "".join(json.dumps(dataclasses.asdict(label), ensure_ascii=False) + "\n" for label in labels)
+
+
+def write_label_file(path: Path, labels: Sequence[Label]) -> None:
+    write_text(path, to_jsonl(labels))
+
+
+def to_csv(labels: Sequence[Label]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(dataclasses.asdict(label) for label in labels)
+    return text.getvalue()
+
+
+def to_label_studio(labels: Sequence[Label], picture: str = "{image}") -> str:
+    """Label Studio tasks: a key point in percent of the image, the integer pixel kept under `data`."""
+    tasks = [
+        {
+            "data": {
+                **dataclasses.asdict(label),
+                "image": picture.format(image=label.image),
+                "image_id": label.image,
+            },
+            "predictions": [
+                {
+                    "result": [
+                        {
+                            "from_name": "point",
+                            "to_name": "image",
+                            "type": "keypointlabels",
+                            "original_width": label.width,
+                            "original_height": label.height,
+                            "value": {
+                                "x": 100 * (label.x + 0.5) / label.width,
+                                "y": 100 * (label.y + 0.5) / label.height,
+                                "width": 0.5,
+                            },
+                        }
+                    ]
+                }
+            ],
+        }
+        for label in labels
+    ]
+    return json.dumps(tasks, indent=1, ensure_ascii=False) + "\n"
+
+
+def read_labels(path: Path, classes: Sequence[str], asked: Collection[Place] | None = None) -> list[Label]:
+    """Read a label file, checking every line.
+
+    Args:
+        path: a `.jsonl` file, or a `.csv` file with a header line of the same field names.
+        classes: class names; ids are their positions.
+        asked: if given, only these pixels may be in the file.
+
+    Returns:
+        One `Label` per line; unanswered lines are allowed and have `answered == False`.
+
+    Raises:
+        LabelError: names the file, the line and the cure.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise LabelError(f"there is no label file {path}")
+    text = path.read_text(encoding="utf-8-sig")
+    if path.suffix == ".csv":
+        rows = [(number, dict(row)) for number, row in enumerate(csv.DictReader(io.StringIO(text)), 2)]
+    else:
+        rows = [(n, _parse(line, path, n)) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    labels, places = [], {}
+    for number, row in rows:
+        label = _check(row, classes, f"{path} line {number}")
+        if label.place in places:
+            raise LabelError(
+                f"{path} line {number} repeats pixel x={label.x}, y={label.y} of {label.image} "
+                f"(line {places[label.place]}); delete one of the two"
+            )
+        if asked is not None and label.place not in asked:
+            raise LabelError(
+                f"{path} line {number}: pixel x={label.x}, y={label.y} of {label.image} was not asked; "
+                f"leave image, x and y as they were written"
+            )
+        places[label.place] = number
+        labels.append(label)
+    return labels
+
+
+def _parse(line: str, path: Path, number: int) -> dict:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise LabelError(f"{path} line {number} is not JSON ({error.msg} at column {error.colno}); mend it") from None
+    if not isinstance(row, dict):
+        raise LabelError(f"{path} line {number} must be an object {{...}}, got {line.strip()[:40]!r}")
+    return row
+
+
+def _check(row: dict, classes: Sequence[str], where: str) -> Label:
+    unknown = [key for key in row if key not in FIELDS]
+    if unknown:
+        raise LabelError(f"{where} has the unknown field {unknown[0]!r}; the fields are {', '.join(FIELDS)}")
+    for key in NEEDED:
+        if row.get(key) in (None, ""):
+            raise LabelError(f"{where} lacks {key!r}; leave that field as it was written")
+    value = {key: None if item == "" else item for key, item in row.items()}
+    ints = {key: _int(value.get(key), key, where) for key in ("x", "y", "height", "width", "round", "rank", "class_id")}
+    skipped = _flag(value.get("skipped"), where)
+    class_id, name = ints["class_id"], value.get("class_name")
+    if name is not None:
+        if name not in classes:
+            raise LabelError(f"{where}: class_name {name!r} is not a class; the classes are {', '.join(classes)}")
+        if class_id not in (None, list(classes).index(name)):
+            raise LabelError(f"{where}: class_id {class_id} and class_name {name!r} disagree; give one of them")
+        class_id = list(classes).index(name)
+    if class_id is not None and not 0 <= class_id < len(classes):
+        listing = ", ".join(f"{i} {name}" for i, name in enumerate(classes))
+        raise LabelError(
+            f"{where}: class_id {class_id} is out of range 0 to {len(classes) - 1} ({listing}); "
+            f"where no class fits, set skipped to true"
+        )
+    if skipped:
+        class_id = None
+    return Label(
+        id=str(value.get("id") or ""),
+        image=str(value["image"]),
+        x=ints["x"],
+        y=ints["y"],
+        height=ints["height"] or 0,
+        width=ints["width"] or 0,
+        round=-1 if ints["round"] is None else ints["round"],
+        rank=-1 if ints["rank"] is None else ints["rank"],
+        score=_number(value.get("score"), "score", where),
+        class_id=class_id,
+        class_name=None if class_id is None else classes[class_id],
+        annotator=None if value.get("annotator") is None else str(value["annotator"]),
+        seconds=_number(value.get("seconds"), "seconds", where),
+        skipped=skipped,
+    )
+
+
+def _int(value, key: str, where: str) -> int | None:
+    number = _number(value, key, where)
+    if number is not None and number != int(number):
+        raise LabelError(f"{where}: {key} must be an integer, got {value!r}")
+    return None if number is None else int(number)
+
+
+def _number(value, key: str, where: str) -> float | None:
+    if value is None:
+        return None
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        return float(value)
+    except (TypeError, ValueError):
+        raise LabelError(f"{where}: {key} must be a number or null, got {value!r}") from None
+
+
+def _flag(value, where: str) -> bool:
+    if value in (None, False, True):
+        return bool(value)
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    raise LabelError(f"{where}: skipped must be true or false, got {value!r}")

@@ -1,0 +1,275 @@
+"""The loop: choose pixels, have them labeled, train a head, test it, and again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from difal import __version__
+from difal.acquisition import check_acquisition, select
+from difal.bank import Bank, Pixel, build_bank
+from difal.config import Config
+from difal.data import Data, open_data
+from difal.dense import TestSet
+from difal.errors import ConfigError, DataError
+from difal.files import crash_point, exclusive
+from difal.head import train_head
+from difal.labels import Label, write_label_file
+from difal.ledger import Ledger, Round
+from difal.metrics import summary
+from difal.oracle import MaskOracle, PersonOracle, WaitingForLabels, known_labels
+from difal.pictures import draw_pictures
+from difal.stages import StageClock
+
+Status = Literal["done", "waiting"]
+
+
+def run(
+    config: Config,
+    *,
+    resume: bool = False,
+    data: Data | None = None,
+    encoder=None,
+    say: Callable[[str], None] = print,
+) -> Status:
+    """Run the rounds that are not done yet.
+
+    Args:
+        config: every setting; `config.run_folder()` is the run folder.
+        resume: go on with the run that is in the folder.
+        data: the pool and test set, instead of opening `config.data`.
+        encoder: an encoder (see `difal.encoders`), instead of loading `config.encoder` when it is needed.
+        say: gets a line of text per event.
+
+    Returns:
+        "done", or "waiting" when a person has to label the pixels of a round first.
+
+    Raises:
+        UserError: something outside the program is wrong; the message names it and the cure.
+    """
+    check_acquisition(config.acquisition)
+    data = data or open_config_data(config)
+    ledger = Ledger(config.run_folder())
+    if resume and not ledger.exists:
+        raise ConfigError(f"there is no run to resume in {ledger.folder}")
+    with exclusive(ledger.folder):
+        if ledger.begun and not resume:
+            raise ConfigError(f"{ledger.folder} holds a run; go on with --resume, or choose another --out")
+        return Loop(config, ledger, data, encoder, say, resume).run()
+
+
+def encoder_loader(config: Config, encoder=None) -> Callable:
+    """A function that gives the encoder, loading it once, when first needed."""
+
+    @cache
+    def load():
+        from difal.encoders import load_encoder
+
+        return load_encoder(config.encoder, device=config.device)
+
+    return load if encoder is None else lambda: encoder
+
+
+def make_features(
+    config: Config,
+    data: Data | None = None,
+    load_encoder: Callable | None = None,
+    folder: Path | None = None,
+    given: Sequence[Pixel] = (),
+) -> tuple[Bank, TestSet | None]:
+    """Make, finish or open the feature bank of the pool and the cache of the test set, in `folder` or `config.bank`."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    data = data or open_config_data(config)
+    load_encoder = load_encoder or encoder_loader(config)
+    folder = Path(folder or config.bank)
+    with exclusive(folder, wait=True):
+        bank = build_bank(folder / "pool", data.train, load_encoder, config, given)
+        test = None
+        if data.test is not None and data.test.has_masks:
+            test = TestSet(folder / "test", data.test, load_encoder, config)
+            test.fill()
+    return bank, test
+
+
+def open_config_data(config: Config) -> Data:
+    return open_data(config.data, size=config.size, classes=config.class_names(), limit=config.limit)
+
+
+class Loop:
+    """One run in its folder."""
+
+    def __init__(self, config: Config, ledger: Ledger, data: Data, encoder, say: Callable[[str], None], resume: bool):
+        self.config, self.ledger, self.data, self.say = config, ledger, data, say
+        self.index = {name: i for i, name in enumerate(self.data.train.ids)}
+        self.clock = StageClock()
+        self.load_encoder = encoder_loader(config, encoder)
+        self.known = self._known_labels(resume)
+        ledger.begin(config)
+        ledger.note(
+            version=__version__,
+            data=self.data.name,
+            classes=list(self.data.classes),
+            colors=self.data.colors.tolist(),
+            images=len(self.data.train),
+            test_images=len(self.data.test) if self.data.test else 0,
+            budget=config.round_budget(len(self.data.train)),
+        )
+
+    def run(self) -> Status:
+        self.bank, self.test = self._features()
+        oracle = self._oracle()
+        asked = list(self.known)
+        for index in range(self.config.rounds):
+            entry = self.ledger.round(index)
+            labels = self._ask(entry, asked, oracle)
+            if labels is None:
+                return "waiting"
+            if not labels:
+                self.say(f"round {index}: no pixel is left to ask; the run ends here")
+                break
+            asked += labels
+            self._train(entry, asked)
+            if self.test and self.test.cached:
+                self._evaluate([entry], asked)
+            entry.add_stages(self.clock)
+            self._tell(entry, asked)
+        self._evaluate_late()
+        self._draw()
+        return "done"
+
+    def _features(self) -> tuple[Bank, TestSet | None]:
+        given = [self._pixel(label) for label in self.known]
+        folder = Path(self.config.bank) if self.config.bank else self.ledger.folder / "bank"
+        bank, test = make_features(self.config, self.data, self.load_encoder, folder, given)
+        stages = {"pool": bank.meta["stages"], **({"test": test.meta["stages"]} if test else {})}
+        self.ledger.note(feature_stages=stages, dimension=bank.dimension)
+        return bank, test
+
+    def _oracle(self):
+        kind = self.config.oracle
+        if kind == "masks" and not self.data.train.has_masks:
+            raise DataError(f"{self.config.data} has no masks for the pool; add them, or use --oracle person")
+        if kind == "masks" or (kind == "auto" and self.data.train.has_masks):
+            return MaskOracle(self.data)
+        return PersonOracle(self.data, self.ledger.folder)
+
+    def _known_labels(self, resume: bool) -> list[Label]:
+        """Labels from before the run; a copy is kept, so that the run does not hang on the file."""
+        if self.config.labels is None:
+            return []
+        copy = self.ledger.folder / "known.jsonl"
+        if resume and copy.is_file():
+            return known_labels(copy, self.data)
+        labels = known_labels(Path(self.config.labels), self.data)
+        write_label_file(copy, labels)
+        return labels
+
+    def _pixel(self, label: Label) -> Pixel:
+        return Pixel(self.index[label.image], label.y, label.x)
+
+    def _ask(self, entry: Round, asked: list[Label], oracle) -> list[Label] | None:
+        """The round's answers, from its file or the oracle; None if a person has to answer first."""
+        if entry.has("labels.jsonl"):
+            return entry.labels()
+        if not entry.has("picks.jsonl"):
+            picks = self._select(entry, asked)
+            if not picks:
+                return []
+            entry.write_labels("picks", picks)
+            crash_point("picks")
+        picks = entry.picks()
+        try:
+            with self.clock("oracle"):
+                labels = oracle.answer(picks)
+        except WaitingForLabels as waiting:
+            entry.add_stages(self.clock)
+            self.say(str(waiting))
+            return None
+        entry.write_labels("labels", labels)
+        crash_point("labels")
+        if isinstance(oracle, PersonOracle):
+            oracle.done()
+        return labels
+
+    def _select(self, entry: Round, asked: list[Label]) -> list[Label]:
+        head = self.ledger.round(entry.index - 1).head() if entry.index else None
+        places = [self._pixel(label) for label in asked]
+        budget = self.config.round_budget(len(self.data.train))
+        chosen = select(self.bank, head, places, budget, entry.index, self.config, self.clock)
+        return [
+            Label(
+                id=f"{entry.index:03d}-{rank:05d}",
+                image=self.data.train.ids[pixel.image],
+                x=pixel.column,
+                y=pixel.row,
+                height=self.bank.size(pixel.image)[0],
+                width=self.bank.size(pixel.image)[1],
+                round=entry.index,
+                rank=rank,
+                score=score,
+            )
+            for rank, (pixel, score) in enumerate(zip(chosen.pixels, chosen.scores, strict=True))
+        ]
+
+    def _train(self, entry: Round, asked: list[Label]) -> None:
+        usable = [label for label in asked if label.class_id is not None]
+        if entry.has("head.safetensors") or not usable:
+            return
+        with self.clock("training"):
+            features = self.bank.features_of([self._pixel(label) for label in usable])
+            targets = np.array([label.class_id for label in usable])
+            context = self.bank.context()
+            head = train_head(features, targets, context, len(self.data.classes), self.config, entry.index)
+        head.save(entry.folder / "head.safetensors")
+        crash_point("head")
+
+    def _evaluate(self, entries: list[Round], asked: list[Label]) -> None:
+        """Test the heads of rounds that have one and no metrics yet."""
+        entries = [entry for entry in entries if entry.has("head.safetensors") and not entry.has("metrics.json")]
+        if not entries:
+            return
+        note = f"test, round {entries[0].index}" if len(entries) == 1 else f"test, {len(entries)} heads"
+        with self.clock("testing"):
+            counts = self.test.evaluate([entry.head() for entry in entries], len(self.data.classes), note)
+        for entry, count in zip(entries, counts, strict=True):
+            labels = [label for label in asked if label.round <= entry.index]
+            skipped = sum(label.skipped for label in labels)
+            facts = {"round": entry.index, "asked": len(labels), "labeled": len(labels) - skipped}
+            facts["test_pixels"] = int(count.sum())
+            entry.write_metrics({**facts, **summary(count)})
+            crash_point("metrics")
+
+    def _evaluate_late(self) -> None:
+        """Test all rounds' heads in one pass over the UNet, where its maps were too large to keep."""
+        if self.test is None or self.test.cached:
+            return
+        entries = self.ledger.rounds()
+        asked = [
+            *self.known,
+            *(label for entry in entries if entry.has("labels.jsonl") for label in entry.labels()),
+        ]
+        untested = [entry for entry in entries if not entry.has("metrics.json")]
+        self._evaluate(untested, asked)
+        if entries:
+            entries[-1].add_stages(self.clock)
+        for entry in untested:
+            self._tell(entry, [label for label in asked if label.round <= entry.index])
+
+    def _tell(self, entry: Round, asked: list[Label]) -> None:
+        skipped = sum(label.skipped for label in asked)
+        line = f"round {entry.index}: {len(asked)} pixels asked" + (f", {skipped} skipped" if skipped else "")
+        if metrics := entry.metrics():
+            line += f", test mIoU {100 * metrics['miou']['standard']:.2f} %"
+        elif not entry.has("head.safetensors"):
+            line += ", none of them with a class: no head yet"
+        self.say(line)
+
+    def _draw(self) -> None:
+        with self.clock("pictures"):
+            draw_pictures(self.ledger, self.data, self.load_encoder, self.config)

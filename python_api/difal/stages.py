@@ -1,0 +1,47 @@
+"""Seconds and memory per stage of a run."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+
+
+def peak_memory() -> int:
+    """Largest resident size of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+class StageClock:
+    """Adds up the seconds spent in named stages, and notes the peak memory seen at the end of each.
+
+    Example:
+        >>> clock, totals = StageClock(), {}
+        >>> with clock("reading"):
+        ...     pass
+        >>> clock.add_to(totals)
+        >>> list(totals), totals["reading"]["seconds"] < 1
+        (['reading'], True)
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, stage: str):
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
+
+    def add_to(self, totals: dict[str, dict]) -> None:
+        """Move what was measured since the last call into `totals`: {stage: {"seconds", "peak_bytes"}}."""
+        for stage, seconds in self.seconds.items():
+            entry = totals.setdefault(stage, {"seconds": 0.0, "peak_bytes": 0})
+            entry["seconds"] = round(entry["seconds"] + seconds, 3)
+            entry["peak_bytes"] = max(entry["peak_bytes"], peak_memory())
+        self.seconds.clear()

@@ -1,0 +1,117 @@
+"""Each acquisition against its definition in plain float64."""
+
+import numpy as np
+import pytest
+import torch
+from api.fakes import FakeEncoder, tiny_config, tiny_data
+from difal.acquisition import acquisitions, check_acquisition, select
+from difal.bank import build_bank
+from difal.errors import ConfigError
+from difal.head import train_head
+from difal.stages import StageClock
+
+from difal_kernels import maxherding
+
+SCORES = ("entropy", "margin", "least_confidence", "dald", "edald")
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bank")
+    return build_bank(folder, tiny_data(train=4).train, FakeEncoder, tiny_config(folder, random=12, draws=3))
+
+
+@pytest.fixture(scope="module")
+def head(bank, tmp_path_factory):
+    rows = np.arange(0, 32, 3)
+    features = bank.features("local")[rows]
+    return train_head(features, rows % 4, bank.context(), 4, tiny_config(tmp_path_factory.mktemp("h"), epochs=40))
+
+
+def entropy(p):
+    return -(p * np.log(p)).sum(-1)
+
+
+def plain_scores(name, bank, pixels, head):
+    """Every row of a set, by the formulas of the method."""
+
+    def softmax(features):
+        with torch.no_grad():
+            return head(torch.from_numpy(np.array(features, np.float32))).double().softmax(-1).numpy()
+
+    p = softmax(bank.features(pixels))
+    samples = np.stack([softmax(bank.noise(pixels)[:, k]) for k in range(3)], 1)
+    dald = entropy(samples.mean(1)) - entropy(samples).mean(1)
+    top = np.sort(p, -1)[:, ::-1]
+    return {
+        "entropy": entropy(p),
+        "margin": 1 - (top[:, 0] - top[:, 1]),
+        "least_confidence": 1 - top[:, 0],
+        "dald": dald,
+        "edald": entropy(p) + 2 * dald,
+    }[name]
+
+
+def choose(bank, head, asked, tmp_path, **changes):
+    config = tiny_config(tmp_path, edald_weight=2.0, **changes)
+    return select(bank, head, asked, 5, 1, config, StageClock())
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_a_score_alone_takes_the_highest_of_the_random_pixels(name, bank, head, tmp_path):
+    asked = [bank.pixel("random", row) for row in (0, 7, 30)]
+    scores = plain_scores(name, bank, "random", head)
+    scores[[0, 7, 30]] = -np.inf
+    best = np.argsort(-scores, kind="stable")[:5]
+    picks = choose(bank, head, asked, tmp_path, acquisition=name)
+    assert picks.pixels == [bank.pixel("random", row) for row in best]
+    assert picks.scores == pytest.approx(scores[best], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_two_stages(name, bank, head, tmp_path):
+    rows = [2, 9, 21]
+    asked = [bank.pixel("local", row) for row in rows]
+    features = np.array(bank.features("local"), np.float64)
+    left = np.setdiff1d(np.arange(32), rows)
+    kept = maxherding(features, round(0.4 * 29), labeled=features[rows], candidates=left, backend="reference")
+    scores = plain_scores(name, bank, "local", head)[kept]
+    best = kept[np.argsort(-scores, kind="stable")[:5]]
+    picks = choose(bank, head, asked, tmp_path, acquisition=f"two-stage-{name}", keep=0.4)
+    assert picks.pixels == [bank.pixel("local", row) for row in best]
+    assert picks.survivors == 12
+
+
+def test_coverage_continues_itself(bank, tmp_path):
+    """Two rounds of coverage are one round of twice the budget."""
+    first = choose(bank, None, [], tmp_path, acquisition="coverage")
+    second = choose(bank, None, first.pixels, tmp_path, acquisition="coverage")
+    both = maxherding(np.array(bank.features("local")), 10)
+    assert first.pixels + second.pixels == [bank.pixel("local", row) for row in both]
+
+
+@pytest.mark.parametrize("name", acquisitions())
+def test_without_a_head(name, bank, tmp_path):
+    picks = choose(bank, None, [], tmp_path, acquisition=name)
+    staged = name == "coverage" or name.startswith("two-stage")
+    assert picks.how == ("coverage" if staged else "random")
+    assert len(set(picks.pixels)) == 5
+    if staged:
+        assert picks.pixels == choose(bank, None, [], tmp_path, acquisition="coverage").pixels
+
+
+def test_random_depends_on_seed_and_round(bank, tmp_path):
+    first = choose(bank, None, [], tmp_path, acquisition="random")
+    assert first == choose(bank, None, [], tmp_path, acquisition="random")
+    assert first.pixels != choose(bank, None, [], tmp_path, acquisition="random", seed=1).pixels
+
+
+def test_nothing_left(bank, tmp_path):
+    everything = [bank.pixel("local", row) for row in range(32)]
+    assert choose(bank, None, everything, tmp_path).pixels == []
+    assert len(choose(bank, None, everything[:-2], tmp_path).pixels) == 2
+
+
+def test_an_unknown_name():
+    with pytest.raises(ConfigError, match="`acquisition` must be one of two-stage-edald, coverage, random"):
+        check_acquisition("best")

@@ -1,0 +1,122 @@
+"""The command line as a user meets it."""
+
+import json
+
+import pytest
+from api.fakes import FakeEncoder, write_folder
+from difal import cli, loop
+from difal.config import FIELDS
+
+QUICK = "--candidates 60 --local 6 --random 6 --draws 1 --epochs 2 --context 8 --rounds 2 --budget 1 --pictures 1"
+
+
+@pytest.fixture
+def difal(monkeypatch, tmp_path, capsys):
+    """Runs the command in an empty folder with a small encoder; returns (exit code, standard output, errors)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loop, "encoder_loader", lambda config, encoder=None: FakeEncoder)
+
+    def command(text):
+        code = cli.main(text.split())
+        return code, *capsys.readouterr()
+
+    return command
+
+
+def test_a_run_and_its_report(difal, tmp_path):
+    write_folder(tmp_path / "data", masks=True, test=True)
+    code, out, _ = difal(f"run --data data {QUICK} --threads 1")
+    assert code == cli.DONE
+    assert "round 1: 8 pixels asked" in out
+    assert "done: runs/data-two-stage-edald-seed0" in out
+    code, out, _ = difal("report runs/data-two-stage-edald-seed0")
+    assert code == cli.DONE
+    assert (tmp_path / "runs/data-two-stage-edald-seed0/report.html").stat().st_size > 10_000
+    code, out, _ = difal("run --resume --rounds 3")
+    assert code == cli.DONE
+    assert "round 2: 12 pixels asked" in out
+    code, _, err = difal(f"run --data data {QUICK}")
+    assert code == cli.FAILED
+    assert "--resume" in err
+
+
+def test_a_person_labels(difal, tmp_path):
+    write_folder(tmp_path / "data", masks=False)
+    code, out, _ = difal(f"run --data data {QUICK} --out r")
+    assert code == cli.WAITING
+    assert "difal run --resume r" in out
+    question = tmp_path / "r/to_label.jsonl"
+    lines = [json.loads(line) | {"class_name": "road"} for line in question.read_text().splitlines()]
+    question.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert difal("run --resume r")[0] == cli.WAITING
+    question.write_text(question.read_text().replace('"class_id": null', '"class_id": 77', 1))
+    code, _, err = difal("run --resume r")
+    assert code == cli.FAILED
+    assert err.startswith("difal: error: r/to_label.jsonl line 1: class_id 77 is out of range")
+    assert "Traceback" not in err
+
+
+def test_shared_features(difal, tmp_path):
+    write_folder(tmp_path / "data", masks=True, test=True)
+    shared = QUICK[: QUICK.index("--epochs")] + "--bank b"
+    code, out, _ = difal(f"encode --data data {shared}")
+    assert (code, out) == (0, "b: 4 images, 20 numbers a pixel, test maps kept\n")
+    assert difal(f"run --data data {QUICK} --bank b --out r")[0] == cli.DONE
+    code, _, err = difal(f"run --data data {QUICK} --bank b --out s --bank-seed 3")
+    assert code == cli.FAILED
+    assert "bank_seed = 0, this run has 3; give it the old setting, or another --bank folder" in err
+    assert "`--bank` must name the folder" in difal("encode --data data")[2]
+
+
+def test_a_file_and_flags(difal, tmp_path):
+    write_folder(tmp_path / "data", masks=True)
+    (tmp_path / "c.yaml").write_text("data: data\nrounds: 1\nacquisition: random\n")
+    code, _, _ = difal(f"run --config c.yaml {QUICK} --rounds 1 --out r")
+    assert code == cli.DONE
+    assert "acquisition: random" in (tmp_path / "r/config.yaml").read_text()
+    assert difal("run --config r/config.yaml --out again")[0] == cli.DONE
+    for name in ("picks.jsonl", "labels.jsonl", "head.safetensors"):
+        assert (tmp_path / "r/rounds/000" / name).read_bytes() == (tmp_path / "again/rounds/000" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("run", "there is no data folder (none given)"),
+        ("run --data nowhere", "there is no data folder nowhere; --data takes one of"),
+        ("run --data scenes --acquisition best", "`acquisition` must be one of"),
+        ("run --data scenes --keep 2", "`keep` must be above 0"),
+        ("run --config nowhere.yaml", "there is no configuration file nowhere.yaml"),
+        ("run --resume", "there is no run under runs/"),
+        ("run --resume nowhere", "nowhere is no run folder"),
+        ("report nowhere", "nowhere is no run folder"),
+    ],
+)
+def test_errors_are_sentences(difal, tmp_path, text, message):
+    code, _, err = difal(text)
+    assert code == cli.FAILED
+    assert message in err
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())  # a command that fails at once leaves nothing behind
+
+
+def test_debug_shows_the_traceback(difal):
+    with pytest.raises(ValueError, match="no data folder"):
+        difal("run --data nowhere --debug")
+
+
+def test_help_teaches(difal, capsys):
+    for text in ("--help", "run --help", "encode --help", "report --help"):
+        with pytest.raises(SystemExit, match="0"):
+            cli.main(text.split())
+    out = capsys.readouterr().out
+    assert "trainannot" in out and "to_label.jsonl" in out and "Exit codes" in out  # noqa: PT018
+    assert all(f"--{name.replace('_', '-')}" in out for name in FIELDS)
+    _, out, _ = difal("acquisitions")
+    assert "two-stage-edald  " in out
+
+
+def test_wrong_usage_has_its_own_code(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["run", "--rounds", "many"])
+    assert "invalid int value: 'many'" in capsys.readouterr().err

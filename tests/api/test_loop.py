@@ -1,0 +1,280 @@
+"""The loop end to end on tiny problems: what is decided, kept and taken up again."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from api.fakes import FakeEncoder, outcome, tiny_config, tiny_data, write_folder
+from difal.acquisition import acquisitions
+from difal.config import resumed_config
+from difal.data import open_data
+from difal.errors import ConfigError, DataError, LabelError, UserError
+from difal.labels import read_labels
+from difal.ledger import Ledger
+from difal.loop import make_features, run
+
+
+def silent(_line):
+    pass
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory):
+    """One feature bank for every run on the tiny data."""
+    folder = tmp_path_factory.mktemp("bank")
+    make_features(tiny_config(folder / "unused"), tiny_data(), FakeEncoder, folder)
+    return str(folder)
+
+
+def test_a_run_keeps_everything(tmp_path, bank):
+    data, lines = tiny_data(), []
+    config = tiny_config(tmp_path, bank=bank)
+    assert run(config, data=data, encoder=FakeEncoder(), say=lines.append) == "done"
+    ledger = Ledger(tmp_path)
+    rounds = ledger.rounds()
+    assert len(rounds) == 3
+    assert len(lines) == 3
+    assert "15 pixels asked" in lines[2]
+    places = [label.place for entry in rounds for label in entry.labels()]
+    assert len(set(places)) == len(places) == 15
+    for entry in rounds:
+        picks, labels = entry.picks(), entry.labels()
+        assert [p.place for p in picks] == [label.place for label in labels]
+        assert [p.rank for p in picks] == list(range(5))
+        assert all(p.class_id is None for p in picks)
+        scores = [p.score for p in picks]
+        assert scores == sorted(scores, reverse=True)
+        for label in labels:
+            truth = int(data.train.mask(data.train.ids.index(label.image))[label.y, label.x])
+            assert (label.class_id, label.skipped) == ((None, True) if truth == 255 else (truth, False))
+        metrics = entry.metrics()
+        counted = sum((data.test.mask(i) != 255).sum() for i in range(2))
+        assert np.sum(metrics["confusion"]) == counted
+        assert (
+            metrics["asked"]
+            == 5 * (entry.index + 1)
+            == metrics["labeled"] + sum(label.skipped for one in rounds[: entry.index + 1] for label in one.labels())
+        )
+        assert entry.head().sizes == (20, 128, 32, 8)
+    assert ledger.config() == config.to_dict()
+    assert set(ledger.facts()["feature_stages"]["pool"]) >= {"encoder", "hypercolumns", "local herding"}
+
+
+def test_a_run_repeats_itself_and_its_seed_matters(tmp_path, bank):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(tiny_config(tmp_path / name, bank=bank, seed=seed), data=tiny_data(), encoder=FakeEncoder(), say=silent)
+    a, b, c = (outcome(tmp_path / name) for name in "abc")
+    assert a == b
+    assert a["rounds/000/picks.jsonl"] == c["rounds/000/picks.jsonl"]  # coverage has no seed
+    assert a["rounds/000/head.safetensors"] != c["rounds/000/head.safetensors"]
+
+
+def test_a_round_needs_no_pass_over_the_encoder(tmp_path, bank):
+    encoder = FakeEncoder()
+    run(tiny_config(tmp_path, bank=bank, pictures=0), data=tiny_data(), encoder=encoder, say=silent)
+    assert encoder.passes == 0
+
+
+@pytest.mark.parametrize("name", acquisitions())
+def test_every_acquisition_runs(name, tmp_path, bank):
+    config = tiny_config(tmp_path, bank=bank, acquisition=name, rounds=2, pictures=0)
+    assert run(config, data=tiny_data(), encoder=FakeEncoder(), say=silent) == "done"
+    picks = [label.place for entry in Ledger(tmp_path).rounds() for label in entry.labels()]
+    assert len(set(picks)) == 10
+
+
+def test_a_finished_run_can_be_given_more_rounds(tmp_path, bank):
+    longer = tiny_config(tmp_path / "longer", bank=bank)
+    run(longer, data=tiny_data(), encoder=FakeEncoder(), say=silent)
+    run(tiny_config(tmp_path / "run", bank=bank, rounds=2), data=tiny_data(), encoder=FakeEncoder(), say=silent)
+    more = resumed_config(Ledger(tmp_path / "run").config(), {"rounds": 3})
+    run(more, resume=True, data=tiny_data(), encoder=FakeEncoder(), say=silent)
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "longer")
+
+
+def test_resuming_with_another_setting_is_refused(tmp_path, bank):
+    config = tiny_config(tmp_path, bank=bank, rounds=1)
+    run(config, data=tiny_data(), encoder=FakeEncoder(), say=silent)
+    with pytest.raises(ConfigError, match=r"`keep` was 0\.5 when the run began and is 0\.25 now"):
+        resumed_config(Ledger(tmp_path).config(), {"keep": 0.25})
+    with pytest.raises(ConfigError, match="holds a run; go on with --resume"):
+        run(config, data=tiny_data(), encoder=FakeEncoder())
+    with pytest.raises(ConfigError, match="no run to resume"):
+        run(tiny_config(tmp_path / "none"), resume=True, data=tiny_data(), encoder=FakeEncoder())
+
+
+def test_another_bank_is_refused(tmp_path, bank):
+    with pytest.raises(ConfigError, match=r"draws = 2, this run has 3"):
+        run(tiny_config(tmp_path, bank=bank, draws=3), data=tiny_data(), encoder=FakeEncoder())
+    with pytest.raises(ConfigError, match="pool = "):
+        run(tiny_config(tmp_path / "b", bank=bank), data=open_data("scenes:5,2,9", size=32), encoder=FakeEncoder())
+
+
+def test_late_testing_gives_the_same_metrics(tmp_path):
+    for name, gigabytes in (("kept", 1.0), ("late", 0.0)):
+        config = tiny_config(tmp_path / name, test_cache_gb=gigabytes, bank_dtype="float32", pictures=0)
+        run(config, data=tiny_data(), encoder=FakeEncoder(), say=silent)
+    assert outcome(tmp_path / "kept") == outcome(tmp_path / "late")
+    assert not list((tmp_path / "late").rglob("images/*"))
+
+
+def test_testing_on_random_pixels(tmp_path):
+    """All of an image's pixels, drawn at random, are the image; fewer are as many as asked for."""
+    for name, pixels in (("whole", None), ("all", 32 * 32), ("some", 100)):
+        config = tiny_config(tmp_path / name, test_pixels=pixels, bank_dtype="float32", rounds=1, pictures=0)
+        run(config, data=tiny_data(), encoder=FakeEncoder(), say=silent)
+    whole, everything, some = (Ledger(tmp_path / name).round(0).metrics() for name in ("whole", "all", "some"))
+    assert everything == whole
+    assert 80 < some["test_pixels"] <= 200 < whole["test_pixels"]
+    assert some["pixel_accuracy"] == pytest.approx(whole["pixel_accuracy"], abs=0.15)
+
+
+def test_the_pool_can_run_dry(tmp_path):
+    lines = []
+    config = tiny_config(tmp_path, budget=3.0, rounds=5, pictures=0)
+    run(config, data=tiny_data(train=2, test=0), encoder=FakeEncoder(), say=lines.append)
+    asked = [label.place for entry in Ledger(tmp_path).rounds() for label in entry.labels()]
+    assert len(set(asked)) == len(asked) == 16  # 2 images x 8 local picks
+    assert "no pixel is left" in lines[-1]
+
+
+def fill_in(path, truth, data, *, skip=None):
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        value = int(truth[row["image"]][row["y"], row["x"]])
+        row["skipped"] = value == 255 or row["rank"] == skip
+        row["class_id"] = None if row["skipped"] else value
+        row["annotator"] = "me"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def test_a_person_labels(tmp_path):
+    """Stopping each round for the answers gives what the masks give at once."""
+    folder = write_folder(tmp_path / "data", masks=False)
+    with_masks = write_folder(tmp_path / "masked", masks=True)
+    truth_data = open_data(with_masks)
+    truth = {name: truth_data.train.mask(i) for i, name in enumerate(truth_data.train.ids)}
+    config = tiny_config(tmp_path / "run", data=str(folder), rounds=2)
+    lines = []
+    assert run(config, encoder=FakeEncoder(), say=lines.append) == "waiting"
+    question = tmp_path / "run/to_label.jsonl"
+    assert str(question) in lines[-1]
+    assert "0 sky" in lines[-1]
+    pictures = list((tmp_path / "run/to_label").iterdir())
+    assert {p.name for p in pictures} == {
+        f"{json.loads(line)['image']}.png" for line in question.read_text().splitlines()
+    }
+    assert run(config, resume=True, encoder=FakeEncoder(), say=silent) == "waiting"  # nothing answered yet
+    fill_in(question, truth, truth_data)
+    assert run(config, resume=True, encoder=FakeEncoder(), say=silent) == "waiting"  # for round 1
+    assert {json.loads(line)["round"] for line in question.read_text().splitlines()} == {1}
+    fill_in(question, truth, truth_data)
+    assert run(config, resume=True, encoder=FakeEncoder(), say=silent) == "done"
+    assert not question.exists()
+    assert not (tmp_path / "run/to_label").exists()
+    run(tiny_config(tmp_path / "masks", data=str(with_masks), rounds=2), encoder=FakeEncoder(), say=silent)
+    for index in range(2):
+        by_hand, by_mask = (Ledger(tmp_path / name).round(index) for name in ("run", "masks"))
+        assert by_hand.picks() == by_mask.picks()
+        assert [a.class_id for a in by_hand.labels()] == [a.class_id for a in by_mask.labels()]
+        assert by_hand.labels()[0].annotator == "me"
+
+
+def test_answers_are_checked(tmp_path):
+    folder = write_folder(tmp_path / "data", masks=False)
+    config = tiny_config(tmp_path / "run", data=str(folder), rounds=1)
+    run(config, encoder=FakeEncoder(), say=silent)
+    question = tmp_path / "run/to_label.jsonl"
+    rows = [json.loads(line) for line in question.read_text().splitlines()]
+
+    def answers(**change):
+        question.write_text(
+            "".join(
+                json.dumps({**row, "class_id": 1} | (change if i == 1 else {})) + "\n" for i, row in enumerate(rows)
+            )
+        )
+        return lambda: run(config, resume=True, encoder=FakeEncoder(), say=silent)
+
+    for change, message in (
+        ({"class_id": 8}, "line 2: class_id 8 is out of range 0 to 7"),
+        ({"x": 500}, "line 2: pixel x=500"),
+        ({"class_id": None, "class_name": "moon"}, "line 2: class_name 'moon' is not a class"),
+        ({"class_name": "sky"}, "line 2: class_id 1 and class_name 'sky' disagree"),
+    ):
+        with pytest.raises(LabelError, match=message):
+            answers(**change)()
+    assert answers(class_id=None, class_name="road")() == "done"
+    kept = Ledger(tmp_path / "run").round(0).labels()
+    assert [label.class_name for label in kept] == ["hill", "road", *["hill"] * (len(kept) - 2)]
+
+
+def test_all_skipped_rounds_go_on_by_coverage(tmp_path):
+    folder = write_folder(tmp_path / "data", masks=False)
+    config = tiny_config(tmp_path / "run", data=str(folder), rounds=2)
+    run(config, encoder=FakeEncoder(), say=silent)
+    question = tmp_path / "run/to_label.jsonl"
+    question.write_text(question.read_text().replace('"skipped": false', '"skipped": true'))
+    lines = []
+    assert run(config, resume=True, encoder=FakeEncoder(), say=lines.append) == "waiting"
+    assert "no head yet" in lines[0]
+    entry = Ledger(tmp_path / "run").round(1)
+    assert len(entry.picks()) == 4
+    assert not Ledger(tmp_path / "run").round(0).has("head.safetensors")
+
+
+def test_known_labels_are_used_and_never_asked_again(tmp_path):
+    data = tiny_data()
+    known = tmp_path / "known.csv"
+    rows = [(i, 5 * i + 3, 20) for i in range(4)]
+    names = data.train.ids
+    known.write_text("image,x,y,class_id\n" + "".join(f"{names[i]},{x},{y},{i % 3}\n" for i, x, y in rows))
+    config = tiny_config(tmp_path / "run", labels=str(known), local=40, random=20)
+    run(config, data=data, encoder=FakeEncoder(), say=silent)
+    plain = tiny_config(tmp_path / "plain", local=40, random=20)
+    run(plain, data=data, encoder=FakeEncoder(), say=silent)
+    ledger = Ledger(tmp_path / "run")
+    asked = [label.place for entry in ledger.rounds() for label in entry.labels()]
+    assert not {(names[i], y, x) for i, x, y in rows} & set(asked)
+    local = [np.load(tmp_path / name / "bank/pool/local.points.npy") for name in ("run", "plain")]
+    assert not np.array_equal(*local)
+    assert np.array_equal(local[0][4], local[1][4])
+    for i, x, y in rows:
+        assert not (local[0][i] == (y, x)).all(1).any()
+    assert ledger.round(0).metrics()["asked"] == 9
+    assert len(read_labels(tmp_path / "run/known.jsonl", data.classes)) == 4
+
+
+def test_known_labels_are_checked(tmp_path):
+    for row, message in (("nowhere,1,1,0", "no pool image 'nowhere'"), ("train0,99,1,0", "lies outside of train0")):
+        known = tmp_path / "known.csv"
+        known.write_text(f"image,x,y,class_id\n{row}\n")
+        with pytest.raises(LabelError, match=message):
+            run(tiny_config(tmp_path / "run", labels=str(known)), data=tiny_data(), encoder=FakeEncoder())
+
+
+def test_features_that_are_not_finite_name_the_image(tmp_path):
+    class Broken(FakeEncoder):
+        def maps(self, images, noise):
+            maps = super().maps(images, noise)
+            maps[1][:] = torch.nan
+            return maps
+
+    with pytest.raises(DataError, match=r"features of image train0 cannot be used.*check the encoder's weights"):
+        run(tiny_config(tmp_path), data=tiny_data(), encoder=Broken())
+
+
+def test_masks_can_be_demanded(tmp_path):
+    folder = write_folder(tmp_path / "data", masks=False)
+    with pytest.raises(DataError, match="no masks for the pool"):
+        run(tiny_config(tmp_path / "run", data=str(folder), oracle="masks"), encoder=FakeEncoder())
+
+
+def test_two_processes_do_not_share_a_run(tmp_path):
+    import fcntl
+
+    with open(tmp_path / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process"):
+            run(tiny_config(tmp_path), data=tiny_data(), encoder=FakeEncoder())

@@ -1,0 +1,77 @@
+"""The report of a run: whole, self-contained, and true to the ledger."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+from api.fakes import FakeEncoder, tiny_config, tiny_data
+from difal.errors import ConfigError
+from difal.ledger import Ledger
+from difal.loop import run
+from difal.report import write_report
+
+VOID = {"meta", "img", "br"}
+
+
+class Balance(HTMLParser):
+    """Checks that every tag is closed in order, and gathers what is referred to."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.links = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.links += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.links += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    run(tiny_config(folder, pictures=2), data=tiny_data(), encoder=FakeEncoder(), say=len)
+    return folder
+
+
+def test_it_is_whole_and_needs_nothing_else(finished):
+    text = write_report(finished).read_text()
+    page = Balance()
+    page.feed(text)
+    assert page.open == []
+    assert all(link.startswith(("data:image/png;base64,", "#")) for link in page.links)
+    assert len([link for link in page.links if link.startswith("data:")]) == 12  # two images, six pictures each
+    assert not re.search(r"url\((?!#)", text)
+
+
+def test_it_says_what_the_ledger_says(finished):
+    ledger = Ledger(finished)
+    text = write_report(finished).read_text()
+    last = ledger.round(2).metrics()
+    for policy in ("standard", "released"):
+        assert f"{100 * last['miou'][policy]:.2f}</td>" in text
+    for name, iou in zip(ledger.facts()["classes"], last["class_iou"], strict=True):
+        value = "absent" if iou is None else f"{100 * iou:.1f}"
+        assert re.search(rf"</span>{name}</td>.*?<td class=\"n\">{value}</td>", text)
+    assert "local herding" in text
+    assert "training" in text
+
+
+def test_it_can_be_written_midway_and_without_a_test_set(tmp_path):
+    run(tiny_config(tmp_path, rounds=1, pictures=0), data=tiny_data(test=0), encoder=FakeEncoder(), say=len)
+    text = write_report(tmp_path, tmp_path / "elsewhere.html").read_text()
+    assert "no test set" in text
+    assert "Where the clicks went" in text
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="is no run folder"):
+        write_report(tmp_path)
+    Ledger(tmp_path).begin(tiny_config(tmp_path))
+    with pytest.raises(ConfigError, match="has no round yet"):
+        write_report(tmp_path)
