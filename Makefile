@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 
-.PHONY: venv test demo demo-loop bench lint clean
+.PHONY: venv test demo photo bench lint clean
 venv: $(VENV)/.installed
 
 # The stamp is written last: an install that was cut short is taken up again.
@@ -17,15 +17,16 @@ $(VENV)/.installed: $(SOURCES)
 test: venv
 	$(BIN)/python -m pytest tests
 
-demo: venv
-	$(BIN)/python examples/photo.py
-
 # Six rounds on drawn scenes with the embedded encoder, then the report.
-demo-loop: venv
+demo: venv
 	rm -rf demo/scenes
 	$(BIN)/difal run --data scenes:36,12,0 --encoder tiny --rounds 6 --budget 0.25 --candidates 2000 --draws 3 \
 		--bank demo/bank --out demo/scenes
 	$(BIN)/difal report demo/scenes
+
+# Fifty pixels of a photograph, beside the naive loop.
+photo: venv
+	$(BIN)/python examples/photo.py
 
 bench: venv
 	$(BIN)/python -m pytest bench/bench_*.py --benchmark-only -p no:cacheprovider -s
@@ -37,4 +38,4 @@ lint: venv
 	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.inl' | xargs $(BIN)/clang-format --dry-run --Werror
 
 clean:
-	rm -rf build dist $(VENV) *.egg-info difal_kernels/*.so
+	rm -rf build dist demo $(VENV) *.egg-info difal_kernels/*.so

@@ -48,9 +48,7 @@ class Pixels:
 
     def features(self, read) -> np.ndarray:
         """(n, D) float32 from `read(image, points)`, one call an image."""
-        return np.concatenate(
-            [read(self.split.image(i), self.points[self.image == i]) for i in np.unique(self.image)]
-        )
+        return np.concatenate([read(self.split.image(i), self.points[self.image == i]) for i in np.unique(self.image)])
 
 
 def patches(position: bool, side: int = 7):
@@ -168,9 +166,7 @@ def table(scores) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--data", default=os.environ.get("DIFAL_CAMVID"), help="a data folder of the loop with masks"
-    )
+    parser.add_argument("--data", default=os.environ.get("DIFAL_CAMVID"), help="a data folder of the loop with masks")
     parser.add_argument("--encoder", default="tiny", help="as `difal.encoders.load_encoder` takes it")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--test-every", type=int, default=4, help="use every n-th test image")

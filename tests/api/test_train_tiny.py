@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-pytest.importorskip(
-    "diffusers", reason="the loop's extra is not installed: pip install 'difal-kernels[loop]'"
-)
+pytest.importorskip("diffusers", reason="the loop's extra is not installed: pip install 'difal-kernels[loop]'")
 pytest.importorskip("skimage", reason="scikit-image is not installed")
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 
@@ -41,9 +39,7 @@ def options(folder, steps=4):
 def test_crops_are_images_and_repeat(small):
     pyramids, shares = train_tiny.load_pyramids()
     assert len(pyramids) == len(shares) == 11
-    draws = [
-        train_tiny.draw_crops(pyramids, shares, 24, 48, torch.Generator().manual_seed(s)) for s in (0, 0, 1)
-    ]
+    draws = [train_tiny.draw_crops(pyramids, shares, 24, 48, torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
     assert draws[0].shape == (24, 3, 48, 48)
     assert float(draws[0].abs().max()) <= 1
     assert float(draws[0].std()) > 0.2
@@ -66,9 +62,7 @@ def test_an_interrupted_training_resumes_to_the_same_weights(small, tmp_path, mo
     monkeypatch.setattr(train_tiny, "train_step", step)
     train_tiny.train(options(tmp_path / "parts"))
     whole, parts = (load_encoder(tmp_path / name / "encoder", blocks=(3,)) for name in ("whole", "parts"))
-    for (name, a), (_, b) in zip(
-        whole.unet.state_dict().items(), parts.unet.state_dict().items(), strict=True
-    ):
+    for (name, a), (_, b) in zip(whole.unet.state_dict().items(), parts.unet.state_dict().items(), strict=True):
         assert torch.equal(a, b), name
     rows = [(tmp_path / name / "loss.csv").read_text().splitlines() for name in ("whole", "parts")]
     assert [row.split(",")[:3] for row in rows[0]] == [row.split(",")[:3] for row in rows[1]]

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from difal.encoders.base import BaseEncoder
 from torch import nn
 
+from difal.encoders.base import BaseEncoder
 from difal_kernels._checks import as_int
 
 SETTINGS = "difal_encoder.json"  # beside the weights: blocks, timesteps, resolution

@@ -82,8 +82,7 @@ def load_guided_diffusion(
     if any(listed for _, listed in problems):
         raise ValueError(
             "`state_dict_or_path` is no unconditional guided-diffusion UNet with scale-shift norm and "
-            "residual resampling: "
-            + "; ".join(f"{what}: {_listed(listed)}" for what, listed in problems if listed)
+            "residual resampling: " + "; ".join(f"{what}: {_listed(listed)}" for what, listed in problems if listed)
         )
     unet.load_state_dict(converted, strict=True, assign=True)
     return unet.eval()
@@ -111,14 +110,10 @@ def _read(source: Mapping[str, torch.Tensor] | str | Path) -> dict[str, torch.Te
                 f"`state_dict_or_path`: {path} holds no plain tensors that can be read: {error}"
             ) from error
     if not isinstance(source, Mapping):
-        raise TypeError(
-            f"`state_dict_or_path` must be a path or a mapping of tensors, got {type(source).__name__}"
-        )
+        raise TypeError(f"`state_dict_or_path` must be a path or a mapping of tensors, got {type(source).__name__}")
     for name, value in source.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise TypeError(
-                f"`state_dict_or_path` must map names to tensors, got {name!r}: {type(value).__name__}"
-            )
+            raise TypeError(f"`state_dict_or_path` must map names to tensors, got {name!r}: {type(value).__name__}")
     return dict(source)
 
 
@@ -174,9 +169,7 @@ def _name_map(source: dict[str, torch.Tensor], levels: int, per_level: int) -> d
 def _config(source: dict[str, torch.Tensor], levels: int, per_level: int, num_head_channels: int) -> dict:
     def size(name: str) -> torch.Size:
         if name not in source:
-            raise ValueError(
-                f"`state_dict_or_path` must hold {name}, which is missing: not a guided-diffusion UNet"
-            )
+            raise ValueError(f"`state_dict_or_path` must hold {name}, which is missing: not a guided-diffusion UNet")
         return source[name].shape
 
     starts = [f"input_blocks.{1 + level * per_level}" for level in range(levels)]

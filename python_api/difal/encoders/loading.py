@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from difal.encoders.diffusion import SETTINGS, DiffusionEncoder
 
 EMBEDDED = {"tiny": Path(__file__).parent / "tiny"}
