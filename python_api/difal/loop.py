@@ -256,8 +256,6 @@ class Loop:
         ]
         untested = [entry for entry in entries if not entry.has("metrics.json")]
         self._evaluate(untested, asked)
-        if entries:
-            entries[-1].add_stages(self.clock)
         for entry in untested:
             self._tell(entry, [label for label in asked if label.round <= entry.index])
 
@@ -273,3 +271,5 @@ class Loop:
     def _draw(self) -> None:
         with self.clock("pictures"):
             draw_pictures(self.ledger, self.data, self.load_encoder, self.config)
+        for entry in self.ledger.rounds()[-1:]:
+            entry.add_stages(self.clock)  # with the late test's, if there was one

@@ -37,9 +37,8 @@ def draw_pictures(ledger: Ledger, data: Data, load_encoder: Callable, config: Co
         image, name = data.train.image(index), data.train.ids[index]
         size = image.shape[:2]
         maps = (encode(load_encoder(), image, name, [draw], config) for draw in range(config.draws + 1))
-        logits = (
-            torch.cat([dense_logits(head, one, size) for one in maps]).flatten(1, 2).movedim(1, 0)
-        )  # (H W, 1 + K, C)
+        logits = torch.cat([dense_logits(head, one, size) for one in maps])
+        logits = logits.flatten(1, 2).movedim(1, 0)  # (H W, 1 + K, C), fixed noise first
         entropy = difal_kernels.entropy(logits[:, 0])
         dald = difal_kernels.dald(logits[:, 1:])
         tensors = {

@@ -60,6 +60,7 @@ def test_it_says_what_the_ledger_says(finished):
         assert re.search(rf"</span>{name}</td>.*?<td class=\"n\">{value}</td>", text)
     assert "local herding" in text
     assert "training" in text
+    assert ">pictures<" in text
 
 
 def test_it_can_be_written_midway_and_without_a_test_set(tmp_path):
