@@ -351,7 +351,7 @@ def test_the_embedded_encoder():
     assert [m.shape[1] for m in maps] == list(encoder.channels)
     assert all(bool(m.isfinite().all()) for m in maps)
     wide = make_images(1, 300, 200)
-    assert encoder.working_size(300, 200) == (192, 128)
+    assert encoder.working_size(300, 200) == (96, 64)
     assert encoder.maps(wide, encoder.noise(["a"], 300, 200))[0].isfinite().all()
 
 
