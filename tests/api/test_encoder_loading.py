@@ -1,0 +1,87 @@
+"""Encoders from disk: what is saved is what is loaded, and what cannot be loaded says why."""
+
+import json
+
+import pytest
+import torch
+
+pytest.importorskip(
+    "diffusers", reason="the loop's extra is not installed: pip install 'difal-kernels[loop]'"
+)
+
+from api.small_unets import make_images, make_unet
+from difal.encoders import DiffusionEncoder, load_encoder
+from diffusers import DDPMScheduler
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_save_and_load(tmp_path, layers):
+    scheduler = DDPMScheduler(num_train_timesteps=400, beta_schedule="squaredcos_cap_v2")
+    encoder = DiffusionEncoder(make_unet(layers), scheduler, (1, 2), (30, 60), resolution=16)
+    encoder.save_pretrained(tmp_path / "encoder")
+    loaded = load_encoder(tmp_path / "encoder")
+    assert (loaded.blocks, loaded.timesteps, loaded.resolution) == ((1, 2), (30, 60), 16)
+    assert loaded.scheduler.config.num_train_timesteps == 400
+    images = make_images(1, 32, 32)
+    noise = encoder.noise([0], 32, 32)
+    for a, b in zip(encoder.maps(images, noise), loaded.maps(images, noise), strict=True):
+        assert torch.equal(a, b)
+    assert load_encoder(str(tmp_path / "encoder"), blocks=(0,), resolution=None).blocks == (0,)
+    half = load_encoder(tmp_path / "encoder", dtype=torch.float16)
+    assert half.unet.dtype == torch.float16
+
+
+def test_folders_as_diffusers_writes_them(tmp_path):
+    from diffusers import DDPMPipeline
+
+    unet = make_unet()
+    unet.save_pretrained(tmp_path / "bare")
+    DDPMPipeline(unet, DDPMScheduler(num_train_timesteps=300)).save_pretrained(tmp_path / "pipeline")
+    bare = load_encoder(tmp_path / "bare", blocks=(3,), timesteps=(7,))
+    pipeline = load_encoder(tmp_path / "pipeline", blocks=(3,), timesteps=(7,))
+    assert bare.scheduler.config.num_train_timesteps == 1000
+    assert pipeline.scheduler.config.num_train_timesteps == 300
+    for a, b in zip(bare.unet.parameters(), pipeline.unet.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_loading_errors_say_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(TypeError, match="`name` must be a str or a Path, got int"):
+        load_encoder(3)
+    with pytest.raises(FileNotFoundError, match="no folder 'tinny'; give 'tiny'"):
+        load_encoder("tinny")
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        load_encoder(tmp_path / "absent")
+    with pytest.raises(FileNotFoundError, match=r"'nobody/nothing' .* could not be fetched"):
+        load_encoder("nobody/nothing")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match="got the file"):
+        load_encoder(tmp_path / "file")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(ValueError, match=r"no config\.json .*found: nothing"):
+        load_encoder(folder)
+    (folder / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel"}))
+    with pytest.raises(ValueError, match="describes a UNet2DConditionModel"):
+        load_encoder(folder)
+    make_unet().save_pretrained(folder, safe_serialization=False)
+    with pytest.raises(ValueError, match="pickled weights are not read"):
+        load_encoder(folder)
+    (folder / "diffusion_pytorch_model.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(ValueError, match="could not be loaded"):
+        load_encoder(folder)
+    make_unet().save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"`blocks` must lie in 0\.\.5 \(the UNet has 6 decoder blocks\)"):
+        load_encoder(folder)  # the paper's blocks, in a small network
+
+
+def test_the_embedded_encoder():
+    encoder = load_encoder("tiny")
+    images = make_images(1, 96, 128)
+    maps = encoder.maps(images, encoder.noise(["a"], 96, 128))
+    assert [m.shape[1] for m in maps] == list(encoder.channels)
+    assert all(bool(m.isfinite().all()) for m in maps)
+    wide = make_images(1, 300, 200)
+    assert encoder.working_size(300, 200) == (96, 64)
+    assert encoder.maps(wide, encoder.noise(["a"], 300, 200))[0].isfinite().all()
