@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+
 from difal.config import Config
 from difal.data import IGNORE, open_data
 from difal.encoders import DiffusionEncoder, load_encoder

@@ -20,9 +20,10 @@ def photo_pixels(n: int, d: int, seed: int = 0) -> torch.Tensor:
 
     d must be a multiple of 8; from 768 on it is spread over three timesteps, as in the paper.
     """
-    from difal.encoders import DiffusionEncoder
     from diffusers import UNet2DModel
     from skimage import data
+
+    from difal.encoders import DiffusionEncoder
 
     timesteps = (50, 150, 250) if d >= 768 else (50,)
     per_step = d // len(timesteps)

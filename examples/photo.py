@@ -9,9 +9,9 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
-from difal.encoders import load_encoder
 from skimage import data
 
+from difal.encoders import load_encoder
 from difal_kernels import maxherding
 from difal_kernels.ops.maxherding.kernels import kernel_matrix
 

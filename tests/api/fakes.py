@@ -6,12 +6,13 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from PIL import Image
+
 from difal.config import Config
 from difal.data import Data
 from difal.data.base import FunctionSplit
 from difal.data.scenes import CLASSES, draw_scene
 from difal.files import derive_seed
-from PIL import Image
 
 
 class FakeEncoder:

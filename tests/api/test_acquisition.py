@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+
 from api.fakes import FakeEncoder, tiny_config, tiny_data
 from difal.acquisition import acquisitions, check_acquisition, select
 from difal.bank import build_bank
 from difal.errors import ConfigError
 from difal.head import train_head
 from difal.stages import StageClock
-
 from difal_kernels import maxherding
 
 SCORES = ("entropy", "margin", "least_confidence", "dald", "edald")

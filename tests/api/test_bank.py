@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import interpolate
+
 from api.fakes import FakeEncoder, tiny_config, tiny_data
 from difal.bank import Pixel, build_bank, draw_candidates, to_input
 from difal.data.base import FunctionSplit
 from difal.errors import ConfigError, DataError
-from torch.nn.functional import interpolate
-
 from difal_kernels import maxherding
 
 

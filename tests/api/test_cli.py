@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from api.fakes import FakeEncoder, write_folder
 from difal import cli, loop
 from difal.config import FIELDS

@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+
 from difal.config import FIELDS, Config, make_config, resumed_config
 from difal.errors import ConfigError
 

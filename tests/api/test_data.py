@@ -5,11 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from api.fakes import write_folder
 from difal.data import IGNORE, open_data
 from difal.data.scenes import CLASSES, draw_scene
 from difal.errors import DataError
-from PIL import Image
 
 
 def save(path, array, mode=None):

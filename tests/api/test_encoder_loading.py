@@ -5,13 +5,12 @@ import json
 import pytest
 import torch
 
-pytest.importorskip(
-    "diffusers", reason="the loop's extra is not installed: pip install 'difal-kernels[loop]'"
-)
+pytest.importorskip("diffusers", reason="the loop's extra is not installed: pip install 'difal-kernels[loop]'")
+
+from diffusers import DDPMScheduler
 
 from api.small_unets import make_images, make_unet
 from difal.encoders import DiffusionEncoder, load_encoder
-from diffusers import DDPMScheduler
 
 
 @pytest.mark.parametrize("layers", [1, 2])

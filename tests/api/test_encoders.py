@@ -8,11 +8,12 @@ import torch
 
 pytest.importorskip("diffusers", reason="the loop's extra is not installed: pip install 'difal-kernels[loop]'")
 
+from diffusers import DDPMScheduler, UNet2DModel
+
 from api.small_unets import make_images, make_unet
 from difal.encoders import BaseEncoder, DiffusionEncoder, Encoder
 from difal.encoders.base import noise_seed
 from difal.encoders.diffusion import decoder_blocks
-from diffusers import DDPMScheduler, UNet2DModel
 
 
 def all_activations(unet, noisy, timestep):

@@ -8,9 +8,10 @@ import torch
 
 pytest.importorskip("diffusers", reason="the loop's extra is not installed: pip install 'difal-kernels[loop]'")
 
+from safetensors.torch import load_file, save_file
+
 from difal.encoders import DiffusionEncoder, load_encoder, load_guided_diffusion
 from fixtures import adm_weights
-from safetensors.torch import load_file, save_file
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 

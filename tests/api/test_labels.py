@@ -5,6 +5,7 @@ import io
 import json
 
 import pytest
+
 from difal.errors import LabelError
 from difal.labels import Label, read_labels, to_csv, to_jsonl, to_label_studio
 

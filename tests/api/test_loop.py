@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+
 from api.fakes import FakeEncoder, outcome, tiny_config, tiny_data, write_folder
 from difal.acquisition import acquisitions
 from difal.config import resumed_config

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from difal.metrics import class_iou, confusion_matrix, mean_iou, summary
 from sklearn import metrics as sk
+
+from difal.metrics import class_iou, confusion_matrix, mean_iou, summary
 
 
 def test_against_scikit_learn():

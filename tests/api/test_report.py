@@ -4,6 +4,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+
 from api.fakes import FakeEncoder, tiny_config, tiny_data
 from difal.errors import ConfigError
 from difal.ledger import Ledger

@@ -4,6 +4,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from difal_kernels import BackendUnavailableError, available_backends, explain, hypercolumns
 from feature_maps import (
     BACKENDS,
     CASES,
@@ -16,10 +20,6 @@ from feature_maps import (
     make,
     random_points,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from difal_kernels import BackendUnavailableError, available_backends, explain, hypercolumns
 
 # What one rounding to the answer's type can do to numbers of size at most 1; float64 to a few sums.
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-6, torch.float16: 5e-4, torch.bfloat16: 4e-3}

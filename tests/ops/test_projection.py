@@ -7,13 +7,13 @@ import sys
 import numpy as np
 import pytest
 import torch
-from feature_maps import BACKENDS, CASES, DTYPES, LAYOUTS, RUNS, dense, lay_out, layer, linear, make
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from difal_kernels import BackendUnavailableError, _native, available_backends, explain, project_then_resize
 from difal_kernels.ops import _maps
+from feature_maps import BACKENDS, CASES, DTYPES, LAYOUTS, RUNS, dense, lay_out, layer, linear, make
 
 TOLERANCE = {torch.float64: 1e-12}  # any other dtype computes in float32: 1e-5
 
