@@ -59,7 +59,8 @@ class Panels:
 
 
 def panel_rows(n: int, d: int) -> int:
-    return min(n, max(64, min(ROWS, NUMBERS // d)))
+    """Rows per panel: both buffers together stay within a twenty-fifth of an N x N matrix where N is large enough."""
+    return min(n, max(64, min(ROWS, NUMBERS // d, n * n // (50 * d))))
 
 
 def is_native(features: torch.Tensor) -> bool:
