@@ -32,8 +32,10 @@ def as_tensor(value: Any, name: str, dtypes: Sequence[torch.dtype] = FLOATS) -> 
 def _from_numpy(value: np.ndarray, name: str) -> torch.Tensor:
     if value.dtype.name == "bfloat16":  # the ml_dtypes extension type; torch reads the same bits
         return _from_numpy(value.view(np.uint16), name).view(torch.bfloat16)
-    if value.dtype.kind not in "fiub":
-        raise TypeError(f"`{name}` must hold numbers, got a numpy.ndarray of dtype {value.dtype}")
+    if value.dtype.kind not in "fiub" or value.dtype.itemsize > 8:
+        raise TypeError(f"`{name}` must hold numbers of at most 64 bits, got a numpy.ndarray of dtype {value.dtype}")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"`{name}` must not be a masked array: the mask would be ignored; drop or fill those entries")
     if any(stride < 0 or stride % value.itemsize for stride in value.strides) or not value.dtype.isnative:
         value = np.array(value, dtype=value.dtype.newbyteorder("="), order="C")  # torch has no such views
     if not value.flags.writeable:

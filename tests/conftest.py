@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from safetensors.torch import load_file
+
+# The same examples everywhere, and no complaint about a machine that is busy.
+settings.register_profile("difal", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("difal")
 
 FIXTURES = Path(__file__).parent / "fixtures"
 REQUIRED = set(filter(None, os.environ.get("DIFAL_REQUIRE_BACKENDS", "").split(",")))

@@ -59,6 +59,8 @@ def prepare(
 ) -> Batch:
     as_choice(kernel, "kernel", KERNELS)
     x = as_tensor(features, "features")
+    if x.device.type == "meta":
+        raise TypeError("`features` must hold data, got a tensor on the meta device")
     batched = x.ndim == 3
     if x.ndim not in (2, 3):
         raise ValueError(f"`features` must be 2-D (N, D) or 3-D (B, N, D), got shape {tuple(x.shape)}")
@@ -78,7 +80,9 @@ def prepare(
     if kernel == "precomputed":
         pools = [pool[:, : len(pool)] for pool in pools]
     for b, pool in enumerate(pools):
-        check_finite(pool, f"features[{b}]" if batched else "features")
+        name = f"features[{b}]" if batched else "features"
+        check_finite(pool, name)
+        _check_size(pool, name, kernel)
 
     label_sets = _split(labeled, "labeled", count, batched, item_ndim=2)
     index_sets = _split(candidates, "candidates", count, batched, item_ndim=1)
@@ -104,6 +108,15 @@ def prepare(
             width = median_bandwidth(pool)
         problems.append(Problem(pool, budget, labels, allowed, w, kernel, width))
     return Batch(tuple(problems), batched, memory_limit, bool(progress))
+
+
+def _check_size(pool: torch.Tensor, name: str, kernel: str) -> None:
+    """Squares of features must fit in float64, and a given kernel in float32."""
+    largest = float(pool.abs().max())
+    if kernel == "precomputed" and largest != 0 and not 1e-20 <= largest <= 1e30:
+        raise ValueError(f"`{name}` must be a kernel of values about 1, got values up to {largest:.3g}; rescale it")
+    if largest > 1e152:
+        raise ValueError(f"`{name}` must be at most 1e152 in size, got {largest:.3g}: squares overflow; rescale them")
 
 
 def _lengths(lengths: Any, x: torch.Tensor, batched: bool) -> list[int]:
@@ -152,7 +165,10 @@ def _candidates(value: Any, n: int, budget: int) -> torch.Tensor | None:
             raise ValueError(f"`budget` must be at most the number of candidates, {n}, got {budget}")
         return None
     if isinstance(value, Sequence) and not isinstance(value, str):
-        value = np.asarray(value, dtype=np.int64 if len(value) == 0 else None)
+        try:
+            value = np.asarray(value, dtype=np.int64 if len(value) == 0 else None)
+        except ValueError:
+            raise ValueError("`candidates` must be 1-D, got a nested sequence") from None
     index = as_tensor(value, "candidates", INTEGERS).cpu().long()
     if index.ndim != 1:
         raise ValueError(f"`candidates` must be 1-D, got shape {tuple(index.shape)}")
@@ -181,6 +197,8 @@ def _weights(value: Any, pool: torch.Tensor, padded: int) -> torch.Tensor:
     if bool((weights < 0).any()):
         where = int((weights < 0).nonzero()[0])
         raise ValueError(f"`weights` must not be negative, got {weights[where].item()} at index {where}")
+    if not math.isfinite(float(weights.sum())):
+        raise ValueError(f"`weights` must have a finite sum, got values up to {weights.max().item()}; scale them down")
     return weights
 
 
@@ -190,6 +208,8 @@ def _bandwidths(value: Any, count: int, batched: bool) -> list[float | None]:
         if value != "median":
             raise ValueError(f"`bandwidth` must be a positive number or 'median', got {value!r}")
         return [None] * count
+    if value is None or isinstance(value, bool | np.bool_):
+        raise TypeError(f"`bandwidth` must be a positive number or 'median', got {value!r}")
     try:
         values = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value, dtype=np.float64)
     except (TypeError, ValueError):
