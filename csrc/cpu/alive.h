@@ -73,6 +73,9 @@ class AliveEntries {
         }
     }
 
+    // Empties i's list; its blocks are not used again.
+    void clear(int64_t i) { head_[i] = tail_[i] = -1; }
+
   private:
     struct Free {
         void operator()(Block* blocks) const { std::free(blocks); }
