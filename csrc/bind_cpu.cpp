@@ -132,8 +132,8 @@ void bind_sweep(py::module_& m) {
             Unlocked())
         .def(
             "replace",
-            [](Sweep& self, int64_t t, std::uintptr_t points, int64_t count, std::uintptr_t products) {
-                return self.replace(t, address<const int64_t>(points), count, address<float>(products));
+            [](Sweep& self, int64_t t, std::uintptr_t points, int64_t count, int64_t moved, std::uintptr_t products) {
+                return self.replace(t, address<const int64_t>(points), count, moved, address<float>(products));
             },
             Unlocked())
         .def("changed_rows",
@@ -168,6 +168,16 @@ void bind_sweep(py::module_& m) {
                std::uintptr_t products, int64_t stride, std::uintptr_t gains) {
                 self.add_gains(t, address<const int64_t>(points), count, row_begin, row_end, address<float>(products),
                                stride, address<double>(gains));
+            },
+            Unlocked())
+        .def(
+            "add_taken",
+            [](const Sweep& self, std::uintptr_t rows, std::uintptr_t low, std::uintptr_t high, std::uintptr_t weights,
+               int64_t count, int64_t column_begin, int64_t column_end, std::uintptr_t products, int64_t stride,
+               std::uintptr_t taken) {
+                self.add_taken(address<const int64_t>(rows), address<const float>(low), address<const float>(high),
+                               address<const double>(weights), count, column_begin, column_end,
+                               address<float>(products), stride, address<double>(taken));
             },
             Unlocked())
         .def("gathered", &Sweep::gathered)

@@ -273,7 +273,7 @@ void Sweep::gains(int64_t t, double* out, double* alive) const {
     }
 }
 
-int64_t Sweep::replace(int64_t t, const int64_t* points, int64_t count, float* products) {
+int64_t Sweep::replace(int64_t t, const int64_t* points, int64_t count, int64_t moved, float* products) {
     State& s = *state_;
     const int64_t n = s.p.rows, last = static_cast<int64_t>(s.levels.size()) - 1;
     if (t + count != last) throw std::logic_error("Sweep::replace: as many guesses as there were");
@@ -287,25 +287,35 @@ int64_t Sweep::replace(int64_t t, const int64_t* points, int64_t count, float* p
     for (int64_t r = 0; r < live; ++r) touched[buffers.rows[r]] = 1;
     s.changed.clear();
     for (int64_t i = 0; i < n; ++i) {
-        if (touched[i] || s.levels[t + 1].exact[i] > base.exact[i]) s.changed.push_back(static_cast<int32_t>(i));
+        if (touched[i] || s.levels[t + moved].exact[i] > base.exact[i]) s.changed.push_back(static_cast<int32_t>(i));
     }
-    const int64_t size = static_cast<int64_t>(s.changed.size());
     s.changed_from = t - s.first;
-    s.was.resize(size * (count + 1));
-    s.team.parallel_for((size + kRows - 1) / kRows, [&](int64_t task) {
-        const int64_t begin = task * kRows, width = std::min(kRows, size - begin);
+    s.was.resize(s.changed.size() * (count + 1));
+    std::vector<uint8_t> same(s.changed.size(), 1);
+    s.team.parallel_for((static_cast<int64_t>(same.size()) + kRows - 1) / kRows, [&](int64_t task) {
+        const int64_t begin = task * kRows, width = std::min<int64_t>(kRows, same.size() - begin);
         const int32_t* rows = s.changed.data() + begin;
         double values[kRows];
-        for (int64_t r = 0; r < width; ++r) {
-            for (int64_t g = 0; g <= count; ++g)
-                s.was[(begin + r) * (count + 1) + g] = s.levels[t + g].rounded[rows[r]];
-        }
+        for (int64_t r = 0; r < width; ++r) s.was[(begin + r) * (count + 1)] = s.levels[t].rounded[rows[r]];
         for (int64_t g = 0; g < count; ++g) {
             s.exact.against_point(points[g], rows, width, values);
-            for (int64_t r = 0; r < width; ++r)
-                s.levels[t + g + 1].set(rows[r], std::max(values[r], s.levels[t + g].exact[rows[r]]));
+            CoverageLevel& level = s.levels[t + g + 1];
+            for (int64_t r = 0; r < width; ++r) {
+                const int32_t i = rows[r];
+                const float was = level.rounded[i];
+                level.set(i, std::max(values[r], s.levels[t + g].exact[i]));
+                s.was[(begin + r) * (count + 1) + g + 1] = was;
+                if (was != level.rounded[i]) same[begin + r] = 0;
+            }
         }
     });
+    int64_t size = 0;
+    for (int64_t r = 0; r < static_cast<int64_t>(same.size()); ++r) {
+        if (same[r]) continue;
+        s.changed[size] = s.changed[r];
+        std::copy_n(s.was.begin() + r * (count + 1), count + 1, s.was.begin() + size++ * (count + 1));
+    }
+    s.changed.resize(size);
     if (s.alive) {  // coverage before `alive_at` decided what was gathered
         for (int32_t i : s.changed) s.is_lower[i] = s.levels[s.alive_at].rounded[i] < s.floor[i];
     }
@@ -385,6 +395,18 @@ void Sweep::add_gains(int64_t t, const int64_t* points, int64_t count, int64_t r
                                 s.p.scale + row_begin, &gain, &bound);
         gains[c] += gain;
     }
+}
+
+void Sweep::add_taken(const int64_t* rows, const float* low, const float* high, const double* weights, int64_t count,
+                      int64_t column_begin, int64_t column_end, float* products, int64_t stride, double* taken) const {
+    const State& s = *state_;
+    kernel_rows(rows, count, column_begin, column_end, products, stride);
+    std::vector<RiseEvent> events(count);
+    for (int64_t r = 0; r < count; ++r)
+        events[r] = {static_cast<int32_t>(r), low[r], high[r], static_cast<float>(weights[r]), 0.0f};
+    std::vector<float> unused(column_end - column_begin);
+    coverage_kernels().take_gains(s.p.error, products, stride, column_end - column_begin, events.data(), count,
+                                  taken + column_begin, unused.data());
 }
 
 double Sweep::settle(int64_t j, float* products, bool fresh, int64_t t, double threshold) {

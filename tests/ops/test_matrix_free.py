@@ -24,6 +24,9 @@ def small_tiles(monkeypatch, two_threads):
     monkeypatch.setattr(matrix_free, "BLOCK", 16)
     monkeypatch.setattr(matrix_free, "TRIED", 8)
     monkeypatch.setattr(matrix_free, "FIRST_GUESSES", 3)
+    monkeypatch.setattr(matrix_free, "FIRST_TRIED", 8)
+    monkeypatch.setattr(matrix_free, "WATCHED", 60)
+    monkeypatch.setattr(matrix_free, "SAMPLE", 40)
     monkeypatch.setattr(matrix_free, "MOST_GUESSES", 12)
     monkeypatch.setattr(cpu, "_path", lambda p, limit: matrix_free)
 
@@ -78,13 +81,13 @@ def test_wrong_guesses_are_corrected(monkeypatch):
         return int(choices[torch.randint(len(choices), (), generator=generator)])
 
     monkeypatch.setattr(matrix_free._Selection, "best_of_sample", anyone)
-    monkeypatch.setattr(matrix_free._Selection, "alive_estimate", lambda self: 1e30)
+    monkeypatch.setattr(matrix_free._Selection, "alive_estimate", lambda self, m: 1e30)
     assert_same(cloud(300), 25)
 
 
 def test_a_gather_that_overflows_is_tried_again_later(monkeypatch):
     estimate = matrix_free._Selection.alive_estimate
-    monkeypatch.setattr(matrix_free._Selection, "alive_estimate", lambda self: estimate(self) / 20)
+    monkeypatch.setattr(matrix_free._Selection, "alive_estimate", lambda self, m: estimate(self, m) / 20)
     x = cloud()
     assert_same(x, 60)
 

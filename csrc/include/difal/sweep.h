@@ -55,11 +55,12 @@ class Sweep {
     // the error of the gain.
     void gains(int64_t t, double* out, double* alive) const;
 
-    // The guesses from step t on are these `count` points instead, as many as there were. `products` (N,) are those of
-    // the first of them, overwritten. Returns how many rows' coverage changes; what each step takes is wrong until
+    // The guesses from step t on are these `count` points instead, as many as there were: a new one at step t, those of
+    // steps t..t + moved - 2 one step later, the rest as they were. `products` (N,) are those of the new one,
+    // overwritten. Returns how many rows' coverage changes; what each step takes is wrong until
     // `retake` has been called for all batches of kBatch changed rows and all columns.
     static constexpr int64_t kBatch = 256;
-    int64_t replace(int64_t t, const int64_t* points, int64_t count, float* products);
+    int64_t replace(int64_t t, const int64_t* points, int64_t count, int64_t moved, float* products);
     void changed_rows(int64_t* rows) const;
     // `tile` holds the inner products of a batch with the columns, as for `tile`. Calls for other columns may run at the
     // same time.
@@ -78,6 +79,10 @@ class Sweep {
     // gains[c] += what candidate points[c] would gain at step t from rows [row_begin, row_end), estimated.
     void add_gains(int64_t t, const int64_t* points, int64_t count, int64_t row_begin, int64_t row_end, float* products,
                    int64_t stride, double* gains) const;
+
+    // taken[j] += what these rows take from candidate j when they rise from `low` to `high`, estimated.
+    void add_taken(const int64_t* rows, const float* low, const float* high, const double* weights, int64_t count,
+                   int64_t column_begin, int64_t column_end, float* products, int64_t stride, double* taken) const;
 
     // Certainty for one candidate j at step t, whose kernel column is made from `products` (overwritten by the first
     // call with `fresh`). Returns its float64 gain if an upper bound reaches `threshold`, else -1.

@@ -17,27 +17,28 @@ from ..._native import num_threads
 from ..._progress import Progress
 from ..._workers import Workers
 from .engine import cover_labeled, make_engine, run_picks
-from .kernels import sample_rows
+from .kernels import kernel_matrix, sample_rows
 from .panels import UNIT, Panels, full_precision, is_native
 from .problem import Problem
 from .result import TIE, Result
 
 TILE = 512  # rows and columns of a tile
 BLOCK = 64  # candidates whose kernel columns are made together
-TRIED = 128  # candidates whose gain is computed over the whole pool at each guess
-FIRST_TRIED = 512  # and at the first guesses, whose coverage changes the most rows if they are wrong
-FIRST_GUESSES = 16
+TRIED = 64  # candidates whose gain is computed over the whole pool at each guess
+FIRST_TRIED = 8192  # and, divided by t^2, at guess t: the first ones are dear to correct
+FIRST_GUESSES = 4  # guesses before the first sweep, which gives every candidate's gain to start the others from
 MOST_GUESSES = 64  # guesses before a sweep that there is always room for
 BATCH = 256  # Sweep::kBatch: rows whose coverage a correction changes, taken anew together
 CORRECTED = 8 * BATCH  # and those whose kernel rows are prepared together
-SAMPLE = 2048  # rows that guesses look at
+SAMPLE = 1024  # rows, of those that a guess raises, that the next guess looks at
+WATCHED = 2048  # points whose kernel tells how much is alive
 BYTES_PER_ENTRY = 9  # 8, and the rest of its block
 SLACK = 1.3  # how much more may be alive than the sample says
 
 
 def workspace_bytes(p: Problem) -> int:
     """The least that the path can work with: linear in N."""
-    return _fixed_bytes(p) + len(p.features) * (4 * 256 + 128 * BYTES_PER_ENTRY)
+    return _fixed_bytes(p) + len(p.features) * 128 * BYTES_PER_ENTRY
 
 
 def _tile(n: int) -> tuple[int, int]:
@@ -61,7 +62,7 @@ def _fixed_bytes(p: Problem) -> int:
     copies = 0 if is_native(p.features) else n * d * (8 if p.features.dtype == torch.float64 else 4)
     labels = 0 if p.labeled is None else p.labeled.numel() * 8 + 4 * min(len(p.labeled), _tile(n)[0]) * n
     corrections = 4 * min(n, CORRECTED) * d
-    return copies + labels + _worker_bytes(p) + _guess_bytes(n, MOST_GUESSES) + corrections + 4 * BLOCK * n + 200 * n
+    return copies + labels + _worker_bytes(p) + _guess_bytes(n, MOST_GUESSES) + corrections + 4 * BLOCK * n + 200 * n + 8 * WATCHED**2
 
 
 def plan(p: Problem) -> str:
@@ -112,14 +113,14 @@ class _Selection:
         while self.most < 512 and _guess_bytes(self.n, 2 * self.most) < spare // 8:
             self.most *= 2
         spare -= _guess_bytes(self.n, self.most) - _guess_bytes(self.n, MOST_GUESSES)
-        self.sample_size = int(min(SAMPLE, self.n, spare // 2 // (4 * self.n)))
-        self.capacity = int((spare - 4 * self.sample_size * self.n) // BYTES_PER_ENTRY)
+        self.capacity = int(spare // BYTES_PER_ENTRY)
         self.allowed = torch.zeros(self.n, dtype=torch.bool)
         self.allowed[slice(None) if p.candidates is None else p.candidates] = True
+        self.unit = float(p.weights.max()) or 1.0
         self.picks: list[int] = []
         self.gains: list[float] = []
         self.contested = 0
-        self.known: tuple[int, torch.Tensor] | None = None  # a step, and all gains at it, from the last sweep
+        self.known: torch.Tensor | None = None  # all gains after the picks so far, from the last sweep
         shape = {"laplace": torch.inf, "student_t": 1.5, "rational_quadratic": 0.5}.get(p.kernel, 1.0)
         error, scale = self.panels.error, self.panels.scale.double()
         spread = (error["lambda_"] * shape * (scale + scale.max())).nan_to_num(torch.inf).clamp(max=error["tolerance"])
@@ -129,6 +130,7 @@ class _Selection:
 
     def run(self) -> Result:
         cover_labeled(self.sweep, self.p, self.panels)
+        self.watch()
         while len(self.picks) < self.p.budget:
             done = len(self.picks)
             few_alive = self.guess()
@@ -190,88 +192,96 @@ class _Selection:
 
     # Guessing: nothing here has to be right.
 
-    def make_sample(self) -> None:
-        """Kernel values of some rows with all points, (sample_size, N) float32."""
-        rows = sample_rows(self.n, self.sample_size)
-        self.rows_sampled = rows
-        self.kernel = torch.empty(len(rows), self.n)
-        for start in range(0, len(rows), len(self.own)):
-            some = rows[start : start + len(self.own)]
-            own, out = self.some_rows(some, self.own), self.kernel[start : start + len(some)]
-
-            def work(block: tuple[int, int], slot: int, own=own, out=out, some=some) -> None:
-                b, e = block
-                torch.mm(own, self.rows(b, e, 2 * slot).T, out=out[:, b:e])
-                self.sweep.kernel_rows(some.data_ptr(), len(some), b, e, out[:, b:e].data_ptr(), self.n)
-
-            self.workers.run(work, self.blocks)
-        self.sample_weights = self.p.weights[rows] * (self.n / len(rows))
-        self.watched = torch.arange(0, self.n, max(1, self.n // 1024))
-        self.watched_kernel = self.kernel[:, self.watched]
-
-    def sample_level(self, count: int) -> torch.Tensor:
+    def read_level(self, count: int) -> torch.Tensor:
+        """Coverage after `count` guesses, (N,) float64."""
         m = torch.empty(self.n, dtype=torch.float64)
         self.sweep.copy_coverage(count, m.data_ptr(), self.n)
-        self.level = m
-        return m[self.rows_sampled].float()
+        return m
 
-    def alive_estimate(self) -> float:
-        """Entries that would be gathered now: pairs of which either may still use the other."""
-        m = self.level.float()
-        alive = self.watched_kernel >= torch.minimum(m[self.rows_sampled][:, None], m[self.watched][None])
+    def watch(self) -> None:
+        """Kernel values of some rows with some others, to tell how many entries are alive."""
+        p = self.p
+        rows = sample_rows(self.n, WATCHED)
+        rows, columns = rows[0::2], rows[len(rows) > 1 :: 2]
+        self.watched = rows, columns
+        self.watched_kernel = kernel_matrix(
+            self.panels.features[rows], self.panels.features[columns], p.kernel, p.bandwidth
+        )
+
+    def alive_estimate(self, m: torch.Tensor) -> float:
+        """Entries that would be gathered at coverage m: pairs of which either may still use the other."""
+        alive = self.watched_kernel >= torch.minimum(m[self.watched[0]][:, None], m[self.watched[1]][None])
         return float(alive.sum()) / alive.numel() * self.n * self.n
 
     def guess(self) -> bool:
         """Guess picks until few enough entries are alive; whether they are."""
         p, done = self.p, len(self.picks)
         self.guessed: list[int] = []
-        self.make_sample()
         open_ = self.allowed.clone()
         open_[self.picks] = False
+        level = self.read_level(done)
         if self.known is None:
-            level = self.sample_level(done)
-            estimate = torch.zeros(self.n)
-            for at in range(len(level)):  # row by row: the sample is the largest thing in memory
-                estimate.add_((self.kernel[at] - level[at]).clamp_(min=0), alpha=float(self.sample_weights[at]))
-        else:  # all gains some picks ago; only what those took is estimated
-            step, gains = self.known
-            level, estimate = self.sample_level(step), gains.float()
-            level = self.lower(estimate, level, self.sample_level(done))
+            estimate = torch.zeros(self.n, dtype=torch.float64)
+            self.add_sampled(estimate, p.weights.nonzero()[:, 0], level, torch.full_like(level, torch.inf))
+        else:
+            estimate = self.known / self.unit
+        most = FIRST_GUESSES if self.known is None else self.most
         while True:
             count = self.sweep.guesses()
-            few_alive = self.alive_estimate() * SLACK <= self.capacity
-            if few_alive or count - done == self.most or count == p.budget:
-                del self.kernel, self.watched_kernel  # the memory is for what is alive
+            few_alive = self.alive_estimate(level) * SLACK <= self.capacity
+            if few_alive or count - done == most or count == p.budget:
                 return few_alive
             j = self.best_of_sample(estimate, open_)
             open_[j] = False
             products = self.products(torch.tensor([j]))
             self.sweep.guess(j, products.data_ptr())
             self.guessed.append(j)
-            level = self.lower(estimate, level, self.sample_level(count + 1))
+            low, level = level, self.read_level(count + 1)
+            self.add_sampled(estimate.neg_(), (level > low).nonzero()[:, 0], low, level)
+            estimate.neg_()
 
-    def lower(self, estimate: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-        """Take from the estimates what the sample says that a rise of the coverage from low to high takes."""
-        for at in (high > low).nonzero()[:, 0].tolist():
-            taken = self.kernel[at].clamp(float(low[at]), float(high[at])).sub_(float(low[at]))
-            estimate.sub_(taken, alpha=float(self.sample_weights[at]))
-        return high
+    def add_sampled(self, out: torch.Tensor, rows: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> None:
+        """Add to `out` what `rows`, or a sample of them, take from each candidate when they rise from low to high."""
+        if not len(rows):
+            return
+        picked = rows[sample_rows(len(rows), min(SAMPLE, len(rows)))]
+        weights = self.p.weights[picked] * (len(rows) / len(picked) / self.unit)
+        low, high = low[picked].float(), high[picked].float()
+        own = self.some_rows(picked, self.own)
+        height = self.tiles.shape[1]
+
+        def work(block: tuple[int, int], slot: int) -> None:
+            b, e = block
+            columns = self.rows(b, e, 2 * slot)
+            for r in range(0, len(own), height):
+                tile = self.tile(len(own[r : r + height]), e - b, slot)
+                torch.mm(own[r : r + height], columns.T, out=tile)
+                self.sweep.add_taken(
+                    *(values[r : r + height].data_ptr() for values in (picked, low, high, weights)),
+                    *(len(tile), b, e, tile.data_ptr(), self.stride, out.data_ptr()),
+                )
+
+        self.workers.run(work, self.blocks)
 
     def best_of_sample(self, estimate: torch.Tensor, open_: torch.Tensor) -> int:
         """Of the candidates that the sample likes best, the one with the largest gain over the whole pool."""
         step = self.sweep.guesses()
-        tried = min(FIRST_TRIED if step < FIRST_GUESSES else TRIED, self.tiles.shape[1], len(self.own))
+        tried = max(TRIED, min(len(self.own), FIRST_TRIED // (step + 1) ** 2))
         hopeful = torch.where(open_, estimate, -torch.inf).topk(min(tried, int(open_.sum()))).indices
         own = self.some_rows(hopeful, self.own)
         gains = torch.zeros(self.workers.count, len(hopeful), dtype=torch.float64)
+        height = self.tiles.shape[1]
 
         def work(block: tuple[int, int], slot: int) -> None:
             b, e = block
-            tile = self.tile(len(own), e - b, slot)
-            torch.mm(own, self.rows(b, e, 2 * slot).T, out=tile)
-            self.sweep.add_gains(
-                step, hopeful.data_ptr(), len(own), b, e, tile.data_ptr(), self.stride, gains[slot].data_ptr()
-            )
+            columns = self.rows(b, e, 2 * slot)
+            for r in range(0, len(own), height):
+                tile = self.tile(len(own[r : r + height]), e - b, slot)
+                torch.mm(own[r : r + height], columns.T, out=tile)
+                self.sweep.add_gains(
+                    *(step, hopeful[r:].data_ptr(), len(tile), b, e, tile.data_ptr(), self.stride),
+                    gains[slot, r:].data_ptr(),
+                )
 
         self.workers.run(work, self.blocks)
         return int(hopeful[gains.sum(0).argmax()])
@@ -308,18 +318,18 @@ class _Selection:
                 self.correct(t, t - done, winner)
         last = done + len(self.guessed)
         self.sweep.gains(last, gains.data_ptr(), alive.data_ptr())
-        self.known = last, gains
+        self.known = gains
 
     def correct(self, t: int, at: int, winner: int) -> None:
-        """The guess at step t was wrong: what it took is given back, and what the right one takes is taken."""
-        wrong = self.guessed[at]
-        if winner in self.guessed:
-            self.guessed[self.guessed.index(winner)] = wrong
-        self.guessed[at] = winner
+        """The guess at step t was wrong: the right pick is put before it, in the place of the guess most like it."""
+        rest = torch.tensor(self.guessed[at:])
+        products = self.products(torch.tensor([winner]))
+        distance = self.panels.scale[rest] - 2 * products[0, rest]
+        moved = int(torch.where(rest == winner, -torch.inf, distance).argmin()) + 1
+        self.guessed[at : at + moved] = [winner, *self.guessed[at : at + moved - 1]]
         points = torch.tensor(self.guessed[at:])
-        products = self.products(points[:1])
         changed = torch.empty(
-            self.sweep.replace(t, points.data_ptr(), len(points), products.data_ptr()), dtype=torch.int64
+            self.sweep.replace(t, points.data_ptr(), len(points), moved, products.data_ptr()), dtype=torch.int64
         )
         self.sweep.changed_rows(changed.data_ptr())
         for start in range(0, len(changed), CORRECTED):
