@@ -26,7 +26,7 @@ TILE = 512  # rows and columns of a tile
 BLOCK = 64  # candidates whose kernel columns are made together
 TRIED = 64  # candidates whose gain is computed over the whole pool at each guess
 FIRST_TRIED = 8192  # and, divided by t^2, at guess t: the first ones are dear to correct
-FIRST_GUESSES = 4  # guesses before the first sweep, which gives every candidate's gain to start the others from
+FIRST_GUESSES = 2  # guesses before the first sweep, which gives every candidate's gain to start the others from
 MOST_GUESSES = 64  # guesses before a sweep that there is always room for
 BATCH = 256  # Sweep::kBatch: rows whose coverage a correction changes, taken anew together
 CORRECTED = 8 * BATCH  # and those whose kernel rows are prepared together
@@ -244,7 +244,8 @@ class _Selection:
         """Add to `out` what `rows`, or a sample of them, take from each candidate when they rise from low to high."""
         if not len(rows):
             return
-        picked = rows[sample_rows(len(rows), min(SAMPLE, len(rows)))]
+        size = len(self.own) if self.sweep.guesses() < FIRST_GUESSES else SAMPLE
+        picked = rows[sample_rows(len(rows), min(size, len(rows)))]
         weights = self.p.weights[picked] * (len(rows) / len(picked) / self.unit)
         low, high = low[picked].float(), high[picked].float()
         own = self.some_rows(picked, self.own)
