@@ -31,7 +31,6 @@ py::dict as_dict(const difal::CoverageStats& s) {
     d["picks"] = s.picks;
     d["contested"] = s.contested;
     d["settled"] = s.settled;
-    d["uncertain"] = s.uncertain;
     d["rows_updated"] = s.rows_updated;
     return d;
 }

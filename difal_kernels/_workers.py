@@ -32,13 +32,14 @@ class Workers:
 
     def __enter__(self) -> Workers:
         if self.count > 1:
+            before = torch.get_num_threads()
             ready = threading.Barrier(self.count + 1)
             for slot in range(self.count):
                 thread = threading.Thread(target=self._serve, args=(slot, ready), daemon=True)
                 self._threads.append(thread)
                 thread.start()
             ready.wait()
-            torch.set_num_threads(self.count)  # the workers' setting is their own; this is everybody else's
+            torch.set_num_threads(before)  # the workers' setting is their own; this is everybody else's
         return self
 
     def __exit__(self, *exc: object) -> None:

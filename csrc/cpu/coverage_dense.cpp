@@ -76,22 +76,17 @@ void Coverage::fill(int64_t row_begin, int64_t row_end, int64_t column_begin, in
         scale = packed.data();
     }
     const int64_t mirrored = p.symmetric ? std::min(column_end, row_begin) : column_begin;
-    const int64_t strips = (row_end - row_begin + kStrip - 1) / kStrip;
-    std::vector<int64_t> uncertain(strips, 0);
-    s.team.parallel_for(strips, [&](int64_t strip) {
-        const int64_t begin = row_begin + strip * kStrip, end = std::min(row_end, begin + kStrip);
-        Scratch& buffers = scratch(std::max(p.rows, p.columns) + 1);
-        for (int64_t i = begin; i < end; ++i) {
-            float* k = p.gram + i * p.gram_stride + column_begin;
-            uncertain[strip] += fill_row(p, s.exact, i, k, column_begin, width, scale, buffers);
-        }
+    Scratch& buffers = scratch(width + 1);
+    for (int64_t begin = row_begin; begin < row_end; begin += kStrip) {
+        const int64_t end = std::min(row_end, begin + kStrip);
+        for (int64_t i = begin; i < end; ++i)
+            fill_row(p, s.exact, i, p.gram + i * p.gram_stride + column_begin, column_begin, width, scale, buffers);
         if (mirrored > column_begin) {
             coverage_kernels().transpose(p.gram + begin * p.gram_stride + column_begin, p.gram_stride, end - begin,
                                          mirrored - column_begin, p.gram + column_begin * p.gram_stride + begin,
                                          p.gram_stride);
         }
-    });
-    for (int64_t count : uncertain) s.stats.uncertain += count;
+    }
 }
 
 void Coverage::cover(const void* labeled, int64_t count, float* products, int64_t stride, const float* scale) {

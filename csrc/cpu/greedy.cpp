@@ -32,8 +32,8 @@ Scratch& scratch(int64_t n) {
     return buffers;
 }
 
-int64_t fill_row(const CoverageProblem& p, const ExactKernel& exact, int64_t i, float* k, int64_t first, int64_t width,
-                 const float* scale, Scratch& s) {
+void fill_row(const CoverageProblem& p, const ExactKernel& exact, int64_t i, float* k, int64_t first, int64_t width,
+              const float* scale, Scratch& s) {
     const auto point = [&](int64_t c) { return p.candidates ? p.candidates[first + c] : first + c; };
     const int64_t count = coverage_kernels().transform(p.kind, p.error, k, width, p.scale[i], scale);
     int64_t found = 0;
@@ -48,7 +48,6 @@ int64_t fill_row(const CoverageProblem& p, const ExactKernel& exact, int64_t i, 
     }
     exact.against_point(i, s.rows.data(), found, s.values.data());
     for (int64_t u = 0; u < found; ++u) k[s.places[u]] = static_cast<float>(s.values[u]);
-    return count;
 }
 
 void cover_by_labeled(const CoverageProblem& p, const ExactKernel& exact, Team& team, CoverageLevel& level,

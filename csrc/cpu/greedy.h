@@ -34,9 +34,9 @@ struct CoverageLevel {
 };
 
 // Inner products of row i with `width` points from `first` on, in place to kernel values: estimates, float64 where
-// those are uncertain, and the diagonal exactly. Returns how many were uncertain.
-int64_t fill_row(const CoverageProblem& p, const ExactKernel& exact, int64_t i, float* k, int64_t first, int64_t width,
-                 const float* scale, Scratch& s);
+// those are uncertain, and the diagonal exactly.
+void fill_row(const CoverageProblem& p, const ExactKernel& exact, int64_t i, float* k, int64_t first, int64_t width,
+              const float* scale, Scratch& s);
 
 // Raises `level` to the coverage of `count` labeled points; products is (count, N) inner products, overwritten.
 void cover_by_labeled(const CoverageProblem& p, const ExactKernel& exact, Team& team, CoverageLevel& level,

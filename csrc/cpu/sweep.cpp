@@ -175,7 +175,7 @@ void Sweep::cover(const void* labeled, int64_t count, float* products, int64_t s
 double Sweep::guess(int64_t j, float* products) {
     State& s = *state_;
     Scratch& buffers = scratch(s.p.rows + 1);
-    s.stats.uncertain += fill_row(s.p, s.exact, j, products, 0, s.p.rows, s.p.scale, buffers);
+    fill_row(s.p, s.exact, j, products, 0, s.p.rows, s.p.scale, buffers);
     s.levels.push_back(s.levels.back());
     CoverageLevel& level = s.levels.back();
     const int64_t live = coverage_kernels().live(s.p.kind, s.p.error, products, level.rounded.data(), s.p.rows,
@@ -412,7 +412,7 @@ void Sweep::add_taken(const int64_t* rows, const float* low, const float* high, 
 double Sweep::settle(int64_t j, float* products, bool fresh, int64_t t, double threshold) {
     State& s = *state_;
     Scratch& buffers = scratch(s.p.rows + 1);
-    if (fresh) s.stats.uncertain += fill_row(s.p, s.exact, j, products, 0, s.p.rows, s.p.scale, buffers);
+    if (fresh) fill_row(s.p, s.exact, j, products, 0, s.p.rows, s.p.scale, buffers);
     const CoverageLevel& level = s.levels[t];
     double estimate, bound;
     const CoverageKernels& simd = coverage_kernels();

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 
 import torch
 
-from ..._native import num_threads
 from ..._progress import Progress
 from ..._workers import Workers
 from .engine import cover_labeled, make_engine, run_picks
@@ -36,8 +35,8 @@ BYTES_PER_ENTRY = 9  # 8, and the rest of its block
 SLACK = 1.3  # how much more may be alive than the sample says
 
 
-def workspace_bytes(p: Problem) -> int:
-    """The least that the path can work with: linear in N."""
+def workspace_bytes(p: Problem, threads: int = 1) -> int:
+    """The least that the path can work with, on however many threads: linear in N."""
     return _fixed_bytes(p) + len(p.features) * 128 * BYTES_PER_ENTRY
 
 
@@ -69,10 +68,13 @@ def plan(p: Problem) -> str:
     return "matrix-free, 0.5 GEMM passes and a part of one for each wrong guess on data that is not adverse"
 
 
-def select(p: Problem, limit: int, bar: Progress) -> Result:
-    spare = max(0, limit - workspace_bytes(p))
-    threads = max(1, min(num_threads(), 1 + spare // 8 // _worker_bytes(p)))
-    with Workers(threads) as workers, full_precision():
+def threads_for(p: Problem, limit: int, threads: int) -> int:
+    """As many as there is room for; each needs buffers of its own."""
+    return max(1, min(threads, 1 + max(0, limit - workspace_bytes(p)) // 8 // _worker_bytes(p)))
+
+
+def select(p: Problem, limit: int, bar: Progress, workers: Workers) -> Result:
+    with full_precision():
         return _Selection(p, limit, bar, workers).run()
 
 
@@ -100,7 +102,7 @@ class _Selection:
         self.tiles = torch.empty(2 * workers.count, max(size, BATCH), self.stride)
         self.own = torch.empty(min(self.n, CORRECTED), d)
         self.sweep, self.keep = make_engine(
-            "Sweep", p, self.panels.features, self.panels.scale, None, True, self.panels.error
+            "Sweep", p, self.panels.features, self.panels.scale, None, True, self.panels.error, workers.count
         )
         spare = limit - _fixed_bytes(p) - (workers.count - 1) * _worker_bytes(p)
         self.ready = None

@@ -9,7 +9,7 @@ import torch
 
 from .problem import Problem
 
-ROWS = 2048  # most rows of features per GEMM
+ROWS = 1024  # most rows of features per GEMM
 NUMBERS = 1 << 22  # and most numbers, 16 MiB of float32
 UNIT = 2.0**-24  # float32's unit roundoff
 TOLERANCE = 2.0**-10  # worst relative error of a kernel value that is left to an estimate
@@ -32,7 +32,7 @@ class Panels:
         self.center = None
         if not self.cosine:
             self.center = self.features.mean(0, dtype=torch.float64).to(self.features.dtype)
-        self.height = height or panel_rows(n, d)
+        self.height = height or panel_rows(n, d, sides)
         # Made once: fresh pages for every panel would cost more than its arithmetic.
         self._buffers = torch.empty(sides, self.height, d)
         self.blocks = [(begin, min(begin + self.height, n)) for begin in range(0, n, self.height)]
@@ -62,9 +62,9 @@ class Panels:
         return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square().float()
 
 
-def panel_rows(n: int, d: int) -> int:
-    """Rows per panel: both buffers together stay within a twenty-fifth of an N x N matrix where N is large enough."""
-    return min(n, max(64, min(ROWS, NUMBERS // d, n * n // (50 * d))))
+def panel_rows(n: int, d: int, sides: int = 2) -> int:
+    """Rows per panel: all buffers together stay within a twenty-fifth of an N x N matrix where N is large enough."""
+    return min(n, max(64, min(ROWS, NUMBERS // d, n * n // (25 * sides * d))))
 
 
 def is_native(features: torch.Tensor) -> bool:
