@@ -34,24 +34,22 @@ struct Coverage::State final : Greedy {
                           s.rows.data());
     }
 
-    bool touches(const Rise& rise, int64_t j) const {
+    bool touches(const RowRise& rise, int64_t j) const {
         const float* k = p.gram + rise.row * p.gram_stride + j;
         int32_t row;
         return may_reach(*k, rise.low) &&
                simd_.live(p.kind, p.error, k, &rise.low, 1, scale_of(j), p.scale + rise.row, &row) != 0;
     }
 
-    void raise(const std::vector<Rise>& rises) override {
+    void raise(const std::vector<RowRise>& rises) override {
         for (int64_t j : settled_) {
-            const auto touched = [&](const Rise& rise) { return touches(rise, j); };
+            const auto touched = [&](const RowRise& rise) { return touches(rise, j); };
             if (is_settled_[j] && std::any_of(rises.begin(), rises.end(), touched)) reopen(j);
         }
         const auto lower = [&](int64_t block) {
             const int64_t begin = block * kSpan, size = std::min(kSpan, p.columns - begin);
-            for (const Rise& rise : rises) {
-                simd_.lower_gains(gains_.data() + begin, p.gram + rise.row * p.gram_stride + begin, size, rise.low,
-                                  rise.high, p.weights[rise.row]);
-            }
+            simd_.lower_gains(gains_.data() + begin, p.gram + begin, p.gram_stride, size, rises.data(),
+                              static_cast<int64_t>(rises.size()));
         };
         const int64_t blocks = (p.columns + kSpan - 1) / kSpan;
         if (static_cast<int64_t>(rises.size()) * p.columns < kInline) {

@@ -192,12 +192,27 @@ void transpose(const float* src, int64_t ld_src, int64_t rows, int64_t cols, flo
     }
 }
 
-void lower_gains(double* __restrict gains, const float* __restrict k, int64_t n, float low, float high, double weight) {
+// Rows together share the loads and stores of the gains.
+template <int rows>
+void lower_some(double* __restrict gains, const float* __restrict k, int64_t stride, int64_t width,
+                const RowRise* __restrict rises) {
+    const float* row[rows];
+    for (int r = 0; r < rows; ++r) row[r] = k + rises[r].row * stride;
 #pragma omp simd
-    for (int64_t j = 0; j < n; ++j) {
-        const float clipped = smaller(larger(k[j], low), high);
-        gains[j] -= weight * (static_cast<double>(clipped) - static_cast<double>(low));
+    for (int64_t j = 0; j < width; ++j) {
+        double gain = gains[j];
+        for (int r = 0; r < rows; ++r) {
+            const float clipped = smaller(larger(row[r][j], rises[r].low), rises[r].high);
+            gain -= rises[r].weight * (static_cast<double>(clipped) - static_cast<double>(rises[r].low));
+        }
+        gains[j] = gain;
     }
+}
+
+void lower_gains(double* gains, const float* k, int64_t stride, int64_t width, const RowRise* rises, int64_t count) {
+    int64_t r = 0;
+    for (; r + 4 <= count; r += 4) lower_some<4>(gains, k, stride, width, rises + r);
+    for (; r < count; ++r) lower_some<1>(gains, k, stride, width, rises + r);
 }
 
 // Sixteen numbers that the compiler keeps in registers, whatever the instruction set's own width.

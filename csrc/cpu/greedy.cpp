@@ -180,13 +180,13 @@ void Greedy::take(int64_t j) {
     Scratch& s = scratch(p.rows);
     const int64_t count = live_rows(j, s);
     exact.against_point(point(j), s.rows.data(), count, s.values.data());
-    std::vector<Rise> rises;
+    std::vector<RowRise> rises;
     for (int64_t r = 0; r < count; ++r) {
         const int32_t i = s.rows[r];
         if (s.values[r] <= level.exact[i]) continue;
         const float low = level.rounded[i];
         level.set(i, s.values[r]);
-        if (p.weights[i] != 0) rises.push_back({i, low, level.rounded[i]});
+        if (p.weights[i] != 0) rises.push_back({i, low, level.rounded[i], p.weights[i]});
     }
     is_settled_[j] = 0;
     gains_[j] = kTaken;

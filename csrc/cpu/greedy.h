@@ -60,17 +60,12 @@ class Greedy {
     double first_gain = -1;  // < 0: none yet
 
   protected:
-    struct Rise {
-        int32_t row;
-        float low, high;
-    };
-
     // What a matrix can be asked. Column j's estimate and bound:
     virtual void scan(int64_t j, Scratch& s, double* gain, double* bound) = 0;
     // Its rows that may still rise, ascending or not, into s.rows.
     virtual int64_t live_rows(int64_t j, Scratch& s) = 0;
     // Lower the estimates of all columns for the rows that rose, after reopening settled columns that they touch.
-    virtual void raise(const std::vector<Rise>& rises) = 0;
+    virtual void raise(const std::vector<RowRise>& rises) = 0;
 
     int64_t point(int64_t column) const { return p.candidates ? p.candidates[column] : column; }
     float scale_of(int64_t column) const { return p.scale[point(column)]; }

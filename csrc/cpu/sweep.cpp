@@ -151,12 +151,11 @@ struct Sweep::State final : Greedy {
         return live;
     }
 
-    void raise(const std::vector<Rise>& rises) override {
-        for (const Rise& rise : rises) {
-            const double weight = p.weights[rise.row];
+    void raise(const std::vector<RowRise>& rises) override {
+        for (const RowRise& rise : rises) {
             alive->filter(rise.row, [&](int32_t j, float k) {
                 if (is_settled_[j] && may_reach(k, rise.low)) reopen(j);
-                gains_[j] -= weight * (static_cast<double>(std::min(std::max(k, rise.low), rise.high)) -
+                gains_[j] -= rise.weight * (static_cast<double>(std::min(std::max(k, rise.low), rise.high)) -
                                        static_cast<double>(rise.low));
                 return may_reach(k, rise.high) || may_reach(k, level.rounded[j]);
             });

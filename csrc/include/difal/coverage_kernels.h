@@ -21,7 +21,14 @@ struct ErrorModel {
 // What `transform` writes where the estimate is too uncertain: to be replaced by the float64 value.
 constexpr float kUncertain = 2.0f;
 
-// The coverage of a row of a tile rises from low to high.
+// The coverage of a row rises from low to high.
+struct RowRise {
+    int64_t row;
+    float low, high;
+    double weight;
+};
+
+// The same for a row of a tile, for float32 sums.
 struct RiseEvent {
     int32_t row;
     float low, high;
@@ -37,8 +44,10 @@ struct CoverageKernels {
     // dst[c * ld_dst + r] = src[r * ld_src + c]
     void (*transpose)(const float* src, int64_t ld_src, int64_t rows, int64_t cols, float* dst, int64_t ld_dst);
 
-    // gains[j] -= weight * (clip(k[j], low, high) - low)
-    void (*lower_gains)(double* gains, const float* k, int64_t n, float low, float high, double weight);
+    // For each of `count` rises and j in [0, width), with k = k[rise.row * stride + j]:
+    // gains[j] -= rise.weight (clip(k, low, high) - low), in float64.
+    void (*lower_gains)(double* gains, const float* k, int64_t stride, int64_t width, const RowRise* rises,
+                        int64_t count);
 
     // What rows whose coverage rises take from `width` candidates: for each event and candidate c, with
     // k = k[event.row * stride + c],

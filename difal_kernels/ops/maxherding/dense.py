@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..._memory import large_empty
 from ..._progress import Progress
 from ..._workers import Workers
 from .engine import cover_labeled, make_engine, run_picks
@@ -71,7 +72,8 @@ def _columns(p: Problem) -> int:
 def _from_features(p: Problem, workers: Workers, storage: torch.Tensor | None):
     panels, symmetric = Panels(p, sides=2 * workers.count), _symmetric(p)
     features, n, columns = panels.features, len(p.features), _columns(p)
-    gram = torch.empty(n, columns) if storage is None else storage[: n * columns].view(n, columns)
+    storage = large_empty(n * columns) if storage is None else storage
+    gram = storage[: n * columns].view(n, columns)
     coverage, keep = make_engine("Coverage", p, features, panels.scale, gram, symmetric, panels.error, workers.count)
     cover_labeled(coverage, p, panels)
 
