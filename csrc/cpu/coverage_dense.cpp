@@ -8,7 +8,7 @@ namespace difal {
 namespace {
 
 constexpr int64_t kStrip = 16;        // rows per task of fill
-constexpr int64_t kSpan = 1024;       // columns per task of a gain update
+constexpr int64_t kSpan = 2560;       // columns per task of a gain update
 constexpr int64_t kInline = 1 << 16;  // fewer multiply-adds than this are not worth waking threads for
 
 }  // namespace
@@ -88,11 +88,17 @@ void Coverage::fill(int64_t row_begin, int64_t row_end, int64_t column_begin, in
 }
 
 void Coverage::cover(const void* labeled, int64_t count, float* products, int64_t stride, const float* scale) {
-    cover_by_labeled(state_->p, state_->exact, state_->team, state_->level, labeled, count, products, stride, scale);
+    State& s = *state_;
+    s.cover([&](CoverageLevel& level) {
+        cover_by_labeled(s.p, s.exact, s.team, level, labeled, count, products, stride, scale);
+    });
 }
 
 void Coverage::cover_with(const double* coverage) {
-    for (int64_t i = 0; i < state_->p.rows; ++i) state_->level.set(i, coverage[i]);
+    State& s = *state_;
+    s.cover([&](CoverageLevel& level) {
+        for (int64_t i = 0; i < s.p.rows; ++i) level.set(i, std::max(coverage[i], level.exact[i]));
+    });
 }
 
 void Coverage::start() {

@@ -197,13 +197,17 @@ template <int rows>
 void lower_some(double* __restrict gains, const float* __restrict k, int64_t stride, int64_t width,
                 const RowRise* __restrict rises) {
     const float* row[rows];
-    for (int r = 0; r < rows; ++r) row[r] = k + rises[r].row * stride;
+    double offset = 0;
+    for (int r = 0; r < rows; ++r) {
+        row[r] = k + rises[r].row * stride;
+        offset += rises[r].weight * static_cast<double>(rises[r].low);
+    }
 #pragma omp simd
     for (int64_t j = 0; j < width; ++j) {
-        double gain = gains[j];
+        double gain = gains[j] + offset;
         for (int r = 0; r < rows; ++r) {
             const float clipped = smaller(larger(row[r][j], rises[r].low), rises[r].high);
-            gain -= rises[r].weight * (static_cast<double>(clipped) - static_cast<double>(rises[r].low));
+            gain -= rises[r].weight * static_cast<double>(clipped);
         }
         gains[j] = gain;
     }

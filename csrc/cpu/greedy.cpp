@@ -114,6 +114,25 @@ void Greedy::start(const int64_t* picked, int64_t count) {
         }
     });
     for (double gain : gains_) largest_gain_ = std::max(largest_gain_, gain);
+    started_ = true;
+}
+
+// The coverage rose by something that is no pick: newly labeled points. A pick in all but name.
+void Greedy::after_rise(const CoverageLevel& before) {
+    std::vector<RowRise> rises;
+    for (int64_t i = 0; i < p.rows; ++i) {
+        if (level.exact[i] > before.exact[i] && p.weights[i] != 0)
+            rises.push_back({i, before.rounded[i], level.rounded[i], p.weights[i]});
+    }
+    ++stats.picks;
+    stats.rows_updated += static_cast<int64_t>(rises.size());
+    raise(rises);
+    forget_unsettled();
+}
+
+void Greedy::forget_unsettled() {
+    settled_.erase(std::remove_if(settled_.begin(), settled_.end(), [&](int64_t c) { return !is_settled_[c]; }),
+                   settled_.end());
 }
 
 // Rescans column j if its estimate is stale and, if it still contends, computes its gain in float64. Returns whether
@@ -193,8 +212,7 @@ void Greedy::take(int64_t j) {
     ++stats.picks;
     stats.rows_updated += static_cast<int64_t>(rises.size());
     raise(rises);
-    settled_.erase(std::remove_if(settled_.begin(), settled_.end(), [&](int64_t c) { return !is_settled_[c]; }),
-                   settled_.end());
+    forget_unsettled();
 }
 
 void Greedy::select(int64_t count, int64_t* picks, double* gains) {

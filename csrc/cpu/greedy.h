@@ -47,6 +47,14 @@ class Greedy {
     Greedy(const CoverageProblem& problem, int threads);
     virtual ~Greedy() = default;
 
+    // Raises `level` by way of change(level), before the start or after it.
+    template <typename Change>
+    void cover(Change&& change) {
+        const CoverageLevel before = level;
+        change(level);
+        if (started_) after_rise(before);
+    }
+
     // First estimates of all gains, after `count` columns were picked already.
     void start(const int64_t* picked = nullptr, int64_t count = 0);
     void select(int64_t count, int64_t* picks, double* gains);
@@ -85,6 +93,8 @@ class Greedy {
     std::vector<int64_t> settled_;  // columns whose settled gain is still exact
 
   private:
+    void after_rise(const CoverageLevel& before);
+    void forget_unsettled();
     void rescan(int64_t j, Scratch& s);
     bool refine(int64_t j, double threshold);
     int64_t choose();
@@ -97,6 +107,7 @@ class Greedy {
     std::vector<double> settled_gain_;  // float64
     std::vector<int64_t> scanned_at_;   // number of picks made at the last scan
     double largest_gain_ = 0;
+    bool started_ = false;
 };
 
 }  // namespace difal

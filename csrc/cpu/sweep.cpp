@@ -168,7 +168,14 @@ Sweep::~Sweep() = default;
 
 void Sweep::cover(const void* labeled, int64_t count, float* products, int64_t stride, const float* scale) {
     State& s = *state_;
-    cover_by_labeled(s.p, s.exact, s.team, s.levels[0], labeled, count, products, stride, scale);
+    const auto change = [&](CoverageLevel& level) {
+        cover_by_labeled(s.p, s.exact, s.team, level, labeled, count, products, stride, scale);
+    };
+    if (s.levels.empty()) {
+        s.Greedy::cover(change);
+    } else {
+        change(s.levels[0]);
+    }
 }
 
 double Sweep::guess(int64_t j, float* products) {

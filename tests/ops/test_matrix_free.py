@@ -80,14 +80,14 @@ def test_wrong_guesses_are_corrected(monkeypatch):
         choices = open_.nonzero()[:, 0]
         return int(choices[torch.randint(len(choices), (), generator=generator)])
 
-    monkeypatch.setattr(matrix_free._Selection, "best_of_sample", anyone)
-    monkeypatch.setattr(matrix_free._Selection, "alive_estimate", lambda self, m: 1e30)
+    monkeypatch.setattr(matrix_free.MatrixFreeSelection, "best_of_sample", anyone)
+    monkeypatch.setattr(matrix_free.MatrixFreeSelection, "alive_estimate", lambda self, m: 1e30)
     assert_same(cloud(300), 25)
 
 
 def test_a_gather_that_overflows_is_tried_again_later(monkeypatch):
-    estimate = matrix_free._Selection.alive_estimate
-    monkeypatch.setattr(matrix_free._Selection, "alive_estimate", lambda self, m: estimate(self, m) / 20)
+    estimate = matrix_free.MatrixFreeSelection.alive_estimate
+    monkeypatch.setattr(matrix_free.MatrixFreeSelection, "alive_estimate", lambda self, m: estimate(self, m) / 20)
     x = cloud()
     assert_same(x, 60)
 

@@ -50,10 +50,10 @@ class Coverage {
     // same time.
     void fill(int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end);
 
-    // Covers the pool with `count` labeled points; products is (count, N), overwritten.
+    // Covers the pool with `count` labeled points; products is (count, N), overwritten. Before or after start.
     void cover(const void* labeled, int64_t count, float* products, int64_t stride, const float* scale);
 
-    // Covers the pool with given float64 coverage m (N,).
+    // The same with given float64 coverage m (N,).
     void cover_with(const double* coverage);
 
     // First gains; after all fill and cover calls.

@@ -23,7 +23,7 @@ class Sweep {
     Sweep(const CoverageProblem& problem, int threads);
     ~Sweep();
 
-    // As Coverage::cover; before the first guess.
+    // As Coverage::cover; before the first guess or after start.
     void cover(const void* labeled, int64_t count, float* products, int64_t stride, const float* scale);
 
     // The next guess: point j. `products` (N,) are its inner products, overwritten. Returns its float64 gain.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from ..._memory import large_empty
@@ -45,19 +47,45 @@ def matrix_size(p: Problem) -> int:
 
 def select(p: Problem, bar: Progress, workers: Workers, storage: torch.Tensor | None = None) -> Result:
     """Solve one problem; `storage` is float32 and at least `matrix_size(p)` long, so that many problems can share it."""
-    if p.kernel == "precomputed":
-        coverage, keep = _precomputed(p, workers.count)
-    else:
-        coverage, keep = _from_features(p, workers, storage)
-    coverage.start()
-    picks = torch.empty(p.budget, dtype=torch.int64)
-    gains = torch.empty(p.budget, dtype=torch.float64)
-    run_picks(coverage, picks, gains, bar)
-    if p.candidates is not None and not _symmetric(p):
-        picks = p.candidates[picks]
-    n = len(p.features)
-    del keep
-    return Result(picks, gains / n, coverage.covered() / n, coverage.stats()["contested"])
+    selection = DenseSelection(p, workers, storage)
+    picks, gains = selection.more(p.budget, bar)
+    return Result(picks, gains, selection.coverage(), selection.settled())
+
+
+class DenseSelection:
+    """Greedy selection on a stored matrix, as far as wanted."""
+
+    def __init__(self, p: Problem, workers: Workers, storage: torch.Tensor | None = None):
+        self.p = p
+        if p.kernel == "precomputed":
+            self.engine, self.keep = _precomputed(p, workers.count)
+        else:
+            self.panels = Panels(p, sides=2 * workers.count)
+            self.engine, self.keep = _from_features(p, self.panels, workers, storage)
+        self.engine.start()
+
+    def more(self, count: int, bar: Progress) -> tuple[torch.Tensor, torch.Tensor]:
+        """The next `count` picks and their gains."""
+        picks = torch.empty(count, dtype=torch.int64)
+        gains = torch.empty(count, dtype=torch.float64)
+        run_picks(self.engine, picks, gains, bar)
+        if self.p.candidates is not None and not _symmetric(self.p):
+            picks = self.p.candidates[picks]
+        return picks, gains / len(self.p.features)
+
+    def add_labeled(self, labeled: torch.Tensor) -> None:
+        p = replace(self.p, labeled=labeled)
+        if p.kernel == "precomputed":
+            m = initial_coverage(p)
+            self.engine.cover_with(m.data_ptr())
+        else:
+            cover_labeled(self.engine, p, self.panels)
+
+    def coverage(self) -> float:
+        return self.engine.covered() / len(self.p.features)
+
+    def settled(self) -> int:
+        return self.engine.stats()["contested"]
 
 
 def _symmetric(p: Problem) -> bool:
@@ -69,8 +97,8 @@ def _columns(p: Problem) -> int:
     return len(p.features) if p.candidates is None or _symmetric(p) else len(p.candidates)
 
 
-def _from_features(p: Problem, workers: Workers, storage: torch.Tensor | None):
-    panels, symmetric = Panels(p, sides=2 * workers.count), _symmetric(p)
+def _from_features(p: Problem, panels: Panels, workers: Workers, storage: torch.Tensor | None):
+    symmetric = _symmetric(p)
     features, n, columns = panels.features, len(p.features), _columns(p)
     storage = large_empty(n * columns) if storage is None else storage
     gram = storage[: n * columns].view(n, columns)

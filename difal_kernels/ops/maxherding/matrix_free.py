@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -74,8 +75,9 @@ def threads_for(p: Problem, limit: int, threads: int) -> int:
 
 
 def select(p: Problem, limit: int, bar: Progress, workers: Workers) -> Result:
-    with full_precision():
-        return _Selection(p, limit, bar, workers).run()
+    selection = MatrixFreeSelection(p, limit, p.budget, workers)
+    picks, gains = selection.more(p.budget, bar)
+    return Result(picks, gains, selection.coverage(), selection.settled())
 
 
 def _rounds(count: int) -> Iterator[list[tuple[int, int]]]:
@@ -92,10 +94,20 @@ def _rounds(count: int) -> Iterator[list[tuple[int, int]]]:
         yield [(max(pair), min(pair)) for pair in pairs if max(pair) < count]
 
 
-class _Selection:
-    def __init__(self, p: Problem, limit: int, bar: Progress, workers: Workers):
-        self.p, self.bar, self.workers = p, bar, workers
+class MatrixFreeSelection:
+    """Greedy selection on the alive entries, as far as wanted.
+
+    Args:
+        p: the problem.
+        limit: bytes to work with.
+        horizon: picks that will be asked for at most.
+        workers: threads; `more` may be given others, as many.
+    """
+
+    def __init__(self, p: Problem, limit: int, horizon: int, workers: Workers):
+        self.p, self.limit, self.horizon, self.workers = p, limit, horizon, workers
         self.n, d = p.features.shape
+        self.handed_out, self.started = 0, False
         size, self.stride = _tile(self.n)
         self.panels = Panels(p, sides=2 * workers.count, height=size)
         self.blocks = self.panels.blocks
@@ -130,42 +142,57 @@ class _Selection:
         # The most of any entry of a column, and float32 sums of 16 terms.
         self.entry_error = 1.02 * spread + error["relative"] + error["absolute"] + 20 * UNIT
 
-    def run(self) -> Result:
-        cover_labeled(self.sweep, self.p, self.panels)
+        cover_labeled(self.sweep, p, self.panels)
         self.watch()
-        while len(self.picks) < self.p.budget:
-            done = len(self.picks)
-            few_alive = self.guess()
-            self.run_sweep(done, few_alive)
-            self.prove(done)
-            self.bar.update(len(self.picks) - done)
-            if not few_alive:
-                continue
-            self.gather_again()
-            if self.sweep.gathered():
-                return self.finish()
+
+    def more(self, count: int, bar: Progress, workers: Workers | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The next `count` picks and their gains."""
+        self.workers, wanted = workers or self.workers, self.handed_out + count
+        with full_precision():
+            while len(self.picks) < wanted and not self.started:
+                known = len(self.picks)
+                self.prepare()
+                bar.update(min(len(self.picks), wanted) - known)
+        if len(self.picks) < wanted:
+            rest = wanted - len(self.picks)
+            picks, gains = torch.empty(rest, dtype=torch.int64), torch.empty(rest, dtype=torch.float64)
+            run_picks(self.sweep, picks, gains, bar)
+            self.picks += picks.tolist()
+            self.gains += gains.tolist()
+        new, self.handed_out = slice(self.handed_out, wanted), wanted
+        gains = torch.tensor(self.gains[new], dtype=torch.float64)
+        return torch.tensor(self.picks[new], dtype=torch.int64), gains / self.n
+
+    def prepare(self) -> None:
+        """More proven picks; and, once few enough entries are alive, those entries, for all the picks to come."""
+        done = len(self.picks)
+        few_alive = self.guess()
+        self.run_sweep(done, few_alive)
+        self.prove(done)
+        if not few_alive:
+            return
+        self.gather_again()
+        if not self.sweep.gathered():
             self.capacity = int(self.capacity / SLACK)  # the sample said too little: more picks first
-        covered = torch.empty(self.n, dtype=torch.float64)
-        self.sweep.copy_coverage(len(self.picks), covered.data_ptr(), self.n)
-        return self.result(float(self.p.weights @ covered))
-
-    def finish(self) -> Result:
-        """Greedy on the alive entries."""
-        rest = self.p.budget - len(self.picks)
+            return
+        self.ready, self.started = None, True
         picked = torch.tensor(self.picks, dtype=torch.int64)
-        picks, gains = torch.empty(rest, dtype=torch.int64), torch.empty(rest, dtype=torch.float64)
-        self.ready = None
         self.sweep.start(self.gains[0] if self.gains else -1.0, picked.data_ptr())
-        run_picks(self.sweep, picks, gains, self.bar)
-        self.picks += picks.tolist()
-        self.gains += gains.tolist()
-        self.contested += self.sweep.stats()["contested"]
-        return self.result(self.sweep.covered())
 
-    def result(self, covered: float) -> Result:
-        picks = torch.tensor(self.picks, dtype=torch.int64)
-        gains = torch.tensor(self.gains, dtype=torch.float64)
-        return Result(picks, gains / self.n, covered / self.n, self.contested)
+    def add_labeled(self, labeled: torch.Tensor) -> bool:
+        """Cover by more labeled points; False where that is not possible at this stage."""
+        if not self.started or len(self.picks) > self.handed_out:
+            return False
+        cover_labeled(self.sweep, replace(self.p, labeled=labeled), self.panels)
+        return True
+
+    def coverage(self) -> float:
+        if self.started:
+            return self.sweep.covered() / self.n
+        return float(self.p.weights @ self.read_level(len(self.picks))) / self.n
+
+    def settled(self) -> int:
+        return self.contested + (self.sweep.stats()["contested"] if self.started else 0)
 
     # Products of rows, made by the workers.
 
@@ -231,7 +258,7 @@ class _Selection:
         while True:
             count = self.sweep.guesses()
             few_alive = self.alive_estimate(level) * SLACK <= self.capacity
-            if few_alive or count - done == most or count == p.budget:
+            if few_alive or count - done == most or count == self.horizon:
                 return few_alive
             j = self.best_of_sample(estimate, open_)
             open_[j] = False
