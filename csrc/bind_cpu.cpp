@@ -135,16 +135,15 @@ void bind_sweep(py::module_& m) {
                 return self.replace(t, address<const int64_t>(points), count, moved, address<float>(products));
             },
             Unlocked())
-        .def("changed_rows",
-             [](const Sweep& self, std::uintptr_t rows) { self.changed_rows(address<int64_t>(rows)); })
+        .def("changed_rows", [](const Sweep& self, std::uintptr_t rows) { self.changed_rows(address<int64_t>(rows)); })
         .def(
             "retake",
             [](Sweep& self, int64_t batch, int64_t column_begin, int64_t column_end, std::uintptr_t tile,
                int64_t stride) { self.retake(batch, column_begin, column_end, address<float>(tile), stride); },
             Unlocked())
         .def(
-            "forget_lower",
-            [](Sweep& self, std::uintptr_t rows) { return self.forget_lower(address<int64_t>(rows)); }, Unlocked())
+            "forget_lower", [](Sweep& self, std::uintptr_t rows) { return self.forget_lower(address<int64_t>(rows)); },
+            Unlocked())
         .def(
             "gather_again",
             [](Sweep& self, std::uintptr_t rows, int64_t count, int64_t column_begin, int64_t column_end,

@@ -44,9 +44,7 @@ struct Sweep::State final : Greedy {
 
     int64_t steps() const { return static_cast<int64_t>(levels.size()) - 1 - first; }
     bool is_allowed(int64_t j) const { return !p.allowed || p.allowed[j]; }
-    float rounded(int64_t step, int64_t i) const {
-        return step > steps() ? kForever : levels[first + step].rounded[i];
-    }
+    float rounded(int64_t step, int64_t i) const { return step > steps() ? kForever : levels[first + step].rounded[i]; }
     float weight_of(int64_t i) const { return static_cast<float>(p.weights[i] / largest_weight); }
 
     void add_event(TileEvents& to, int64_t row, int64_t i, float low, float high, bool undo) const {
@@ -156,7 +154,7 @@ struct Sweep::State final : Greedy {
             alive->filter(rise.row, [&](int32_t j, float k) {
                 if (is_settled_[j] && may_reach(k, rise.low)) reopen(j);
                 gains_[j] -= rise.weight * (static_cast<double>(std::min(std::max(k, rise.low), rise.high)) -
-                                       static_cast<double>(rise.low));
+                                            static_cast<double>(rise.low));
                 return may_reach(k, rise.high) || may_reach(k, level.rounded[j]);
             });
         }

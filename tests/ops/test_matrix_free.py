@@ -28,7 +28,7 @@ def small_tiles(monkeypatch, two_threads):
     monkeypatch.setattr(matrix_free, "WATCHED", 60)
     monkeypatch.setattr(matrix_free, "SAMPLE", 40)
     monkeypatch.setattr(matrix_free, "MOST_GUESSES", 12)
-    monkeypatch.setattr(cpu, "_path", lambda p, limit, threads: matrix_free)
+    monkeypatch.setattr(cpu, "path_for", lambda p, limit, threads: matrix_free)
 
 
 def least(x, budget, **options):

@@ -46,8 +46,8 @@ class Coverage {
     ~Coverage();
 
     // Turns the inner products in gram[row_begin:row_end, column_begin:column_end] into kernel values, and
-    // in a symmetric matrix mirrors those left of the block's own diagonal square. Different blocks may be filled at the
-    // same time.
+    // in a symmetric matrix mirrors those left of the block's own diagonal square. Different blocks may be filled at
+    // the same time.
     void fill(int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end);
 
     // Covers the pool with `count` labeled points; products is (count, N), overwritten. Before or after start.

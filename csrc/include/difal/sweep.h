@@ -38,21 +38,21 @@ class Sweep {
     // What the guess at step t gains, in float64.
     double gain(int64_t t) const;
 
-    // Starts a sweep over steps `first`..guesses(), in tiles of at most `block` points a side. With `entries` > 0 it also
-    // gathers what is alive after `alive_at` guesses, at most about that many entries (of 8 bytes).
+    // Starts a sweep over steps `first`..guesses(), in tiles of at most `block` points a side. With `entries` > 0 it
+    // also gathers what is alive after `alive_at` guesses, at most about that many entries (of 8 bytes).
     void begin(int64_t first, int64_t alive_at, int64_t entries, int64_t block);
     // The tile of rows [row_begin, row_end) and columns [column_begin, column_end), two blocks or one block twice; any
-    // pair of blocks once. `tile` holds the inner products, rows `stride` apart (readable for a multiple of 32 columns),
-    // overwritten; `turned` is as large. Tiles that share no block may be given at the same time; the order in which a
-    // block's tiles come decides the last bits of the sums and the order of what is alive.
+    // pair of blocks once. `tile` holds the inner products, rows `stride` apart (readable for a multiple of 32
+    // columns), overwritten; `turned` is as large. Tiles that share no block may be given at the same time; the order
+    // in which a block's tiles come decides the last bits of the sums and the order of what is alive.
     void tile(int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end, float* tile, float* turned,
               int64_t stride);
     // Whether all that is alive was kept; false if it was too much.
     bool gathered() const;
 
     // Estimated gains at step t, first <= t <= guesses(), and the weight of the rows that each candidate can still
-    // raise; both (N,) float64. Times the largest error of one entry (and of 20 roundings to float32) that weight bounds
-    // the error of the gain.
+    // raise; both (N,) float64. Times the largest error of one entry (and of 20 roundings to float32) that weight
+    // bounds the error of the gain.
     void gains(int64_t t, double* out, double* alive) const;
 
     // The guesses from step t on are these `count` points instead, as many as there were: a new one at step t, those of
@@ -62,13 +62,14 @@ class Sweep {
     static constexpr int64_t kBatch = 256;
     int64_t replace(int64_t t, const int64_t* points, int64_t count, int64_t moved, float* products);
     void changed_rows(int64_t* rows) const;
-    // `tile` holds the inner products of a batch with the columns, as for `tile`. Calls for other columns may run at the
-    // same time.
+    // `tile` holds the inner products of a batch with the columns, as for `tile`. Calls for other columns may run at
+    // the same time.
     void retake(int64_t batch, int64_t column_begin, int64_t column_end, float* tile, int64_t stride);
 
     // Drops the entries of all rows whose coverage at `alive_at` is lower now than when they were gathered, and writes
     // those rows, (N,) at most; returns how many. They are gathered again by `gather_again` over all columns, once with
-    // `own` false, at the same time for different columns, and once with `own` true, at the same time for different rows.
+    // `own` false, at the same time for different columns, and once with `own` true, at the same time for different
+    // rows.
     int64_t forget_lower(int64_t* rows);
     void gather_again(const int64_t* rows, int64_t count, int64_t column_begin, int64_t column_end, float* tile,
                       int64_t stride, bool own);

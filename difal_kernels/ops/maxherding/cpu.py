@@ -32,7 +32,7 @@ def supports(batch: Batch) -> str | None:
 def plan(batch: Batch) -> str:
     limit, threads, lines = memory_limit(batch), num_threads(), []
     for b, p in enumerate(batch.problems):
-        path = _path(p, limit, threads)
+        path = path_for(p, limit, threads)
         name = f"problem {b}: " if batch.batched else ""
         lines.append(
             f"   {name}{path.plan(p)}, workspace {path.workspace_bytes(p, threads) / 2**20:.1f} MiB "
@@ -46,14 +46,7 @@ def plan(batch: Batch) -> str:
 
 def run(batch: Batch) -> list[Result]:
     limit, threads = memory_limit(batch), num_threads()
-    for b, p in enumerate(batch.problems):
-        needed = min(path.workspace_bytes(p, 1) for path in _paths(p))
-        if needed > limit:
-            where = f"problem {b} of the batch" if batch.batched else "this selection"
-            source = "`memory_limit`" if batch.memory_limit is not None else "the memory that is free"
-            raise ValueError(
-                f"{source} is {limit} bytes and {where} of {len(p.features)} points needs at least {needed}; raise it"
-            )
+    check_limit(batch, limit)
     total = sum(p.budget for p in batch.problems)
     count = _side_by_side(batch, limit, threads)
     with Progress(total, "maxherding", batch.progress) as bar:
@@ -62,10 +55,22 @@ def run(batch: Batch) -> list[Result]:
         return [_run_one(p, limit, threads, bar) for p in batch.problems]
 
 
+def check_limit(batch: Batch, limit: int) -> None:
+    """ValueError where no path can work within `limit` bytes."""
+    for b, p in enumerate(batch.problems):
+        needed = min(path.workspace_bytes(p, 1) for path in _paths(p))
+        if needed > limit:
+            where = f"problem {b} of the batch" if batch.batched else "this selection"
+            source = "`memory_limit`" if batch.memory_limit is not None else "the memory that is free"
+            raise ValueError(
+                f"{source} is {limit} bytes and {where} of {len(p.features)} points needs at least {needed}; raise it"
+            )
+
+
 def _run_one(p: Problem, limit: int, threads: int, bar: Progress) -> Result:
     if len(p.features) ** 2 * p.features.shape[1] < SMALL:
         threads = 1
-    if _path(p, limit, threads) is dense:
+    if path_for(p, limit, threads) is dense:
         with Workers(threads) as workers:
             return dense.select(p, bar, workers)
     with Workers(matrix_free.threads_for(p, limit, threads)) as workers:
@@ -118,5 +123,6 @@ def _paths(p: Problem) -> tuple:
     return (dense,) if p.kernel == "precomputed" else (dense, matrix_free)
 
 
-def _path(p: Problem, limit: int, threads: int):
+def path_for(p: Problem, limit: int, threads: int):
+    """`dense` or `matrix_free`: the fastest that fits."""
     return next((path for path in _paths(p) if path.workspace_bytes(p, threads) <= limit), _paths(p)[-1])

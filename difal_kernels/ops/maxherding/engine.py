@@ -14,7 +14,9 @@ from .panels import Panels, full_precision, native
 from .problem import Problem
 
 
-def make_engine(name: str, p: Problem, features: torch.Tensor, scale: torch.Tensor, gram: Any, symmetric: bool, error, threads):
+def make_engine(
+    name: str, p: Problem, features: torch.Tensor, scale: torch.Tensor, gram: Any, symmetric: bool, error, threads
+):
     """The native class `name` for this problem, and the tensors that must outlive it."""
     allowed = None
     if p.candidates is not None and symmetric:

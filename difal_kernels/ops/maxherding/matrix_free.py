@@ -62,7 +62,16 @@ def _fixed_bytes(p: Problem) -> int:
     copies = 0 if is_native(p.features) else n * d * (8 if p.features.dtype == torch.float64 else 4)
     labels = 0 if p.labeled is None else p.labeled.numel() * 8 + 4 * min(len(p.labeled), _tile(n)[0]) * n
     corrections = 4 * min(n, CORRECTED) * d
-    return copies + labels + _worker_bytes(p) + _guess_bytes(n, MOST_GUESSES) + corrections + 4 * BLOCK * n + 200 * n + 8 * WATCHED**2
+    return (
+        copies
+        + labels
+        + _worker_bytes(p)
+        + _guess_bytes(n, MOST_GUESSES)
+        + corrections
+        + 4 * BLOCK * n
+        + 200 * n
+        + 8 * WATCHED**2
+    )
 
 
 def plan(p: Problem) -> str:
@@ -102,6 +111,8 @@ class MatrixFreeSelection:
         limit: bytes to work with.
         horizon: picks that will be asked for at most.
         workers: threads; `more` may be given others, as many.
+
+    The constructor and `more` must run with the workers' context open.
     """
 
     def __init__(self, p: Problem, limit: int, horizon: int, workers: Workers):
@@ -142,7 +153,9 @@ class MatrixFreeSelection:
         # The most of any entry of a column, and float32 sums of 16 terms.
         self.entry_error = 1.02 * spread + error["relative"] + error["absolute"] + 20 * UNIT
 
-        cover_labeled(self.sweep, p, self.panels)
+        with full_precision():
+            cover_labeled(self.sweep, p, self.panels)
+        self.covered_before = float(p.weights @ self.read_level(0))
         self.watch()
 
     def more(self, count: int, bar: Progress, workers: Workers | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -184,12 +197,11 @@ class MatrixFreeSelection:
         if not self.started or len(self.picks) > self.handed_out:
             return False
         cover_labeled(self.sweep, replace(self.p, labeled=labeled), self.panels)
+        self.covered_before = self.sweep.covered() - math.fsum(self.gains)
         return True
 
     def coverage(self) -> float:
-        if self.started:
-            return self.sweep.covered() / self.n
-        return float(self.p.weights @ self.read_level(len(self.picks))) / self.n
+        return (self.covered_before + math.fsum(self.gains[: self.handed_out])) / self.n
 
     def settled(self) -> int:
         return self.contested + (self.sweep.stats()["contested"] if self.started else 0)
