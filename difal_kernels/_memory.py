@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 
 import torch
@@ -17,8 +18,6 @@ def large_empty(numbers: int) -> torch.Tensor:
     if 4 * numbers < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(numbers)
     pages = mmap.mmap(-1, 4 * numbers, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    try:
+    with contextlib.suppress(OSError):  # a kernel without them
         pages.madvise(mmap.MADV_HUGEPAGE)
-    except OSError:  # a kernel without them
-        pass
     return torch.frombuffer(pages, dtype=torch.float32)

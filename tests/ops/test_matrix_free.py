@@ -85,6 +85,34 @@ def test_wrong_guesses_are_corrected(monkeypatch):
     assert_same(cloud(300), 25)
 
 
+@pytest.mark.parametrize("every", [2, 3, 5])
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.6])
+def test_what_is_alive_is_gathered_again_after_a_wrong_guess(monkeypatch, every, share):
+    """Guesses until few are alive, some of them as bad as can be, the last among them: entries gathered by a coverage
+    that was too high must be added."""
+    best, gathered = matrix_free.MatrixFreeSelection.best_of_sample, []
+    again = matrix_free.MatrixFreeSelection.gather_again
+
+    def spoiled(self, estimate, open_):
+        j = best(self, estimate, open_)
+        others = open_.clone()
+        others[j] = False
+        return int(torch.where(others, estimate, torch.inf).argmin()) if self.sweep.guesses() % every == 1 else j
+
+    def counted(self):
+        floor = self.sweep.entries()
+        again(self)
+        gathered.append(floor)
+
+    monkeypatch.setattr(matrix_free.MatrixFreeSelection, "best_of_sample", spoiled)
+    monkeypatch.setattr(matrix_free.MatrixFreeSelection, "gather_again", counted)
+    for seed in range(4):
+        x = torch.randn(300, 6, generator=torch.Generator().manual_seed(seed))
+        limit = least(x, 60, bandwidth=2.0) + int(share * 300 * 300 * 9)
+        assert_same(x, 60, limit=limit, bandwidth=2.0)
+    assert gathered
+
+
 def test_a_gather_that_overflows_is_tried_again_later(monkeypatch):
     estimate = matrix_free.MatrixFreeSelection.alive_estimate
     monkeypatch.setattr(matrix_free.MatrixFreeSelection, "alive_estimate", lambda self, m: estimate(self, m) / 20)

@@ -130,5 +130,5 @@ def test_errors():
         MaxHerding(x, memory_limit=10)
     assert prepare(x, 0).device.type == "cpu"
     if torch.cuda.is_available():
-        with pytest.raises(BackendUnavailableError, match="move it with .cpu"):
+        with pytest.raises(BackendUnavailableError, match="move it with"):
             MaxHerding(x.cuda())

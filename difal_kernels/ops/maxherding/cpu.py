@@ -78,7 +78,7 @@ def _run_one(p: Problem, limit: int, threads: int, bar: Progress) -> Result:
 
 
 def _side_by_side(batch: Batch, limit: int, threads: int) -> int:
-    """How many problems to solve at the same time, a thread each; 1 where they are large, or too many for the memory."""
+    """How many problems to solve at the same time, a thread each; 1 where they are large or memory is short."""
     problems = batch.problems
     if max(len(p.features) for p in problems) > LARGE:
         return 1

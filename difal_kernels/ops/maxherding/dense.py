@@ -46,7 +46,7 @@ def matrix_size(p: Problem) -> int:
 
 
 def select(p: Problem, bar: Progress, workers: Workers, storage: torch.Tensor | None = None) -> Result:
-    """Solve one problem; `storage` is float32 and at least `matrix_size(p)` long, so that many problems can share it."""
+    """Solve one problem, in `storage` if given: float32, at least `matrix_size(p)` long."""
     selection = DenseSelection(p, workers, storage)
     picks, gains = selection.more(p.budget, bar)
     return Result(picks, gains, selection.coverage(), selection.settled())

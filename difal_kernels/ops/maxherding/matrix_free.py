@@ -399,17 +399,26 @@ class MatrixFreeSelection:
             some = rows[start : start + CORRECTED]
             own = self.some_rows(some, self.own)
 
-            def gather(r: int, b: int, e: int, slot: int, to_rows: bool, own=own, some=some) -> None:
+            def gather(r: int, b: int, e: int, slot: int, own_lists: bool, own=own, some=some) -> None:
                 part = own[r : r + height]
                 tile = self.tile(len(part), e - b, slot)
                 torch.mm(part, self.rows(b, e, 2 * slot).T, out=tile)
                 self.sweep.gather_again(
-                    some[r : r + height].data_ptr(), len(part), b, e, tile.data_ptr(), self.stride, to_rows
+                    some[r : r + height].data_ptr(), len(part), b, e, tile.data_ptr(), self.stride, own_lists
                 )
 
             starts = range(0, len(some), height)
-            self.workers.run(lambda block, slot: [gather(r, *block, slot, False) for r in starts], self.blocks)
-            self.workers.run(lambda r, slot: [gather(r, b, e, slot, True) for b, e in self.blocks], starts)
+
+            def to_columns(block: tuple[int, int], slot: int, gather=gather, starts=starts) -> None:
+                for r in starts:
+                    gather(r, *block, slot, False)
+
+            def to_rows(r: int, slot: int, gather=gather) -> None:
+                for b, e in self.blocks:
+                    gather(r, b, e, slot, True)
+
+            self.workers.run(to_columns, self.blocks)
+            self.workers.run(to_rows, starts)
 
     def contest(self, t, guess, gains, alive, open_) -> tuple[int, float]:
         """The pick of step t: the guess, or who beats it in float64."""

@@ -19,9 +19,9 @@ from .problem import Problem, check_labeled, prepare
 class MaxHerding:
     """A MaxHerding selection that stays open.
 
-    The picks of all `select` calls together are those of one `maxherding` call, so a budget can be chosen while looking
-    at the gains. Points labeled meanwhile, by whatever method, join with `add_labeled`: the kernel matrix, or what of it
-    is still alive, is kept and only the gains are lowered. The memory is held as long as the object lives.
+    The picks of all `select` calls together are those of one `maxherding` call, so a budget can be chosen while
+    looking at the gains. Points labeled meanwhile, by whatever method, join with `add_labeled`: the kernel matrix, or
+    what of it is still alive, is kept and only the gains are lowered. The memory is held as long as the object lives.
 
     Args:
         features: (N, D) as for `maxherding`, on the CPU; not to be changed while the object lives.
