@@ -133,7 +133,9 @@ def check_settings(path: Path, wanted: dict) -> dict:
     for name, value in wanted.items():
         found = meta["settings"].get(name)
         if found != value and name == "format":
-            raise ConfigError(f"{path.parent} was made by another version of this package; delete it, or give another --bank")
+            raise ConfigError(
+                f"{path.parent} was made by another version of this package; delete it, or give another --bank"
+            )
         if found != value and name == "weights":
             raise ConfigError(
                 f"{path.parent} holds features of other weights: encoder {wanted['encoder']!r} had the digest {found} "
