@@ -13,7 +13,9 @@ it was cut short.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,10 +28,12 @@ from difal.data.base import Split
 from difal.errors import ConfigError, DataError
 from difal.files import crash_point, derive_seed, digest, read_json, write_json
 from difal.stages import StageClock
+from difal.workers import in_order, one_thread
 from difal_kernels import hypercolumns, maxherding
 
 SETS = ("local", "random")
-FORMAT = 1
+FORMAT = 2
+_ONE_AT_A_TIME = threading.Lock()  # for encoders that do not say they are `thread_safe`
 
 
 class Pixel(NamedTuple):
@@ -105,14 +109,19 @@ class Bank:
         return everything[np.sort(chosen)]
 
 
-def bank_settings(config: Config, pool: Split, encoder_name: str, given: Sequence[Pixel]) -> dict:
+def encoder_settings(config: Config, load_encoder: Callable) -> dict:
+    """The encoder's name and, if `load_encoder` knows it, the digest of its weights and settings."""
+    return {"encoder": config.encoder, "weights": getattr(load_encoder, "weights", None)}
+
+
+def bank_settings(config: Config, pool: Split, load_encoder: Callable, given: Sequence[Pixel]) -> dict:
     """What must be equal for a bank to be used again."""
     names = ("candidates", "local", "random", "draws", "kernel", "bank_seed", "bank_dtype")
     return {
         "format": FORMAT,
         "images": len(pool),
         "pool": digest(pool.fingerprint()),
-        "encoder": encoder_name,
+        **encoder_settings(config, load_encoder),
         "given": digest(sorted(map(tuple, given))) if given else None,
         **{name: getattr(config, name) for name in names},
     }
@@ -122,9 +131,19 @@ def check_settings(path: Path, wanted: dict) -> dict:
     """The JSON at `path`, if it was made with the wanted settings."""
     meta = read_json(path)
     for name, value in wanted.items():
-        if meta["settings"].get(name) != value:
+        found = meta["settings"].get(name)
+        if found != value and name == "format":
             raise ConfigError(
-                f"{path.parent} holds features with {name} = {meta['settings'].get(name)!r}, this run has {value!r}; "
+                f"{path.parent} was made by another version of this package; delete it, or give another --bank"
+            )
+        if found != value and name == "weights":
+            raise ConfigError(
+                f"{path.parent} holds features of other weights: encoder {wanted['encoder']!r} had the digest {found} "
+                f"then and has {value} now; put the old weights back, or give another --bank folder"
+            )
+        if found != value:
+            raise ConfigError(
+                f"{path.parent} holds features with {name} = {found!r}, this run has {value!r}; "
                 f"give it the old setting, or another --bank folder"
             )
     return meta
@@ -144,7 +163,7 @@ def build_bank(folder: Path, pool: Split, load_encoder: Callable, config: Config
         ConfigError: the folder holds a bank with other settings.
         DataError: an image cannot be used; names it.
     """
-    settings = bank_settings(config, pool, config.encoder, given)
+    settings = bank_settings(config, pool, load_encoder, given)
     path = folder / "bank.json"
     meta = check_settings(path, settings) if path.is_file() else None
     if meta and meta["done"] == len(pool):
@@ -153,14 +172,15 @@ def build_bank(folder: Path, pool: Split, load_encoder: Callable, config: Config
     if meta is None:
         meta = {"settings": settings, "arrays": maker.create(), "done": 0, "stages": {}}
         write_json(path, meta)
-    for index in tqdm(
-        range(meta["done"], len(pool)), "feature bank", initial=meta["done"], total=len(pool), unit="image"
-    ):
-        maker.add(index)
-        maker.clock.add_to(meta["stages"])
-        write_json(path, {**meta, "done": index + 1})
-        meta["done"] = index + 1
-        crash_point("bank-image")
+    missing = range(meta["done"], len(pool))
+    with tqdm(desc="feature bank", initial=meta["done"], total=len(pool), unit="image") as bar:
+        for index, found in zip(missing, in_order(maker.make, missing), strict=True):
+            maker.write(index, found)
+            maker.clock.add_to(meta["stages"], torch.get_num_threads())
+            meta["done"] = index + 1
+            write_json(path, meta)
+            bar.update()
+            crash_point("bank-image")
     return Bank(folder)
 
 
@@ -207,8 +227,8 @@ class _Maker:
         array[at] = rows
         array.flush()
 
-    def add(self, index: int) -> None:
-        """Everything of one image, written at the end."""
+    def make(self, index: int) -> dict[str, np.ndarray]:
+        """Everything of one image; several threads may be at it."""
         config, name = self.config, self.pool.ids[index]
         with self.clock("images"):
             image = self.pool.image(index)
@@ -227,16 +247,22 @@ class _Maker:
         chosen = {"local": np.asarray(picks), "random": np.arange(config.random)}
         points = np.concatenate([candidates[at] for at in chosen.values()])
         noise = self._noise_features(image, name, points)
+        found = {"sizes": size, "given.features": given_rows}
         for pixels, at, part in zip(chosen, chosen.values(), np.split(noise, [config.local]), strict=True):
-            self._write(f"{pixels}.points", index, candidates[at])
-            self._write(f"{pixels}.features", index, rows[at])
-            self._write(f"{pixels}.noise", index, part)
-        self._write("sizes", index, size)
-        if here:
-            self._write("given.features", here, given_rows)
+            found |= {f"{pixels}.points": candidates[at], f"{pixels}.features": rows[at], f"{pixels}.noise": part}
+        return found
+
+    def write(self, index: int, found: dict[str, np.ndarray]) -> None:
+        """Put one image's rows in their place."""
+        here = [i for i, pixel in enumerate(self.given) if pixel.image == index]
+        for name, rows in found.items():
+            if name != "given.features":
+                self._write(name, index, rows)
+            elif here:
+                self._write(name, here, rows)
 
     def _noise_features(self, image: np.ndarray, name: str, points: np.ndarray) -> np.ndarray:
-        """(P, K, D) float32: the points' features under the draws 1 to K, `batch` draws per pass."""
+        """(P, K, D) float32: the points' features under the draws 1 to K, `batch` draws in memory at a time."""
         rows = []
         for first in range(1, self.config.draws + 1, self.config.batch):
             draws = range(first, min(first + self.config.batch, self.config.draws + 1))
@@ -268,13 +294,24 @@ def to_input(image: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()[None] / 127.5 - 1
 
 
+@one_thread()
 @torch.no_grad()
 def encode(encoder, image: np.ndarray, name: str, draws: Sequence[int], config: Config) -> list[torch.Tensor]:
-    """The encoder's maps of one image under several noise draws: a list of (draws, C, h, w) on the CPU."""
+    """The encoder's maps of one image under several noise draws: a list of (draws, C, h, w) on the CPU.
+
+    On a CPU each draw is a pass of its own on one thread: what a convolution gives depends, in its last bits, on the
+    batch and on the number of threads. Other devices take all draws in one pass.
+    """
     height, width = image.shape[:2]
-    noise = torch.cat([encoder.noise([name], height, width, seed=config.bank_seed, draw=draw) for draw in draws])
-    images = to_input(image).expand(len(draws), -1, -1, -1)
-    return [m.cpu() for m in encoder.maps(images.to(config.device), noise.to(config.device))]
+    alone = torch.device(config.device).type == "cpu"
+    images = to_input(image).to(config.device)
+    passes = []
+    for some in [[draw] for draw in draws] if alone else [list(draws)]:
+        noise = torch.cat([encoder.noise([name], height, width, seed=config.bank_seed, draw=draw) for draw in some])
+        with nullcontext() if getattr(encoder, "thread_safe", False) else _ONE_AT_A_TIME:
+            maps = encoder.maps(images.expand(len(some), -1, -1, -1), noise.to(config.device))
+        passes.append([m.cpu() for m in maps])
+    return [torch.cat(maps) for maps in zip(*passes, strict=True)]
 
 
 def pixel_features(maps: Sequence[torch.Tensor], points: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:

@@ -51,6 +51,7 @@ class Config:
     random: int = _option(64, "bank", "random pixels kept per image: BatchNorm context, stage-2-alone pool", low=1)
     bank: str | None = _option(None, "bank", "folder of the features, shared by runs [OUT/bank]")
     bank_seed: int = _option(0, "bank", "seed of the candidates and of the noise", low=0)
+    share: float = _option(1.0, "bank", "share of the bank's pixels, drawn by the seed, that this run may ask")
     bank_dtype: str = _option("float16", "bank", "number format on disk", choices=("float16", "float32"))
     test_cache_gb: float = _option(
         8.0, "bank", "largest test-set cache; above it all heads are tested in one late pass"
@@ -67,7 +68,7 @@ class Config:
     pictures: int = _option(4, "report", "pool images drawn in the report", low=0)
     threads: int = _option(0, "machine", "CPU threads, 0 for torch's choice", low=0)
     device: str = _option("cpu", "machine", "torch device of encoder and head")
-    batch: int = _option(4, "machine", "noise draws or test images per UNet pass", low=1)
+    batch: int = _option(4, "machine", "noise draws held at a time; on a GPU one UNet pass", low=1)
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -81,6 +82,7 @@ class Config:
         for name, low, high in (
             ("budget", 0.0, float("inf")),
             ("keep", 0.0, 1.0),
+            ("share", 0.0, 1.0),
             ("learning_rate", 0.0, float("inf")),
         ):
             if not low < getattr(self, name) <= high:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from difal.bank import check_settings, encode, pixel_features
+from difal.bank import FORMAT, check_settings, encode, encoder_settings, pixel_features
 from difal.config import Config
 from difal.data.base import Split
 from difal.errors import DataError
@@ -24,6 +24,7 @@ from difal.files import crash_point, derive_seed, digest, write_json, write_tens
 from difal.head import Head
 from difal.metrics import confusion_matrix
 from difal.stages import StageClock
+from difal.workers import in_order, one_thread
 from difal_kernels import project_then_resize
 
 
@@ -37,6 +38,7 @@ def dense_classes(head: Head, maps: Sequence[torch.Tensor], size: tuple[int, int
     return _every_pixel(head, maps, size, lambda rows: head.rest(rows).argmax(1).to(torch.uint8))
 
 
+@one_thread()
 def _every_pixel(head: Head, maps: Sequence[torch.Tensor], size: tuple[int, int], tail: Callable) -> torch.Tensor:
     return project_then_resize(maps, head.project.weight, head.project.bias, size, tail=tail)
 
@@ -50,9 +52,9 @@ class TestSet:
         self.folder, self.split, self.load_encoder = folder, split, load_encoder
         self.config, self.clock = config, StageClock()
         self.settings = {
-            "format": 1,
+            "format": FORMAT,
             "pool": digest(split.fingerprint()),
-            "encoder": config.encoder,
+            **encoder_settings(config, load_encoder),
             **{name: getattr(config, name) for name in ("bank_seed", "bank_dtype", "test_pixels")},
         }
         self.cached = self._plan()
@@ -101,25 +103,34 @@ class TestSet:
         if not missing:
             return
         done = len(self.split) - len(missing)
-        for index in tqdm(missing, "test images", initial=done, total=len(self.split), unit="image"):
-            write_tensors(self._path(index), self._make(index))
-            self.clock.add_to(self.meta["stages"])
-            crash_point("test-image")
+        self.load_encoder()  # before the workers, once
+        with tqdm(desc="test images", initial=done, total=len(self.split), unit="image") as bar:
+            for index, kept in zip(missing, in_order(self._make, missing), strict=True):
+                write_tensors(self._path(index), kept)
+                self.clock.add_to(self.meta["stages"], torch.get_num_threads())
+                bar.update()
+                crash_point("test-image")
         write_json(self.folder / "test.json", self.meta)
 
     def evaluate(self, heads: Sequence[Head], classes: int, note: str = "test") -> list[np.ndarray]:
         """Confusion matrices (C, C) of several heads over the test pixels, in one pass over the images."""
-        totals = [np.zeros((classes, classes), np.int64) for _ in heads]
-        for index in tqdm(range(len(self.split)), note, unit="image", leave=False):
+        if not self.cached:
+            self.load_encoder()
+
+        def count(index: int) -> list[np.ndarray]:
             kept = load_file(self._path(index)) if self.cached else self._make(index)
             truth = self.split.mask(index)
-            size = truth.shape
             if "points" in kept:
-                truth = truth[tuple(kept["points"].numpy().T)]
-            for head, total in zip(heads, totals, strict=True):
-                if "points" in kept:
-                    predicted = head.logits(kept["features"].numpy(), np.arange(len(truth))).argmax(1)
-                else:
-                    predicted = dense_classes(head, [kept[name] for name in sorted(kept)], size)[0]
-                total += confusion_matrix(truth, predicted.numpy(), classes)
+                features, truth = kept["features"].numpy(), truth[tuple(kept["points"].numpy().T)]
+                found = [head.logits(features, np.arange(len(truth))).argmax(1) for head in heads]
+            else:
+                maps = [kept[name] for name in sorted(kept)]
+                found = [dense_classes(head, maps, truth.shape)[0] for head in heads]
+            return [confusion_matrix(truth, one.numpy(), classes) for one in found]
+
+        totals = [np.zeros((classes, classes), np.int64) for _ in heads]
+        images = range(len(self.split))
+        for counts in tqdm(in_order(count, images), note, total=len(images), unit="image", leave=False):
+            for total, one in zip(totals, counts, strict=True):
+                total += one
         return totals

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from difal.config import Config
 from difal.errors import UserError
 from difal.files import derive_seed, write_tensors
+from difal.workers import one_thread
 
 T_MAX = 5  # epochs from the full learning rate to none, then back: the schedule is periodic
 
@@ -41,6 +42,7 @@ class Head(nn.Module):
         """(P, D) features to (P, C) logits."""
         return self.rest(self.project(features))
 
+    @one_thread()
     @torch.no_grad()
     def logits(self, features: np.ndarray, rows: np.ndarray, chunk: int = 1024) -> torch.Tensor:
         """(len(rows), ..., C) float32 logits of rows of `features` (N, ..., D), a memory map perhaps, in chunks."""
@@ -73,6 +75,7 @@ def _float(rows: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(rows, dtype=np.float32))
 
 
+@one_thread()
 def train_head(
     features: np.ndarray, targets: np.ndarray, context: np.ndarray, classes: int, config: Config, *seed_parts
 ) -> Head:
@@ -92,7 +95,8 @@ def train_head(
         *seed_parts: what tells this training from others of the same seed, such as the round.
 
     Returns:
-        The head, on the CPU, in evaluation mode. The same arguments give the same weights.
+        The head, on the CPU, in evaluation mode. The same arguments give the same weights,
+        whatever the number of threads: it is trained on one.
 
     Raises:
         ValueError: shapes do not agree, or there is nothing to train on.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -63,16 +63,27 @@ def run(
         return Loop(config, ledger, data, encoder, say, resume).run()
 
 
-def encoder_loader(config: Config, encoder=None) -> Callable:
-    """A function that gives the encoder, loading it once, when first needed."""
+class LazyEncoder:
+    """Called, gives the encoder, loading it once, when first needed; `weights` tells it from others of its name."""
 
-    @cache
-    def load():
-        from difal.encoders import load_encoder
+    def __init__(self, config: Config, encoder=None):
+        self.config, self.given, self.encoder = config, encoder, encoder
 
-        return load_encoder(config.encoder, device=config.device)
+    def __call__(self):
+        if self.encoder is None:
+            from difal.encoders import load_encoder
 
-    return load if encoder is None else lambda: encoder
+            self.encoder = load_encoder(self.config.encoder, device=self.config.device)
+        return self.encoder
+
+    @cached_property
+    def weights(self) -> str | None:
+        """Digest of weights and settings; None for an encoder without a `fingerprint`. Loads no network."""
+        if self.given is not None:
+            return self.given.fingerprint() if hasattr(self.given, "fingerprint") else None
+        from difal.encoders.loading import fingerprint
+
+        return fingerprint(self.config.encoder)
 
 
 def make_features(
@@ -86,7 +97,7 @@ def make_features(
     if config.threads:
         torch.set_num_threads(config.threads)
     data = data or open_config_data(config)
-    load_encoder = load_encoder or encoder_loader(config)
+    load_encoder = load_encoder or LazyEncoder(config)
     folder = Path(folder or config.bank)
     with exclusive(folder, wait=True):
         bank = build_bank(folder / "pool", data.train, load_encoder, config, given)
@@ -108,7 +119,8 @@ class Loop:
         self.config, self.ledger, self.data, self.say = config, ledger, data, say
         self.index = {name: i for i, name in enumerate(self.data.train.ids)}
         self.clock = StageClock()
-        self.load_encoder = encoder_loader(config, encoder)
+        self.load_encoder = LazyEncoder(config, encoder)
+        self._check_weights()
         self.known = self._known_labels(resume)
         ledger.begin(config)
         ledger.note(
@@ -118,6 +130,7 @@ class Loop:
             colors=self.data.colors.tolist(),
             images=len(self.data.train),
             test_images=len(self.data.test) if self.data.test else 0,
+            weights=self.load_encoder.weights,
             budget=config.round_budget(len(self.data.train)),
         )
 
@@ -142,6 +155,14 @@ class Loop:
         self._evaluate_late()
         self._draw()
         return "done"
+
+    def _check_weights(self) -> None:
+        before, now = self.ledger.facts().get("weights"), self.load_encoder.weights
+        if before not in (None, now):
+            raise ConfigError(
+                f"the encoder {self.config.encoder!r} has other weights than when the run began (digest {now}, was "
+                f"{before}); put the old ones back, or start another run with another --out"
+            )
 
     def _features(self) -> tuple[Bank, TestSet | None]:
         given = [self._pixel(label) for label in self.known]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+import threading
 import time
 from collections import defaultdict
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ class StageClock:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self.lock = threading.Lock()
 
     @contextmanager
     def __call__(self, stage: str):
@@ -36,12 +38,18 @@ class StageClock:
         try:
             yield
         finally:
-            self.seconds[stage] += time.perf_counter() - start
+            with self.lock:
+                self.seconds[stage] += time.perf_counter() - start
 
-    def add_to(self, totals: dict[str, dict]) -> None:
-        """Move what was measured since the last call into `totals`: {stage: {"seconds", "peak_bytes"}}."""
-        for stage, seconds in self.seconds.items():
+    def add_to(self, totals: dict[str, dict], workers: int = 1) -> None:
+        """Move what was measured since the last call into `totals`: {stage: {"seconds", "peak_bytes"}}.
+
+        With several `workers` measuring side by side a stage gets their mean, so that stages add up to wall time.
+        """
+        with self.lock:
+            measured = dict(self.seconds)
+            self.seconds.clear()
+        for stage, seconds in measured.items():
             entry = totals.setdefault(stage, {"seconds": 0.0, "peak_bytes": 0})
-            entry["seconds"] = round(entry["seconds"] + seconds, 3)
+            entry["seconds"] = round(entry["seconds"] + seconds / workers, 3)
             entry["peak_bytes"] = max(entry["peak_bytes"], peak_memory())
-        self.seconds.clear()

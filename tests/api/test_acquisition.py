@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from api.fakes import FakeEncoder, tiny_config, tiny_data
-from difal.acquisition import acquisitions, check_acquisition, select
+from difal.acquisition import acquisitions, check_acquisition, select, within_share
 from difal.bank import build_bank
 from difal.errors import ConfigError
 from difal.head import train_head
@@ -115,3 +115,20 @@ def test_nothing_left(bank, tmp_path):
 def test_an_unknown_name():
     with pytest.raises(ConfigError, match="`acquisition` must be one of two-stage-edald, coverage, random"):
         check_acquisition("best")
+
+
+@pytest.mark.parametrize("name", ["coverage", "random", "two-stage-edald"])
+def test_a_share_of_the_bank(name, bank, head, tmp_path):
+    """Each seed is kept to pixels of its own, the same in every round."""
+    asked = {}
+    for seed in (0, 1):
+        config = tiny_config(tmp_path, acquisition=name, share=0.5, seed=seed)
+        pixels = "random" if name == "random" else "local"
+        may = np.flatnonzero(within_share(bank, pixels, config))
+        assert len(may) == len(bank.features(pixels)) // 2
+        allowed, found = {bank.pixel(pixels, row) for row in may}, []
+        for index in range(3):
+            found += select(bank, head if index else None, found, 5, index, config, StageClock()).pixels
+        assert set(found) <= allowed
+        asked[seed] = found
+    assert asked[0] != asked[1]

@@ -15,7 +15,8 @@ QUICK = "--candidates 60 --local 6 --random 6 --draws 1 --epochs 2 --context 8 -
 def difal(monkeypatch, tmp_path, capsys):
     """Runs the command in an empty folder with a small encoder; returns (exit code, standard output, errors)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loop, "encoder_loader", lambda config, encoder=None: FakeEncoder)
+    lazy = loop.LazyEncoder
+    monkeypatch.setattr(loop, "LazyEncoder", lambda config, encoder=None: lazy(config, FakeEncoder()))
 
     def command(text):
         code = cli.main(text.split())

@@ -82,7 +82,7 @@ def select(
             annotator saw what is near a skipped pixel, too.
         budget: pixels to ask; fewer are given if the bank has no more.
         round_index: with the seed, makes random choices.
-        config: `acquisition`, `keep`, `kernel`, `seed`, `edald_weight`.
+        config: `acquisition`, `keep`, `kernel`, `seed`, `share`, `edald_weight`.
         clock: gets the time per stage.
 
     Returns:
@@ -93,6 +93,7 @@ def select(
     score = SCORES.get(name.removeprefix(TWO_STAGE))
     pixels = "local" if stage_1 else "random"
     rows = bank.open_rows(pixels, asked)
+    rows = rows[within_share(bank, pixels, config)[rows]]
     budget = min(budget, len(rows))
     if budget == 0:
         return Picks([], [], 0, "nothing left to ask")
@@ -112,6 +113,13 @@ def select(
         values = rate(score, bank, pixels, rows, head, generator, config)
     best = np.lexsort((rows, -values))[:budget]
     return _picks(bank, pixels, rows[best], values[best], len(rows), name)
+
+
+def within_share(bank: Bank, pixels: str, config: Config) -> np.ndarray:
+    """(N m,) bool: the bank's pixels that this run may ask; so runs that share a bank have candidates of their own."""
+    count = len(bank.features(pixels))
+    rng = np.random.default_rng(derive_seed("share", config.seed, pixels))
+    return rng.permutation(count) < max(1, round(config.share * count))
 
 
 def _picks(bank: Bank, pixels: str, rows, scores, survivors: int, how: str) -> Picks:

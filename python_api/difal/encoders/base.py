@@ -61,9 +61,11 @@ class BaseEncoder:
         resolution: shorter side, in pixels, that larger images are shrunk to before the network; None: never.
         stride: both sides of what the network sees are multiples of it.
         in_channels: channels of the images.
+        thread_safe: whether several Python threads may call `maps` at once; the loop has them wait if not.
     """
 
     in_channels = 3
+    thread_safe = False
 
     def __init__(self, *, timesteps: Sequence[int], resolution: int | None, stride: int):
         self.timesteps = tuple(timesteps)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -72,6 +74,8 @@ class DiffusionEncoder(BaseEncoder):
         True
     """
 
+    thread_safe = True
+
     def __init__(
         self,
         unet: nn.Module,
@@ -97,7 +101,7 @@ class DiffusionEncoder(BaseEncoder):
         self.unet, self.scheduler, self.autocast = unet.eval().requires_grad_(False), scheduler, autocast
         self.in_channels = unet.config.in_channels
         self._channels = tuple(available[b][1] for b in self.blocks)
-        self._taken: dict[int, torch.Tensor] | None = None
+        self._taken: dict[int, dict[int, torch.Tensor]] = {}  # by Python thread: several may run the network
         for b in self.blocks:  # once and for all: hooks that come after torch.compile are ignored
             available[b][0].register_forward_hook(self._hook(b))
 
@@ -105,9 +109,10 @@ class DiffusionEncoder(BaseEncoder):
         last = block == max(self.blocks)
 
         def keep(module, args, output):
-            if self._taken is None:  # someone else runs the network
+            taken = self._taken.get(threading.get_ident())
+            if taken is None:  # someone else runs the network
                 return
-            self._taken[block] = output[0] if isinstance(output, tuple) else output
+            taken[block] = output[0] if isinstance(output, tuple) else output
             if last:
                 raise _Stop
 
@@ -126,15 +131,24 @@ class DiffusionEncoder(BaseEncoder):
         steps = torch.full((len(images),), timestep, dtype=torch.long, device=images.device)
         noisy = self.scheduler.add_noise(images.float(), noise.float(), steps)
         precision = torch.autocast(images.device.type, self.autocast) if self.autocast else nullcontext()
-        self._taken = {}
+        taken = self._taken[threading.get_ident()] = {}
         try:
             with precision:
                 self.unet(noisy.to(self.unet.dtype), steps)
         except _Stop:
             pass
         finally:
-            taken, self._taken = self._taken, None
+            del self._taken[threading.get_ident()]
         return [taken[b] for b in self.blocks]
+
+    def fingerprint(self) -> str:
+        """Twelve hex digits that change with the weights, the network, the schedule and the settings."""
+        settings = (self.blocks, self.timesteps, self.resolution, str(self.autocast))
+        found = hashlib.sha256(repr((settings, self.unet.config, self.scheduler.config)).encode())
+        for name, tensor in self.unet.state_dict().items():
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return found.hexdigest()[:12]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write UNet (safetensors), scheduler and settings into a folder that `load_encoder` reads."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -48,8 +49,7 @@ def load_encoder(
     from diffusers import DDPMScheduler, UNet2DModel
 
     folder = _folder(name)
-    network = folder / "unet" if (folder / "unet").is_dir() else folder
-    _check_network(network, name)
+    network = _network(folder, name)
     try:
         unet = UNet2DModel.from_pretrained(
             str(network), use_safetensors=True, low_cpu_mem_usage=False, torch_dtype=dtype or torch.float32
@@ -58,11 +58,35 @@ def load_encoder(
         raise ValueError(f"`name`: the UNet in {network} could not be loaded: {error}") from error
     for parameter in unet.parameters():  # out of the file's mapping: unaligned weights change the last bits
         parameter.data = parameter.data.clone()
-    places = [p for p in (folder / "scheduler", folder) if (p / "scheduler_config.json").is_file()]
-    scheduler = DDPMScheduler.from_pretrained(str(places[0])) if places else DDPMScheduler()
+    schedules = _schedules(folder)
+    scheduler = DDPMScheduler.from_pretrained(str(schedules[0].parent)) if schedules else DDPMScheduler()
     if (folder / SETTINGS).is_file():
         settings = {**json.loads((folder / SETTINGS).read_text(encoding="utf-8")), **settings}
     return DiffusionEncoder(unet.to(device or "cpu"), scheduler, **settings)
+
+
+def fingerprint(name: str | Path) -> str:
+    """Twelve hex digits that change with the files `load_encoder` reads: weights, network, schedule, settings.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_encoder`.
+    """
+    folder = _folder(name)
+    network = _network(folder, name)
+    weights = sorted(network.glob("diffusion_pytorch_model*.safetensors*"))
+    others = [network / "config.json", *_schedules(folder)[:1], folder / SETTINGS]
+    found = hashlib.sha256()
+    for path in (*weights, *(path for path in others if path.is_file())):
+        found.update(f"{path.name} {path.stat().st_size}\n".encode())
+        with open(path, "rb") as file:
+            while block := file.read(1 << 22):
+                found.update(block)
+    return found.hexdigest()[:12]
+
+
+def _schedules(folder: Path) -> list[Path]:
+    places = (folder / "scheduler", folder)
+    return [place / "scheduler_config.json" for place in places if (place / "scheduler_config.json").is_file()]
 
 
 def _folder(name: str | Path) -> Path:
@@ -92,7 +116,9 @@ def _folder(name: str | Path) -> Path:
         ) from error
 
 
-def _check_network(folder: Path, name: str | Path) -> None:
+def _network(folder: Path, name: str | Path) -> Path:
+    """Where the network's files are, checked."""
+    folder = folder / "unet" if (folder / "unet").is_dir() else folder
     config = folder / "config.json"
     if not config.is_file():
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
@@ -108,3 +134,4 @@ def _check_network(folder: Path, name: str | Path) -> None:
             f"`name`: {folder} has no diffusion_pytorch_model.safetensors (pickled weights are not read); "
             f"convert it with UNet2DModel.from_pretrained(...).save_pretrained(folder)"
         )
+    return folder
