@@ -95,8 +95,9 @@ class EDALD(AbstractHeuristic):
         if not -passes <= self.single < passes:
             raise ValueError(f"`single` must be one of the {passes} iterations, got {self.single}")
         samples = np.delete(values, self.single, axis=-1)
-        single = np.moveaxis(values[..., self.single], 1, -1)
-        return edald(samples, single, weight=self.weight, input=self.input, sample_dim=-1, class_dim=1)
+        return edald(
+            samples, values[..., self.single], weight=self.weight, input=self.input, sample_dim=-1, class_dim=1
+        )
 
 
 def _embeddings(values: Any) -> np.ndarray:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from difal.adapters._require import required
 from difal_kernels import maxherding
 
 
@@ -96,6 +95,8 @@ class UHerding(MaxHerding):
 
 
 def _load_features(cfg: Any) -> Any:
-    with required("deep-al's `pycls` on the path, or `features=`", "nothing: run it inside that codebase"):
+    try:
         from pycls.datasets.utils import load_features
+    except ImportError as error:
+        raise ImportError(f"give `features=`, or run this inside a deep-al codebase ({error})") from error
     return load_features(cfg["DATASET"]["NAME"], cfg["RNG_SEED"])

@@ -14,8 +14,8 @@ from difal.adapters._require import required
 from difal_kernels import entropy, maxherding
 
 with required("small-text", "small-text"):
-    from small_text.query_strategies.strategies import EmbeddingBasedQueryStrategy
     from sklearn.preprocessing import normalize as unit_length
+    from small_text.query_strategies.strategies import EmbeddingBasedQueryStrategy
 
 
 class MaxHerdingStrategy(EmbeddingBasedQueryStrategy):

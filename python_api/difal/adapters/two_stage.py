@@ -17,7 +17,7 @@ import torch
 from difal_kernels import maxherding
 from difal_kernels.ops.maxherding.kernels import KERNELS
 
-# By the name of the released kernel's class: our kernel, and the bandwidth where that class ignores the one it is given.
+# By the released kernel's class: our kernel, and its bandwidth where that class ignores the one it is given.
 RELEASED_KERNELS = {
     "RBFKernel": ("rbf", None),
     "TopHatKernel": ("tophat", None),
@@ -34,11 +34,11 @@ def local_herding(
     kernel_fn: Any = None,
     sigma: float | str = "auto",
     percentile: Any = None,
-    batch_size: int | None = None,
+    batch_size: int = 2048,
     device: Any = None,
     prev_rep_features: torch.Tensor | None = None,
-    disable_tqdm: bool = True,
-    progress_desc: str | None = None,
+    disable_tqdm: bool = False,
+    progress_desc: str = "Local Herding",
 ) -> tuple[np.ndarray, np.ndarray, int | None, float]:
     """Choose the candidates that represent all candidates of one image best.
 
@@ -90,7 +90,7 @@ class GlobalHerding:
         self,
         kernel_fn: Any = None,
         sigma: float | str = "auto",
-        batch_size: int | None = None,
+        batch_size: int = 1024,
         device: Any = None,
         dtype: torch.dtype | None = None,
         seed: int | None = None,
