@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 
-.PHONY: venv test demo photo bench lint clean
+.PHONY: venv test demo photo bench peers lint clean
 venv: $(VENV)/.installed
 
 # The stamp is written last: an install that was cut short is taken up again.
@@ -12,6 +12,8 @@ $(VENV)/.installed: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[loop,test,bench]"
+	# Baal's own requirements bring all of Jupyter; its heuristics need these.
+	$(BIN)/python -m pip install --quiet --no-deps "baal==2.1.0" "structlog<23" torchmetrics lightning-utilities
 	touch $@
 
 test: venv
@@ -30,6 +32,11 @@ photo: venv
 
 bench: venv
 	$(BIN)/python -m pytest bench/bench_*.py --benchmark-only -p no:cacheprovider -s
+
+# The same features to every facility-location library: bench/results/cpu/peers.{json,md,png}. Most of an hour.
+peers: venv
+	$(BIN)/python -m pip install --quiet apricot-select kmedoids scikit-activeml submodlib-py
+	$(BIN)/python bench/peers
 
 lint: venv
 	$(BIN)/python -m pip install --quiet "ruff>=0.6" "clang-format>=18"

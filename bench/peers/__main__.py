@@ -1,7 +1,7 @@
 """Measure, check and report: `make peers`, or in pieces, each taking up where the last one ended.
 
 python bench/peers measure --minutes 4     the rows that are not there yet, for four minutes
-python bench/peers measure --again difal   one library's rows anew
+python bench/peers measure --again difal   rows anew by a part of their name (N2000, b50, L0, a library)
 python bench/peers check                   picks against float64 greedy, untimed
 python bench/peers report                  JSON, table and plot in bench/results
 """
@@ -83,7 +83,7 @@ def measure(minutes: float, again: list[str]) -> None:
         "versions": {name: _version(name) for name in sorted({d for _, d in LIBRARIES.values()} | {"torch", "numpy"})},
     }
     if again:
-        data["rows"] = {k: row for k, row in data["rows"].items() if row["library"] not in again}
+        data["rows"] = {k: row for k, row in data["rows"].items() if not any(part in k for part in again)}
         save(data)
     for n, budget, conditioned in CASES:
         todo = [name for name in LIBRARIES if key(n, budget, conditioned, name) not in data["rows"]]
@@ -190,7 +190,7 @@ def main() -> None:
     )
     parser.add_argument("step", choices=("all", "measure", "check", "report"), nargs="?", default="all")
     parser.add_argument("--minutes", type=float, default=1e9, help="start no row after this long")
-    parser.add_argument("--again", action="append", default=[], choices=sorted(LIBRARIES), help="measure anew")
+    parser.add_argument("--again", action="append", default=[], help="measure anew the rows whose name has this")
     options = parser.parse_args()
     if options.step in ("all", "measure"):
         measure(options.minutes, options.again)

@@ -1,12 +1,14 @@
 """One library on one case, in this process alone: one.py LIBRARY FEATURES.npy LABELED.npy BUDGET BANDWIDTH OUT LIMIT.
 
-Writes OUT.npy (the picks) and OUT.json: seconds of the call, and the growth of the peak resident size during it.
+Writes OUT.npy (the picks) and OUT.json: seconds of the call (the median of three
+where those take under three seconds), and the growth of the peak resident size during the first.
 """
 
 from __future__ import annotations
 
 import json
 import resource
+import statistics
 import sys
 import time
 import warnings
@@ -33,9 +35,14 @@ def main(name: str, features_at: str, labeled_at: str, budget: int, bandwidth: f
     function(small, 3, bandwidth, labeled[:0])  # compile, load, start threads
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     before = status("VmRSS")
-    began = time.perf_counter()
+    runs: list[float] = []
     try:
-        picks = function(x, budget, bandwidth, labeled)
+        while not runs or (len(runs) < 3 and sum(runs) < 3):  # a quick one thrice
+            began = time.perf_counter()
+            picks = function(x, budget, bandwidth, labeled)
+            runs.append(time.perf_counter() - began)
+            if len(runs) == 1:
+                peak = status("VmHWM") - before
     except NotImplementedError as refusal:
         Path(out + ".json").write_text(json.dumps({"status": "refused", "why": str(refusal)}))
         return
@@ -45,10 +52,11 @@ def main(name: str, features_at: str, labeled_at: str, budget: int, bandwidth: f
             raise
         Path(out + ".json").write_text(json.dumps({"status": "out of memory", "why": text.splitlines()[0][:200]}))
         return
-    seconds = time.perf_counter() - began
-    peak = status("VmHWM") - before
+    seconds = statistics.median(runs)
     np.save(out + ".npy", np.asarray(picks, dtype=np.int64))
-    Path(out + ".json").write_text(json.dumps({"status": "ok", "seconds": seconds, "peak_bytes": peak}))
+    Path(out + ".json").write_text(
+        json.dumps({"status": "ok", "seconds": seconds, "peak_bytes": peak, "runs": len(runs)})
+    )
 
 
 if __name__ == "__main__":
