@@ -1,4 +1,4 @@
-"""Every example runs, in a process of its own, from a folder of its own."""
+"""Every example runs, in a process of its own."""
 
 import importlib.util
 import subprocess
@@ -24,12 +24,12 @@ def test_each_example_is_run_here_or_makes_the_readmes_picture():
 
 
 @pytest.mark.parametrize("name", NEEDS)
-def test_example(name, tmp_path):
+def test_example(name):
     for library in NEEDS[name]:
         if importlib.util.find_spec(library) is None:
             pytest.skip(f"{library} is not installed")
     path = EXAMPLES / f"{name}.py"
     assert len(path.read_text().splitlines()) < 40
-    done = subprocess.run([sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, str(path)], cwd=EXAMPLES.parent, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
