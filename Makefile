@@ -4,14 +4,14 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 
-.PHONY: venv test demo photo bench peers lint clean
+.PHONY: venv test demo photo bench peers docs lint clean
 venv: $(VENV)/.installed
 
 # The stamp is written last: an install that was cut short is taken up again.
 $(VENV)/.installed: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[loop,test,bench]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[loop,test,bench,docs]"
 	# Baal's own requirements bring all of Jupyter; its heuristics need these.
 	$(BIN)/python -m pip install --quiet --no-deps "baal==2.1.0" "structlog<23" torchmetrics lightning-utilities
 	touch $@
@@ -37,6 +37,13 @@ bench: venv
 peers: venv
 	$(BIN)/python -m pip install --quiet apricot-select kmedoids scikit-activeml submodlib-py
 	$(BIN)/python bench/peers
+
+# The site in build/site, its pictures drawn anew.
+docs: venv
+	$(BIN)/python docs/make_theory_figure.py
+	$(BIN)/python docs/make_disagreement_figure.py
+	$(BIN)/python examples/photo.py docs/img/picks.png
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: venv
 	$(BIN)/python -m pip install --quiet "ruff>=0.6" "clang-format>=18"
