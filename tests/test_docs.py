@@ -31,7 +31,7 @@ def test_site_builds_without_a_warning(tmp_path):
         if importlib.util.find_spec(library) is None:
             pytest.skip(f"{library} is not installed: pip install '.[docs]'")
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
         cwd=ROOT,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
