@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 
-.PHONY: venv test demo photo bench peers docs lint clean
+.PHONY: venv test demo photo bench peers docs smoke lint clean
 venv: $(VENV)/.installed
 
 # The stamp is written last: an install that was cut short is taken up again.
@@ -44,6 +44,14 @@ docs: venv
 	$(BIN)/python docs/make_disagreement_figure.py
 	$(BIN)/python examples/photo.py docs/img/picks.png
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# Source distribution, a wheel made from it, and that in an empty environment.
+smoke: venv
+	rm -rf build/dist build/smoke
+	DIFAL_CUDA=0 $(BIN)/python -m build --outdir build/dist
+	$(PYTHON) -m venv build/smoke
+	build/smoke/bin/python -m pip install --quiet --constraint constraints.txt build/dist/*.whl
+	cd build && smoke/bin/python ../tests/smoke.py
 
 lint: venv
 	$(BIN)/python -m pip install --quiet "ruff>=0.6" "clang-format>=18"
