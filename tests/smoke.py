@@ -15,14 +15,15 @@ def main() -> None:
     if "site-packages" not in difal_kernels.__file__:
         raise SystemExit(f"this is the source tree, not an installed package: {difal_kernels.__file__}")
     rng = np.random.default_rng(0)
-    features = rng.normal(size=(2500, 24)).astype(np.float32)
+    centers = 4 * rng.normal(size=(60, 24))
+    features = (centers[rng.integers(0, 60, size=4000)] + rng.normal(size=(4000, 24))).astype(np.float32)
     native = maxherding(features, 40, backend="cpu", return_info=True)
     plain = maxherding(features, 40, backend="reference")
     if not np.array_equal(native.indices, plain):
         raise SystemExit("the native backend and the reference disagree")
     if replay(features, native.indices, bandwidth=native.bandwidth).max() > 1e-9:
         raise SystemExit("the picks are not greedy")
-    tiny = maxherding(features, 40, memory_limit=2**23)
+    tiny = maxherding(features, 40, memory_limit=40_000_000)  # the kernel has 64,000,000 bytes
     if not np.array_equal(tiny, plain):
         raise SystemExit("the matrix-free path and the reference disagree")
     logits = rng.normal(size=(50, 5, 7)).astype(np.float32)
