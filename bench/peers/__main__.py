@@ -26,7 +26,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE), str(ROOT), str(ROOT / "python_api")
 import numpy as np
 from check import Replay
 from libraries import LIBRARIES
-from report import cpu_name, write_report
+from report import SECONDS, cpu_name, write_report
 
 from features import clustered
 
@@ -40,7 +40,6 @@ CASES = [
     for conditioned in (False, True)
 ]
 MEMORY = 12 * 2**30  # bytes a process may have
-SECONDS = {2_000: 60, 10_000: 60, 50_000: 120}  # before a row is given up
 
 
 def key(n: int, budget: int, conditioned: bool, library: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
+SECONDS = {2_000: 60, 10_000: 60, 50_000: 120}  # before a row of so many rows is given up
+
 
 def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
@@ -89,12 +91,57 @@ def plot(data: dict, at: Path) -> None:
         axis.set_ylabel(label)
         axis.grid(axis="y", alpha=0.3)
     axes[0].legend(fontsize=8)
-    figure.suptitle("No mark: timeout, out of memory, or refused")
+    figure.suptitle("No mark: timeout, out of memory, refused, or not measured")
     figure.savefig(at, dpi=110)
     plt.close(figure)
+
+
+def short_table(data: dict) -> str:
+    """Seconds and peak of the unconditioned cases, a column a library."""
+    names = list(dict.fromkeys(row["library"] for row in data["rows"].values()))
+    lines = ["| N, budget | " + " | ".join(names) + " |", "|" + " --- |" * (len(names) + 1)]
+    for n, labeled, budget in cases(data):
+        if labeled:
+            continue
+        found = {
+            r["library"]: r for r in data["rows"].values() if (r["n"], r["labeled"], r["budget"]) == (n, 0, budget)
+        }
+        lines.append(f"| {n:,}, {budget:,} | " + " | ".join(_short(found.get(name)) for name in names) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _short(row: dict | None) -> str:
+    if row is None:
+        return "not measured"
+    if row["status"] == "timeout":
+        return f"> {SECONDS[row['n']]} s"
+    if row["status"] != "ok":
+        return row["status"]
+    star = "\\*" if row.get("greedy", row["budget"]) < row["budget"] else ""
+    return f"{row['seconds']:.3g} s{star}, {row['peak_bytes'] / 1e9:.2g} GB"
+
+
+def write_readme(data: dict, readme: Path) -> None:
+    """Put the short table between the two marks in the README."""
+    text = readme.read_text()
+    before, mark, rest = text.partition("<!-- peers -->\n")
+    _, end, after = rest.partition("<!-- end of peers -->\n")
+    if not (mark and end):
+        raise SystemExit(f"{readme} must have the marks <!-- peers --> and <!-- end of peers -->")
+    machine = data["machine"]
+    intro = (
+        f"\nOn {machine['cpu']}, {machine['threads']} threads, {data_shape(data)} features, at most "
+        f"{machine['memory_limit_bytes'] / 2**30:.0f} GiB a process. Seconds and peak memory of the call:\n\n"
+    )
+    readme.write_text(before + mark + intro + short_table(data) + "\n" + end + after)
+
+
+def data_shape(data: dict) -> str:
+    return " or ".join(sorted({f"{row['d']:,}" for row in data["rows"].values()}))
 
 
 def write_report(data: dict, at: Path) -> None:
     at.with_suffix(".md").write_text("# MaxHerding and its peers\n\n" + heading(data) + table(data))
     plot(data, at.with_suffix(".png"))
+    write_readme(data, Path(__file__).resolve().parent.parent.parent / "README.md")
     print(table(data))
