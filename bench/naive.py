@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import torch
 
 
-def naive_maxherding(features: torch.Tensor, budget: int, bandwidth: float) -> list[int]:
+def naive_maxherding(features: torch.Tensor, budget: int, bandwidth: float, labeled: Sequence[int] = ()) -> list[int]:
     """The N x N kernel by torch.cdist, then clamp(K - m).mean() over all N^2 entries at each pick."""
     kernel = torch.exp(-((torch.cdist(features, features) / bandwidth) ** 2))
     covered = torch.zeros(len(features))
+    if len(labeled):
+        covered = kernel[:, labeled].amax(1)
     picks: list[int] = []
     for _ in range(budget):
         gains = torch.clamp(kernel - covered[:, None], min=0).mean(0)
