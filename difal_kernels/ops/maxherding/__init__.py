@@ -9,11 +9,11 @@ import torch
 
 from ..._checks import back_converter
 from ..._dispatch import Op
-from . import cpu, reference
+from . import cpu, cuda, reference
 from .problem import prepare
 from .result import Selection
 
-_OP = Op("maxherding", prepare, {"cpu": cpu, "reference": reference})
+_OP = Op("maxherding", prepare, {"cuda": cuda, "cpu": cpu, "reference": reference})
 
 
 def maxherding(
