@@ -18,6 +18,7 @@ namespace {
 constexpr double kTie = 1e-12;    // of the first gain: closer than this is a tie
 constexpr double kUnit = 0x1p-50;  // of the largest gain: rounding per row raised, at most
 constexpr int kTile = 64;         // columns that a block lowers together
+constexpr int kThreads = 384;   // of a block: more would leave the loop too few registers
 constexpr int kOpen = 0, kSettled = 1, kTaken = 2;
 
 __device__ inline double no_gain() {
@@ -502,7 +503,7 @@ __device__ void Team<Sparse>::lower(int64_t count, double magic) {
 }
 
 template <typename Matrix>
-__global__ void __launch_bounds__(512, 1)
+__global__ void __launch_bounds__(kThreads, 1)
     select_kernel(const CoverageTask* tasks, int count, int team_size, unsigned* arrivals, int64_t picks) {
     Space& space = *reinterpret_cast<Space*>(shared_memory());
     const int team = static_cast<int>(blockIdx.x) / team_size, teams = static_cast<int>(gridDim.x) / team_size;
@@ -616,19 +617,19 @@ size_t sums_size(int threads) {
 
 void coverage_start(Queue queue, const CoverageTask* tasks, int count, int64_t most_columns, bool sparse,
                     double first_gain) {
-    constexpr int kThreads = 256;
+    constexpr int kStartThreads = 256;
     const unsigned problems = static_cast<unsigned>(count);
-    launch(prepare_control, queue, dim3(1), kThreads, 0, false, tasks, count, first_gain);
+    launch(prepare_control, queue, dim3(1), kStartThreads, 0, false, tasks, count, first_gain);
     if (sparse) {
-        const int64_t per_block = kThreads / kWarp;
+        const int64_t per_block = kStartThreads / kWarp;
         const unsigned blocks = static_cast<unsigned>((most_columns + per_block - 1) / per_block);
-        launch(start_sparse, queue, dim3(blocks, problems), kThreads, 0, false, tasks);
+        launch(start_sparse, queue, dim3(blocks, problems), kStartThreads, 0, false, tasks);
     } else {
         const unsigned blocks = static_cast<unsigned>((most_columns + kTile - 1) / kTile);
-        launch(start_dense, queue, dim3(blocks, problems), kThreads, 2 * sums_size(kThreads), false, tasks);
+        launch(start_dense, queue, dim3(blocks, problems), kStartThreads, 2 * sums_size(kStartThreads), false, tasks);
     }
-    const int64_t blocks = (most_columns + kThreads - 1) / kThreads;
-    launch(round_gains, queue, dim3(static_cast<unsigned>(blocks < 1024 ? blocks : 1024), problems), kThreads, 0, false,
+    const int64_t blocks = (most_columns + kStartThreads - 1) / kStartThreads;
+    launch(round_gains, queue, dim3(static_cast<unsigned>(blocks < 1024 ? blocks : 1024), problems), kStartThreads, 0, false,
            tasks);
 }
 

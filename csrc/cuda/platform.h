@@ -10,6 +10,8 @@
 #include <string>
 #include <tuple>
 
+#include "difal/cuda_queue.h"
+
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -23,12 +25,6 @@ namespace cuda {
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
-
-// Where a launcher's work goes: a device and one of its streams (a cudaStream_t as a number, 0 for the default).
-struct Queue {
-    int device;
-    std::uintptr_t stream;
-};
 
 #if defined(__CUDACC__)
 

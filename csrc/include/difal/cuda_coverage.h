@@ -5,12 +5,11 @@
 #include <cstdint>
 
 #include "difal/coverage_kernels.h"
+#include "difal/cuda_queue.h"
 #include "difal/hypercolumns.h"  // Float
 
 namespace difal {
 namespace cuda {
-
-struct Queue;
 
 // The features as given, and the kernel on them in float64.
 struct Points {

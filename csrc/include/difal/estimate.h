@@ -5,12 +5,7 @@
 #include <cstdint>
 
 #include "difal/coverage_kernels.h"
-
-#if defined(__CUDACC__)
-#define DIFAL_EACH_SIDE __host__ __device__
-#else
-#define DIFAL_EACH_SIDE
-#endif
+#include "difal/each_side.h"
 
 namespace difal {
 

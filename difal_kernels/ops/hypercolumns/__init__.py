@@ -12,7 +12,7 @@ import torch
 from difal_kernels import _checks
 from difal_kernels._dispatch import Op
 from difal_kernels.ops import _maps
-from difal_kernels.ops.hypercolumns import cpu, reference
+from difal_kernels.ops.hypercolumns import cpu, cuda, reference
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -146,4 +146,4 @@ def _check_range(values: torch.Tensor, name: str, what: str, stop: int) -> None:
         )
 
 
-OP = Op("hypercolumns", prepare, {"reference": reference, "cpu": cpu})
+OP = Op("hypercolumns", prepare, {"reference": reference, "cpu": cpu, "cuda": cuda})

@@ -14,6 +14,7 @@ import torch
 
 from ..._native import load
 from .._gpu import FLOAT_CODES, queue
+from . import panels
 from .kernels import KERNELS
 from .panels import TOLERANCE, UNIT
 from .problem import Problem
@@ -154,6 +155,12 @@ def matrix_bytes(p: Problem) -> int:
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Products in float32 really in float32, and sums of half precision in float32: the bounds rest on it."""
+    with panels.full_precision(), _cublas_in_full_precision():
+        yield
+
+
+@contextmanager
+def _cublas_in_full_precision() -> Iterator[None]:
     flags = torch.backends.cuda.matmul
     wanted = {"allow_bf16_reduced_precision_reduction": False, "allow_fp16_reduced_precision_reduction": False}
     if hasattr(flags, "fp32_precision"):  # torch 2.9 and later

@@ -22,6 +22,7 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
+#define __noinline__
 #define __restrict__ __restrict
 #define __launch_bounds__(...)
 
@@ -266,8 +267,6 @@ T atomicMin(T* at, T value) {
 
 namespace difal {
 namespace cuda {
-
-struct Queue;
 
 inline char* shared_memory() {
     const uintptr_t at = reinterpret_cast<uintptr_t>(emulator::machine.current->block->shared.get());
