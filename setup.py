@@ -12,7 +12,9 @@ Environment:
 import ctypes
 import os
 import platform
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 from pybind11.setup_helpers import Pybind11Extension
@@ -92,13 +94,13 @@ def cpu_extension():
 
 def cuda_extension():
     """`difal_kernels._cuda`: csrc/bind_cuda.cpp and every csrc/cuda/*.cu, with the CUDA runtime linked in."""
-    home = find_nvcc().resolve().parents[1]
-    folders = [str(home / name) for name in ("lib64", "lib", "targets/x86_64-linux/lib") if (home / name).is_dir()]
+    home = toolkit()
+    folders = [*home.glob("targets/*/lib"), home / "lib64", home / "lib"]
     return Pybind11Extension(
         "difal_kernels._cuda",
         ["csrc/bind_cuda.cpp", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc/cuda").glob("*.cu"))],
         include_dirs=["csrc/include"],
-        library_dirs=folders,
+        library_dirs=[str(folder) for folder in folders if folder.is_dir()],
         libraries=["cudart_static", "dl", "rt", "pthread"],
         depends=sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.h")),
         cxx_std=17,
@@ -112,6 +114,12 @@ def find_nvcc():
     home = os.environ.get("CUDA_HOME")
     found = Path(home) / "bin/nvcc" if home else shutil.which("nvcc")
     return Path(found) if found and Path(found).exists() else None
+
+
+def toolkit():
+    """Where the CUDA toolkit lies. nvcc on the PATH may be a script that starts another, so nvcc itself is asked."""
+    said = subprocess.run([find_nvcc(), "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True, check=True)
+    return Path(re.search(r"^#\$ TOP=(.+)$", said.stderr, re.MULTILINE)[1].strip()).resolve()
 
 
 def has_gpu():
