@@ -92,6 +92,57 @@ py::bytes coverage_task(const py::kwargs& from) {
     return py::bytes(reinterpret_cast<const char*>(&t), sizeof t);
 }
 
+// address, stride, rows and columns [begin, end)
+using TileAt = std::tuple<std::uintptr_t, int64_t, std::array<int64_t, 4>>;
+
+difal::cuda::Tile tile_of(const TileAt& from) {
+    const auto& [data, stride, range] = from;
+    return {address<const float>(data), stride, range[0], range[1], range[2], range[3]};
+}
+
+// The passes over tiles and single columns, by keyword like coverage_task.
+void bind_sweep(py::module_& m) {
+    m.def("coverage_take", [](At at, const TileAt& tile, const py::kwargs& from) {
+        difal::cuda::Sums sums = {};
+        sums.event_begin = pointer<const int64_t>(from, "event_begin");
+        sums.event_step = pointer<const int32_t>(from, "event_step");
+        sums.event_low = pointer<const float>(from, "event_low");
+        sums.event_high = pointer<const float>(from, "event_high");
+        sums.weights = pointer<const double>(from, "weights");
+        sums.taken = pointer<double>(from, "taken");
+        sums.alive = pointer<double>(from, "alive");
+        sums.points = from["points"].cast<int64_t>();
+        sums.steps = from["steps"].cast<int64_t>();
+        sums.magic = from["magic"].cast<double>();
+        sums.error = estimate_of(from).error;
+        difal::cuda::coverage_take(queue(at), tile_of(tile), sums);
+    });
+    m.def("coverage_gather", [](At at, const TileAt& tile, const py::kwargs& from) {
+        difal::cuda::Lists lists = {};
+        lists.floor = pointer<const float>(from, "floor");
+        lists.allowed = pointer<const uint8_t>(from, "allowed");
+        lists.begin = pointer<const int64_t>(from, "list_begin");
+        lists.length = pointer<int32_t>(from, "list_length");
+        lists.point = pointer<int32_t>(from, "list_point");
+        lists.value = pointer<float>(from, "list_value");
+        difal::cuda::coverage_gather(queue(at), points_of(from), estimate_of(from), tile_of(tile), lists);
+    });
+    m.def("coverage_column", [](At at, int64_t rows, int64_t point, const py::kwargs& from) {
+        difal::cuda::Column column = {};
+        column.products = pointer<const float>(from, "products");
+        column.rows = rows;
+        column.point = point;
+        column.weights = pointer<const double>(from, "weights");
+        column.exact = pointer<const double>(from, "exact");
+        column.rounded = pointer<const float>(from, "rounded");
+        column.new_exact = pointer<double>(from, "new_exact");
+        column.new_rounded = pointer<float>(from, "new_rounded");
+        column.gain = pointer<double>(from, "gain");
+        column.bound = pointer<double>(from, "bound");
+        difal::cuda::coverage_column(queue(at), points_of(from), estimate_of(from), column);
+    });
+}
+
 void bind_coverage(py::module_& m) {
     m.def("coverage_task", &coverage_task);
     m.attr("SAID_BYTES") = sizeof(difal::cuda::Said) * difal::cuda::kTeam;
@@ -120,6 +171,7 @@ void bind_coverage(py::module_& m) {
                                        range[2],
                                        range[3],
                                        address<const int64_t>(columns),
+                                       how["symmetric"].cast<bool>(),
                                        how["symmetric"].cast<bool>()};
         difal::cuda::coverage_fill(queue(at), points_of(how), estimate_of(how), panel);
     });
@@ -227,5 +279,6 @@ PYBIND11_MODULE(_cuda, m) {
     m.attr("THREADS") = 384;
 #endif
     bind_coverage(m);
+    bind_sweep(m);
     bind_maps(m);
 }

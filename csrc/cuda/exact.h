@@ -156,5 +156,44 @@ __device__ void exact_against_point(const Points& p, const int64_t (&rows)[R], i
     exact_values<R>(p, rows, row_of(p, p.data, point, p.stride), norm, out);
 }
 
+// visit(row, k(x[row], x[point])) for the rows of the lanes that say so, in their order, by the whole warp.
+template <typename Visit>
+__device__ void exact_of_lanes(const Points& p, bool wanted, int64_t row, int64_t point, Visit&& visit) {
+    unsigned mask = __ballot_sync(kAllLanes, wanted);
+    while (mask != 0) {
+        constexpr int kTogether = 4;
+        int64_t rows[kTogether];
+        double values[kTogether];
+        int count = 0;
+#pragma unroll
+        for (int r = 0; r < kTogether; ++r) {
+            const int from = mask != 0 ? __ffs(mask) - 1 : 0;
+            const int64_t next = __shfl_sync(kAllLanes, row, from);
+            rows[r] = mask != 0 ? next : rows[0];
+            count += mask != 0;
+            mask &= mask - 1u;
+        }
+        exact_against_point<kTogether>(p, rows, point, values);
+#pragma unroll
+        for (int r = 0; r < kTogether; ++r) {
+            if (r < count) visit(rows[r], values[r]);
+        }
+    }
+}
+
+// The value of an entry that its estimate leaves open, for each lane that says so; by the whole warp.
+__device__ inline float settle_lanes(const Points& p, bool open, int64_t row, int64_t point, float k) {
+    unsigned mask = __ballot_sync(kAllLanes, open);
+    for (; mask != 0; mask &= mask - 1u) {
+        const int from = __ffs(mask) - 1;
+        const int64_t rows[1] = {__shfl_sync(kAllLanes, row, from)};
+        const int64_t other = __shfl_sync(kAllLanes, point, from);
+        double value[1];
+        exact_against_point<1>(p, rows, other, value);
+        if (lane() == from) k = static_cast<float>(value[0]);
+    }
+    return k;
+}
+
 }  // namespace cuda
 }  // namespace difal

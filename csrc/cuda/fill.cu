@@ -11,20 +11,6 @@ namespace {
 
 constexpr int kSide = 32;  // of a square that a block transforms, and transposes through shared memory
 
-// The value of an entry that its estimate leaves open, for each lane that says so; by the whole warp.
-__device__ float settle_lanes(const Points& p, bool open, int64_t row, int64_t point, float k) {
-    unsigned mask = __ballot_sync(kAllLanes, open);
-    for (; mask != 0; mask &= mask - 1u) {
-        const int from = __ffs(mask) - 1;
-        const int64_t rows[1] = {__shfl_sync(kAllLanes, row, from)};
-        const int64_t other = __shfl_sync(kAllLanes, point, from);
-        double value[1];
-        exact_against_point<1>(p, rows, other, value);
-        if (lane() == from) k = static_cast<float>(value[0]);
-    }
-    return k;
-}
-
 // One square of a panel per block, 8 warps of 4 rows each. On and left of the diagonal only, if symmetric.
 __global__ void __launch_bounds__(256) fill_kernel(Points points, Estimate estimate, Panel panel) {
     float* turned = reinterpret_cast<float*>(shared_memory());  // (kSide, kSide + 1)
@@ -43,7 +29,7 @@ __global__ void __launch_bounds__(256) fill_kernel(Points points, Estimate estim
             k = value_of(points.kind, estimate.error, g, estimate.scale[i], estimate.scale[point]);
         }
         // The diagonal is made exact: nothing is charged for it.
-        k = settle_lanes(points, here && (k == kUncertain || (panel.symmetric && c == i)), i, point, k);
+        k = settle_lanes(points, here && (k == kUncertain || (panel.diagonal && c == i)), i, point, k);
         if (here) *at = k;
         if (panel.symmetric) turned[lane() * (kSide + 1) + r] = k;
     }

@@ -282,26 +282,7 @@ struct Team {
             row = entry.row;
             live = entry.k + bound_at(t, row, j, entry.k) > t.rounded[row];
         }
-        unsigned mask = __ballot_sync(kAllLanes, live);
-        while (mask != 0) {
-            constexpr int kTogether = 4;
-            int64_t rows[kTogether];
-            double values[kTogether];
-            int count = 0;
-#pragma unroll
-            for (int r = 0; r < kTogether; ++r) {
-                const int from = mask != 0 ? __ffs(mask) - 1 : 0;
-                const int64_t next = __shfl_sync(kAllLanes, row, from);
-                rows[r] = mask != 0 ? next : rows[0];
-                count += mask != 0;
-                mask &= mask - 1u;
-            }
-            exact_against_point<kTogether>(t.points, rows, point_of(t, j), values);
-#pragma unroll
-            for (int r = 0; r < kTogether; ++r) {
-                if (r < count) visit(rows[r], values[r]);
-            }
-        }
+        exact_of_lanes(t.points, live, row, point_of(t, j), visit);
     }
 
     __device__ int64_t partial_stride() const { return (t.rows + kSegment - 1) / kSegment; }

@@ -107,6 +107,7 @@ struct Panel {
     int64_t column_begin, column_end;
     const int64_t* columns;
     bool symmetric;
+    bool diagonal;  // column c is point c: entries (i, i) are made exact
 };
 void coverage_fill(Queue queue, const Points& points, const Estimate& estimate, const Panel& panel);
 
@@ -122,6 +123,53 @@ struct Cover {
     float* rounded;
 };
 void coverage_cover(Queue queue, const Points& points, const Estimate& estimate, const Cover& cover);
+
+// One tile of the kernel matrix, without the matrix: rows [row_begin, row_end) and columns [column_begin, column_end),
+// on and left of the diagonal. tile[0] is entry (row_begin, column_begin).
+struct Tile {
+    const float* tile;
+    int64_t stride;
+    int64_t row_begin, row_end, column_begin, column_end;
+};
+
+// What the rows take from the candidates at each step: row i has events [event_begin[i], event_begin[i + 1]), each a
+// step at which its coverage rises from low to high. taken and alive are (steps, N); see csrc/include/difal/sweep.h.
+struct Sums {
+    const int64_t* event_begin;
+    const int32_t* event_step;
+    const float *event_low, *event_high;
+    const double* weights;
+    double *taken, *alive;
+    int64_t points, steps;
+    double magic;  // rounds to multiples of a power of two of which the weights' sum has at most 2^51
+    ErrorModel error;
+};
+void coverage_take(Queue queue, const Tile& tile, const Sums& sums);
+
+// Entries that row or column can still use, given the coverage `floor`: counted in `length`, and if `point` is given
+// also written, each list at `begin`, in an order that does not vary.
+struct Lists {
+    const float* floor;
+    const uint8_t* allowed;  // null: all
+    const int64_t* begin;
+    int32_t* length;
+    int32_t* point;
+    float* value;
+};
+void coverage_gather(Queue queue, const Points& points, const Estimate& estimate, const Tile& tile,
+                     const Lists& lists);
+
+// Column `point` against the coverage (exact, rounded), from its inner products with all N. Per segment of kSegment
+// rows: the estimated gain and its bound, or, if `new_exact` is given, the float64 gain and the coverage with the point.
+struct Column {
+    const float* products;
+    int64_t rows, point;
+    const double *weights, *exact;
+    const float* rounded;
+    double *new_exact, *gain, *bound;
+    float* new_rounded;
+};
+void coverage_column(Queue queue, const Points& points, const Estimate& estimate, const Column& column);
 
 // |x_i| in float64 of `rows` contiguous rows.
 void coverage_norms(Queue queue, const Points& points, int64_t rows, double* norms);

@@ -8,6 +8,7 @@ from __future__ import annotations
 from ..._progress import Progress
 from .. import _gpu
 from . import cuda_dense as dense
+from . import cuda_matrix_free as matrix_free
 from .problem import Batch, Problem
 from .result import Result
 
@@ -20,7 +21,7 @@ def supports(batch: Batch) -> str | None:
         return reason
     limit = memory_limit(batch)
     for b, p in enumerate(batch.problems):
-        needed = dense.workspace_bytes(p)
+        needed = min(path.workspace_bytes(p) for path in _paths(p))
         if needed > limit:
             which = f"problem {b} of the batch" if batch.batched else "it"
             return f"{which} needs {needed} bytes of device memory and {limit} may be used"
@@ -31,8 +32,8 @@ def plan(batch: Batch) -> str:
     limit = memory_limit(batch)
     lines = [f"   {len(_groups(batch.problems, limit))} launches of the greedy loop for {len(batch.problems)} problems"]
     for b, p in enumerate(batch.problems):
-        name = f"problem {b}: " if batch.batched else ""
-        lines.append(f"   {name}{dense.plan(p)}, workspace {dense.workspace_bytes(p) / 2**20:.1f} MiB")
+        path, name = _path(p, limit), f"problem {b}: " if batch.batched else ""
+        lines.append(f"   {name}{path.plan(p)}, workspace {path.workspace_bytes(p) / 2**20:.1f} MiB")
     return "\n".join(lines)
 
 
@@ -41,7 +42,10 @@ def run(batch: Batch) -> list[Result]:
     results = []
     with _gpu.on(batch.device), Progress(sum(p.budget for p in batch.problems), "maxherding", batch.progress) as bar:
         for group in _groups(batch.problems, limit):
-            results += dense.select(group, bar)
+            if _path(group[0], limit) is dense:
+                results += dense.select(group, bar)
+            else:
+                results.append(matrix_free.select(group[0], limit, bar))
     return results
 
 
@@ -52,13 +56,23 @@ def memory_limit(batch: Batch) -> int:
     return _gpu.free_memory(batch.device) * 9 // 10
 
 
+def _paths(p: Problem) -> tuple:
+    """Those that can solve this, the fastest first: a precomputed kernel has no use for the matrix-free one."""
+    return (dense,) if p.kernel == "precomputed" else (dense, matrix_free)
+
+
+def _path(p: Problem, limit: int):
+    return next((path for path in _paths(p) if path.workspace_bytes(p) <= limit), _paths(p)[-1])
+
+
 def _groups(problems: tuple[Problem, ...], limit: int) -> list[list[Problem]]:
-    """Problems in order, cut so that those of a group fit in memory together."""
+    """Problems in order, cut so that those of a group fit in memory together; a matrix-free one is a group."""
     groups: list[list[Problem]] = []
     held = 0
     for p in problems:
-        kept = dense.kept_bytes(p)
-        if groups and held + kept + dense.passing_bytes(p) <= limit:
+        alone = _path(p, limit) is matrix_free
+        kept = limit if alone else dense.kept_bytes(p)
+        if groups and not alone and held + kept + dense.passing_bytes(p) <= limit:
             groups[-1].append(p)
             held += kept
         else:
