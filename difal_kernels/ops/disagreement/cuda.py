@@ -1,4 +1,4 @@
-"""The fused pass on an NVIDIA GPU: one read of the input, any strides, all scores together (csrc/cuda/disagreement.cu)."""
+"""The fused pass on an NVIDIA GPU (csrc/cuda/disagreement.cu): one read of the input, any strides, all scores."""
 
 from __future__ import annotations
 

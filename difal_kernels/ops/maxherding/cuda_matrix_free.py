@@ -33,7 +33,9 @@ SLACK = 1.3  # how much more may be alive than the sample says
 def fixed_bytes(p: Problem) -> int:
     """All but the lists."""
     n, d = p.features.shape
-    labels = 0 if p.labeled is None else len(p.labeled) * (8 * d + 16) + 4 * cuda_dense.BLOCK * min(8192, len(p.labeled))
+    labels = (
+        0 if p.labeled is None else len(p.labeled) * (8 * d + 16) + 4 * cuda_dense.BLOCK * min(8192, len(p.labeled))
+    )
     tile = 4 * min(TILE, n) ** 2
     per_guess = (12 + 16 + 20) * n  # coverage, sums, events
     return matrix_bytes(p) + labels + tile + MOST_GUESSES * per_guess + 4 * (3 * TRIED + 2 * min(SAMPLE, n)) * n
@@ -234,9 +236,7 @@ class _Selection:
                     self.panels.multiply(self.panels.matrix[b:e], self.panels.matrix[b2:e2], tile)
                 stride, at = e2 - b2, tile.data_ptr()
                 shifted = (at - 4 * (b * stride + b2)) % (1 << 64)  # where entry (0, 0) would be
-                module.coverage_fill(
-                    where, shifted, stride, (b, e, b2, e2), 0, symmetric=b == b2, **self.native
-                )
+                module.coverage_fill(where, shifted, stride, (b, e, b2, e2), 0, symmetric=b == b2, **self.native)
                 yield at, stride, (b, e, b2, e2)
 
     def events(self, first: int) -> dict[str, torch.Tensor]:
