@@ -151,11 +151,11 @@ void bind_coverage(py::module_& m) {
     m.attr("CONTROL_BYTES") = sizeof(difal::cuda::Control);
     m.attr("CONTENDERS") = difal::cuda::kContenders;
     m.attr("SEGMENT") = difal::cuda::kSegment;
-    m.def("coverage_start", [](At at, std::uintptr_t tasks, int count, int64_t most_columns, bool sparse,
-                               double first_gain) {
-        difal::cuda::coverage_start(queue(at), address<const CoverageTask>(tasks), count, most_columns, sparse,
-                                    first_gain);
-    });
+    m.def("coverage_start",
+          [](At at, std::uintptr_t tasks, int count, int64_t most_columns, bool sparse, double first_gain) {
+              difal::cuda::coverage_start(queue(at), address<const CoverageTask>(tasks), count, most_columns, sparse,
+                                          first_gain);
+          });
     m.def("coverage_select", [](At at, std::uintptr_t tasks, int count, int64_t most_columns, bool sparse,
                                 std::uintptr_t arrivals, int64_t picks, int threads) {
         py::gil_scoped_release release;
@@ -175,22 +175,21 @@ void bind_coverage(py::module_& m) {
                                        how["symmetric"].cast<bool>()};
         difal::cuda::coverage_fill(queue(at), points_of(how), estimate_of(how), panel);
     });
-    m.def("coverage_cover",
-          [](At at, std::uintptr_t products, int64_t stride, int64_t row_begin, int64_t row_end, int64_t count,
-             std::uintptr_t others, std::uintptr_t scale, std::uintptr_t norms, std::uintptr_t exact,
-             std::uintptr_t rounded, const py::kwargs& how) {
-              const difal::cuda::Cover cover{address<const float>(products),
-                                             stride,
-                                             row_begin,
-                                             row_end,
-                                             count,
-                                             address<const void>(others),
-                                             address<const float>(scale),
-                                             address<const double>(norms),
-                                             address<double>(exact),
-                                             address<float>(rounded)};
-              difal::cuda::coverage_cover(queue(at), points_of(how), estimate_of(how), cover);
-          });
+    m.def("coverage_cover", [](At at, std::uintptr_t products, int64_t stride, int64_t row_begin, int64_t row_end,
+                               int64_t count, std::uintptr_t others, std::uintptr_t scale, std::uintptr_t norms,
+                               std::uintptr_t exact, std::uintptr_t rounded, const py::kwargs& how) {
+        const difal::cuda::Cover cover{address<const float>(products),
+                                       stride,
+                                       row_begin,
+                                       row_end,
+                                       count,
+                                       address<const void>(others),
+                                       address<const float>(scale),
+                                       address<const double>(norms),
+                                       address<double>(exact),
+                                       address<float>(rounded)};
+        difal::cuda::coverage_cover(queue(at), points_of(how), estimate_of(how), cover);
+    });
     m.def("coverage_norms", [](At at, int64_t rows, std::uintptr_t norms, const py::kwargs& how) {
         difal::cuda::coverage_norms(queue(at), points_of(how), rows, address<double>(norms));
     });
@@ -239,10 +238,10 @@ difal::Predictions predictions(const py::tuple& from) {
     return to;
 }
 
-void disagreement(At at, const py::tuple& samples, const py::tuple& single, int input, bool check_finite,
-                  double weight, int64_t num_samples, int64_t num_classes, const std::vector<int64_t>& place_sizes,
-                  const std::array<std::uintptr_t, difal::score_count>& scores, double entropy_limit,
-                  double bald_limit, std::uintptr_t first_bad) {
+void disagreement(At at, const py::tuple& samples, const py::tuple& single, int input, bool check_finite, double weight,
+                  int64_t num_samples, int64_t num_classes, const std::vector<int64_t>& place_sizes,
+                  const std::array<std::uintptr_t, difal::score_count>& scores, double entropy_limit, double bald_limit,
+                  std::uintptr_t first_bad) {
     difal::DisagreementJob job;
     if (place_sizes.size() > difal::max_place_dims) {
         throw std::invalid_argument("at most " + std::to_string(difal::max_place_dims) + " place dimensions");

@@ -112,7 +112,8 @@ __device__ Row summarise(const Predictions& from, int64_t offset, int64_t C, Inp
             const double x = values[s];
             lowest = x < lowest ? x : lowest;
             Z += x;
-            sum += x * static_cast<double>(logf(x > static_cast<double>(kSmallest) ? static_cast<float>(x) : kSmallest));
+            sum +=
+                x * static_cast<double>(logf(x > static_cast<double>(kSmallest) ? static_cast<float>(x) : kSmallest));
         }
         Z = group_sum<G>(Z);
         sum = group_sum<G>(sum);

@@ -53,8 +53,8 @@ __global__ void __launch_bounds__(256) cover_kernel(Points points, Estimate esti
     for (int64_t l = lane(); l < cover.count; l += kWarp) {
         const float k = value_of(points.kind, error, line[l] * estimate.product, s_i, cover.scale[l]);
         if (k == kUncertain) continue;
-        const double least = static_cast<double>(k) -
-                             static_cast<double>(bound_of(points.kind, error, k, s_i + cover.scale[l]));
+        const double least =
+            static_cast<double>(k) - static_cast<double>(bound_of(points.kind, error, k, s_i + cover.scale[l]));
         floor = least > floor ? least : floor;
     }
     floor = warp_max(floor);

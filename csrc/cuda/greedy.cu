@@ -15,10 +15,10 @@ namespace difal {
 namespace cuda {
 namespace {
 
-constexpr double kTie = 1e-12;    // of the first gain: closer than this is a tie
+constexpr double kTie = 1e-12;     // of the first gain: closer than this is a tie
 constexpr double kUnit = 0x1p-50;  // of the largest gain: rounding per row raised, at most
-constexpr int kTile = 64;         // columns that a block lowers together
-constexpr int kThreads = 384;   // of a block: more would leave the loop too few registers
+constexpr int kTile = 64;          // columns that a block lowers together
+constexpr int kThreads = 384;      // of a block: more would leave the loop too few registers
 constexpr int kOpen = 0, kSettled = 1, kTaken = 2;
 
 __device__ inline double no_gain() {
@@ -586,8 +586,8 @@ void select_as(Queue queue, const CoverageTask* tasks, int count, int64_t most_c
     if (size > useful) size = useful;
     if (size > kTeam) size = kTeam;
     fill_bytes(queue, arrivals, 0, sizeof(unsigned) * static_cast<size_t>(teams));
-    launch(select_kernel<Matrix>, queue, dim3(static_cast<unsigned>(teams * size)), threads, shared, true, tasks,
-           count, static_cast<int>(size), arrivals, picks);
+    launch(select_kernel<Matrix>, queue, dim3(static_cast<unsigned>(teams * size)), threads, shared, true, tasks, count,
+           static_cast<int>(size), arrivals, picks);
 }
 
 size_t sums_size(int threads) {
@@ -610,8 +610,8 @@ void coverage_start(Queue queue, const CoverageTask* tasks, int count, int64_t m
         launch(start_dense, queue, dim3(blocks, problems), kStartThreads, 2 * sums_size(kStartThreads), false, tasks);
     }
     const int64_t blocks = (most_columns + kStartThreads - 1) / kStartThreads;
-    launch(round_gains, queue, dim3(static_cast<unsigned>(blocks < 1024 ? blocks : 1024), problems), kStartThreads, 0, false,
-           tasks);
+    launch(round_gains, queue, dim3(static_cast<unsigned>(blocks < 1024 ? blocks : 1024), problems), kStartThreads, 0,
+           false, tasks);
 }
 
 void coverage_select(Queue queue, const CoverageTask* tasks, int count, int64_t most_columns, bool sparse,

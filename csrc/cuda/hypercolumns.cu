@@ -26,8 +26,8 @@ __device__ Place place_of(const FeatureMap& map, int64_t image, int64_t row, int
     const Tap y = bilinear_tap(row, map.height, height), x = bilinear_tap(column, map.width, width);
     Place place;
     for (int k = 0; k < 4; ++k) {
-        place.corner[k] = image * map.stride_b + (k & 2 ? y.high : y.low) * map.stride_h +
-                          (k & 1 ? x.high : x.low) * map.stride_w;
+        place.corner[k] =
+            image * map.stride_b + (k & 2 ? y.high : y.low) * map.stride_h + (k & 1 ? x.high : x.low) * map.stride_w;
         place.weight[k] = (k & 2 ? y.weight : 1 - y.weight) * (k & 1 ? x.weight : 1 - x.weight);
     }
     return place;
@@ -122,8 +122,8 @@ void launch_as(Queue queue, const HypercolumnJob& job, const Maps& maps) {
     const size_t fixed = sizeof(double) * kWarp + sizeof(Place) * static_cast<size_t>(job.map_count);
     const size_t all = fixed + sizeof(Row) * static_cast<size_t>(job.channels);
     const bool staged = all <= kMostShared;
-    launch(hypercolumn_kernel<Row>, queue, dim3(static_cast<unsigned>(job.point_count)), kThreads,
-           staged ? all : fixed, false, job, maps, static_cast<int>(job.map_count), staged);
+    launch(hypercolumn_kernel<Row>, queue, dim3(static_cast<unsigned>(job.point_count)), kThreads, staged ? all : fixed,
+           false, job, maps, static_cast<int>(job.map_count), staged);
 }
 
 }  // namespace

@@ -121,8 +121,7 @@ __global__ void __launch_bounds__(kGatherers) gather_rows(Points points, Estimat
 }
 
 // A block per 32 columns: each warp counts its share of the rows, then knows where its entries go.
-__global__ void __launch_bounds__(kGatherers) gather_columns(Points points, Estimate estimate, Tile tile,
-                                                             Lists lists) {
+__global__ void __launch_bounds__(kGatherers) gather_columns(Points points, Estimate estimate, Tile tile, Lists lists) {
     int32_t* counts = reinterpret_cast<int32_t*>(shared_memory());  // (warps, kWarp)
     const int64_t j = tile.column_begin + static_cast<int64_t>(blockIdx.x) * kWarp + lane();
     const bool here = j < tile.column_end;
@@ -227,8 +226,8 @@ void coverage_gather(Queue queue, const Points& points, const Estimate& estimate
     constexpr int kWarps = kGatherers / kWarp;
     launch(gather_rows, queue, dim3(blocks_for(rows, kWarps)), kGatherers, 0, false, points, estimate, tile, lists);
     if (tile.row_begin == tile.column_begin) return;
-    launch(gather_columns, queue, dim3(blocks_for(columns, kWarp)), kGatherers, sizeof(int32_t) * kWarp * kWarps,
-           false, points, estimate, tile, lists);
+    launch(gather_columns, queue, dim3(blocks_for(columns, kWarp)), kGatherers, sizeof(int32_t) * kWarp * kWarps, false,
+           points, estimate, tile, lists);
 }
 
 void coverage_column(Queue queue, const Points& points, const Estimate& estimate, const Column& column) {

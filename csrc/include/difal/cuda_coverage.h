@@ -1,5 +1,5 @@
-// Coverage selection on a GPU: what Python hands over, and the launchers. Addresses are device memory, sizes and strides
-// count elements. Launchers allocate nothing and do not wait: work goes to the queue.
+// Coverage selection on a GPU: what Python hands over, and the launchers. Addresses are device memory, sizes and
+// strides count elements. Launchers allocate nothing and do not wait: work goes to the queue.
 #pragma once
 
 #include <cstdint>
@@ -13,10 +13,10 @@ namespace cuda {
 
 // The features as given, and the kernel on them in float64.
 struct Points {
-    const void* data;      // (N, D) rows; precomputed: the (N, N) kernel
-    int64_t stride;        // from row to row
-    int64_t dimension;     // D
-    const double* norms;   // (N,), cosine only
+    const void* data;     // (N, D) rows; precomputed: the (N, N) kernel
+    int64_t stride;       // from row to row
+    int64_t dimension;    // D
+    const double* norms;  // (N,), cosine only
     double bandwidth;
     Float type;
     KernelKind kind;
@@ -25,8 +25,8 @@ struct Points {
 // Inner products to kernel values: how, and how wrong.
 struct Estimate {
     ErrorModel error;
-    float product;        // times a GEMM's number is the inner product in units of the bandwidth
-    const float* scale;   // (N,) the s_i of ErrorModel
+    float product;       // times a GEMM's number is the inner product in units of the bandwidth
+    const float* scale;  // (N,) the s_i of ErrorModel
 };
 
 // A row whose coverage rose, as rounded.
@@ -67,11 +67,11 @@ struct CoverageTask {
     int32_t* list_point;
     float* list_value;
 
-    double* exact;    // (N,) coverage m, set before coverage_start
-    float* rounded;   // (N,) m as float32
-    double* gains;    // (M,) from here on: workspace
-    double* bounds;   // (M,)
-    double* settled;  // (M,)
+    double* exact;     // (N,) coverage m, set before coverage_start
+    float* rounded;    // (N,) m as float32
+    double* gains;     // (M,) from here on: workspace
+    double* bounds;    // (M,)
+    double* settled;   // (M,)
     int32_t* scanned;  // (M,)
     uint8_t* flag;     // (M,)
     Rise* rises;       // (N,)
@@ -156,11 +156,11 @@ struct Lists {
     int32_t* point;
     float* value;
 };
-void coverage_gather(Queue queue, const Points& points, const Estimate& estimate, const Tile& tile,
-                     const Lists& lists);
+void coverage_gather(Queue queue, const Points& points, const Estimate& estimate, const Tile& tile, const Lists& lists);
 
 // Column `point` against the coverage (exact, rounded), from its inner products with all N. Per segment of kSegment
-// rows: the estimated gain and its bound, or, if `new_exact` is given, the float64 gain and the coverage with the point.
+// rows: the estimated gain and its bound, or, if `new_exact` is given, the float64 gain and the coverage with the
+// point.
 struct Column {
     const float* products;
     int64_t rows, point;
