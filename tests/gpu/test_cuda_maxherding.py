@@ -117,7 +117,7 @@ def test_explain_says_what_would_run(device):
 
 
 def test_addresses_beyond_two_to_the_31(device, gpu, monkeypatch):
-    """A matrix of more than 2^31 numbers from its first to its last: rows lie far apart, most of it is never touched."""
+    """Rows so far apart that the matrix spans more than 2^31 numbers, most of which are never touched."""
     if not gpu:
         pages = Path("/proc/sys/vm/overcommit_memory")
         if not pages.exists() or pages.read_text().strip() == "2":

@@ -44,8 +44,14 @@ def passing_bytes(p: Problem) -> int:
     if p.kernel == "precomputed":
         return 12 * p.features.numel()
     d = p.features.shape[1]
-    labels = 0 if p.labeled is None else len(p.labeled) * (8 * d + 16) + 4 * BLOCK * min(LABELS, len(p.labeled))
+    labels = 0 if p.labeled is None else label_bytes(p)
     return matrix_bytes(p) + labels + (0 if symmetric(p) else 4 * columns(p) * d)
+
+
+def label_bytes(p: Problem) -> int:
+    """Bytes held while labeled points are covered."""
+    count, d = p.labeled.shape
+    return count * (8 * d + 16) + 4 * BLOCK * min(LABELS, count)
 
 
 def workspace_bytes(p: Problem) -> int:

@@ -33,9 +33,7 @@ SLACK = 1.3  # how much more may be alive than the sample says
 def fixed_bytes(p: Problem) -> int:
     """All but the lists."""
     n, d = p.features.shape
-    labels = (
-        0 if p.labeled is None else len(p.labeled) * (8 * d + 16) + 4 * cuda_dense.BLOCK * min(8192, len(p.labeled))
-    )
+    labels = 0 if p.labeled is None else cuda_dense.label_bytes(p)
     tile = 4 * min(TILE, n) ** 2
     per_guess = (12 + 16 + 20) * n  # coverage, sums, events
     return matrix_bytes(p) + labels + tile + MOST_GUESSES * per_guess + 4 * (3 * TRIED + 2 * min(SAMPLE, n)) * n
@@ -89,8 +87,8 @@ class _Selection:
     def run(self) -> Result:
         while len(self.picks) < self.p.budget:
             done = len(self.picks)
-            alive_at = self.guess()
-            counts = self.sweep(done, alive_at)
+            few = self.guess()
+            counts = self.sweep(done, few)
             right = self.prove(done)
             self.bar.update(len(self.picks) - done)
             if counts is None or not right:
@@ -283,7 +281,7 @@ class _Selection:
     # Proving.
 
     def prove(self, done: int) -> bool:
-        """Accepts the guesses up to the first wrong one, and puts the right one in its place; whether all were right."""
+        """Accepts guesses up to the first wrong one, which it puts right; whether all were right."""
         open_ = self.allowed.clone()
         open_[self.picks] = False
         gains, alive = self.taken.flip(0).cumsum(0).flip(0), self.alive.flip(0).cumsum(0).flip(0)

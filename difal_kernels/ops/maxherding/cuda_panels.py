@@ -40,7 +40,7 @@ class Panels:
         self.kernel, self.bandwidth = p.kernel, p.bandwidth or 1.0
         self.features = p.features.contiguous()
         self.device = self.features.device
-        n, d = self.features.shape
+        d = self.features.shape[1]
         self.cosine = p.kernel == "cosine"
         self.norms = self._norms(self.features) if self.cosine else None
         self.chunk, self.product, self.center = d, 1.0, None
