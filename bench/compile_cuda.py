@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ARCHS = ("80", "86", "89", "90", "100", "120")
 FLAGS = ["-std=c++17", "-O3", "-Werror", "all-warnings", "-Xcompiler", "-Wall,-Wextra", "-Xptxas", "-v"]
-ALLOWED = 16  # bytes: what a call to a slow path of the arithmetic may save
+ALLOWED = 40  # bytes: ten registers set aside around slow paths of the arithmetic, see docs/kernels.md
 KERNEL = re.compile(r"entry function '(\w+)'")
 NUMBERS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 

@@ -32,7 +32,7 @@ SLACK = 1.3  # how much more may be alive than the sample says
 
 def fixed_bytes(p: Problem) -> int:
     """All but the lists."""
-    n, d = p.features.shape
+    n = len(p.features)
     labels = 0 if p.labeled is None else cuda_dense.label_bytes(p)
     tile = 4 * min(TILE, n) ** 2
     per_guess = (12 + 16 + 20) * n  # coverage, sums, events
