@@ -55,7 +55,7 @@ def test_gpu_kernels_compile_without_a_warning(tmp_path):
     """To PTX, which finds all but what `make cuda-compile` asks ptxas."""
 
     def compile_one(source):
-        flags = ["-std=c++17", "-arch=sm_90", "-ptx", "-Werror", "all-warnings", "-Icsrc/include"]
+        flags = ["-std=c++17", "-arch=sm_90", "-ptx", "-G", "-Werror", "all-warnings", "-Icsrc/include"]
         command = ["nvcc", *flags, str(source), "-o", str(tmp_path / f"{source.stem}.ptx")]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 

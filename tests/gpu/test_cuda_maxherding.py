@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from difal_kernels import BackendUnavailableError, explain, maxherding
+from difal_kernels import explain, maxherding
 from difal_kernels._progress import Progress
-from difal_kernels.ops.maxherding import cuda_dense, cuda_engine, cuda_matrix_free
+from difal_kernels.ops.maxherding import cuda_dense, cuda_engine, cuda_matrix_free, cuda_panels
 from difal_kernels.ops.maxherding.cuda_panels import Panels
 from difal_kernels.ops.maxherding.kernels import KERNELS
 from difal_kernels.ops.maxherding.problem import prepare
@@ -65,10 +65,12 @@ def test_every_kernel_and_dtype(device, gpu, kernel, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_goes_to_the_tensor_cores_where_the_bound_allows(device, dtype):
+def test_half_precision_goes_to_the_tensor_cores_where_the_bound_allows(device, dtype, monkeypatch):
     x = torch.nn.functional.normalize(blobs(90, d=40).float(), dim=1).to(dtype)
     assert Panels(prepare(x.to(device), 3).problems[0]).matrix.dtype == dtype
     assert_same(device, x, 40, repeats=2)
+    monkeypatch.setattr(cuda_panels, "CHUNKS", (16,))  # sums of several products
+    assert_same(device, x, 20)
     far = x + 300  # too large for the sums of a tensor core: centred in float32
     assert Panels(prepare(far.to(device), 3).problems[0]).matrix.dtype == torch.float32
     assert_same(device, far, 10)
@@ -183,5 +185,5 @@ def test_memory_decides_between_the_paths(device):
     limit = cuda_matrix_free.workspace_bytes(prepare(x, 5).problems[0])
     if limit < cuda_dense.workspace_bytes(prepare(x, 5).problems[0]):
         assert "matrix-free" in explain(maxherding, x.to(device), 5, backend="cuda", memory_limit=limit)
-    with pytest.raises(BackendUnavailableError, match="bytes of device memory and 1000 may be used"):
+    with pytest.raises(ValueError, match="`memory_limit` is 1000 bytes and this selection of 3000 points needs"):
         maxherding(x.to(device), 5, backend="cuda", memory_limit=1000)

@@ -65,7 +65,7 @@ def hypercolumns(
         image_index: (P,) integers in [0, B), the image of each point; may be left out if B is 1.
         normalize: divide each row by its Euclidean norm. A row of zeros stays zero.
         out_dtype: dtype of the answer; by default the one that `maps` promote to.
-        backend: "auto", "cpu" or "reference".
+        backend: "auto", "cuda", "cpu" or "reference".
 
     Returns:
         (P, sum of C_l), rows in the order of `points`, channels in the order of `maps`; of the library of

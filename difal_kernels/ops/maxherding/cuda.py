@@ -13,19 +13,11 @@ from .problem import Batch, Problem
 from .result import Result
 
 unavailable = _gpu.unavailable
+MOST_TOGETHER = 1 << 14  # problems of one launch: a grid has no more than 65,535 rows of blocks
 
 
 def supports(batch: Batch) -> str | None:
-    reason = unavailable() or _gpu.wrong_device(batch.device)
-    if reason is not None:
-        return reason
-    limit = memory_limit(batch)
-    for b, p in enumerate(batch.problems):
-        needed = min(path.workspace_bytes(p) for path in _paths(p))
-        if needed > limit:
-            which = f"problem {b} of the batch" if batch.batched else "it"
-            return f"{which} needs {needed} bytes of device memory and {limit} may be used"
-    return None
+    return unavailable() or _gpu.wrong_device(batch.device)
 
 
 def plan(batch: Batch) -> str:
@@ -39,6 +31,14 @@ def plan(batch: Batch) -> str:
 
 def run(batch: Batch) -> list[Result]:
     limit = memory_limit(batch)
+    for b, p in enumerate(batch.problems):
+        needed = min(path.workspace_bytes(p) for path in _paths(p))
+        if needed > limit:
+            where = f"problem {b} of the batch" if batch.batched else "this selection"
+            source = "`memory_limit`" if batch.memory_limit is not None else "what is free on the device"
+            raise ValueError(
+                f"{source} is {limit} bytes and {where} of {len(p.features)} points needs at least {needed}; raise it"
+            )
     results = []
     with _gpu.on(batch.device), Progress(sum(p.budget for p in batch.problems), "maxherding", batch.progress) as bar:
         for group in _groups(batch.problems, limit):
@@ -72,7 +72,7 @@ def _groups(problems: tuple[Problem, ...], limit: int) -> list[list[Problem]]:
     for p in problems:
         alone = _path(p, limit) is matrix_free
         kept = limit if alone else dense.kept_bytes(p)
-        if groups and not alone and held + kept + dense.passing_bytes(p) <= limit:
+        if groups and not alone and len(groups[-1]) < MOST_TOGETHER and held + kept + dense.passing_bytes(p) <= limit:
             groups[-1].append(p)
             held += kept
         else:

@@ -14,7 +14,7 @@ from .._gpu import queue
 from .problem import Problem
 from .result import Result
 
-MOST_PICKS = 1 << 16  # picks per launch
+MOST_PICKS = 1 << 13  # picks per launch: well below what a driver lets a kernel run where a screen hangs on the GPU
 WITH_BAR = 256  # and where somebody watches
 
 
