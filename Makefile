@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 
-.PHONY: venv test demo photo bench peers docs smoke lint clean
+.PHONY: venv test demo photo bench peers docs smoke lint cuda-compile clean
 venv: $(VENV)/.installed
 
 # The stamp is written last: an install that was cut short is taken up again.
@@ -54,11 +54,15 @@ smoke: venv
 	build/smoke/bin/python -m pip install --quiet --constraint constraints.txt build/dist/*.whl
 	cd build && smoke/bin/python ../tests/smoke.py
 
+# Every GPU kernel for every architecture, and what ptxas says of each; needs nvcc, no GPU. With one: bench/gpu_check.sh
+cuda-compile:
+	$(PYTHON) bench/compile_cuda.py
+
 lint: venv
 	$(BIN)/python -m pip install --quiet "ruff>=0.6" "clang-format>=18"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.inl' | xargs $(BIN)/clang-format --dry-run --Werror
+	find csrc tests/gpu -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.inl' | xargs $(BIN)/clang-format --dry-run --Werror
 
 clean:
 	rm -rf build dist demo $(VENV) *.egg-info difal_kernels/*.so

@@ -282,4 +282,4 @@ def test_explain():
     text = explain(hypercolumns, [MAP], POINTS, (8, 8), image_index=IMAGE)
     assert "-> cpu: can run" in text
     assert "answer 24 bytes" in text
-    assert available_backends("hypercolumns") == BACKENDS
+    assert set(BACKENDS) <= set(available_backends("hypercolumns"))
