@@ -96,6 +96,7 @@ void bind_coverage(py::module_& m) {
     using Unlocked = py::call_guard<py::gil_scoped_release>;
     bind_engine<Coverage>(m, "Coverage", "Greedy selection on a stored matrix; see csrc/include/difal/coverage.h.")
         .def("fill", &Coverage::fill, Unlocked())
+        .def("mirror", &Coverage::mirror, Unlocked())
         .def(
             "cover_with", [](Coverage& self, std::uintptr_t m) { self.cover_with(address<const double>(m)); },
             Unlocked())

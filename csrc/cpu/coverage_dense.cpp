@@ -87,6 +87,13 @@ void Coverage::fill(int64_t row_begin, int64_t row_end, int64_t column_begin, in
     }
 }
 
+void Coverage::mirror(int64_t begin, int64_t end) {
+    const CoverageProblem& p = state_->p;
+    for (int64_t i = begin; i < end; ++i) {
+        for (int64_t j = begin; j < i; ++j) p.gram[j * p.gram_stride + i] = p.gram[i * p.gram_stride + j];
+    }
+}
+
 void Coverage::cover(const void* labeled, int64_t count, float* products, int64_t stride, const float* scale) {
     State& s = *state_;
     s.cover([&](CoverageLevel& level) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "difal/coverage.h"
@@ -21,15 +22,20 @@ struct Scratch {
 
 Scratch& scratch(int64_t n);
 
-// Exact coverage and its rounding, which estimated gains are relative to.
+// Exact coverage and its rounding, which estimated gains are relative to. A row that is covered fully, by kernels that
+// are at most 1, is rounded to infinity: no error bound may say that anything reaches above that.
 struct CoverageLevel {
     std::vector<double> exact;
     std::vector<float> rounded;
+    double full;
 
-    explicit CoverageLevel(int64_t n) : exact(n, 0.0), rounded(n, 0.0f) {}
+    CoverageLevel(int64_t n, KernelKind kind)
+        : exact(n, 0.0),
+          rounded(n, 0.0f),
+          full(kind == KernelKind::precomputed ? std::numeric_limits<double>::infinity() : 1.0) {}
     void set(int64_t i, double value) {
         exact[i] = value;
-        rounded[i] = static_cast<float>(value);
+        rounded[i] = value < full ? static_cast<float>(value) : std::numeric_limits<float>::infinity();
     }
 };
 

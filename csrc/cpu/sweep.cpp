@@ -38,7 +38,7 @@ struct Sweep::State final : Greedy {
     std::vector<uint8_t> is_lower;    // rows whose floor is too high by now
 
     State(const CoverageProblem& problem, int threads) : Greedy(problem, threads) {
-        levels.emplace_back(p.rows);
+        levels.emplace_back(p.rows, p.kind);
         for (int64_t i = 0; i < p.rows; ++i) largest_weight = std::max(largest_weight, p.weights[i]);
     }
 
@@ -196,7 +196,7 @@ double Sweep::guess(int64_t j, float* products) {
 }
 
 void Sweep::keep(int64_t count) {
-    state_->levels.resize(count + 1, CoverageLevel(0));
+    state_->levels.resize(count + 1, CoverageLevel(0, state_->p.kind));
 }
 
 int64_t Sweep::guesses() const {

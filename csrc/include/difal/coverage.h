@@ -50,6 +50,10 @@ class Coverage {
     // the same time.
     void fill(int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end);
 
+    // Makes a diagonal square symmetric to the last bit, which a product of a matrix with itself need not be: a gain is
+    // first summed down a column and then lowered by rows, and an entry may be wrong in one way only.
+    void mirror(int64_t begin, int64_t end);
+
     // Covers the pool with `count` labeled points; products is (count, N), overwritten. Before or after start.
     void cover(const void* labeled, int64_t count, float* products, int64_t stride, const float* scale);
 

@@ -118,6 +118,8 @@ def _from_features(p: Problem, panels: Panels, workers: Workers, storage: torch.
                 to = min(k + WIDTH, stop)
                 torch.mm(own, other[k - c : to - c].T, out=gram[b:e, k:to])
                 coverage.fill(b, e, k, to)
+            if symmetric and c == b:
+                coverage.mirror(b, e)
 
     width = GROUP * panels.height
     tasks = [

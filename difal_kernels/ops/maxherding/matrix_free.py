@@ -124,8 +124,10 @@ class MatrixFreeSelection:
         self.blocks = self.panels.blocks
         self.tiles = torch.empty(2 * workers.count, max(size, BATCH), self.stride)
         self.own = torch.empty(min(self.n, CORRECTED), d)
+        # An entry may have come from one product as a row's and from another as a column's: twice the error.
+        error = {name: value * (1 + (name != "tolerance")) for name, value in self.panels.error.items()}
         self.sweep, self.keep = make_engine(
-            "Sweep", p, self.panels.features, self.panels.scale, None, True, self.panels.error, workers.count
+            "Sweep", p, self.panels.features, self.panels.scale, None, True, error, workers.count
         )
         spare = limit - _fixed_bytes(p) - (workers.count - 1) * _worker_bytes(p)
         self.ready = None
@@ -147,7 +149,7 @@ class MatrixFreeSelection:
         self.contested = 0
         self.known: torch.Tensor | None = None  # all gains after the picks so far, from the last sweep
         shape = {"laplace": torch.inf, "student_t": 1.5, "rational_quadratic": 0.5}.get(p.kernel, 1.0)
-        error, scale = self.panels.error, self.panels.scale.double()
+        scale = self.panels.scale.double()
         spread = (error["lambda_"] * shape * (scale + scale.max())).nan_to_num(torch.inf).clamp(max=error["tolerance"])
         spread *= p.kernel not in ("tophat", "cosine")
         # The most of any entry of a column, and float32 sums of 16 terms.
@@ -245,13 +247,12 @@ class MatrixFreeSelection:
         rows = sample_rows(self.n, WATCHED)
         rows, columns = rows[0::2], rows[len(rows) > 1 :: 2]
         self.watched = rows, columns
-        self.watched_kernel = kernel_matrix(
-            self.panels.features[rows], self.panels.features[columns], p.kernel, p.bandwidth
-        )
+        kernel = kernel_matrix(self.panels.features[rows], self.panels.features[columns], p.kernel, p.bandwidth)
+        self.watched_reach = kernel * (1 + self.entry_error[columns])
 
     def alive_estimate(self, m: torch.Tensor) -> float:
         """Entries that would be gathered at coverage m: pairs of which either may still use the other."""
-        alive = self.watched_kernel >= torch.minimum(m[self.watched[0]][:, None], m[self.watched[1]][None])
+        alive = self.watched_reach > torch.minimum(m[self.watched[0]][:, None], m[self.watched[1]][None])
         return float(alive.sum()) / alive.numel() * self.n * self.n
 
     def guess(self) -> bool:
