@@ -3,8 +3,8 @@ over the measured copy bandwidth and the operations it must do over the measured
 
     python bench/bench_gpu.py --out bench/results/gpu --seconds 300
 
-writes one JSON file a case, as soon as the case is done. `--dry-run` runs every case in miniature on whatever takes the
-"cuda" backend's tensors, the emulated extension included, and writes no result.
+writes OUT/results.json anew whenever a case is done; cases that were not run keep their rows. `--dry-run` runs every
+case in miniature on whatever takes the "cuda" backend's tensors, the emulated extension included, and writes nothing.
 """
 
 from __future__ import annotations
@@ -359,10 +359,12 @@ def describe(m: Machine) -> dict:
 
 
 def write(path: Path, content: dict) -> None:
-    """All of it or nothing."""
+    """Puts a case's row in its place; all of the file or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
+    rows = json.loads(path.read_text()) if path.exists() else {}
+    rows[content["case"]] = content
+    partial.write_text(json.dumps(rows, indent=1) + "\n")
     os.replace(partial, path)
 
 
@@ -399,7 +401,7 @@ def main() -> int:
         if device.type == "cuda":
             torch.cuda.empty_cache()
         if not m.small:
-            write(options.out / f"{name}.json", row)
+            write(options.out / "results.json", row)
         print(json.dumps({k: v for k, v in row.items() if k not in facts}), flush=True)
     return 1 if failed else 0
 

@@ -17,7 +17,9 @@ out=${OUT:-$root/bench/results/gpu}
 no_gpu=; [ "${1:-}" = --no-gpu ] && no_gpu=1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+[ -n "$no_gpu" ] && out=$work
 mkdir -p "$out"
+: >"$out/log.txt"  # one log and one file of results: few files come back from some machines
 failed=0
 SECONDS=0
 
@@ -35,7 +37,7 @@ step() {
     local began=$SECONDS
     timeout --kill-after=5 "$most" "$@" >"$work/$name.log" 2>&1
     local status=$?
-    cp "$work/$name.log" "$out/$name.log.txt"
+    { echo "== $name"; cat "$work/$name.log"; } >>"$out/log.txt"
     tail -n 12 "$work/$name.log" | sed 's/^/   /'
     if [ $status -eq 0 ]; then
         echo "== $name: passed in $((SECONDS - began)) s"
@@ -56,7 +58,6 @@ export root work python
 if [ -n "$no_gpu" ]; then
     export PYTHONPATH="$root:$root/python_api${PYTHONPATH:+:$PYTHONPATH}"
     export DIFAL_EMULATOR_CACHE="${DIFAL_EMULATOR_CACHE:-$root/build/emulator}"
-    out=$work
     if command -v nvcc >/dev/null; then
         step compile 1800 "$python" bench/compile_cuda.py ${ARCHS:+--archs "$ARCHS"}
     else

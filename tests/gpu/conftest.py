@@ -4,6 +4,7 @@ thread a fibre (emulator/). With DIFAL_REQUIRE_BACKENDS=cuda nothing but a GPU w
 import importlib.util
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,20 +23,25 @@ def _builder():
     return module
 
 
-@pytest.fixture(scope="session")
+@cache
+def _emulated():
+    builder = _builder()
+    folder = Path(os.environ.get("DIFAL_EMULATOR_CACHE", builder.ROOT / "build/emulator"))
+    return builder.load(folder) if (builder.ROOT / "csrc").is_dir() else None
+
+
+@pytest.fixture(scope="module")
 def device():
-    """The device whose tensors the backend takes: "cuda", or "cpu" where it is emulated."""
+    """The device whose tensors the backend takes: "cuda", or "cpu" where it is emulated, for one test file."""
     if REQUIRED or (torch.cuda.is_available() and _native.missing("_cuda") is None):
         assert torch.cuda.is_available(), "DIFAL_REQUIRE_BACKENDS names cuda, and torch finds no GPU"
         assert _native.missing("_cuda") is None, _native.missing("_cuda")
         yield torch.device("cuda")
         return
     pytest.importorskip("pybind11", reason="pybind11 is not installed, so the kernels cannot be built for the host")
-    builder = _builder()
-    if not (builder.ROOT / "csrc").is_dir():
+    module = _emulated()
+    if module is None:
         pytest.skip("the source tree is not here")
-    cache = Path(os.environ.get("DIFAL_EMULATOR_CACHE", builder.ROOT / "build/emulator"))
-    module = builder.load(cache)
     before = sys.modules.get("difal_kernels._cuda")
     sys.modules["difal_kernels._cuda"] = module
     _native.load.cache_clear()
