@@ -12,6 +12,8 @@ from .answer import answer
 from .problem import prepare
 from .result import Selection
 
+__all__ = ["Selection", "maxherding"]
+
 _OP = Op("maxherding", prepare, {"cpu": cpu, "reference": reference})
 
 

@@ -1,4 +1,4 @@
-"""ProbCover on the CPU: the pairs within the radius from tiles of torch's GEMM, and greedy on them in csrc/cpu/balls.cpp.
+"""ProbCover on the CPU: pairs within the radius from tiles of torch's GEMM, greedy on them in csrc/cpu/balls.cpp.
 
 float32 finds the pairs that are surely inside or outside, float64 decides the others; docs/exactness.md has the bound.
 """
@@ -33,13 +33,14 @@ def supports(batch: Batch) -> str | None:
 
 
 def plan(batch: Batch) -> str:
-    limit = _limit(batch)
-    return "\n".join(
-        f"   {f'problem {b}: ' if batch.batched else ''}0.5 GEMM passes where at most {_capacity(p, limit):.3g} pairs lie "
-        f"within the radius, else up to 2.5; workspace {_fixed_bytes(p) / 2**20:.1f} MiB and the pairs "
-        f"of {limit / 2**20:.0f} MiB"
-        for b, p in enumerate(batch.problems)
-    )
+    limit, lines = _limit(batch), []
+    for b, p in enumerate(batch.problems):
+        name = f"problem {b}: " if batch.batched else ""
+        lines.append(
+            f"   {name}0.5 GEMM passes if at most {_capacity(p, limit):.3g} pairs are within the radius, else 2.5; "
+            f"workspace {_fixed_bytes(p) / 2**20:.1f} MiB and the pairs, of {limit / 2**20:.0f} MiB"
+        )
+    return "\n".join(lines)
 
 
 def run(batch: Batch) -> list[Result]:

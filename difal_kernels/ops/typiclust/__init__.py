@@ -54,8 +54,8 @@ def typiclust(
 ) -> Any:
     """Pick `budget` points: of each cluster with the fewest labels, the largest first, its most typical point.
 
-    Pool and labeled points together are clustered by k-means into L + budget clusters. Clusters are visited in the order
-    of fewest labels (picks included), then of most points, then of lowest number; from each the candidate with
+    Pool and labeled points together are clustered by k-means into L + budget clusters. Clusters are visited in order of
+    fewest labels (picks included), then of most points, then of lowest number; from each the candidate with
     the highest typicality 1 / (mean distance to its nearest neighbours in the cluster) is picked.
 
     Args:
@@ -82,9 +82,9 @@ def typiclust(
         BackendUnavailableError: `backend` was named and cannot run this here.
 
     Notes:
-        Clusters of fewer than 5 points come after all others: they are outliers. k-means is Lloyd's in float64, k-means++
-        with a hash for a generator, at most 100 rounds, written here so that clusters do not depend on threads or on
-        a library's version. Typicality ties (within 1e-12) go to the lowest index, as do equal distances to two centres.
+        Clusters of fewer than 5 points come after all others: they are outliers. k-means is Lloyd's in float64 from
+        k-means++ with a hash for a generator, at most 100 rounds, written here so that clusters depend neither on
+        threads nor on a library's version. Ties in typicality (within 1e-12) go to the lowest index.
 
     References:
         Hacohen, Dekel, Weinshall. Active Learning on a Budget: Opposite Strategies Suit High and Low Budgets. ICML
@@ -95,7 +95,7 @@ def typiclust(
         >>> from difal_kernels import typiclust
         >>> line = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 20.0, 21.0, 22.0, 23.0, 24.0])[:, None]
         >>> typiclust(line, 2)
-        tensor([2, 8])
+        tensor([1, 7])
     """
     problem = prepare(
         features,

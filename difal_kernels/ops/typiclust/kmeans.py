@@ -6,6 +6,8 @@ a GEMM in float64 finds the contending centres, differences settle near-ties, an
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 BLOCK = 2048  # rows of a distance matrix
@@ -49,7 +51,7 @@ def _means(x: np.ndarray, labels: np.ndarray, centres: np.ndarray) -> np.ndarray
     order = np.argsort(labels, kind="stable")
     bounds = np.searchsorted(labels[order], np.arange(len(centres) + 1))
     means = centres.copy()
-    for c, (begin, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for c, (begin, end) in enumerate(pairwise(bounds)):
         if end > begin:
             means[c] = x[order[begin:end]].mean(0)
     return means
@@ -71,7 +73,7 @@ def _plus_plus(x: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def uniform(seed: int, index: int) -> float:
-    """A number in [0, 1) that depends on its arguments alone: SplitMix64's output function (Steele, Lea, Flood 2014)."""
+    """A number in [0, 1) of its arguments alone: SplitMix64's output function (Steele, Lea, Flood 2014)."""
     mask = 2**64 - 1
     z = (seed * 0xD1342543DE82EF95 + (index + 1) * 0x9E3779B97F4A7C15) & mask
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask

@@ -33,8 +33,8 @@ def uherding(
     """Pick `budget` points that together cover the uncertain part of the pool best, greedily and exactly.
 
     Maximises the uncertainty coverage C(S) = (1/N) sum_i u_i max_{s in S u L} k(x_i, x_s): `maxherding` with the
-    uncertainties u as weights. With equal uncertainties it is MaxHerding; with a tiny bandwidth, where each point covers
-    but itself, it is uncertainty sampling.
+    uncertainties u as weights. With equal uncertainties it is MaxHerding; with a tiny bandwidth, where each point
+    covers but itself, it is uncertainty sampling.
 
     Args:
         features: as for `maxherding`, (N, D) or (B, N, D).
