@@ -26,7 +26,7 @@ from .ops.disagreement import (
 )
 from .ops.hypercolumns import hypercolumns
 from .ops.kcenter_greedy import Centers, kcenter_greedy
-from .ops.maxherding import Selection, maxherding
+from .ops.maxherding import MaxHerding, Selection, maxherding
 from .ops.probcover import probcover
 from .ops.projection import project_then_resize
 from .ops.typiclust import Typical, typiclust
@@ -35,6 +35,7 @@ from .ops.uherding import uherding
 __all__ = [
     "BackendUnavailableError",
     "Centers",
+    "MaxHerding",
     "Selection",
     "Typical",
     "__version__",

@@ -11,8 +11,9 @@ from . import cpu, reference
 from .answer import answer
 from .problem import prepare
 from .result import Selection
+from .warm import MaxHerding
 
-__all__ = ["Selection", "maxherding"]
+__all__ = ["MaxHerding", "Selection", "maxherding"]
 
 _OP = Op("maxherding", prepare, {"cpu": cpu, "reference": reference})
 
