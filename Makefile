@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 
-.PHONY: venv test demo photo bench peers docs smoke lint cuda-compile clean
+.PHONY: venv test demo photo bench peers docs smoke sanitize lint cuda-compile clean
 venv: $(VENV)/.installed
 
 # The stamp is written last: an install that was cut short is taken up again.
@@ -30,6 +30,11 @@ demo: venv
 # Fifty pixels of a photograph, beside the naive loop.
 photo: venv
 	$(BIN)/python examples/photo.py
+
+# The extension under AddressSanitizer and UndefinedBehaviorSanitizer, then under ThreadSanitizer.
+sanitize: venv
+	$(BIN)/python csrc/sanitize/run.py address
+	$(BIN)/python csrc/sanitize/run.py thread
 
 bench: venv
 	$(BIN)/python -m pytest bench/bench_*.py --benchmark-only -p no:cacheprovider -s

@@ -32,6 +32,11 @@ ISA_FLAGS = {
     ],
 }
 IS_X86 = platform.machine().lower() in {"x86_64", "amd64"}
+# DIFAL_SANITIZE names one of these; csrc/sanitize/run.py builds and runs the tests with it.
+SANITIZERS = {
+    "address": "-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all",
+    "thread": "-fsanitize=thread",
+}
 NO_COMPILER = """
 difal-kernels: no working C++17 compiler was found ({error}).
 Install one and run the same command again:
@@ -81,6 +86,13 @@ class BuildNative(build_ext):
 def cpu_extension():
     """`difal_kernels._cpu`: csrc/bind_cpu.cpp and every csrc/cpu/*.cpp."""
     flags = ["-O3", "-Wall", "-Wextra", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-pthread"]
+    link = ["-pthread"]
+    sanitizer = os.environ.get("DIFAL_SANITIZE")
+    if sanitizer:
+        if sanitizer not in SANITIZERS:
+            raise SystemExit(f"DIFAL_SANITIZE must be one of {', '.join(SANITIZERS)}, got {sanitizer!r}")
+        flags += ["-O1", "-g", "-fno-omit-frame-pointer", "-D_GLIBCXX_ASSERTIONS", *SANITIZERS[sanitizer].split()]
+        link += SANITIZERS[sanitizer].split()
     return Pybind11Extension(
         "difal_kernels._cpu",
         ["csrc/bind_cpu.cpp", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc/cpu").glob("*.cpp"))],
@@ -88,7 +100,7 @@ def cpu_extension():
         depends=sorted(str(p.relative_to(ROOT)) for end in ("*.h", "*.inl") for p in (ROOT / "csrc").rglob(end)),
         cxx_std=17,
         extra_compile_args=flags + os.environ.get("DIFAL_CXXFLAGS", "").split(),
-        extra_link_args=["-pthread", *os.environ.get("DIFAL_LDFLAGS", "").split()],
+        extra_link_args=link + os.environ.get("DIFAL_LDFLAGS", "").split(),
     )
 
 

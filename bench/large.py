@@ -1,8 +1,8 @@
 """Selection without the kernel matrix: `python bench/large.py`. Writes results/cpu/large.json and .md.
 
 Each row is a process of its own: seconds, also in units of one full tiled Gram GEMM of the same size in the same
-process, and peak memory beyond the features. The adverse rows are data on which entries do not die, or gains tie; their picks are
-compared with the float64 reference.
+process, and peak memory beyond the features. The adverse rows are data on which entries do not die, or gains tie; their
+picks are compared with the float64 reference.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ struct Scratch {
 
 Scratch& scratch(int64_t n);
 
-// Exact coverage and its rounding, which estimated gains are relative to. A row that is covered fully, by kernels that
-// are at most 1, is rounded to infinity: no error bound may say that anything reaches above that.
+// Exact coverage and its rounding, which estimated gains are relative to. A row that is covered fully, by a function of
+// distance, is rounded to infinity: no error bound may say that anything reaches above 1.
 struct CoverageLevel {
     std::vector<double> exact;
     std::vector<float> rounded;
@@ -32,7 +32,8 @@ struct CoverageLevel {
     CoverageLevel(int64_t n, KernelKind kind)
         : exact(n, 0.0),
           rounded(n, 0.0f),
-          full(kind == KernelKind::precomputed ? std::numeric_limits<double>::infinity() : 1.0) {}
+          full(kind == KernelKind::precomputed || kind == KernelKind::cosine ? std::numeric_limits<double>::infinity()
+                                                                           : 1.0) {}
     void set(int64_t i, double value) {
         exact[i] = value;
         rounded[i] = value < full ? static_cast<float>(value) : std::numeric_limits<float>::infinity();

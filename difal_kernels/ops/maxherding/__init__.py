@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 
-from ..._checks import back_converter
 from ..._dispatch import Op
 from . import cpu, cuda, reference
+from .answer import answer
 from .problem import prepare
 from .result import Selection
 from .warm import MaxHerding
@@ -109,22 +108,4 @@ def maxherding(
     chosen = _OP.choose(backend, batch)
     with torch.no_grad():
         results = _OP.backends[chosen].run(batch)
-    back = back_converter(features)
-    if not batch.batched:
-        (result,), (problem,) = results, batch.problems
-        if not return_info:
-            return back(result.indices)
-        width = math.nan if problem.bandwidth is None else problem.bandwidth
-        return Selection(back(result.indices), back(result.gains), result.coverage, width, result.settled, chosen)
-    indices = back(torch.stack([r.indices for r in results]))
-    if not return_info:
-        return indices
-    widths = [math.nan if p.bandwidth is None else p.bandwidth for p in batch.problems]
-    return Selection(
-        indices,
-        back(torch.stack([r.gains for r in results])),
-        back(torch.tensor([r.coverage for r in results], dtype=torch.float64)),
-        back(torch.tensor(widths, dtype=torch.float64)),
-        back(torch.tensor([r.settled for r in results])),
-        chosen,
-    )
+    return answer(features, batch, results, [p.bandwidth for p in batch.problems], chosen, return_info)
