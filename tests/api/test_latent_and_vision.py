@@ -96,13 +96,13 @@ def test_latent_through_files(latent, tmp_path):
 
 def test_the_empty_prompt_by_a_text_encoder(latent, tmp_path):
     """The folder of a pipeline: tokenizer and text encoder instead of the embedding's file."""
-    letters = [*"abc", *(f"{c}</w>" for c in "abc"), "<|startoftext|>", "<|endoftext|>"]
+    letters = [*"abc", *(f"{c}</w>" for c in "abc"), "<|startoftext|>", "<|endoftext|>", "ab"]
     (tmp_path / "v").mkdir()
     (tmp_path / "v/vocab.json").write_text(json.dumps({word: i for i, word in enumerate(letters)}))
     (tmp_path / "v/merges.txt").write_text("#version: 0.2\na b\n")
     tokenizer = transformers.CLIPTokenizer(str(tmp_path / "v/vocab.json"), str(tmp_path / "v/merges.txt"))
     config = transformers.CLIPTextConfig(
-        vocab_size=8, hidden_size=12, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=9, hidden_size=12, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
         max_position_embeddings=7, bos_token_id=6, eos_token_id=7, pad_token_id=7,
     )  # fmt: skip
     torch.manual_seed(2)
@@ -167,7 +167,7 @@ def test_errors(latent, vision, tmp_path):
         LatentDiffusionEncoder(unet, vae, prompt[:, :5], blocks=(0,))
     with pytest.raises(TypeError, match="`vae` must be a diffusers AutoencoderKL"):
         LatentDiffusionEncoder(unet, unet, prompt, blocks=(0,))
-    with pytest.raises(ValueError, match="`layers` must lie in 0..3"):
+    with pytest.raises(ValueError, match=r"`layers` must lie in 0\.\.3"):
         VisionEncoder(vision.model, (4,))
     with pytest.raises(ValueError, match="`noise_levels`"):
         VisionEncoder(vision.model, noise_levels=(-1,))

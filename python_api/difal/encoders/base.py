@@ -221,6 +221,13 @@ class BaseEncoder:
         return noise[:, None].expand(each) if noise.shape == one else noise
 
 
+def plain_settings(config) -> str:
+    """A model's configuration as text, without what changes when it is saved and loaded."""
+    passing = ("dtype", "torch_dtype", "architectures", "transformers_version")
+    kept = {k: v for k, v in dict(config).items() if not k.startswith("_") and k not in passing}
+    return json.dumps(kept, sort_keys=True, default=str)
+
+
 def hash_tensors(found, tensors: dict[str, torch.Tensor]) -> None:
     """Put names, types, shapes and values into a hashlib object."""
     for name, tensor in tensors.items():

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from difal.encoders.base import BaseEncoder, hash_tensors
+from difal.encoders.base import BaseEncoder, hash_tensors, plain_settings
 from difal_kernels._checks import as_int
 
 SETTINGS = "difal_encoder.json"  # beside the weights: blocks, timesteps, resolution
@@ -150,7 +150,9 @@ class DiffusionEncoder(BaseEncoder):
     def fingerprint(self) -> str:
         """Twelve hex digits that change with the weights, the network, the schedule and the settings."""
         settings = (self.blocks, self.timesteps, self.resolution, str(self.autocast))
-        found = hashlib.sha256(repr((settings, self.unet.config, self.scheduler.config)).encode())
+        found = hashlib.sha256(
+            repr((settings, *map(plain_settings, (self.unet.config, self.scheduler.config)))).encode()
+        )
         hash_tensors(found, self.unet.state_dict())
         return found.hexdigest()[:12]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from difal.encoders.base import BaseEncoder, hash_tensors
+from difal.encoders.base import BaseEncoder, hash_tensors, plain_settings
 from difal.encoders.diffusion import SETTINGS, _distinct
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which such networks are trained with
@@ -95,7 +95,7 @@ class VisionEncoder(BaseEncoder):
 
     def fingerprint(self) -> str:
         """Twelve hex digits that change with weights, network and settings."""
-        found = hashlib.sha256(repr((self._settings(), self.model.config.to_dict())).encode())
+        found = hashlib.sha256(repr((self._settings(), plain_settings(self.model.config.to_dict()))).encode())
         hash_tensors(found, self.model.state_dict())
         return found.hexdigest()[:12]
 
