@@ -9,6 +9,7 @@ venv: $(VENV)/.installed
 
 # The stamp is written last: an install that was cut short is taken up again.
 $(VENV)/.installed: $(SOURCES)
+	@echo "Installing into $(VENV), torch included: this takes some minutes and says nothing meanwhile."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[loop,test,bench]"

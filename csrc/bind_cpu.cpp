@@ -31,7 +31,6 @@ py::dict as_dict(const difal::CoverageStats& s) {
     d["picks"] = s.picks;
     d["contested"] = s.contested;
     d["settled"] = s.settled;
-    d["uncertain"] = s.uncertain;
     d["rows_updated"] = s.rows_updated;
     return d;
 }
@@ -120,12 +119,63 @@ void bind_sweep(py::module_& m) {
                 for (int64_t i = 0; i < n; ++i) address<double>(out)[i] = m[i];
             },
             Unlocked())
+        .def("gain", &Sweep::gain, Unlocked())
         .def("begin", &Sweep::begin, Unlocked())
         .def(
             "tile",
             [](Sweep& self, int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end,
-               std::uintptr_t tile, std::uintptr_t turned) {
-                self.tile(row_begin, row_end, column_begin, column_end, address<float>(tile), address<float>(turned));
+               std::uintptr_t tile, std::uintptr_t turned, int64_t stride) {
+                self.tile(row_begin, row_end, column_begin, column_end, address<float>(tile), address<float>(turned),
+                          stride);
+            },
+            Unlocked())
+        .def(
+            "replace",
+            [](Sweep& self, int64_t t, std::uintptr_t points, int64_t count, int64_t moved, std::uintptr_t products) {
+                return self.replace(t, address<const int64_t>(points), count, moved, address<float>(products));
+            },
+            Unlocked())
+        .def("changed_rows", [](const Sweep& self, std::uintptr_t rows) { self.changed_rows(address<int64_t>(rows)); })
+        .def(
+            "retake",
+            [](Sweep& self, int64_t batch, int64_t column_begin, int64_t column_end, std::uintptr_t tile,
+               int64_t stride) { self.retake(batch, column_begin, column_end, address<float>(tile), stride); },
+            Unlocked())
+        .def(
+            "forget_lower", [](Sweep& self, std::uintptr_t rows) { return self.forget_lower(address<int64_t>(rows)); },
+            Unlocked())
+        .def(
+            "gather_again",
+            [](Sweep& self, std::uintptr_t rows, int64_t count, int64_t column_begin, int64_t column_end,
+               std::uintptr_t tile, int64_t stride, bool own) {
+                self.gather_again(address<const int64_t>(rows), count, column_begin, column_end, address<float>(tile),
+                                  stride, own);
+            },
+            Unlocked())
+        .def(
+            "kernel_rows",
+            [](const Sweep& self, std::uintptr_t rows, int64_t count, int64_t column_begin, int64_t column_end,
+               std::uintptr_t products, int64_t stride) {
+                self.kernel_rows(address<const int64_t>(rows), count, column_begin, column_end,
+                                 address<float>(products), stride);
+            },
+            Unlocked())
+        .def(
+            "add_gains",
+            [](const Sweep& self, int64_t t, std::uintptr_t points, int64_t count, int64_t row_begin, int64_t row_end,
+               std::uintptr_t products, int64_t stride, std::uintptr_t gains) {
+                self.add_gains(t, address<const int64_t>(points), count, row_begin, row_end, address<float>(products),
+                               stride, address<double>(gains));
+            },
+            Unlocked())
+        .def(
+            "add_taken",
+            [](const Sweep& self, std::uintptr_t rows, std::uintptr_t low, std::uintptr_t high, std::uintptr_t weights,
+               int64_t count, int64_t column_begin, int64_t column_end, std::uintptr_t products, int64_t stride,
+               std::uintptr_t taken) {
+                self.add_taken(address<const int64_t>(rows), address<const float>(low), address<const float>(high),
+                               address<const double>(weights), count, column_begin, column_end,
+                               address<float>(products), stride, address<double>(taken));
             },
             Unlocked())
         .def("gathered", &Sweep::gathered)

@@ -25,11 +25,12 @@ from .ops.disagreement import (
     variation_ratio,
 )
 from .ops.hypercolumns import hypercolumns
-from .ops.maxherding import Selection, maxherding
+from .ops.maxherding import MaxHerding, Selection, maxherding
 from .ops.projection import project_then_resize
 
 __all__ = [
     "BackendUnavailableError",
+    "MaxHerding",
     "Selection",
     "__version__",
     "available_backends",

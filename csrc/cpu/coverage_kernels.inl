@@ -192,24 +192,74 @@ void transpose(const float* src, int64_t ld_src, int64_t rows, int64_t cols, flo
     }
 }
 
-void lower_gains(double* __restrict gains, const float* __restrict k, int64_t n, float low, float high, double weight) {
+// Rows together share the loads and stores of the gains.
+template <int rows>
+void lower_some(double* __restrict gains, const float* __restrict k, int64_t stride, int64_t width,
+                const RowRise* __restrict rises) {
+    const float* row[rows];
+    double offset = 0;
+    for (int r = 0; r < rows; ++r) {
+        row[r] = k + rises[r].row * stride;
+        offset += rises[r].weight * static_cast<double>(rises[r].low);
+    }
 #pragma omp simd
-    for (int64_t j = 0; j < n; ++j) {
-        const float clipped = smaller(larger(k[j], low), high);
-        gains[j] -= weight * (static_cast<double>(clipped) - static_cast<double>(low));
+    for (int64_t j = 0; j < width; ++j) {
+        double gain = gains[j] + offset;
+        for (int r = 0; r < rows; ++r) {
+            const float clipped = smaller(larger(row[r][j], rises[r].low), rises[r].high);
+            gain -= rises[r].weight * static_cast<double>(clipped);
+        }
+        gains[j] = gain;
     }
 }
 
-void take_gains(const ErrorModel& error, double* __restrict gains, float* __restrict alive, const float* __restrict k,
-                int64_t n, float low, float high, double weight) {
+void lower_gains(double* gains, const float* k, int64_t stride, int64_t width, const RowRise* rises, int64_t count) {
+    int64_t r = 0;
+    for (; r + 4 <= count; r += 4) lower_some<4>(gains, k, stride, width, rises + r);
+    for (; r < count; ++r) lower_some<1>(gains, k, stride, width, rises + r);
+}
+
+// Sixteen numbers that the compiler keeps in registers, whatever the instruction set's own width.
+typedef float Lanes __attribute__((vector_size(64)));
+typedef float LooseLanes __attribute__((vector_size(64), aligned(4), may_alias));
+typedef double WideLanes __attribute__((vector_size(128)));
+
+// Per 32 columns the sums stay in registers over all events; float32 sums are let grow over 16 events only.
+void take_gains(const ErrorModel& error, const float* __restrict k, int64_t stride, int64_t width,
+                const RiseEvent* __restrict events, int64_t count, double* __restrict gains, float* __restrict alive) {
+    constexpr int64_t kLanes = 16, kChunk = 16;
     const float stretch = 1 + 2 * error.tolerance + error.relative, absolute = error.absolute;
-    const float rounded = static_cast<float>(weight) * 1.000001f;
-#pragma omp simd
-    for (int64_t j = 0; j < n; ++j) {
-        const float clipped = smaller(larger(k[j], low), high);
-        gains[j] -= weight * (static_cast<double>(clipped) - static_cast<double>(low));
-        const float reach = k[j] * stretch + absolute;
-        alive[j] += (reach > low) & (reach <= high) ? rounded : 0.0f;
+    for (int64_t c = 0; c < width; c += 2 * kLanes) {
+        WideLanes total0{}, total1{};
+        Lanes seen0{}, seen1{};
+        for (int64_t begin = 0; begin < count; begin += kChunk) {
+            const int64_t end = begin + kChunk < count ? begin + kChunk : count;
+            Lanes sum0{}, sum1{};
+            for (int64_t e = begin; e < end; ++e) {
+                const RiseEvent event = events[e];
+                const float* row = k + event.row * stride + c;
+                const Lanes k0 = *reinterpret_cast<const LooseLanes*>(row);
+                const Lanes k1 = *reinterpret_cast<const LooseLanes*>(row + kLanes);
+                const Lanes zero{};
+                const Lanes low = zero + event.low, high = zero + event.high, seen = zero + event.seen;
+                const Lanes above0 = k0 > low ? k0 : low, above1 = k1 > low ? k1 : low;
+                sum0 += event.weight * ((above0 < high ? above0 : high) - low);
+                sum1 += event.weight * ((above1 < high ? above1 : high) - low);
+                const Lanes reach0 = k0 * stretch + absolute, reach1 = k1 * stretch + absolute;
+                seen0 += (reach0 > low) & (reach0 <= high) ? seen : zero;
+                seen1 += (reach1 > low) & (reach1 <= high) ? seen : zero;
+            }
+            total0 += __builtin_convertvector(sum0, WideLanes);
+            total1 += __builtin_convertvector(sum1, WideLanes);
+        }
+        for (int64_t l = 0; l < kLanes && c + l < width; ++l) {
+            gains[c + l] += total0[l];
+            alive[c + l] += seen0[l];
+        }
+        for (int64_t l = 0; l < kLanes && c + kLanes + l < width; ++l) {
+            gains[c + kLanes + l] += total1[l];
+            alive[c + kLanes + l] += seen1[l];
+        }
     }
 }
 

@@ -18,7 +18,7 @@ Choose which pixels of a pool of images to label, round after round, and train a
 
   difal run --data scenes --encoder tiny --out runs/first     a run on drawn scenes, nothing to download
   difal report runs/first                                     its report, one HTML file
-  difal run --data MY_FOLDER --encoder tiny                   own images; without masks it asks you
+  difal run --data MY_FOLDER --classes sky,road,tree          own images; without masks it asks you
 """
 
 RUN = """\
@@ -149,11 +149,22 @@ def run_command(args: argparse.Namespace) -> int:
     else:
         folder = Path(args.resume or getattr(args, "out", "") or newest_run())
         config = resumed_config(Ledger(folder).config(), {**_overrides(args), "out": str(folder)})
+    check_device(config.device)
     status = run(config, resume=args.resume is not None)
     if status == "waiting":
         return WAITING
     print(f"done: {config.run_folder()}; see `difal report {config.run_folder()}`")
     return DONE
+
+
+def check_device(name: str) -> None:
+    """Raise ValueError where torch cannot compute on the device `name`, before anything is written."""
+    import torch
+
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA fails an assertion
+        raise ValueError(f"torch cannot use --device {name} ({str(error).splitlines()[0]}); use --device cpu") from None
 
 
 def newest_run() -> str:
@@ -171,6 +182,7 @@ def encode_command(args: argparse.Namespace) -> int:
         return convert(config.encoder, args.convert, args.head_channels)
     if config.bank is None:
         raise ValueError("`--bank` must name the folder to write")
+    check_device(config.device)
     bank, test = make_features(config)
     kept = "" if test is None else f", test maps {'kept' if test.cached else 'too large to keep (see --test-cache-gb)'}"
     print(f"{config.bank}: {bank.images} images, {bank.dimension} numbers a pixel{kept}")

@@ -12,6 +12,9 @@ from ..._dispatch import Op
 from . import cpu, reference
 from .problem import prepare
 from .result import Selection
+from .warm import MaxHerding
+
+__all__ = ["MaxHerding", "Selection", "maxherding"]
 
 _OP = Op("maxherding", prepare, {"cpu": cpu, "reference": reference})
 
