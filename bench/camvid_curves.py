@@ -16,9 +16,9 @@ import argparse
 import os
 import platform
 import statistics
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -129,8 +129,8 @@ def finished(args) -> Iterator[tuple[str, int]]:
 def do(config: Config) -> None:
     """One run, on one thread, from where it was."""
     torch.set_num_threads(1)
-    sys.stderr = open(os.devnull, "w")  # the progress bars of several processes are of no use
-    run(config, resume=Ledger(config.run_folder()).exists, say=lambda line: None)
+    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # several processes' progress bars are of no use
+        run(config, resume=Ledger(config.run_folder()).exists, say=lambda line: None)
 
 
 def collect(args, name: str, seed: int) -> dict:

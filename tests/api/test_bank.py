@@ -6,9 +6,12 @@ import torch
 from torch.nn.functional import interpolate
 
 from api.fakes import FakeEncoder, tiny_config, tiny_data
+from api.small_unets import make_unet
 from difal.bank import Pixel, build_bank, draw_candidates, to_input
 from difal.data.base import FunctionSplit
+from difal.encoders import DiffusionEncoder
 from difal.errors import ConfigError, DataError
+from difal.loop import LazyEncoder
 from difal_kernels import maxherding
 
 
@@ -120,3 +123,35 @@ def test_half_the_bytes_lose_little(tmp_path, pool):
     assert half.features("local").dtype == np.float16
     assert np.array_equal(half.features("local"), full.features("local").astype(np.float16))
     assert np.array_equal(half.arrays["local.points"], full.arrays["local.points"])
+
+
+def test_other_weights_of_the_same_name_are_refused(tmp_path, pool):
+    """By a digest of the encoder's files, or of the encoder itself."""
+    config = tiny_config(tmp_path, encoder=str(tmp_path / "encoder"))
+    unet = make_unet()
+    for change in (0.0, 0.5):
+        with torch.no_grad():
+            unet.conv_in.weight[0, 0, 0, 0] += change
+        encoder = DiffusionEncoder(unet, blocks=(0, 1), timesteps=(50,))
+        encoder.save_pretrained(tmp_path / "encoder")
+        for folder, source in (("files", LazyEncoder(config)), ("object", LazyEncoder(config, encoder))):
+            if change == 0:
+                build_bank(tmp_path / folder, pool, source, config)
+                continue
+            with pytest.raises(ConfigError, match=r"other weights: .* had the digest \w{12} then and has \w{12} now"):
+                build_bank(tmp_path / folder, pool, source, config)
+
+
+def test_the_digest_is_of_the_weights_and_settings_not_of_the_place(tmp_path):
+    unet, digests = make_unet(), []
+    for folder, timesteps in (("a", (50,)), ("b", (50,)), ("c", (60,))):
+        encoder = DiffusionEncoder(unet, blocks=(0, 1), timesteps=timesteps)
+        encoder.save_pretrained(tmp_path / folder)
+        lazy = LazyEncoder(tiny_config(tmp_path, encoder=str(tmp_path / folder)))
+        before = lazy.weights
+        lazy()
+        assert lazy.weights == before
+        digests.append((before, encoder.fingerprint()))
+    assert digests[0] == digests[1]
+    assert digests[0][0] != digests[2][0]
+    assert digests[0][1] != digests[2][1]
