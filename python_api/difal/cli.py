@@ -46,8 +46,12 @@ The one pass over the pool and the test set that every run needs, done alone: lo
 fixed noise and under the noise draws, and the test set's maps. Runs with `--bank BANK` and the same settings then
 start at once, whatever their acquisition and seed. An interrupted pass goes on with the same command.
 
-example
+With --convert FOLDER nothing is encoded: the guided-diffusion checkpoint (.pt or .safetensors) that --encoder names
+becomes a folder of diffusers' layout, which --encoder then takes.
+
+examples
   difal encode --data ../camvid --encoder tiny --bank banks/camvid
+  difal encode --encoder 256x256_diffusion_uncond.pt --convert encoders/imagenet
 """
 
 REPORT = """\
@@ -96,6 +100,8 @@ def make_parser() -> argparse.ArgumentParser:
         encode,
         [n for n, f in FIELDS.items() if n not in unused and f.metadata["group"] not in ("head", "report")],
     )
+    encode.add_argument("--convert", type=Path, metavar="FOLDER", help="convert the checkpoint --encoder and stop")
+    encode.add_argument("--head-channels", type=int, default=64, help="width of its attention heads [64]")
     report = command("report", "write a run's report.html", REPORT, report_command)
     report.add_argument("run", type=Path, help="run folder")
     report.add_argument("--out", type=Path, help="where to write [RUN/report.html]")
@@ -172,12 +178,30 @@ def encode_command(args: argparse.Namespace) -> int:
     from difal.loop import make_features
 
     config = make_config(args.config, _overrides(args))
+    if args.convert:
+        return convert(config.encoder, args.convert, args.head_channels)
     if config.bank is None:
         raise ValueError("`--bank` must name the folder to write")
     check_device(config.device)
     bank, test = make_features(config)
     kept = "" if test is None else f", test maps {'kept' if test.cached else 'too large to keep (see --test-cache-gb)'}"
     print(f"{config.bank}: {bank.images} images, {bank.dimension} numbers a pixel{kept}")
+    return DONE
+
+
+def convert(checkpoint: str, folder: Path, head_channels: int) -> int:
+    """A guided-diffusion checkpoint to the folder of a `DiffusionEncoder`."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"`--convert` must name a folder that is new or empty, got {folder}")
+    from difal.encoders import DiffusionEncoder, load_guided_diffusion
+
+    encoder = DiffusionEncoder(load_guided_diffusion(checkpoint, num_head_channels=head_channels))
+    neighbour = folder.with_name(f".tmp-{folder.name}")
+    encoder.save_pretrained(neighbour)
+    if folder.exists():
+        folder.rmdir()
+    neighbour.rename(folder)
+    print(f"{folder}: {sum(p.numel() for p in encoder.unet.parameters()):,} parameters; use it as --encoder {folder}")
     return DONE
 
 

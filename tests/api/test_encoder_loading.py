@@ -61,8 +61,8 @@ def test_loading_errors_say_what_to_do(tmp_path, monkeypatch):
     folder.mkdir()
     with pytest.raises(ValueError, match=r"no config\.json .*found: nothing"):
         load_encoder(folder)
-    (folder / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel"}))
-    with pytest.raises(ValueError, match="describes a UNet2DConditionModel"):
+    (folder / "config.json").write_text(json.dumps({"_class_name": "UNet1DModel"}))
+    with pytest.raises(ValueError, match="describes a UNet1DModel"):
         load_encoder(folder)
     make_unet().save_pretrained(folder, safe_serialization=False)
     with pytest.raises(ValueError, match="pickled weights are not read"):

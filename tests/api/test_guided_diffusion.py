@@ -117,3 +117,18 @@ def test_bad_arguments(weights, tmp_path):
     torch.save(torch.nn.Linear(1, 1), tmp_path / "pickled.pt")
     with pytest.raises(ValueError, match="no plain tensors"):
         load_guided_diffusion(tmp_path / "pickled.pt")
+
+
+def test_the_command_converts_a_checkpoint(meta, weights, tmp_path, capsys):
+    from difal import cli
+
+    save_file(weights, tmp_path / "adm.safetensors")
+    command = f"encode --encoder {tmp_path}/adm.safetensors --convert {tmp_path}/new --head-channels 16".split()
+    assert cli.main(command) == 0
+    assert "parameters; use it as --encoder" in capsys.readouterr().out
+    encoder = load_encoder(tmp_path / "new")
+    assert (encoder.blocks, encoder.timesteps) == ((5, 8, 12, 17), (50, 150, 250))
+    unet = load_guided_diffusion(weights, num_head_channels=16)
+    assert all(torch.equal(a, b) for a, b in zip(unet.parameters(), encoder.unet.parameters(), strict=True))
+    assert cli.main(command) == cli.FAILED
+    assert "must name a folder that is new or empty" in capsys.readouterr().err

@@ -69,6 +69,9 @@ class BaseEncoder:
 
     def __init__(self, *, timesteps: Sequence[int], resolution: int | None, stride: int):
         self.timesteps = tuple(timesteps)
+        self._set_grid(resolution, stride)
+
+    def _set_grid(self, resolution: int | None, stride: int) -> None:
         self.stride = stride
         self.resolution = None if resolution is None else as_int(resolution, "resolution", low=stride)
 
@@ -83,8 +86,12 @@ class BaseEncoder:
         raise NotImplementedError
 
     def activations(self, images: torch.Tensor, noise: torch.Tensor, timestep: int) -> list[torch.Tensor]:
-        """The maps of one timestep, for checked images and noise (B, *noise_shape) on `device`."""
+        """The maps of one timestep, for prepared images and noise (B, *noise_shape) on `device`."""
         raise NotImplementedError
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """What the network's passes share: done once, before the first timestep."""
+        return images
 
     # What it gets.
 
@@ -169,7 +176,7 @@ class BaseEncoder:
         images = images.to(self.device)
         if size != tuple(images.shape[2:]):
             images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
-        noise = noise.to(images.device)
+        images, noise = self.prepare(images), noise.to(images.device)
         return [m for i, t in enumerate(self.timesteps) for m in self.activations(images, noise[:, i], t)]
 
     def hypercolumns(
@@ -212,6 +219,20 @@ class BaseEncoder:
         if tuple(noise.shape) not in (one, each):
             raise ValueError(f"`noise` must have shape {each} or {one} here, got {tuple(noise.shape)}; see `noise()`")
         return noise[:, None].expand(each) if noise.shape == one else noise
+
+
+def plain_settings(config) -> str:
+    """A model's configuration as text, without what changes when it is saved and loaded."""
+    passing = ("dtype", "torch_dtype", "architectures", "transformers_version")
+    kept = {k: v for k, v in dict(config).items() if not k.startswith("_") and k not in passing}
+    return json.dumps(kept, sort_keys=True, default=str)
+
+
+def hash_tensors(found, tensors: dict[str, torch.Tensor]) -> None:
+    """Put names, types, shapes and values into a hashlib object."""
+    for name, tensor in tensors.items():
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
 
 
 def check_images(images: torch.Tensor, channels: int = 3) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from difal.encoders.base import BaseEncoder
+from difal.encoders.base import BaseEncoder, hash_tensors, plain_settings
 from difal_kernels._checks import as_int
 
 SETTINGS = "difal_encoder.json"  # beside the weights: blocks, timesteps, resolution
@@ -126,15 +126,21 @@ class DiffusionEncoder(BaseEncoder):
     def device(self) -> torch.device:
         return next(self.unet.parameters()).device
 
+    def precision(self, images: torch.Tensor):
+        return torch.autocast(images.device.type, self.autocast) if self.autocast else nullcontext()
+
+    def forward(self, noisy: torch.Tensor, steps: torch.Tensor) -> None:
+        """Run the network; its activations reach the hooks."""
+        self.unet(noisy, steps)
+
     @torch.no_grad()
     def activations(self, images: torch.Tensor, noise: torch.Tensor, timestep: int) -> list[torch.Tensor]:
         steps = torch.full((len(images),), timestep, dtype=torch.long, device=images.device)
         noisy = self.scheduler.add_noise(images.float(), noise.float(), steps)
-        precision = torch.autocast(images.device.type, self.autocast) if self.autocast else nullcontext()
         taken = self._taken[threading.get_ident()] = {}
         try:
-            with precision:
-                self.unet(noisy.to(self.unet.dtype), steps)
+            with self.precision(images):
+                self.forward(noisy.to(self.unet.dtype), steps)
         except _Stop:
             pass
         finally:
@@ -144,10 +150,10 @@ class DiffusionEncoder(BaseEncoder):
     def fingerprint(self) -> str:
         """Twelve hex digits that change with the weights, the network, the schedule and the settings."""
         settings = (self.blocks, self.timesteps, self.resolution, str(self.autocast))
-        found = hashlib.sha256(repr((settings, self.unet.config, self.scheduler.config)).encode())
-        for name, tensor in self.unet.state_dict().items():
-            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        found = hashlib.sha256(
+            repr((settings, *map(plain_settings, (self.unet.config, self.scheduler.config)))).encode()
+        )
+        hash_tensors(found, self.unet.state_dict())
         return found.hexdigest()[:12]
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -155,6 +161,9 @@ class DiffusionEncoder(BaseEncoder):
         folder = Path(folder)
         self.unet.save_pretrained(folder)
         self.scheduler.save_pretrained(folder)
+        self._write_settings(folder)
+
+    def _write_settings(self, folder: Path) -> None:
         settings = {"blocks": self.blocks, "timesteps": self.timesteps, "resolution": self.resolution}
         (folder / SETTINGS).write_text(json.dumps(settings) + "\n", encoding="utf-8")
 

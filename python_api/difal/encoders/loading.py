@@ -10,11 +10,18 @@ from typing import Any
 
 import torch
 
+from difal.encoders.base import BaseEncoder
 from difal.encoders.diffusion import SETTINGS, DiffusionEncoder
+from difal.encoders.latent import PROMPT, LatentDiffusionEncoder, empty_prompt
+from difal.encoders.vision import load_vision
 
 EMBEDDED = {"tiny": Path(__file__).parent / "tiny"}
+UNETS = ("UNet2DModel", "UNet2DConditionModel")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-HUB_FILES = ["*config.json", "model_index.json", SETTINGS, "*.safetensors"]
+HUB_FILES = [
+    *("*config.json", "model_index.json", SETTINGS, PROMPT, "tokenizer/*", "*.safetensors.index.json"),
+    *("*diffusion_pytorch_model.safetensors", "*diffusion_pytorch_model-*.safetensors", "*model.safetensors"),
+]
 
 
 def load_encoder(
@@ -23,46 +30,61 @@ def load_encoder(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     **settings: Any,
-) -> DiffusionEncoder:
+) -> BaseEncoder:
     """Load an encoder by name, by folder or from the Hugging Face hub.
 
     Args:
-        name: "tiny", the encoder that comes with this package; or a folder written by diffusers'
-            `save_pretrained` (of a UNet2DModel, of a DDPMPipeline, or of an encoder); or a hub id such as
-            "google/ddpm-bedroom-256". Weights must be safetensors.
+        name: "tiny", the encoder that comes with this package; or a folder that `save_pretrained` wrote, of a
+            diffusers UNet2DModel, DDPMPipeline or Stable Diffusion pipeline, of a transformers vision model such
+            as DINOv2, or of an encoder; or a hub id such as "google/ddpm-bedroom-256". Weights must be safetensors.
         device: where to put the network; default: the CPU.
         dtype: of its weights; default: float32.
-        **settings: `blocks`, `timesteps`, `resolution`, `autocast` of `DiffusionEncoder`; where not given, as
-            the folder says in `difal_encoder.json`, else the defaults of that class.
+        **settings: of the encoder's class, such as `blocks`, `timesteps`, `resolution` and `autocast` of
+            `DiffusionEncoder`; where not given, as the folder says in `difal_encoder.json`, else the defaults.
 
     Returns:
-        A `DiffusionEncoder`.
+        A `DiffusionEncoder`, `LatentDiffusionEncoder` or `VisionEncoder`, by what the folder holds.
 
     Raises:
         FileNotFoundError: no such folder, or the hub has no such model or cannot be reached.
-        ValueError: the folder does not hold a UNet2DModel with safetensors weights.
+        ImportError: the model needs transformers, which is not installed.
+        ValueError: the folder does not hold such a model with safetensors weights.
 
     Example:
         >>> load_encoder("tiny", timesteps=(50,)).timesteps
         (50,)
     """
-    from diffusers import DDPMScheduler, UNet2DModel
-
     folder = _folder(name)
     network = _network(folder, name)
-    try:
-        unet = UNet2DModel.from_pretrained(
-            str(network), use_safetensors=True, low_cpu_mem_usage=False, torch_dtype=dtype or torch.float32
-        )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"`name`: the UNet in {network} could not be loaded: {error}") from error
-    for parameter in unet.parameters():  # out of the file's mapping: unaligned weights change the last bits
-        parameter.data = parameter.data.clone()
-    schedules = _schedules(folder)
-    scheduler = DDPMScheduler.from_pretrained(str(schedules[0].parent)) if schedules else DDPMScheduler()
     if (folder / SETTINGS).is_file():
         settings = {**json.loads((folder / SETTINGS).read_text(encoding="utf-8")), **settings}
-    return DiffusionEncoder(unet.to(device or "cpu"), scheduler, **settings)
+    kind = _kind(network)
+    if kind not in UNETS:
+        return load_vision(network, device, dtype, settings)
+    from diffusers import DDPMScheduler
+
+    schedules = _schedules(folder)
+    scheduler = DDPMScheduler.from_pretrained(str(schedules[0].parent)) if schedules else None
+    unet = _load(kind, network, device, dtype)
+    if kind == "UNet2DModel":
+        return DiffusionEncoder(unet, scheduler, **settings)
+    vae = _load("AutoencoderKL", folder / "vae", device, dtype)
+    return LatentDiffusionEncoder(unet, vae, empty_prompt(folder), scheduler, **settings)
+
+
+def _load(kind: str, folder: Path, device, dtype):
+    """A diffusers model."""
+    import diffusers
+
+    try:
+        model = getattr(diffusers, kind).from_pretrained(
+            str(folder), use_safetensors=True, low_cpu_mem_usage=False, torch_dtype=dtype or torch.float32
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"`name`: the {kind} in {folder} could not be loaded: {error}") from error
+    for parameter in model.parameters():  # out of the file's mapping: unaligned weights change the last bits
+        parameter.data = parameter.data.clone()
+    return model.to(device or "cpu")
 
 
 def fingerprint(name: str | Path) -> str:
@@ -75,6 +97,18 @@ def fingerprint(name: str | Path) -> str:
     network = _network(folder, name)
     weights = sorted(network.glob("diffusion_pytorch_model*.safetensors*"))
     others = [network / "config.json", *_schedules(folder)[:1], folder / SETTINGS]
+    kind = _kind(network)
+    if kind not in UNETS:
+        weights = sorted(network.glob("model*.safetensors*"))
+        others.append(network / "preprocessor_config.json")
+    elif kind != "UNet2DModel":
+        weights += sorted((folder / "vae").glob("diffusion_pytorch_model*.safetensors*"))
+        text = (
+            [folder / PROMPT]
+            if (folder / PROMPT).is_file()
+            else sorted((folder / "text_encoder").glob("*.safetensors"))
+        )
+        others += [folder / "vae" / "config.json", *text]
     found = hashlib.sha256()
     for path in (*weights, *(path for path in others if path.is_file())):
         found.update(f"{path.name} {path.stat().st_size}\n".encode())
@@ -99,7 +133,10 @@ def _folder(name: str | Path) -> Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise ValueError(f"`name` must be a folder that diffusers' save_pretrained wrote, got the file {path}")
+        raise ValueError(
+            f"`name` must be a folder that diffusers' save_pretrained wrote, got the file {path}; "
+            f"`difal encode --encoder {path.name} --convert FOLDER` makes one of a guided-diffusion checkpoint"
+        )
     if isinstance(name, Path) or not HUB_ID.fullmatch(name):
         raise FileNotFoundError(
             f"`name`: there is no folder {str(name)!r}; give {', '.join(map(repr, EMBEDDED))}, "
@@ -116,8 +153,15 @@ def _folder(name: str | Path) -> Path:
         ) from error
 
 
+def _kind(network: Path) -> str | None:
+    """What config.json says the network is: a diffusers class, or a transformers model type."""
+    values = json.loads((network / "config.json").read_text(encoding="utf-8"))
+    return values.get("_class_name") or values.get("model_type")
+
+
 def _network(folder: Path, name: str | Path) -> Path:
     """Where the network's files are, checked."""
+    whole = folder
     folder = folder / "unet" if (folder / "unet").is_dir() else folder
     config = folder / "config.json"
     if not config.is_file():
@@ -126,12 +170,19 @@ def _network(folder: Path, name: str | Path) -> Path:
             f"`name`: {folder} has no config.json of a UNet2DModel (found: {found}); "
             f"write the folder with unet.save_pretrained(folder)"
         )
-    kind = json.loads(config.read_text(encoding="utf-8")).get("_class_name")
-    if kind != "UNet2DModel":
-        raise ValueError(f"`name`: {config} describes a {kind}, but this loads an unconditional UNet2DModel")
-    if not any(folder.glob("diffusion_pytorch_model*.safetensors")):
+    kind = _kind(folder)
+    if kind not in UNETS and "_class_name" in json.loads(config.read_text(encoding="utf-8")):
+        raise ValueError(f"`name`: {config} describes a {kind}, but this loads {' or '.join(UNETS)}")
+    stem = "diffusion_pytorch_model" if kind in UNETS else "model"
+    if not any(folder.glob(f"{stem}*.safetensors")):
         raise ValueError(
-            f"`name`: {folder} has no diffusion_pytorch_model.safetensors (pickled weights are not read); "
-            f"convert it with UNet2DModel.from_pretrained(...).save_pretrained(folder)"
+            f"`name`: {folder} has no {stem}.safetensors (pickled weights are not read); "
+            f"convert it with {'UNet2DModel' if kind in UNETS else 'AutoModel'}"
+            f".from_pretrained(...).save_pretrained(folder)"
+        )
+    if kind == "UNet2DConditionModel" and not (whole / "vae" / "config.json").is_file():
+        raise ValueError(
+            f"`name`: {whole} holds a {kind} without vae/; a latent UNet needs the pipeline's whole folder, "
+            f"as StableDiffusionPipeline.save_pretrained writes it"
         )
     return folder

@@ -1,0 +1,130 @@
+"""Hidden states of a vision transformer, such as DINOv2: an encoder without diffusion."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from difal.encoders.base import BaseEncoder, hash_tensors, plain_settings
+from difal.encoders.diffusion import SETTINGS, _distinct
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which such networks are trained with
+
+
+def need_transformers(what: str):
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError(f"{what} needs transformers; pip install 'difal-kernels[transformers]'") from error
+    return transformers
+
+
+class VisionEncoder(BaseEncoder):
+    """Patch tokens of a vision transformer on x + noise_level * eps.
+
+    The network has no noise of its own, so DALD perturbs its input: standard normal noise eps per pixel, times the
+    noise level, in the units of an image in [-1, 1]. Each noise level is a pass, and stands where a timestep does.
+
+    Args:
+        model: a transformers vision model with `hidden_states`, such as `Dinov2Model`; put in evaluation mode, frozen.
+        layers: hidden states to keep, 0 the embeddings, the last the last layer's; default: four, evenly spaced.
+        noise_levels: standard deviations of the input noise, at least 0, one pass each.
+        mean, std: of the colours, in [0, 1], by which the network's input is normalised.
+        resolution: shorter side that larger images are shrunk to; both sides are rounded to a multiple of the patch.
+
+    Raises:
+        TypeError: `model` has no patches or layers to read.
+        ValueError: a layer does not exist, a noise level is negative.
+
+    References:
+        Oquab et al., DINOv2: Learning Robust Visual Features without Supervision, TMLR 2024 (arXiv 2304.07193).
+    """
+
+    thread_safe = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[int] | None = None,
+        noise_levels: Sequence[float] = (0.1,),
+        *,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+        resolution: int | None = 518,
+    ):
+        config = getattr(model, "config", None)
+        depth, patch = getattr(config, "num_hidden_layers", None), getattr(config, "patch_size", None)
+        if not isinstance(model, nn.Module) or not isinstance(depth, int) or not isinstance(patch, int):
+            raise TypeError(f"`model` must be a transformers vision transformer, got {type(model).__name__}")
+        if layers is None:
+            layers = sorted({max(1, round(depth * part / 4)) for part in (1, 2, 3, 4)})
+        self.layers = _distinct(layers, "layers", depth + 1, f"the model has {depth} layers above its embeddings")
+        self.noise_levels = tuple(map(float, noise_levels))
+        if not self.noise_levels or not all(0 <= level < float("inf") for level in self.noise_levels):
+            raise ValueError(f"`noise_levels` must be finite numbers of at least 0, got {noise_levels}")
+        super().__init__(timesteps=range(len(self.noise_levels)), resolution=resolution, stride=patch)
+        self.model = model.eval().requires_grad_(False)
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        self._norm = getattr(model, "layernorm", None) or nn.Identity()
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        return (self.model.config.hidden_size,) * len(self.layers) * len(self.noise_levels)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @torch.no_grad()
+    def activations(self, images: torch.Tensor, noise: torch.Tensor, timestep: int) -> list[torch.Tensor]:
+        noisy = images.float() + self.noise_levels[timestep] * noise.float()
+        mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (self.mean, self.std))
+        pixels = ((noisy + 1) / 2 - mean) / std
+        height, width = (side // self.stride for side in images.shape[2:])
+        states = self.model(pixels.to(self.model.dtype), output_hidden_states=True).hidden_states
+        maps = []
+        for layer in self.layers:
+            tokens = self._norm(states[layer])[:, -height * width :]  # class and register tokens come first
+            maps.append(tokens.transpose(1, 2).unflatten(2, (height, width)))
+        return maps
+
+    def fingerprint(self) -> str:
+        """Twelve hex digits that change with weights, network and settings."""
+        found = hashlib.sha256(repr((self._settings(), plain_settings(self.model.config.to_dict()))).encode())
+        hash_tensors(found, self.model.state_dict())
+        return found.hexdigest()[:12]
+
+    def _settings(self) -> dict:
+        names = ("layers", "noise_levels", "mean", "std", "resolution")
+        return {name: getattr(self, name) for name in names}
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write model (safetensors) and settings into a folder that `load_encoder` reads."""
+        self.model.save_pretrained(folder)
+        (Path(folder) / SETTINGS).write_text(json.dumps(self._settings()) + "\n", encoding="utf-8")
+
+
+def load_vision(folder: Path, device, dtype, settings: dict) -> VisionEncoder:
+    """A transformers model of `folder`; `settings` are `VisionEncoder`'s. No code of the folder is run."""
+    transformers = need_transformers(f"`name`: the model in {folder}")
+    try:
+        model = transformers.AutoModel.from_pretrained(
+            str(folder), use_safetensors=True, trust_remote_code=False, dtype=dtype or torch.float32
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"`name`: the model in {folder} could not be loaded: {error}") from error
+    for parameter in model.parameters():  # out of the file's mapping: unaligned weights change the last bits
+        parameter.data = parameter.data.clone()
+    processor = folder / "preprocessor_config.json"
+    if processor.is_file():
+        values = json.loads(processor.read_text(encoding="utf-8"))
+        known = {
+            ours: values[theirs] for ours, theirs in (("mean", "image_mean"), ("std", "image_std")) if theirs in values
+        }
+        settings = {**known, **settings}
+    return VisionEncoder(model.to(device or "cpu"), **settings)
