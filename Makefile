@@ -4,14 +4,17 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 
-.PHONY: venv test demo photo bench lint clean
+.PHONY: venv test demo photo bench peers docs smoke sanitize lint cuda-compile clean
 venv: $(VENV)/.installed
 
 # The stamp is written last: an install that was cut short is taken up again.
 $(VENV)/.installed: $(SOURCES)
+	@echo "Installing into $(VENV), torch included: this takes some minutes and says nothing meanwhile."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[loop,test,bench]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[loop,test,bench,docs]"
+	# Baal's own requirements bring all of Jupyter; its heuristics need these.
+	$(BIN)/python -m pip install --quiet --no-deps "baal==2.1.0" "structlog<23" torchmetrics lightning-utilities
 	touch $@
 
 test: venv
@@ -28,14 +31,43 @@ demo: venv
 photo: venv
 	$(BIN)/python examples/photo.py
 
+# The extension under AddressSanitizer and UndefinedBehaviorSanitizer, then under ThreadSanitizer.
+sanitize: venv
+	$(BIN)/python csrc/sanitize/run.py address
+	$(BIN)/python csrc/sanitize/run.py thread
+
 bench: venv
 	$(BIN)/python -m pytest bench/bench_*.py --benchmark-only -p no:cacheprovider -s
+
+# The same features to every facility-location library: bench/results/cpu/peers.{json,md,png}. Most of an hour.
+peers: venv
+	$(BIN)/python -m pip install --quiet apricot-select kmedoids scikit-activeml submodlib-py
+	$(BIN)/python bench/peers
+
+# The site in build/site, its pictures drawn anew.
+docs: venv
+	$(BIN)/python docs/make_theory_figure.py
+	$(BIN)/python docs/make_disagreement_figure.py
+	$(BIN)/python examples/photo.py docs/img/picks.png
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# Source distribution, a wheel made from it, and that in an empty environment.
+smoke: venv
+	rm -rf build/dist build/smoke
+	DIFAL_CUDA=0 $(BIN)/python -m build --outdir build/dist
+	$(PYTHON) -m venv build/smoke
+	build/smoke/bin/python -m pip install --quiet --constraint constraints.txt build/dist/*.whl
+	cd build && smoke/bin/python ../tests/smoke.py
+
+# Every GPU kernel for every architecture, and what ptxas says of each; needs nvcc, no GPU. With one: bench/gpu_check.sh
+cuda-compile:
+	$(PYTHON) bench/compile_cuda.py
 
 lint: venv
 	$(BIN)/python -m pip install --quiet "ruff>=0.6" "clang-format>=18"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.inl' | xargs $(BIN)/clang-format --dry-run --Werror
+	find csrc tests/gpu -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.inl' | xargs $(BIN)/clang-format --dry-run --Werror
 
 clean:
 	rm -rf build dist demo $(VENV) *.egg-info difal_kernels/*.so

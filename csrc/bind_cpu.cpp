@@ -10,8 +10,10 @@
 #include <tuple>
 #include <vector>
 
+#include "difal/balls.h"
 #include "difal/coverage.h"
 #include "difal/disagreement.h"
+#include "difal/farthest.h"
 #include "difal/hypercolumns.h"
 #include "difal/isa.h"
 #include "difal/projection.h"
@@ -31,7 +33,6 @@ py::dict as_dict(const difal::CoverageStats& s) {
     d["picks"] = s.picks;
     d["contested"] = s.contested;
     d["settled"] = s.settled;
-    d["uncertain"] = s.uncertain;
     d["rows_updated"] = s.rows_updated;
     return d;
 }
@@ -87,8 +88,7 @@ py::class_<Engine> bind_engine(py::module_& m, const char* name, const char* doc
                 self.select(count, address<int64_t>(picks), address<double>(gains));
             },
             Unlocked())
-        .def("covered", &Engine::covered, Unlocked())
-        .def("stats", [](const Engine& self) { return as_dict(self.stats()); });
+        .def("covered", &Engine::covered, Unlocked());
     return engine;
 }
 
@@ -97,10 +97,12 @@ void bind_coverage(py::module_& m) {
     using Unlocked = py::call_guard<py::gil_scoped_release>;
     bind_engine<Coverage>(m, "Coverage", "Greedy selection on a stored matrix; see csrc/include/difal/coverage.h.")
         .def("fill", &Coverage::fill, Unlocked())
+        .def("mirror", &Coverage::mirror, Unlocked())
         .def(
             "cover_with", [](Coverage& self, std::uintptr_t m) { self.cover_with(address<const double>(m)); },
             Unlocked())
-        .def("start", &Coverage::start, Unlocked());
+        .def("start", &Coverage::start, Unlocked())
+        .def("stats", [](const Coverage& self) { return as_dict(self.stats()); });
 }
 
 void bind_sweep(py::module_& m) {
@@ -120,12 +122,63 @@ void bind_sweep(py::module_& m) {
                 for (int64_t i = 0; i < n; ++i) address<double>(out)[i] = m[i];
             },
             Unlocked())
+        .def("gain", &Sweep::gain, Unlocked())
         .def("begin", &Sweep::begin, Unlocked())
         .def(
             "tile",
             [](Sweep& self, int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end,
-               std::uintptr_t tile, std::uintptr_t turned) {
-                self.tile(row_begin, row_end, column_begin, column_end, address<float>(tile), address<float>(turned));
+               std::uintptr_t tile, std::uintptr_t turned, int64_t stride) {
+                self.tile(row_begin, row_end, column_begin, column_end, address<float>(tile), address<float>(turned),
+                          stride);
+            },
+            Unlocked())
+        .def(
+            "replace",
+            [](Sweep& self, int64_t t, std::uintptr_t points, int64_t count, int64_t moved, std::uintptr_t products) {
+                return self.replace(t, address<const int64_t>(points), count, moved, address<float>(products));
+            },
+            Unlocked())
+        .def("changed_rows", [](const Sweep& self, std::uintptr_t rows) { self.changed_rows(address<int64_t>(rows)); })
+        .def(
+            "retake",
+            [](Sweep& self, int64_t batch, int64_t column_begin, int64_t column_end, std::uintptr_t tile,
+               int64_t stride) { self.retake(batch, column_begin, column_end, address<float>(tile), stride); },
+            Unlocked())
+        .def(
+            "forget_lower", [](Sweep& self, std::uintptr_t rows) { return self.forget_lower(address<int64_t>(rows)); },
+            Unlocked())
+        .def(
+            "gather_again",
+            [](Sweep& self, std::uintptr_t rows, int64_t count, int64_t column_begin, int64_t column_end,
+               std::uintptr_t tile, int64_t stride, bool own) {
+                self.gather_again(address<const int64_t>(rows), count, column_begin, column_end, address<float>(tile),
+                                  stride, own);
+            },
+            Unlocked())
+        .def(
+            "kernel_rows",
+            [](const Sweep& self, std::uintptr_t rows, int64_t count, int64_t column_begin, int64_t column_end,
+               std::uintptr_t products, int64_t stride) {
+                self.kernel_rows(address<const int64_t>(rows), count, column_begin, column_end,
+                                 address<float>(products), stride);
+            },
+            Unlocked())
+        .def(
+            "add_gains",
+            [](const Sweep& self, int64_t t, std::uintptr_t points, int64_t count, int64_t row_begin, int64_t row_end,
+               std::uintptr_t products, int64_t stride, std::uintptr_t gains) {
+                self.add_gains(t, address<const int64_t>(points), count, row_begin, row_end, address<float>(products),
+                               stride, address<double>(gains));
+            },
+            Unlocked())
+        .def(
+            "add_taken",
+            [](const Sweep& self, std::uintptr_t rows, std::uintptr_t low, std::uintptr_t high, std::uintptr_t weights,
+               int64_t count, int64_t column_begin, int64_t column_end, std::uintptr_t products, int64_t stride,
+               std::uintptr_t taken) {
+                self.add_taken(address<const int64_t>(rows), address<const float>(low), address<const float>(high),
+                               address<const double>(weights), count, column_begin, column_end,
+                               address<float>(products), stride, address<double>(taken));
             },
             Unlocked())
         .def("gathered", &Sweep::gathered)
@@ -147,7 +200,68 @@ void bind_sweep(py::module_& m) {
                 self.start(first_gain, address<const int64_t>(picked));
             },
             Unlocked())
-        .def("entries", &Sweep::entries);
+        .def("entries", &Sweep::entries)
+        .def("stats", [](const Sweep& self) { return as_dict(self.stats()); });
+}
+
+void bind_balls(py::module_& m) {
+    using difal::Balls;
+    using Unlocked = py::call_guard<py::gil_scoped_release>;
+    bind_engine<Balls>(m, "Balls", "Greedy max coverage by balls; see csrc/include/difal/balls.h.")
+        .def("begin", &Balls::begin, Unlocked())
+        .def(
+            "tile",
+            [](Balls& self, int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end,
+               std::uintptr_t tile) { self.tile(row_begin, row_end, column_begin, column_end, address<float>(tile)); },
+            Unlocked())
+        .def("end", &Balls::end, Unlocked())
+        .def("pairs", &Balls::pairs, Unlocked())
+        .def("best",
+             [](Balls& self) {
+                 double gain;
+                 const int64_t j = self.best(&gain);
+                 return std::make_tuple(j, gain);
+             })
+        .def(
+            "take",
+            [](Balls& self, int64_t j, std::uintptr_t products, std::uintptr_t newly) {
+                return self.take(j, address<float>(products), address<int64_t>(newly));
+            },
+            Unlocked())
+        .def(
+            "lower",
+            [](Balls& self, std::uintptr_t rows, int64_t count, int64_t column_begin, int64_t column_end,
+               std::uintptr_t products) {
+                self.lower(address<const int64_t>(rows), count, column_begin, column_end, address<float>(products));
+            },
+            Unlocked());
+}
+
+void bind_farthest(py::module_& m) {
+    using difal::Farthest;
+    using Unlocked = py::call_guard<py::gil_scoped_release>;
+    py::class_<Farthest>(m, "Farthest", "Farthest-first traversal; see csrc/include/difal/farthest.h.")
+        .def(py::init([](int64_t rows, int64_t dimension, bool is_double, std::uintptr_t features,
+                         std::uintptr_t allowed, int threads) {
+                 return new Farthest(rows, dimension, is_double, address<const void>(features),
+                                     address<const uint8_t>(allowed), threads);
+             }),
+             py::kw_only(), py::arg("rows"), py::arg("dimension"), py::arg("is_double"), py::arg("features"),
+             py::arg("allowed"), py::arg("threads"))
+        .def(
+            "cover",
+            [](Farthest& self, std::uintptr_t points, int64_t count) {
+                self.cover(address<const void>(points), count);
+            },
+            Unlocked())
+        .def(
+            "select",
+            [](Farthest& self, int64_t count, std::uintptr_t picks, std::uintptr_t distances) {
+                self.select(count, address<int64_t>(picks), address<double>(distances));
+            },
+            Unlocked())
+        .def("radius", &Farthest::radius)
+        .def("reads", &Farthest::reads);
 }
 
 // address, dtype (a value of difal::Float), (C, H, W), strides of (B, C, H, W)
@@ -265,6 +379,8 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("isa", &difal::isa_name, "The instruction set that the kernels run with.");
     bind_coverage(m);
     bind_sweep(m);
+    bind_balls(m);
+    bind_farthest(m);
     m.def("hypercolumns", &hypercolumns);
     m.def("gram_maps", &gram_maps);
     m.def("resize_projected", &resize_projected);

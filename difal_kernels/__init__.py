@@ -25,12 +25,19 @@ from .ops.disagreement import (
     variation_ratio,
 )
 from .ops.hypercolumns import hypercolumns
-from .ops.maxherding import Selection, maxherding
+from .ops.kcenter_greedy import Centers, kcenter_greedy
+from .ops.maxherding import MaxHerding, Selection, maxherding
+from .ops.probcover import probcover
 from .ops.projection import project_then_resize
+from .ops.typiclust import Typical, typiclust
+from .ops.uherding import uherding
 
 __all__ = [
     "BackendUnavailableError",
+    "Centers",
+    "MaxHerding",
     "Selection",
+    "Typical",
     "__version__",
     "available_backends",
     "bald",
@@ -42,11 +49,15 @@ __all__ = [
     "entropy_bald",
     "explain",
     "hypercolumns",
+    "kcenter_greedy",
     "least_confidence",
     "margin",
     "maxherding",
     "mutual_information",
     "power_bald",
+    "probcover",
     "project_then_resize",
+    "typiclust",
+    "uherding",
     "variation_ratio",
 ]

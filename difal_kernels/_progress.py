@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 
 
@@ -13,6 +14,7 @@ class Progress:
         self.total, self.label, self.enabled = total, label, enabled
         self.done, self.began, self.shown = 0, time.monotonic(), 0.0
         self.bar = None
+        self._lock = threading.Lock()
         if enabled:
             try:
                 from tqdm import tqdm
@@ -21,6 +23,10 @@ class Progress:
             self.bar = tqdm(total=total, desc=label)
 
     def update(self, count: int) -> None:
+        with self._lock:
+            self._update(count)
+
+    def _update(self, count: int) -> None:
         self.done += count
         if self.bar is not None:
             self.bar.update(count)

@@ -46,6 +46,7 @@ def main() -> None:
     selection = maxherding(features, BUDGET, return_info=True)
     seconds = time.perf_counter() - began
     print(f"maxherding: {BUDGET} pixels in {seconds:.2f} s, coverage {selection.coverage:.4f}")
+    print("naive loop, for comparison; this takes a while ...", flush=True)
     began = time.perf_counter()
     slow_picks = naive(features, BUDGET, selection.bandwidth)
     slow = time.perf_counter() - began

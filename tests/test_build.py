@@ -1,11 +1,14 @@
 """The build: it needs a compiler and says so, and never torch."""
 
 import os
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="the source tree is not here")
@@ -24,6 +27,43 @@ def test_without_a_compiler_the_error_says_what_to_install(tmp_path):
     assert run.returncode != 0
     assert "no working C++17 compiler was found" in run.stderr
     assert "apt-get install g++" in run.stderr
+
+
+def listed(**environment):
+    """The extensions that setup.py would build."""
+    script = "import setuptools; setuptools.setup = lambda ext_modules, **_: print([e.name for e in ext_modules]); "
+    command = [sys.executable, "-c", script + "import runpy; runpy.run_path('setup.py')"]
+    environment = {**os.environ, **environment}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_gpu_kernels_are_built_when_asked_for_and_not_otherwise(tmp_path):
+    pytest.importorskip("pybind11", reason="pybind11 is not installed, so setup.py cannot be read here")
+    assert listed(DIFAL_CUDA="0").stdout.strip() == "['difal_kernels._cpu']"
+    run = listed(DIFAL_CUDA="1", CUDA_HOME=str(tmp_path))
+    assert run.returncode != 0
+    assert "DIFAL_CUDA=1, but no nvcc was found" in run.stderr
+    run = listed(DIFAL_CUDA="yes")
+    assert run.returncode != 0
+    assert "DIFAL_CUDA must be auto, 0 or 1, got 'yes'" in run.stderr
+    if not torch.cuda.is_available():
+        assert listed(DIFAL_CUDA="auto").stdout.strip() == "['difal_kernels._cpu']"
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on the PATH")
+def test_gpu_kernels_compile_without_a_warning(tmp_path):
+    """To PTX, which finds all but what `make cuda-compile` asks ptxas."""
+
+    def compile_one(source):
+        flags = ["-std=c++17", "-arch=sm_90", "-ptx", "-G", "-Werror", "all-warnings", "-Icsrc/include"]
+        command = ["nvcc", *flags, str(source), "-o", str(tmp_path / f"{source.stem}.ptx")]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+    sources = sorted((ROOT / "csrc/cuda").glob("*.cu"))
+    assert len(sources) >= 5
+    with ThreadPoolExecutor(2) as pool:
+        for source, run in zip(sources, pool.map(compile_one, sources), strict=True):
+            assert run.returncode == 0, f"{source.name}:\n{run.stderr}"
 
 
 def test_setup_imports_neither_torch_nor_numpy(tmp_path):

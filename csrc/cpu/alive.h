@@ -8,6 +8,10 @@
 #include <new>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace difal {
 
 class AliveEntries {
@@ -22,8 +26,13 @@ class AliveEntries {
 
     AliveEntries(int64_t points, int64_t capacity) : head_(points, -1), tail_(points, -1) {
         capacity_ = capacity / kWidth + points + 1;  // in blocks; pages that are never written cost nothing
-        blocks_.reset(static_cast<Block*>(std::malloc(capacity_ * sizeof(Block))));
+        const size_t page = size_t{1} << 21;
+        const size_t bytes = (capacity_ * sizeof(Block) + page - 1) / page * page;
+        blocks_.reset(static_cast<Block*>(std::aligned_alloc(page, bytes)));
         if (!blocks_) throw std::bad_alloc();
+#if defined(__linux__)
+        madvise(blocks_.get(), bytes, MADV_HUGEPAGE);  // lists are read in no order that small pages would like
+#endif
     }
 
     // Appends to point i's list. Different threads may append to different points' lists.
@@ -61,6 +70,10 @@ class AliveEntries {
     void filter(int64_t i, Visit&& visit) {
         for (int32_t at = head_[i]; at >= 0; at = blocks_[at].next) {
             Block& block = blocks_[at];
+            if (block.next >= 0) {
+                const char* next = reinterpret_cast<const char*>(&blocks_[block.next]);
+                for (size_t line = 0; line < sizeof(Block); line += 64) __builtin_prefetch(next + line);
+            }
             int32_t kept = 0;
             for (int32_t e = 0; e < block.size; ++e) {
                 const int32_t point = block.point[e];
@@ -72,6 +85,9 @@ class AliveEntries {
             block.size = kept;
         }
     }
+
+    // Empties i's list; its blocks are not used again.
+    void clear(int64_t i) { head_[i] = tail_[i] = -1; }
 
   private:
     struct Free {

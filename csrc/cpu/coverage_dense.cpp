@@ -8,7 +8,7 @@ namespace difal {
 namespace {
 
 constexpr int64_t kStrip = 16;        // rows per task of fill
-constexpr int64_t kSpan = 1024;       // columns per task of a gain update
+constexpr int64_t kSpan = 2560;       // columns per task of a gain update
 constexpr int64_t kInline = 1 << 16;  // fewer multiply-adds than this are not worth waking threads for
 
 }  // namespace
@@ -34,24 +34,22 @@ struct Coverage::State final : Greedy {
                           s.rows.data());
     }
 
-    bool touches(const Rise& rise, int64_t j) const {
+    bool touches(const RowRise& rise, int64_t j) const {
         const float* k = p.gram + rise.row * p.gram_stride + j;
         int32_t row;
         return may_reach(*k, rise.low) &&
                simd_.live(p.kind, p.error, k, &rise.low, 1, scale_of(j), p.scale + rise.row, &row) != 0;
     }
 
-    void raise(const std::vector<Rise>& rises) override {
+    void raise(const std::vector<RowRise>& rises) override {
         for (int64_t j : settled_) {
-            const auto touched = [&](const Rise& rise) { return touches(rise, j); };
+            const auto touched = [&](const RowRise& rise) { return touches(rise, j); };
             if (is_settled_[j] && std::any_of(rises.begin(), rises.end(), touched)) reopen(j);
         }
         const auto lower = [&](int64_t block) {
             const int64_t begin = block * kSpan, size = std::min(kSpan, p.columns - begin);
-            for (const Rise& rise : rises) {
-                simd_.lower_gains(gains_.data() + begin, p.gram + rise.row * p.gram_stride + begin, size, rise.low,
-                                  rise.high, p.weights[rise.row]);
-            }
+            simd_.lower_gains(gains_.data() + begin, p.gram + begin, p.gram_stride, size, rises.data(),
+                              static_cast<int64_t>(rises.size()));
         };
         const int64_t blocks = (p.columns + kSpan - 1) / kSpan;
         if (static_cast<int64_t>(rises.size()) * p.columns < kInline) {
@@ -76,30 +74,38 @@ void Coverage::fill(int64_t row_begin, int64_t row_end, int64_t column_begin, in
         scale = packed.data();
     }
     const int64_t mirrored = p.symmetric ? std::min(column_end, row_begin) : column_begin;
-    const int64_t strips = (row_end - row_begin + kStrip - 1) / kStrip;
-    std::vector<int64_t> uncertain(strips, 0);
-    s.team.parallel_for(strips, [&](int64_t strip) {
-        const int64_t begin = row_begin + strip * kStrip, end = std::min(row_end, begin + kStrip);
-        Scratch& buffers = scratch(std::max(p.rows, p.columns) + 1);
-        for (int64_t i = begin; i < end; ++i) {
-            float* k = p.gram + i * p.gram_stride + column_begin;
-            uncertain[strip] += fill_row(p, s.exact, i, k, column_begin, width, scale, buffers);
-        }
+    Scratch& buffers = scratch(width + 1);
+    for (int64_t begin = row_begin; begin < row_end; begin += kStrip) {
+        const int64_t end = std::min(row_end, begin + kStrip);
+        for (int64_t i = begin; i < end; ++i)
+            fill_row(p, s.exact, i, p.gram + i * p.gram_stride + column_begin, column_begin, width, scale, buffers);
         if (mirrored > column_begin) {
             coverage_kernels().transpose(p.gram + begin * p.gram_stride + column_begin, p.gram_stride, end - begin,
                                          mirrored - column_begin, p.gram + column_begin * p.gram_stride + begin,
                                          p.gram_stride);
         }
-    });
-    for (int64_t count : uncertain) s.stats.uncertain += count;
+    }
+}
+
+void Coverage::mirror(int64_t begin, int64_t end) {
+    const CoverageProblem& p = state_->p;
+    for (int64_t i = begin; i < end; ++i) {
+        for (int64_t j = begin; j < i; ++j) p.gram[j * p.gram_stride + i] = p.gram[i * p.gram_stride + j];
+    }
 }
 
 void Coverage::cover(const void* labeled, int64_t count, float* products, int64_t stride, const float* scale) {
-    cover_by_labeled(state_->p, state_->exact, state_->team, state_->level, labeled, count, products, stride, scale);
+    State& s = *state_;
+    s.cover([&](CoverageLevel& level) {
+        cover_by_labeled(s.p, s.exact, s.team, level, labeled, count, products, stride, scale);
+    });
 }
 
 void Coverage::cover_with(const double* coverage) {
-    for (int64_t i = 0; i < state_->p.rows; ++i) state_->level.set(i, coverage[i]);
+    State& s = *state_;
+    s.cover([&](CoverageLevel& level) {
+        for (int64_t i = 0; i < s.p.rows; ++i) level.set(i, std::max(coverage[i], level.exact[i]));
+    });
 }
 
 void Coverage::start() {

@@ -1,68 +1,10 @@
 // Compiled once per instruction set; see difal/isa.h for what may stand here. Loops are written so that the
 // compiler vectorises them: no calls that do not inline, no branches, unit stride.
 #include "difal/coverage_kernels.h"
+#include "difal/estimate.h"
 
 namespace difal {
 namespace {
-
-// exp(-x) for x >= 0, within 2 ulp; exactly 0 from x = 87 on (kernel values that small count as 0).
-inline float exp_minus(float x) {
-    const float clipped = x < 87.0f ? x : 87.0f;
-    const float shifted = clipped * -1.44269504f + 12582912.0f;  // rounds to an integer in the low bits
-    const float n = shifted - 12582912.0f;
-    const float r = (-clipped - n * 0.693359375f) - n * -2.12194440e-4f;
-    float p = 1.98756915e-4f;
-    p = p * r + 1.39819995e-3f;
-    p = p * r + 8.33345190e-3f;
-    p = p * r + 4.16657960e-2f;
-    p = p * r + 1.66666654e-1f;
-    p = p * r + 5.00000000e-1f;
-    p = p * r * r + r + 1.0f;
-    uint32_t bits;
-    __builtin_memcpy(&bits, &shifted, 4);
-    bits = (bits + 127u) << 23;  // 2^n: the magic constant's own bits fall off the top
-    float scale;
-    __builtin_memcpy(&scale, &bits, 4);
-    return x < 87.0f ? p * scale : 0.0f;
-}
-
-inline float smaller(float a, float b) {
-    return a < b ? a : b;
-}
-inline float larger(float a, float b) {
-    return a > b ? a : b;
-}
-
-// Beyond this squared (rbf) or plain (laplace) distance in bandwidths a kernel value is below 1e-30.
-constexpr float kNegligible = 70.0f;
-
-// One kernel value from q = squared distance in bandwidths with |q - true q| <= delta, or kUncertain. A NaN
-// anywhere fails every comparison and so comes out as kUncertain.
-template <KernelKind kind>
-inline float estimate(float q, float delta, float tolerance) {
-    q = q > 0 ? q : (q <= 0 ? 0.0f : q);
-    if constexpr (kind == KernelKind::rbf) {
-        const float k = exp_minus(q);
-        const float far = q - delta > kNegligible ? 0.0f : kUncertain;
-        return delta <= tolerance ? k : far;
-    } else if constexpr (kind == KernelKind::laplace) {
-        const float r = __builtin_sqrtf(q);
-        const float k = exp_minus(r);
-        const float far = q - delta > kNegligible * kNegligible ? 0.0f : kUncertain;
-        const bool known = (delta <= tolerance * tolerance) | (delta <= tolerance * r);
-        return known ? k : far;
-    } else if constexpr (kind == KernelKind::cauchy) {
-        return delta <= tolerance * (1 + q) ? 1 / (1 + q) : kUncertain;
-    } else if constexpr (kind == KernelKind::student_t) {  // beta = 1/2: (1 + 2 q)^(-3/4)
-        const float root = __builtin_sqrtf(1 + 2 * q);
-        return 1.5f * delta <= tolerance * (1 + 2 * q) ? 1 / (root * __builtin_sqrtf(root)) : kUncertain;
-    } else if constexpr (kind == KernelKind::rational_quadratic) {  // alpha = 1
-        return 0.5f * delta <= tolerance * (1 + 0.5f * q) ? 1 / (1 + 0.5f * q) : kUncertain;
-    } else {  // tophat
-        const float inside = q + delta < 1 ? 1.0f : kUncertain;
-        return q - delta > 1 ? 0.0f : inside;
-    }
-}
 
 template <KernelKind kind>
 int64_t transform_as(const ErrorModel& error, float* __restrict g, int64_t n, float s_i, const float* __restrict s) {
@@ -79,23 +21,6 @@ int64_t transform_as(const ErrorModel& error, float* __restrict g, int64_t n, fl
         }
     }
     return uncertain;
-}
-
-template <KernelKind kind>
-inline float entry_bound(const ErrorModel& e, float k, float sum) {
-    if constexpr (kind == KernelKind::tophat || kind == KernelKind::precomputed) {
-        return e.relative * k;
-    } else if constexpr (kind == KernelKind::cosine) {
-        return e.absolute;
-    } else {
-        float slope = 1.0f;
-        if constexpr (kind == KernelKind::laplace) slope = 1 / larger(1 - k, 1e-7f);
-        if constexpr (kind == KernelKind::cauchy) slope = k;
-        if constexpr (kind == KernelKind::student_t) slope = 1.5f * k;
-        if constexpr (kind == KernelKind::rational_quadratic) slope = 0.5f * k;
-        const float estimated = e.lambda * sum * slope;
-        return k * (e.relative + 1.01f * (estimated < e.tolerance ? estimated : e.tolerance));
-    }
 }
 
 template <KernelKind kind>
@@ -192,24 +117,74 @@ void transpose(const float* src, int64_t ld_src, int64_t rows, int64_t cols, flo
     }
 }
 
-void lower_gains(double* __restrict gains, const float* __restrict k, int64_t n, float low, float high, double weight) {
+// Rows together share the loads and stores of the gains.
+template <int rows>
+void lower_some(double* __restrict gains, const float* __restrict k, int64_t stride, int64_t width,
+                const RowRise* __restrict rises) {
+    const float* row[rows];
+    double offset = 0;
+    for (int r = 0; r < rows; ++r) {
+        row[r] = k + rises[r].row * stride;
+        offset += rises[r].weight * static_cast<double>(rises[r].low);
+    }
 #pragma omp simd
-    for (int64_t j = 0; j < n; ++j) {
-        const float clipped = smaller(larger(k[j], low), high);
-        gains[j] -= weight * (static_cast<double>(clipped) - static_cast<double>(low));
+    for (int64_t j = 0; j < width; ++j) {
+        double gain = gains[j] + offset;
+        for (int r = 0; r < rows; ++r) {
+            const float clipped = smaller(larger(row[r][j], rises[r].low), rises[r].high);
+            gain -= rises[r].weight * static_cast<double>(clipped);
+        }
+        gains[j] = gain;
     }
 }
 
-void take_gains(const ErrorModel& error, double* __restrict gains, float* __restrict alive, const float* __restrict k,
-                int64_t n, float low, float high, double weight) {
+void lower_gains(double* gains, const float* k, int64_t stride, int64_t width, const RowRise* rises, int64_t count) {
+    int64_t r = 0;
+    for (; r + 4 <= count; r += 4) lower_some<4>(gains, k, stride, width, rises + r);
+    for (; r < count; ++r) lower_some<1>(gains, k, stride, width, rises + r);
+}
+
+// Sixteen numbers that the compiler keeps in registers, whatever the instruction set's own width.
+typedef float Lanes __attribute__((vector_size(64)));
+typedef float LooseLanes __attribute__((vector_size(64), aligned(4), may_alias));
+typedef double WideLanes __attribute__((vector_size(128)));
+
+// Per 32 columns the sums stay in registers over all events; float32 sums are let grow over 16 events only.
+void take_gains(const ErrorModel& error, const float* __restrict k, int64_t stride, int64_t width,
+                const RiseEvent* __restrict events, int64_t count, double* __restrict gains, float* __restrict alive) {
+    constexpr int64_t kLanes = 16, kChunk = 16;
     const float stretch = 1 + 2 * error.tolerance + error.relative, absolute = error.absolute;
-    const float rounded = static_cast<float>(weight) * 1.000001f;
-#pragma omp simd
-    for (int64_t j = 0; j < n; ++j) {
-        const float clipped = smaller(larger(k[j], low), high);
-        gains[j] -= weight * (static_cast<double>(clipped) - static_cast<double>(low));
-        const float reach = k[j] * stretch + absolute;
-        alive[j] += (reach > low) & (reach <= high) ? rounded : 0.0f;
+    for (int64_t c = 0; c < width; c += 2 * kLanes) {
+        WideLanes total0{}, total1{};
+        Lanes seen0{}, seen1{};
+        for (int64_t begin = 0; begin < count; begin += kChunk) {
+            const int64_t end = begin + kChunk < count ? begin + kChunk : count;
+            Lanes sum0{}, sum1{};
+            for (int64_t e = begin; e < end; ++e) {
+                const RiseEvent event = events[e];
+                const float* row = k + event.row * stride + c;
+                const Lanes k0 = *reinterpret_cast<const LooseLanes*>(row);
+                const Lanes k1 = *reinterpret_cast<const LooseLanes*>(row + kLanes);
+                const Lanes zero{};
+                const Lanes low = zero + event.low, high = zero + event.high, seen = zero + event.seen;
+                const Lanes above0 = k0 > low ? k0 : low, above1 = k1 > low ? k1 : low;
+                sum0 += event.weight * ((above0 < high ? above0 : high) - low);
+                sum1 += event.weight * ((above1 < high ? above1 : high) - low);
+                const Lanes reach0 = k0 * stretch + absolute, reach1 = k1 * stretch + absolute;
+                seen0 += (reach0 > low) & (reach0 <= high) ? seen : zero;
+                seen1 += (reach1 > low) & (reach1 <= high) ? seen : zero;
+            }
+            total0 += __builtin_convertvector(sum0, WideLanes);
+            total1 += __builtin_convertvector(sum1, WideLanes);
+        }
+        for (int64_t l = 0; l < kLanes && c + l < width; ++l) {
+            gains[c + l] += total0[l];
+            alive[c + l] += seen0[l];
+        }
+        for (int64_t l = 0; l < kLanes && c + kLanes + l < width; ++l) {
+            gains[c + kLanes + l] += total1[l];
+            alive[c + kLanes + l] += seen1[l];
+        }
     }
 }
 

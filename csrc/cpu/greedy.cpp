@@ -32,8 +32,8 @@ Scratch& scratch(int64_t n) {
     return buffers;
 }
 
-int64_t fill_row(const CoverageProblem& p, const ExactKernel& exact, int64_t i, float* k, int64_t first, int64_t width,
-                 const float* scale, Scratch& s) {
+void fill_row(const CoverageProblem& p, const ExactKernel& exact, int64_t i, float* k, int64_t first, int64_t width,
+              const float* scale, Scratch& s) {
     const auto point = [&](int64_t c) { return p.candidates ? p.candidates[first + c] : first + c; };
     const int64_t count = coverage_kernels().transform(p.kind, p.error, k, width, p.scale[i], scale);
     int64_t found = 0;
@@ -48,7 +48,6 @@ int64_t fill_row(const CoverageProblem& p, const ExactKernel& exact, int64_t i, 
     }
     exact.against_point(i, s.rows.data(), found, s.values.data());
     for (int64_t u = 0; u < found; ++u) k[s.places[u]] = static_cast<float>(s.values[u]);
-    return count;
 }
 
 void cover_by_labeled(const CoverageProblem& p, const ExactKernel& exact, Team& team, CoverageLevel& level,
@@ -71,7 +70,7 @@ void cover_by_labeled(const CoverageProblem& p, const ExactKernel& exact, Team& 
     });
 }
 
-Greedy::Greedy(const CoverageProblem& problem, int threads) : p(problem), exact(p), team(threads), level(problem.rows) {
+Greedy::Greedy(const CoverageProblem& problem, int threads) : p(problem), exact(p), team(threads), level(problem.rows, problem.kind) {
     gains_.assign(p.columns, 0.0);
     margin_.assign(p.columns, 0.0);
     bounds_.assign(p.columns, 0.0);
@@ -115,6 +114,25 @@ void Greedy::start(const int64_t* picked, int64_t count) {
         }
     });
     for (double gain : gains_) largest_gain_ = std::max(largest_gain_, gain);
+    started_ = true;
+}
+
+// The coverage rose by something that is no pick: newly labeled points. A pick in all but name.
+void Greedy::after_rise(const CoverageLevel& before) {
+    std::vector<RowRise> rises;
+    for (int64_t i = 0; i < p.rows; ++i) {
+        if (level.exact[i] > before.exact[i] && p.weights[i] != 0)
+            rises.push_back({i, before.rounded[i], level.rounded[i], p.weights[i]});
+    }
+    ++stats.picks;
+    stats.rows_updated += static_cast<int64_t>(rises.size());
+    raise(rises);
+    forget_unsettled();
+}
+
+void Greedy::forget_unsettled() {
+    settled_.erase(std::remove_if(settled_.begin(), settled_.end(), [&](int64_t c) { return !is_settled_[c]; }),
+                   settled_.end());
 }
 
 // Rescans column j if its estimate is stale and, if it still contends, computes its gain in float64. Returns whether
@@ -181,21 +199,20 @@ void Greedy::take(int64_t j) {
     Scratch& s = scratch(p.rows);
     const int64_t count = live_rows(j, s);
     exact.against_point(point(j), s.rows.data(), count, s.values.data());
-    std::vector<Rise> rises;
+    std::vector<RowRise> rises;
     for (int64_t r = 0; r < count; ++r) {
         const int32_t i = s.rows[r];
         if (s.values[r] <= level.exact[i]) continue;
         const float low = level.rounded[i];
         level.set(i, s.values[r]);
-        if (p.weights[i] != 0) rises.push_back({i, low, level.rounded[i]});
+        if (p.weights[i] != 0) rises.push_back({i, low, level.rounded[i], p.weights[i]});
     }
     is_settled_[j] = 0;
     gains_[j] = kTaken;
     ++stats.picks;
     stats.rows_updated += static_cast<int64_t>(rises.size());
     raise(rises);
-    settled_.erase(std::remove_if(settled_.begin(), settled_.end(), [&](int64_t c) { return !is_settled_[c]; }),
-                   settled_.end());
+    forget_unsettled();
 }
 
 void Greedy::select(int64_t count, int64_t* picks, double* gains) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "difal/coverage.h"
@@ -21,22 +22,28 @@ struct Scratch {
 
 Scratch& scratch(int64_t n);
 
-// Exact coverage and its rounding, which estimated gains are relative to.
+// Exact coverage and its rounding, which estimated gains are relative to. A row that is covered fully, by a function of
+// distance, is rounded to infinity: no error bound may say that anything reaches above 1.
 struct CoverageLevel {
     std::vector<double> exact;
     std::vector<float> rounded;
+    double full;
 
-    explicit CoverageLevel(int64_t n) : exact(n, 0.0), rounded(n, 0.0f) {}
+    CoverageLevel(int64_t n, KernelKind kind)
+        : exact(n, 0.0),
+          rounded(n, 0.0f),
+          full(kind == KernelKind::precomputed || kind == KernelKind::cosine ? std::numeric_limits<double>::infinity()
+                                                                           : 1.0) {}
     void set(int64_t i, double value) {
         exact[i] = value;
-        rounded[i] = static_cast<float>(value);
+        rounded[i] = value < full ? static_cast<float>(value) : std::numeric_limits<float>::infinity();
     }
 };
 
 // Inner products of row i with `width` points from `first` on, in place to kernel values: estimates, float64 where
-// those are uncertain, and the diagonal exactly. Returns how many were uncertain.
-int64_t fill_row(const CoverageProblem& p, const ExactKernel& exact, int64_t i, float* k, int64_t first, int64_t width,
-                 const float* scale, Scratch& s);
+// those are uncertain, and the diagonal exactly.
+void fill_row(const CoverageProblem& p, const ExactKernel& exact, int64_t i, float* k, int64_t first, int64_t width,
+              const float* scale, Scratch& s);
 
 // Raises `level` to the coverage of `count` labeled points; products is (count, N) inner products, overwritten.
 void cover_by_labeled(const CoverageProblem& p, const ExactKernel& exact, Team& team, CoverageLevel& level,
@@ -46,6 +53,14 @@ class Greedy {
   public:
     Greedy(const CoverageProblem& problem, int threads);
     virtual ~Greedy() = default;
+
+    // Raises `level` by way of change(level), before the start or after it.
+    template <typename Change>
+    void cover(Change&& change) {
+        const CoverageLevel before = level;
+        change(level);
+        if (started_) after_rise(before);
+    }
 
     // First estimates of all gains, after `count` columns were picked already.
     void start(const int64_t* picked = nullptr, int64_t count = 0);
@@ -60,17 +75,12 @@ class Greedy {
     double first_gain = -1;  // < 0: none yet
 
   protected:
-    struct Rise {
-        int32_t row;
-        float low, high;
-    };
-
     // What a matrix can be asked. Column j's estimate and bound:
     virtual void scan(int64_t j, Scratch& s, double* gain, double* bound) = 0;
     // Its rows that may still rise, ascending or not, into s.rows.
     virtual int64_t live_rows(int64_t j, Scratch& s) = 0;
     // Lower the estimates of all columns for the rows that rose, after reopening settled columns that they touch.
-    virtual void raise(const std::vector<Rise>& rises) = 0;
+    virtual void raise(const std::vector<RowRise>& rises) = 0;
 
     int64_t point(int64_t column) const { return p.candidates ? p.candidates[column] : column; }
     float scale_of(int64_t column) const { return p.scale[point(column)]; }
@@ -90,6 +100,8 @@ class Greedy {
     std::vector<int64_t> settled_;  // columns whose settled gain is still exact
 
   private:
+    void after_rise(const CoverageLevel& before);
+    void forget_unsettled();
     void rescan(int64_t j, Scratch& s);
     bool refine(int64_t j, double threshold);
     int64_t choose();
@@ -102,6 +114,7 @@ class Greedy {
     std::vector<double> settled_gain_;  // float64
     std::vector<int64_t> scanned_at_;   // number of picks made at the last scan
     double largest_gain_ = 0;
+    bool started_ = false;
 };
 
 }  // namespace difal

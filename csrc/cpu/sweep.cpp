@@ -10,69 +10,103 @@
 namespace difal {
 namespace {
 
-constexpr int64_t kStrip = 16;  // rows per task of a tile's transform
-constexpr int64_t kSpan = 256;  // columns per task of a tile's sums
 constexpr float kForever = std::numeric_limits<float>::infinity();
+constexpr int64_t kRows = 256;  // rows per task when their coverage is made again
+
+// What the rows of one tile do at each step: those of step t are events[begin[t]] to events[begin[t + 1]].
+struct TileEvents {
+    std::vector<int64_t> begin;
+    std::vector<RiseEvent> events;
+};
 
 }  // namespace
 
 struct Sweep::State final : Greedy {
-    struct Event {
-        int32_t step;  // 0 for the first step of the sweep; the last one is what remains after all guesses
-        float low, high;
-    };
-
     std::vector<CoverageLevel> levels;  // after 0, 1, ... guesses
-    int64_t first = 0, alive_at = 0;
-    std::vector<int64_t> event_begin;  // (N + 1,) into events
-    std::vector<Event> events;
-    std::vector<double> taken;        // (steps + 1, N), negative sums of what each step takes
+    int64_t first = 0, alive_at = 0, block = 1;
+    std::vector<TileEvents> blocks;   // of `block` points each
+    std::vector<double> taken;        // (steps + 1, N): what each step takes; the last, what remains after all guesses
     std::vector<float> weight_alive;  // (steps + 1, N): weight of the rows whose entry dies at each step
-    std::vector<float> floor;         // coverage at alive_at, rounded
+    double largest_weight = 0;        // the unit of the two
+    std::vector<float> floor;         // coverage at alive_at, rounded, when the entries were gathered
     std::unique_ptr<AliveEntries> alive;
     int64_t entries_at_start = 0;
+    std::vector<int32_t> changed;     // rows whose coverage the last replacement changed
+    std::vector<float> was;           // (changed, steps after it + 1): their coverage before
+    int64_t changed_from = 0;         // the first step at which it did
+    std::vector<TileEvents> changes;  // undo the old and do the new, kBatch rows at a time
+    std::vector<uint8_t> is_lower;    // rows whose floor is too high by now
 
-    State(const CoverageProblem& problem, int threads) : Greedy(problem, threads) { levels.emplace_back(p.rows); }
+    State(const CoverageProblem& problem, int threads) : Greedy(problem, threads) {
+        levels.emplace_back(p.rows, p.kind);
+        for (int64_t i = 0; i < p.rows; ++i) largest_weight = std::max(largest_weight, p.weights[i]);
+    }
 
     int64_t steps() const { return static_cast<int64_t>(levels.size()) - 1 - first; }
     bool is_allowed(int64_t j) const { return !p.allowed || p.allowed[j]; }
+    float rounded(int64_t step, int64_t i) const { return step > steps() ? kForever : levels[first + step].rounded[i]; }
+    float weight_of(int64_t i) const { return static_cast<float>(p.weights[i] / largest_weight); }
 
-    // Events of all rows over the steps of this sweep.
-    void make_events() {
-        event_begin.assign(p.rows + 1, 0);
-        events.clear();
-        for (int64_t i = 0; i < p.rows; ++i) {
-            for (int64_t t = 0; t < steps() && p.weights[i] != 0; ++t) {
-                const float low = levels[first + t].rounded[i], high = levels[first + t + 1].rounded[i];
-                if (high > low) events.push_back({static_cast<int32_t>(t), low, high});
+    void add_event(TileEvents& to, int64_t row, int64_t i, float low, float high, bool undo) const {
+        const float weight = weight_of(i);
+        to.events.push_back({static_cast<int32_t>(row), low, high, undo ? -weight : weight, weight * 1.000001f});
+    }
+
+    TileEvents block_events(int64_t b) const {
+        TileEvents out;
+        const int64_t end = std::min(p.rows, (b + 1) * block);
+        for (int64_t t = 0; t <= steps(); ++t) {
+            out.begin.push_back(static_cast<int64_t>(out.events.size()));
+            for (int64_t i = b * block; i < end; ++i) {
+                const float low = rounded(t, i), high = rounded(t + 1, i);
+                if (high > low && p.weights[i] != 0) add_event(out, i - b * block, i, low, high, false);
             }
-            if (p.weights[i] != 0)
-                events.push_back({static_cast<int32_t>(steps()), levels.back().rounded[i], kForever});
-            event_begin[i + 1] = static_cast<int64_t>(events.size());
+        }
+        out.begin.push_back(static_cast<int64_t>(out.events.size()));
+        return out;
+    }
+
+    // The events of changed rows [begin, end): old ones undone, new ones done.
+    TileEvents change_events(int64_t begin, int64_t end) const {
+        TileEvents out;
+        const int64_t width = steps() - changed_from + 1;
+        for (int64_t t = 0; t <= steps(); ++t) {
+            out.begin.push_back(static_cast<int64_t>(out.events.size()));
+            for (int64_t r = begin; r < end && t >= changed_from; ++r) {
+                const int64_t i = changed[r];
+                const float* old = was.data() + r * width + (t - changed_from);
+                const float old_high = t == steps() ? kForever : old[1];
+                const float low = rounded(t, i), high = rounded(t + 1, i);
+                if (p.weights[i] == 0 || (low == old[0] && high == old_high)) continue;
+                if (old_high > old[0]) add_event(out, r - begin, i, old[0], old_high, true);
+                if (high > low) add_event(out, r - begin, i, low, high, false);
+            }
+        }
+        out.begin.push_back(static_cast<int64_t>(out.events.size()));
+        return out;
+    }
+
+    // What a tile's rows take from the candidates [column, column + width), given their kernel values.
+    void take_from(const TileEvents& rows, const float* k, int64_t stride, int64_t column, int64_t width) {
+        for (int64_t t = 0; t + 1 < static_cast<int64_t>(rows.begin.size()); ++t) {
+            const int64_t begin = rows.begin[t], count = rows.begin[t + 1] - begin, at = t * p.rows + column;
+            if (count == 0) continue;
+            simd_.take_gains(p.error, k, stride, width, rows.events.data() + begin, count, taken.data() + at,
+                             weight_alive.data() + at);
         }
     }
 
-    // Adds what rows [row, row + rows) take from the candidates [column, column + width), given their kernel values.
-    void take_from(const float* k, int64_t stride, int64_t row, int64_t rows, int64_t column, int64_t width) {
-        for (int64_t i = 0; i < rows; ++i) {
-            for (int64_t e = event_begin[row + i]; e < event_begin[row + i + 1]; ++e) {
-                const int64_t at = events[e].step * p.rows + column;
-                simd_.take_gains(p.error, taken.data() + at, weight_alive.data() + at, k + i * stride, width,
-                                 events[e].low, events[e].high, p.weights[row + i]);
-            }
-        }
-    }
-
-    // Keeps the entries of point i, with `width` points from `column` on, that either of the two may still use: as a
-    // row that covers a candidate, or as a candidate that is covered by a row.
-    void keep_alive(int64_t i, const float* k, int64_t column, int64_t width, Scratch& s) {
+    // Visits the c whose entry of points i and column + c either of the two may still use: as a row that covers a
+    // candidate, or as a candidate that is covered by a row.
+    template <typename Visit>
+    void each_alive(int64_t i, const float* k, int64_t column, int64_t width, Scratch& s, Visit&& visit) {
         for (int64_t c = 0; c < width; ++c) s.covered[c] = std::min(floor[i], floor[column + c]);
         const int64_t count =
             simd_.live(p.kind, p.error, k, s.covered.data(), width, p.scale[i], p.scale + column, s.rows.data());
         const bool candidate = is_allowed(i);
         for (int64_t r = 0; r < count; ++r) {
-            const int64_t j = column + s.rows[r];
-            if (candidate || is_allowed(j)) alive->add(i, static_cast<int32_t>(j), k[s.rows[r]]);
+            const int32_t j = static_cast<int32_t>(column + s.rows[r]);
+            if (candidate || is_allowed(j)) visit(j, k[s.rows[r]]);
         }
     }
 
@@ -115,13 +149,12 @@ struct Sweep::State final : Greedy {
         return live;
     }
 
-    void raise(const std::vector<Rise>& rises) override {
-        for (const Rise& rise : rises) {
-            const double weight = p.weights[rise.row];
+    void raise(const std::vector<RowRise>& rises) override {
+        for (const RowRise& rise : rises) {
             alive->filter(rise.row, [&](int32_t j, float k) {
                 if (is_settled_[j] && may_reach(k, rise.low)) reopen(j);
-                gains_[j] -= weight * (static_cast<double>(std::min(std::max(k, rise.low), rise.high)) -
-                                       static_cast<double>(rise.low));
+                gains_[j] -= rise.weight * (static_cast<double>(std::min(std::max(k, rise.low), rise.high)) -
+                                            static_cast<double>(rise.low));
                 return may_reach(k, rise.high) || may_reach(k, level.rounded[j]);
             });
         }
@@ -133,13 +166,20 @@ Sweep::~Sweep() = default;
 
 void Sweep::cover(const void* labeled, int64_t count, float* products, int64_t stride, const float* scale) {
     State& s = *state_;
-    cover_by_labeled(s.p, s.exact, s.team, s.levels[0], labeled, count, products, stride, scale);
+    const auto change = [&](CoverageLevel& level) {
+        cover_by_labeled(s.p, s.exact, s.team, level, labeled, count, products, stride, scale);
+    };
+    if (s.levels.empty()) {
+        s.Greedy::cover(change);
+    } else {
+        change(s.levels[0]);
+    }
 }
 
 double Sweep::guess(int64_t j, float* products) {
     State& s = *state_;
     Scratch& buffers = scratch(s.p.rows + 1);
-    s.stats.uncertain += fill_row(s.p, s.exact, j, products, 0, s.p.rows, s.p.scale, buffers);
+    fill_row(s.p, s.exact, j, products, 0, s.p.rows, s.p.scale, buffers);
     s.levels.push_back(s.levels.back());
     CoverageLevel& level = s.levels.back();
     const int64_t live = coverage_kernels().live(s.p.kind, s.p.error, products, level.rounded.data(), s.p.rows,
@@ -156,7 +196,7 @@ double Sweep::guess(int64_t j, float* products) {
 }
 
 void Sweep::keep(int64_t count) {
-    state_->levels.resize(count + 1, CoverageLevel(0));
+    state_->levels.resize(count + 1, CoverageLevel(0, state_->p.kind));
 }
 
 int64_t Sweep::guesses() const {
@@ -167,13 +207,23 @@ const double* Sweep::coverage(int64_t count) const {
     return state_->levels[count].exact.data();
 }
 
-void Sweep::begin(int64_t first, int64_t alive_at, int64_t entries) {
+double Sweep::gain(int64_t t) const {
+    const State& s = *state_;
+    const std::vector<double>&low = s.levels[t].exact, &high = s.levels[t + 1].exact;
+    double total = 0;
+    for (int64_t i = 0; i < s.p.rows; ++i) total += s.p.weights[i] * (high[i] - low[i]);
+    return total;
+}
+
+void Sweep::begin(int64_t first, int64_t alive_at, int64_t entries, int64_t block) {
     State& s = *state_;
     s.first = first;
     s.alive_at = alive_at;
-    s.make_events();
+    s.block = block;
     s.taken.assign((s.steps() + 1) * s.p.rows, 0.0);
     s.weight_alive.assign((s.steps() + 1) * s.p.rows, 0.0f);
+    s.blocks.assign((s.p.rows + block - 1) / block, {});
+    s.team.parallel_for(static_cast<int64_t>(s.blocks.size()), [&](int64_t b) { s.blocks[b] = s.block_events(b); });
     s.alive.reset();
     if (entries > 0) {
         s.floor = s.levels[alive_at].rounded;
@@ -182,40 +232,25 @@ void Sweep::begin(int64_t first, int64_t alive_at, int64_t entries) {
 }
 
 void Sweep::tile(int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end, float* tile,
-                 float* turned) {
+                 float* turned, int64_t stride) {
     State& s = *state_;
     const int64_t rows = row_end - row_begin, columns = column_end - column_begin;
     const bool diagonal = row_begin == column_begin;
-    const int64_t strips = (rows + kStrip - 1) / kStrip;
-    std::vector<int64_t> uncertain(strips, 0);
-    s.team.parallel_for(strips, [&](int64_t strip) {
-        const int64_t begin = strip * kStrip, end = std::min(rows, begin + kStrip);
-        Scratch& buffers = scratch(columns + 1);
-        for (int64_t i = begin; i < end; ++i) {
-            float* k = tile + i * columns;
-            uncertain[strip] +=
-                fill_row(s.p, s.exact, row_begin + i, k, column_begin, columns, s.p.scale + column_begin, buffers);
-            if (s.alive) s.keep_alive(row_begin + i, k, column_begin, columns, buffers);
-        }
-        if (!diagonal)
-            coverage_kernels().transpose(tile + begin * columns, columns, end - begin, columns, turned + begin, rows);
-    });
-    for (int64_t count : uncertain) s.stats.uncertain += count;
-    s.team.parallel_for((columns + kSpan - 1) / kSpan, [&](int64_t span) {
-        const int64_t begin = span * kSpan, width = std::min(kSpan, columns - begin);
-        s.take_from(tile + begin, columns, row_begin, rows, column_begin + begin, width);
-    });
+    Scratch& buffers = scratch(columns + 1);
+    for (int64_t r = 0; r < rows; ++r) {
+        float* k = tile + r * stride;
+        const int64_t i = row_begin + r;
+        fill_row(s.p, s.exact, i, k, column_begin, columns, s.p.scale + column_begin, buffers);
+        if (!s.alive) continue;
+        s.each_alive(i, k, column_begin, columns, buffers, [&](int32_t j, float value) {
+            s.alive->add(i, j, value);
+            if (!diagonal) s.alive->add(j, static_cast<int32_t>(i), value);
+        });
+    }
+    s.take_from(s.blocks[row_begin / s.block], tile, stride, column_begin, columns);
     if (diagonal) return;
-    s.team.parallel_for((rows + kSpan - 1) / kSpan, [&](int64_t span) {
-        const int64_t begin = span * kSpan, width = std::min(kSpan, rows - begin);
-        s.take_from(turned + begin, rows, column_begin, columns, row_begin + begin, width);
-    });
-    if (!s.alive) return;
-    s.team.parallel_for((columns + kStrip - 1) / kStrip, [&](int64_t strip) {
-        const int64_t end = std::min(columns, (strip + 1) * kStrip);
-        for (int64_t c = strip * kStrip; c < end; ++c)
-            s.keep_alive(column_begin + c, turned + c * rows, row_begin, rows, scratch(rows + 1));
-    });
+    coverage_kernels().transpose(tile, stride, rows, columns, turned, stride);
+    s.take_from(s.blocks[column_begin / s.block], turned, stride, row_begin, rows);
 }
 
 bool Sweep::gathered() const {
@@ -230,16 +265,158 @@ void Sweep::gains(int64_t t, double* out, double* alive) const {
         const double* taken = s.taken.data() + step * s.p.rows;
         const float* weight = s.weight_alive.data() + step * s.p.rows;
         for (int64_t j = 0; j < s.p.rows; ++j) {
-            out[j] -= taken[j];
+            out[j] += taken[j];
             alive[j] += weight[j];
         }
     }
+    // float32 sums of weights: at most 16 terms in a register, then one addition to memory per tile.
+    const double unit = s.largest_weight * (1 + 0x1p-23 * static_cast<double>(s.p.rows / 16 + 64));
+    for (int64_t j = 0; j < s.p.rows; ++j) {
+        out[j] *= s.largest_weight;
+        alive[j] *= unit;
+    }
+}
+
+int64_t Sweep::replace(int64_t t, const int64_t* points, int64_t count, int64_t moved, float* products) {
+    State& s = *state_;
+    const int64_t n = s.p.rows, last = static_cast<int64_t>(s.levels.size()) - 1;
+    if (t + count != last) throw std::logic_error("Sweep::replace: as many guesses as there were");
+    Scratch& buffers = scratch(n + 1);
+    fill_row(s.p, s.exact, points[0], products, 0, n, s.p.scale, buffers);
+    const CoverageLevel& base = s.levels[t];
+    const int64_t live = coverage_kernels().live(s.p.kind, s.p.error, products, base.rounded.data(), n,
+                                                 s.p.scale[points[0]], s.p.scale, buffers.rows.data());
+    s.is_lower.resize(n, 0);
+    std::vector<uint8_t> touched(n, 0);
+    for (int64_t r = 0; r < live; ++r) touched[buffers.rows[r]] = 1;
+    s.changed.clear();
+    for (int64_t i = 0; i < n; ++i) {
+        if (touched[i] || s.levels[t + moved].exact[i] > base.exact[i]) s.changed.push_back(static_cast<int32_t>(i));
+    }
+    s.changed_from = t - s.first;
+    s.was.resize(s.changed.size() * (count + 1));
+    std::vector<uint8_t> same(s.changed.size(), 1);
+    s.team.parallel_for((static_cast<int64_t>(same.size()) + kRows - 1) / kRows, [&](int64_t task) {
+        const int64_t begin = task * kRows, width = std::min<int64_t>(kRows, same.size() - begin);
+        const int32_t* rows = s.changed.data() + begin;
+        double values[kRows];
+        for (int64_t r = 0; r < width; ++r) s.was[(begin + r) * (count + 1)] = s.levels[t].rounded[rows[r]];
+        for (int64_t g = 0; g < count; ++g) {
+            s.exact.against_point(points[g], rows, width, values);
+            CoverageLevel& level = s.levels[t + g + 1];
+            for (int64_t r = 0; r < width; ++r) {
+                const int32_t i = rows[r];
+                const float was = level.rounded[i];
+                level.set(i, std::max(values[r], s.levels[t + g].exact[i]));
+                s.was[(begin + r) * (count + 1) + g + 1] = was;
+                if (was != level.rounded[i]) same[begin + r] = 0;
+            }
+        }
+    });
+    int64_t size = 0;
+    for (int64_t r = 0; r < static_cast<int64_t>(same.size()); ++r) {
+        if (same[r]) continue;
+        s.changed[size] = s.changed[r];
+        std::copy_n(s.was.begin() + r * (count + 1), count + 1, s.was.begin() + size++ * (count + 1));
+    }
+    s.changed.resize(size);
+    if (s.alive) {  // coverage before `alive_at` decided what was gathered
+        for (int32_t i : s.changed) s.is_lower[i] = s.levels[s.alive_at].rounded[i] < s.floor[i];
+    }
+    s.changes.assign((size + kBatch - 1) / kBatch, {});
+    s.team.parallel_for(static_cast<int64_t>(s.changes.size()), [&](int64_t b) {
+        s.changes[b] = s.change_events(b * kBatch, std::min(size, (b + 1) * kBatch));
+    });
+    return size;
+}
+
+void Sweep::changed_rows(int64_t* rows) const {
+    std::copy(state_->changed.begin(), state_->changed.end(), rows);
+}
+
+void Sweep::retake(int64_t batch, int64_t column_begin, int64_t column_end, float* tile, int64_t stride) {
+    State& s = *state_;
+    const int64_t begin = batch * kBatch, end = std::min<int64_t>(s.changed.size(), begin + kBatch);
+    for (int64_t r = begin; r < end; ++r) {
+        fill_row(s.p, s.exact, s.changed[r], tile + (r - begin) * stride, column_begin, column_end - column_begin,
+                 s.p.scale + column_begin, scratch(column_end - column_begin + 1));
+    }
+    s.take_from(s.changes[batch], tile, stride, column_begin, column_end - column_begin);
+}
+
+int64_t Sweep::forget_lower(int64_t* rows) {
+    State& s = *state_;
+    int64_t count = 0;
+    for (int64_t i = 0; s.alive && i < static_cast<int64_t>(s.is_lower.size()); ++i) {
+        if (s.is_lower[i]) rows[count++] = i;
+    }
+    if (count == 0) return 0;
+    s.team.parallel_for((s.p.rows + kRows - 1) / kRows, [&](int64_t task) {
+        for (int64_t i = task * kRows; i < std::min(s.p.rows, (task + 1) * kRows); ++i)
+            s.alive->filter(i, [&](int32_t j, float) { return !s.is_lower[i] && !s.is_lower[j]; });
+    });
+    for (int64_t r = 0; r < count; ++r) {
+        s.alive->clear(rows[r]);
+        s.floor[rows[r]] = s.levels[s.alive_at].rounded[rows[r]];
+    }
+    return count;
+}
+
+void Sweep::gather_again(const int64_t* rows, int64_t count, int64_t column_begin, int64_t column_end, float* tile,
+                         int64_t stride, bool own) {
+    State& s = *state_;
+    const int64_t columns = column_end - column_begin;
+    Scratch& buffers = scratch(columns + 1);
+    for (int64_t r = 0; r < count; ++r) {
+        const int32_t i = static_cast<int32_t>(rows[r]);
+        float* k = tile + r * stride;
+        fill_row(s.p, s.exact, i, k, column_begin, columns, s.p.scale + column_begin, buffers);
+        s.each_alive(i, k, column_begin, columns, buffers, [&](int32_t j, float value) {
+            if (own) s.alive->add(i, j, value);
+            if (!own && !s.is_lower[j]) s.alive->add(j, i, value);
+        });
+    }
+}
+
+void Sweep::kernel_rows(const int64_t* rows, int64_t count, int64_t column_begin, int64_t column_end, float* products,
+                        int64_t stride) const {
+    const State& s = *state_;
+    const int64_t columns = column_end - column_begin;
+    for (int64_t r = 0; r < count; ++r) {
+        fill_row(s.p, s.exact, rows[r], products + r * stride, column_begin, columns, s.p.scale + column_begin,
+                 scratch(columns + 1));
+    }
+}
+
+void Sweep::add_gains(int64_t t, const int64_t* points, int64_t count, int64_t row_begin, int64_t row_end,
+                      float* products, int64_t stride, double* gains) const {
+    const State& s = *state_;
+    kernel_rows(points, count, row_begin, row_end, products, stride);
+    for (int64_t c = 0; c < count; ++c) {
+        double gain, bound;
+        coverage_kernels().scan(s.p.kind, s.p.error, products + c * stride, s.levels[t].rounded.data() + row_begin,
+                                s.p.weights + row_begin, row_end - row_begin, s.p.scale[points[c]],
+                                s.p.scale + row_begin, &gain, &bound);
+        gains[c] += gain;
+    }
+}
+
+void Sweep::add_taken(const int64_t* rows, const float* low, const float* high, const double* weights, int64_t count,
+                      int64_t column_begin, int64_t column_end, float* products, int64_t stride, double* taken) const {
+    const State& s = *state_;
+    kernel_rows(rows, count, column_begin, column_end, products, stride);
+    std::vector<RiseEvent> events(count);
+    for (int64_t r = 0; r < count; ++r)
+        events[r] = {static_cast<int32_t>(r), low[r], high[r], static_cast<float>(weights[r]), 0.0f};
+    std::vector<float> unused(column_end - column_begin);
+    coverage_kernels().take_gains(s.p.error, products, stride, column_end - column_begin, events.data(), count,
+                                  taken + column_begin, unused.data());
 }
 
 double Sweep::settle(int64_t j, float* products, bool fresh, int64_t t, double threshold) {
     State& s = *state_;
     Scratch& buffers = scratch(s.p.rows + 1);
-    if (fresh) s.stats.uncertain += fill_row(s.p, s.exact, j, products, 0, s.p.rows, s.p.scale, buffers);
+    if (fresh) fill_row(s.p, s.exact, j, products, 0, s.p.rows, s.p.scale, buffers);
     const CoverageLevel& level = s.levels[t];
     double estimate, bound;
     const CoverageKernels& simd = coverage_kernels();
@@ -266,7 +443,8 @@ void Sweep::start(double first_gain, const int64_t* picked) {
     s.levels.shrink_to_fit();
     s.taken = {};
     s.weight_alive = {};
-    s.events = {};
+    s.blocks = {};
+    s.changes = {};
     s.entries_at_start = s.alive->count();
     s.first_gain = first_gain;
     s.Greedy::start(picked, s.alive_at);

@@ -7,9 +7,24 @@
 #include <thread>
 #include <vector>
 
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
+
 namespace difal {
 
+namespace {
+long process() {
+#if defined(__unix__) || defined(__APPLE__)
+    return getpid();
+#else
+    return 0;
+#endif
+}
+}  // namespace
+
 struct Team::State {
+    const long home = process();  // a process forked from it has none of the threads
     std::vector<std::thread> workers;
     std::mutex mutex;
     std::condition_variable start, done;
@@ -56,6 +71,10 @@ Team::Team(int threads) : state_(new State) {
 }
 
 Team::~Team() {
+    if (process() != state_->home) {
+        state_.release();  // threads that are not there can be neither stopped nor joined
+        return;
+    }
     {
         std::lock_guard<std::mutex> lock(state_->mutex);
         state_->stop = true;
@@ -70,7 +89,7 @@ int Team::size() const {
 
 void Team::parallel_for(int64_t count, const std::function<void(int64_t)>& task) {
     State& s = *state_;
-    if (s.workers.empty() || count <= 1) {
+    if (s.workers.empty() || count <= 1 || process() != s.home) {
         for (int64_t i = 0; i < count; ++i) task(i);
         return;
     }

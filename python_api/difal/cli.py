@@ -18,7 +18,7 @@ Choose which pixels of a pool of images to label, round after round, and train a
 
   difal run --data scenes --encoder tiny --out runs/first     a run on drawn scenes, nothing to download
   difal report runs/first                                     its report, one HTML file
-  difal run --data MY_FOLDER --encoder tiny                   own images; without masks it asks you
+  difal run --data MY_FOLDER --classes sky,road,tree          own images; without masks it asks you
 """
 
 RUN = """\
@@ -91,7 +91,7 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("--resume", nargs="?", const="", metavar="RUN", help="go on with a run [the newest under runs/]")
     add_settings(run, FIELDS)
     encode = command("encode", "compute the features alone, to be shared by runs", ENCODE, encode_command)
-    unused = {"out", "acquisition", "seed", "rounds", "budget", "oracle", "keep", "share", "edald_weight"}
+    unused = {"out", "acquisition", "seed", "rounds", "budget", "oracle", "keep", "share", "edald_weight", "dropout"}
     add_settings(
         encode,
         [n for n, f in FIELDS.items() if n not in unused and f.metadata["group"] not in ("head", "report")],
@@ -143,11 +143,22 @@ def run_command(args: argparse.Namespace) -> int:
     else:
         folder = Path(args.resume or getattr(args, "out", "") or newest_run())
         config = resumed_config(Ledger(folder).config(), {**_overrides(args), "out": str(folder)})
+    check_device(config.device)
     status = run(config, resume=args.resume is not None)
     if status == "waiting":
         return WAITING
     print(f"done: {config.run_folder()}; see `difal report {config.run_folder()}`")
     return DONE
+
+
+def check_device(name: str) -> None:
+    """Raise ValueError where torch cannot compute on the device `name`, before anything is written."""
+    import torch
+
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA fails an assertion
+        raise ValueError(f"torch cannot use --device {name} ({str(error).splitlines()[0]}); use --device cpu") from None
 
 
 def newest_run() -> str:
@@ -163,6 +174,7 @@ def encode_command(args: argparse.Namespace) -> int:
     config = make_config(args.config, _overrides(args))
     if config.bank is None:
         raise ValueError("`--bank` must name the folder to write")
+    check_device(config.device)
     bank, test = make_features(config)
     kept = "" if test is None else f", test maps {'kept' if test.cached else 'too large to keep (see --test-cache-gb)'}"
     print(f"{config.bank}: {bank.images} images, {bank.dimension} numbers a pixel{kept}")

@@ -46,7 +46,8 @@ class Config:
     local: int = _option(50, "stage 1", "pixels that local MaxHerding keeps per image", low=1)
     keep: float = _option(0.5, "stage 1", "share of the local picks that global MaxHerding keeps")
     kernel: str = _option("rbf", "stage 1", "similarity of two features", choices=KERNELS)
-    draws: int = _option(5, "stage 2", "noise draws K behind DALD", low=1)
+    draws: int = _option(5, "stage 2", "noise draws K behind DALD; passes of MC dropout behind BALD", low=1)
+    dropout: float = _option(0.2, "stage 2", "dropout on the class scores, for acquisitions that read MC dropout")
     edald_weight: float = _option(1.0, "stage 2", "weight of DALD against the entropy")
     random: int = _option(64, "bank", "random pixels kept per image: BatchNorm context, stage-2-alone pool", low=1)
     bank: str | None = _option(None, "bank", "folder of the features, shared by runs [OUT/bank]")
@@ -87,6 +88,8 @@ class Config:
         ):
             if not low < getattr(self, name) <= high:
                 raise ConfigError(f"`{name}` must be above {low:g} and at most {high:g}, got {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"`dropout` must be at least 0 and below 1, got {self.dropout}")
         if self.local > self.candidates:
             raise ConfigError(f"`local` must be at most `candidates` ({self.candidates}), got {self.local}")
         if self.random > self.candidates:

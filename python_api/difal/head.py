@@ -71,13 +71,28 @@ class Head(nn.Module):
         return head.eval()
 
 
+def drop(scores: torch.Tensor, probability: float, generator: torch.Generator) -> torch.Tensor:
+    """Dropout on class scores: each is 0 with the given probability, else divided by one minus it.
+
+    The paper's experiments drop the scores, not the hidden units. `generator` is on the CPU, so that devices agree.
+    """
+    kept = torch.rand(scores.shape, generator=generator) >= probability
+    return scores * kept.to(scores.device) / (1 - probability)
+
+
 def _float(rows: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(rows, dtype=np.float32))
 
 
 @one_thread()
 def train_head(
-    features: np.ndarray, targets: np.ndarray, context: np.ndarray, classes: int, config: Config, *seed_parts
+    features: np.ndarray,
+    targets: np.ndarray,
+    context: np.ndarray,
+    classes: int,
+    config: Config,
+    *seed_parts,
+    dropout: float = 0.0,
 ) -> Head:
     """Train a head from scratch.
 
@@ -93,6 +108,7 @@ def train_head(
         classes: number of classes C.
         config: `epochs`, `learning_rate`, `weight_decay`, `head_batch`, `context`, `hidden`, `seed`, `device`.
         *seed_parts: what tells this training from others of the same seed, such as the round.
+        dropout: probability with which each class score is dropped, so that MC dropout finds a head used to it.
 
     Returns:
         The head, on the CPU, in evaluation mode. The same arguments give the same weights,
@@ -123,7 +139,8 @@ def train_head(
             rows = torch.cat([x[batch], z[beside]]) if len(z) else x[batch]
             if len(rows) < 2:
                 continue  # a last batch of one row, without context, has no variance
-            loss = cross_entropy(head(rows)[: len(batch)], y[batch])
+            scores = head(rows)[: len(batch)]
+            loss = cross_entropy(drop(scores, dropout, rng) if dropout else scores, y[batch])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from difal import __version__
-from difal.acquisition import check_acquisition, select
+from difal.acquisition import check_acquisition, select, training_dropout
 from difal.bank import Bank, Pixel, build_bank
 from difal.config import Config
 from difal.data import Data, open_data
@@ -246,7 +246,10 @@ class Loop:
             features = self.bank.features_of([self._pixel(label) for label in usable])
             targets = np.array([label.class_id for label in usable])
             context = self.bank.context()
-            head = train_head(features, targets, context, len(self.data.classes), self.config, entry.index)
+            dropout = training_dropout(self.config)
+            head = train_head(
+                features, targets, context, len(self.data.classes), self.config, entry.index, dropout=dropout
+            )
         head.save(entry.folder / "head.safetensors")
         crash_point("head")
 

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+import difal_kernels
 from api.fakes import FakeEncoder, tiny_config, tiny_data
-from difal.acquisition import acquisitions, check_acquisition, select, within_share
+from difal.acquisition import acquisitions, check_acquisition, select, training_dropout, within_share
 from difal.bank import build_bank
 from difal.errors import ConfigError
+from difal.files import derive_seed
 from difal.head import train_head
 from difal.stages import StageClock
 from difal_kernels import maxherding
@@ -132,3 +134,40 @@ def test_a_share_of_the_bank(name, bank, head, tmp_path):
         assert set(found) <= allowed
         asked[seed] = found
     assert asked[0] != asked[1]
+
+
+@pytest.mark.parametrize("name", ["bald", "entropy_bald", "power_bald", "balentacq"])
+def test_mc_dropout(name, bank, head, tmp_path):
+    """The BALD family against its own function over dropped class scores."""
+    config = tiny_config(tmp_path, acquisition=name, draws=4, dropout=0.3)
+    with torch.no_grad():
+        single = head(torch.from_numpy(np.array(bank.features("random"), np.float32)))
+    rng = torch.Generator().manual_seed(derive_seed("score", config.seed, 1))
+    kept = torch.rand(len(single), 4, single.shape[1], generator=rng) >= 0.3
+    samples = single[:, None] * kept / 0.7
+    scores = {
+        "bald": lambda: difal_kernels.bald(samples),
+        "entropy_bald": lambda: difal_kernels.entropy(single) + difal_kernels.bald(samples),
+        "power_bald": lambda: difal_kernels.power_bald(samples, generator=rng),
+        "balentacq": lambda: difal_kernels.balentacq(samples),
+    }[name]()
+    picks = select(bank, head, [], 5, 1, config, StageClock())
+    best = np.argsort(-scores.numpy(), kind="stable")[:5]
+    assert picks.pixels == [bank.pixel("random", row) for row in best]
+    assert picks == select(bank, head, [], 5, 1, config, StageClock())
+    assert training_dropout(config) == 0.3
+    assert training_dropout(tiny_config(tmp_path, acquisition="two-stage-edald")) == 0
+
+
+def test_dropout_in_training_changes_the_head(bank, head, tmp_path):
+    rows = np.arange(0, 32, 3)
+    arguments = (bank.features("local")[rows], rows % 4, bank.context(), 4, tiny_config(tmp_path, epochs=40))
+    dropped = train_head(*arguments, dropout=0.2)
+    assert not torch.equal(dropped.project.weight, head.project.weight)
+    assert torch.equal(dropped.project.weight, train_head(*arguments, dropout=0.2).project.weight)
+
+
+def test_every_rival_of_the_paper_is_there_with_and_without_stage_1():
+    names = "entropy margin least_confidence bald entropy_bald power_bald balentacq dald power_dald edald"
+    rivals = set(names.split())
+    assert rivals | {f"two-stage-{name}" for name in rivals} | {"random", "coverage"} <= set(acquisitions())

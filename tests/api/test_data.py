@@ -88,10 +88,24 @@ def test_a_plain_folder(tmp_path):
     assert not open_data(tmp_path).train.has_masks
 
 
+def test_images_alone_are_a_pool(tmp_path):
+    save(tmp_path / "b.png", np.full((4, 6, 3), 2))
+    save(tmp_path / "a.jpg", np.zeros((5, 7)))
+    (tmp_path / "notes.txt").write_text("no image")
+    save(tmp_path / "more/c.png", np.zeros((4, 4, 3)))
+    data = open_data(tmp_path, classes=("x", "y"))
+    assert (data.train.ids, data.train.has_masks, data.test) == (("a.jpg", "b.png"), False, None)
+    assert data.train.image(1).shape == (4, 6, 3)
+    (tmp_path / "classes.txt").write_text("one\ntwo\nthree\n")
+    assert open_data(tmp_path).classes == ("one", "two", "three")
+    save(tmp_path / "images/d.png", np.zeros((4, 4, 3)))
+    assert open_data(tmp_path).train.ids == ("d.png",)
+
+
 def test_classes_must_be_named(tmp_path):
     write_folder(tmp_path, masks=False)
     (tmp_path / "classes.txt").unlink()
-    with pytest.raises(DataError, match=r"classes of .* are unknown; write one name a line into .*classes\.txt"):
+    with pytest.raises(DataError, match=r"classes of .* are unknown.* Write one name a line into .*classes\.txt"):
         open_data(tmp_path)
     assert open_data(tmp_path, classes=("a", "b")).classes == ("a", "b")
     with pytest.raises(DataError, match="class names must differ"):

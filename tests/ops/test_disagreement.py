@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 import difal_kernels as dk
+from backends import for_cpu_tensors
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "edald_c11.safetensors"
-BACKENDS = ("reference", "cpu")
+BACKENDS = for_cpu_tensors("disagreement")
 NATIVE = ("entropy", "bald", "expected_entropy", "edald", "margin", "least_confidence", "variation_ratio")
 TOLERANCE = 1e-6  # absolute, in nats
 

@@ -61,7 +61,7 @@ GENERATOR = torch.Generator()
         ),
         (lambda: dk.disagreement(X, outputs=("edald",)), ValueError, "`single` must be given"),
         (lambda: dk.disagreement(X, backend="gpu"), ValueError, "`backend` must be 'auto' or one of"),
-        (lambda: dk.bald(X, backend="cuda"), dk.BackendUnavailableError, "bald has no 'cuda'"),
+        (lambda: dk.bald(X, backend="triton"), dk.BackendUnavailableError, "backend 'triton' cannot run bald"),
         (lambda: dk.power_bald(X, generator=0), TypeError, "`generator` must be a torch.Generator, got 0"),
         (
             lambda: dk.power_bald(X, generator=GENERATOR, beta=0),
@@ -167,6 +167,6 @@ def test_explain_and_available_backends():
     assert "-> reference" in dk.explain(dk.balentacq, X)
     assert "-> reference" in dk.explain("edald", X, X[:, 0], compat="released")
     assert "-> cpu" in dk.explain(dk.power_bald, X, generator=GENERATOR)
-    assert dk.available_backends("edald") == ("reference", "cpu")
+    assert {"reference", "cpu"} <= set(dk.available_backends("edald"))
     for name in ("disagreement", "entropy", "margin", "least_confidence", "bald", "entropy_bald"):
         assert "reference" in dk.available_backends(name)

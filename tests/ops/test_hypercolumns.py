@@ -266,7 +266,7 @@ ERRORS = [
     (TypeError, r"`out_dtype` must be float16, .* got 3", {"out_dtype": 3}),
     (TypeError, r"`out_dtype` must be a NumPy dtype", {"maps": [MAP.numpy()], "out_dtype": "bfloat16"}),
     (ValueError, r"`backend` must be 'auto' or one of", {"backend": "gpu"}),
-    (BackendUnavailableError, r"no 'cuda' implementation", {"backend": "cuda"}),
+    (BackendUnavailableError, r"backend 'triton' cannot run hypercolumns", {"backend": "triton"}),
 ]
 
 
@@ -282,4 +282,4 @@ def test_explain():
     text = explain(hypercolumns, [MAP], POINTS, (8, 8), image_index=IMAGE)
     assert "-> cpu: can run" in text
     assert "answer 24 bytes" in text
-    assert available_backends("hypercolumns") == BACKENDS
+    assert set(BACKENDS) <= set(available_backends("hypercolumns"))

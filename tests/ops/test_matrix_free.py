@@ -24,8 +24,11 @@ def small_tiles(monkeypatch, two_threads):
     monkeypatch.setattr(matrix_free, "BLOCK", 16)
     monkeypatch.setattr(matrix_free, "TRIED", 8)
     monkeypatch.setattr(matrix_free, "FIRST_GUESSES", 3)
+    monkeypatch.setattr(matrix_free, "FIRST_TRIED", 8)
+    monkeypatch.setattr(matrix_free, "WATCHED", 60)
+    monkeypatch.setattr(matrix_free, "SAMPLE", 40)
     monkeypatch.setattr(matrix_free, "MOST_GUESSES", 12)
-    monkeypatch.setattr(cpu, "_path", lambda p, limit: matrix_free)
+    monkeypatch.setattr(cpu, "path_for", lambda p, limit, threads: matrix_free)
 
 
 def least(x, budget, **options):
@@ -77,14 +80,46 @@ def test_wrong_guesses_are_corrected(monkeypatch):
         choices = open_.nonzero()[:, 0]
         return int(choices[torch.randint(len(choices), (), generator=generator)])
 
-    monkeypatch.setattr(matrix_free._Selection, "best_of_sample", anyone)
-    monkeypatch.setattr(matrix_free._Selection, "alive_estimate", lambda self: 1e30)
+    monkeypatch.setattr(matrix_free.MatrixFreeSelection, "best_of_sample", anyone)
+    monkeypatch.setattr(matrix_free.MatrixFreeSelection, "alive_estimate", lambda self, m: 1e30)
     assert_same(cloud(300), 25)
 
 
+@pytest.mark.parametrize(("factor", "every"), [(3, 2), (3, 3), (10, 3)])
+def test_what_is_alive_is_gathered_again_after_a_wrong_guess(monkeypatch, every, factor):
+    """Guesses until few are alive, some of them as bad as can be: entries gathered at a coverage that a correction
+    then lowers must be added."""
+    cls, lowered = matrix_free.MatrixFreeSelection, []
+    best, again, estimated = cls.best_of_sample, cls.gather_again, cls.alive_estimate
+
+    def spoiled(self, estimate, open_):
+        j = best(self, estimate, open_)
+        others = open_.clone()
+        others[j] = False
+        return int(torch.where(others, estimate, torch.inf).argmin()) if self.sweep.guesses() % every == 0 else j
+
+    def watched(self):
+        guessed_well = self.read_level(len(self.picks)) >= self.floor
+        lowered.append(not bool(guessed_well.all()))
+        again(self)
+
+    def swept(self, first, gather):
+        self.floor = self.read_level(self.sweep.guesses())
+        run_sweep(self, first, gather)
+
+    run_sweep = cls.run_sweep
+    monkeypatch.setattr(cls, "best_of_sample", spoiled)
+    monkeypatch.setattr(cls, "gather_again", watched)
+    monkeypatch.setattr(cls, "run_sweep", swept)
+    monkeypatch.setattr(cls, "alive_estimate", lambda self, m: factor * estimated(self, m))
+    for seed in range(3):
+        assert_same(torch.randn(300, 6, generator=torch.Generator().manual_seed(seed)), 60, bandwidth=2.0)
+    assert any(lowered)
+
+
 def test_a_gather_that_overflows_is_tried_again_later(monkeypatch):
-    estimate = matrix_free._Selection.alive_estimate
-    monkeypatch.setattr(matrix_free._Selection, "alive_estimate", lambda self: estimate(self) / 20)
+    estimate = matrix_free.MatrixFreeSelection.alive_estimate
+    monkeypatch.setattr(matrix_free.MatrixFreeSelection, "alive_estimate", lambda self, m: estimate(self, m) / 20)
     x = cloud()
     assert_same(x, 60)
 

@@ -6,11 +6,12 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from difal_kernels import BackendUnavailableError, Selection, available_backends, explain, maxherding
+from backends import for_cpu_tensors
+from difal_kernels import BackendUnavailableError, Selection, explain, maxherding
 from difal_kernels.ops.maxherding.kernels import KERNELS, kernel_matrix, median_bandwidth, sample_rows
 from difal_kernels.testing import replay
 
-BACKENDS = available_backends("maxherding")
+BACKENDS = for_cpu_tensors("maxherding")
 NATIVE = [b for b in BACKENDS if b != "reference"]
 FEATURE_KERNELS = [k for k in KERNELS if k != "precomputed"]
 

@@ -37,7 +37,6 @@ struct CoverageStats {
     int64_t picks = 0;         // so far
     int64_t contested = 0;     // picks at which more than one candidate had to be settled in float64
     int64_t settled = 0;       // float64 gains computed in all
-    int64_t uncertain = 0;     // kernel entries computed in float64 at once
     int64_t rows_updated = 0;  // sum of |R| over the picks
 };
 
@@ -47,13 +46,18 @@ class Coverage {
     ~Coverage();
 
     // Turns the inner products in gram[row_begin:row_end, column_begin:column_end] into kernel values, and
-    // in a symmetric matrix mirrors those left of the block's own diagonal square.
+    // in a symmetric matrix mirrors those left of the block's own diagonal square. Different blocks may be filled at
+    // the same time.
     void fill(int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end);
 
-    // Covers the pool with `count` labeled points; products is (count, N), overwritten.
+    // Makes a diagonal square symmetric to the last bit, which a product of a matrix with itself need not be: a gain is
+    // first summed down a column and then lowered by rows, and an entry may be wrong in one way only.
+    void mirror(int64_t begin, int64_t end);
+
+    // Covers the pool with `count` labeled points; products is (count, N), overwritten. Before or after start.
     void cover(const void* labeled, int64_t count, float* products, int64_t stride, const float* scale);
 
-    // Covers the pool with given float64 coverage m (N,).
+    // The same with given float64 coverage m (N,).
     void cover_with(const double* coverage);
 
     // First gains; after all fill and cover calls.

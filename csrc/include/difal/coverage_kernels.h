@@ -21,6 +21,21 @@ struct ErrorModel {
 // What `transform` writes where the estimate is too uncertain: to be replaced by the float64 value.
 constexpr float kUncertain = 2.0f;
 
+// The coverage of a row rises from low to high.
+struct RowRise {
+    int64_t row;
+    float low, high;
+    double weight;
+};
+
+// The same for a row of a tile, for float32 sums.
+struct RiseEvent {
+    int32_t row;
+    float low, high;
+    float weight;  // of what is taken; negative to give it back
+    float seen;    // at least |weight|
+};
+
 struct CoverageKernels {
     // Inner products g_j of row i in place to kernel values; s as in ErrorModel. Returns how many are
     // kUncertain.
@@ -29,12 +44,18 @@ struct CoverageKernels {
     // dst[c * ld_dst + r] = src[r * ld_src + c]
     void (*transpose)(const float* src, int64_t ld_src, int64_t rows, int64_t cols, float* dst, int64_t ld_dst);
 
-    // gains[j] -= weight * (clip(k[j], low, high) - low)
-    void (*lower_gains)(double* gains, const float* k, int64_t n, float low, float high, double weight);
+    // For each of `count` rises and j in [0, width), with k = k[rise.row * stride + j]:
+    // gains[j] -= rise.weight (clip(k, low, high) - low), in float64.
+    void (*lower_gains)(double* gains, const float* k, int64_t stride, int64_t width, const RowRise* rises,
+                        int64_t count);
 
-    // The same, and alive[j] += weight for those k_j whose bound reaches above `low` but not above `high`.
-    void (*take_gains)(const ErrorModel& error, double* gains, float* alive, const float* k, int64_t n, float low,
-                       float high, double weight);
+    // What rows whose coverage rises take from `width` candidates: for each event and candidate c, with
+    // k = k[event.row * stride + c],
+    //     gains[c] += weight (clip(k, low, high) - low), and alive[c] += seen if the bound of k reaches above low but
+    //     not above high.
+    // Rows of k must be readable for a multiple of 32 columns. float32 sums run over 16 events at most.
+    void (*take_gains)(const ErrorModel& error, const float* k, int64_t stride, int64_t width, const RiseEvent* events,
+                       int64_t count, double* gains, float* alive);
 
     // *gain = sum_i w_i max(k_i - m_i, 0) and *error = sum of the entries' bounds over the live ones.
     void (*scan)(KernelKind kind, const ErrorModel& error, const float* k, const float* m, const double* w, int64_t n,

@@ -5,31 +5,33 @@
 
 #include <cstdint>
 
+#include "difal/each_side.h"
+
 namespace difal {
 
-static inline float float_of_bits(uint32_t bits) {
+DIFAL_EACH_SIDE static inline float float_of_bits(uint32_t bits) {
     float value;
     __builtin_memcpy(&value, &bits, 4);
     return value;
 }
 
-static inline uint32_t bits_of_float(float value) {
+DIFAL_EACH_SIDE static inline uint32_t bits_of_float(float value) {
     uint32_t bits;
     __builtin_memcpy(&bits, &value, 4);
     return bits;
 }
 
-static inline float float_of_bf16(uint16_t b) {
+DIFAL_EACH_SIDE static inline float float_of_bf16(uint16_t b) {
     return float_of_bits(static_cast<uint32_t>(b) << 16);
 }
 
-static inline uint16_t bf16_of_float(float value) {
+DIFAL_EACH_SIDE static inline uint16_t bf16_of_float(float value) {
     const uint32_t bits = bits_of_float(value);
     const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     return static_cast<uint16_t>(value == value ? rounded : (bits >> 16) | 0x40u);
 }
 
-static inline float float_of_f16(uint16_t h) {
+DIFAL_EACH_SIDE static inline float float_of_f16(uint16_t h) {
     const uint32_t magnitude = h & 0x7fffu;
     const uint32_t shifted = (magnitude << 13) + (112u << 23);  // exponent bias 15 -> 127
     const float normal = float_of_bits(magnitude >= 0x7c00u ? shifted + (112u << 23) : shifted);
@@ -38,7 +40,7 @@ static inline float float_of_f16(uint16_t h) {
     return float_of_bits(bits_of_float(value) | (static_cast<uint32_t>(h & 0x8000u) << 16));
 }
 
-static inline uint16_t f16_of_float(float value) {
+DIFAL_EACH_SIDE static inline uint16_t f16_of_float(float value) {
     const uint32_t bits = bits_of_float(value);
     const uint32_t magnitude = bits & 0x7fffffffu;
     const uint32_t normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "difal/each_side.h"
+
 namespace difal {
 
 enum class Float : int32_t { f16, bf16, f32, f64 };
@@ -38,7 +40,7 @@ struct Tap {
     double weight;
 };
 
-static inline Tap bilinear_tap(int64_t position, int64_t size_in, int64_t size_out) {
+DIFAL_EACH_SIDE static inline Tap bilinear_tap(int64_t position, int64_t size_in, int64_t size_out) {
     double source =
         (static_cast<double>(position) + 0.5) * static_cast<double>(size_in) / static_cast<double>(size_out) - 0.5;
     if (source < 0) source = 0;

@@ -5,7 +5,9 @@
 // half matrix then computes every candidate's gain at every one of the guessed steps at once:
 //     gain_j(t) = sum_i w_i max(k_ij - m_i(last), 0) + sum over later steps s of what step s took from it,
 // where a row takes part only in the steps that raise it, about ln(t) of t. Steps whose guess is not beaten by any
-// upper bound are thereby proven; the same sweep gathers the entries still alive, and the rest is greedy on those.
+// upper bound are thereby proven. Where one is beaten, the right pick takes its place: that changes the coverage of the
+// few rows near the two, and what those took is taken back and taken anew. The same sweep gathers the entries still
+// alive, and the rest is greedy on those.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +23,7 @@ class Sweep {
     Sweep(const CoverageProblem& problem, int threads);
     ~Sweep();
 
-    // As Coverage::cover; before the first guess.
+    // As Coverage::cover; before the first guess or after start.
     void cover(const void* labeled, int64_t count, float* products, int64_t stride, const float* scale);
 
     // The next guess: point j. `products` (N,) are its inner products, overwritten. Returns its float64 gain.
@@ -33,18 +35,55 @@ class Sweep {
     // Coverage after `count` guesses (0: labeled points alone), (N,) float64.
     const double* coverage(int64_t count) const;
 
-    // Starts a sweep over steps `first`..guesses(). With `entries` > 0 it also gathers what is alive after `alive_at`
-    // guesses, at most about that many entries (of 8 bytes).
-    void begin(int64_t first, int64_t alive_at, int64_t entries);
-    // The tile of rows [row_begin, row_end) and columns [column_begin, column_end) <= row_begin, or the diagonal square
-    // itself. `tile` holds the inner products, contiguous, overwritten; `turned` is as large.
-    void tile(int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end, float* tile, float* turned);
+    // What the guess at step t gains, in float64.
+    double gain(int64_t t) const;
+
+    // Starts a sweep over steps `first`..guesses(), in tiles of at most `block` points a side. With `entries` > 0 it
+    // also gathers what is alive after `alive_at` guesses, at most about that many entries (of 8 bytes).
+    void begin(int64_t first, int64_t alive_at, int64_t entries, int64_t block);
+    // The tile of rows [row_begin, row_end) and columns [column_begin, column_end), two blocks or one block twice; any
+    // pair of blocks once. `tile` holds the inner products, rows `stride` apart (readable for a multiple of 32
+    // columns), overwritten; `turned` is as large. Tiles that share no block may be given at the same time; the order
+    // in which a block's tiles come decides the last bits of the sums and the order of what is alive.
+    void tile(int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end, float* tile, float* turned,
+              int64_t stride);
     // Whether all that is alive was kept; false if it was too much.
     bool gathered() const;
 
     // Estimated gains at step t, first <= t <= guesses(), and the weight of the rows that each candidate can still
-    // raise; both (N,) float64. Times the largest error of one entry that weight bounds the error of the gain.
+    // raise; both (N,) float64. Times the largest error of one entry (and of 20 roundings to float32) that weight
+    // bounds the error of the gain.
     void gains(int64_t t, double* out, double* alive) const;
+
+    // The guesses from step t on are these `count` points instead, as many as there were: a new one at step t, those of
+    // steps t..t + moved - 2 one step later, the rest as they were. `products` (N,) are those of the new one,
+    // overwritten. Returns how many rows' coverage changes; what each step takes is wrong until
+    // `retake` has been called for all batches of kBatch changed rows and all columns.
+    static constexpr int64_t kBatch = 256;
+    int64_t replace(int64_t t, const int64_t* points, int64_t count, int64_t moved, float* products);
+    void changed_rows(int64_t* rows) const;
+    // `tile` holds the inner products of a batch with the columns, as for `tile`. Calls for other columns may run at
+    // the same time.
+    void retake(int64_t batch, int64_t column_begin, int64_t column_end, float* tile, int64_t stride);
+
+    // Drops the entries of all rows whose coverage at `alive_at` is lower now than when they were gathered, and writes
+    // those rows, (N,) at most; returns how many. They are gathered again by `gather_again` over all columns, once with
+    // `own` false, at the same time for different columns, and once with `own` true, at the same time for different
+    // rows.
+    int64_t forget_lower(int64_t* rows);
+    void gather_again(const int64_t* rows, int64_t count, int64_t column_begin, int64_t column_end, float* tile,
+                      int64_t stride, bool own);
+
+    // For guessing. Inner products of some points with columns in place to kernel values;
+    void kernel_rows(const int64_t* rows, int64_t count, int64_t column_begin, int64_t column_end, float* products,
+                     int64_t stride) const;
+    // gains[c] += what candidate points[c] would gain at step t from rows [row_begin, row_end), estimated.
+    void add_gains(int64_t t, const int64_t* points, int64_t count, int64_t row_begin, int64_t row_end, float* products,
+                   int64_t stride, double* gains) const;
+
+    // taken[j] += what these rows take from candidate j when they rise from `low` to `high`, estimated.
+    void add_taken(const int64_t* rows, const float* low, const float* high, const double* weights, int64_t count,
+                   int64_t column_begin, int64_t column_end, float* products, int64_t stride, double* taken) const;
 
     // Certainty for one candidate j at step t, whose kernel column is made from `products` (overwritten by the first
     // call with `fresh`). Returns its float64 gain if an upper bound reaches `threshold`, else -1.

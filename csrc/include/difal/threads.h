@@ -1,5 +1,5 @@
-// A team of threads that lives as long as one call of an op (so a fork between calls is safe) and runs many
-// short parallel loops without starting threads again.
+// A team of threads that runs many short parallel loops without starting threads again. In a process forked while it
+// lives it runs everything in the caller.
 #pragma once
 
 #include <cstdint>

@@ -12,16 +12,16 @@ struct BrainFloat {
     uint16_t bits;
 };
 
-static inline double widen(HalfFloat v) {
+DIFAL_EACH_SIDE static inline double widen(HalfFloat v) {
     return float_of_f16(v.bits);
 }
-static inline double widen(BrainFloat v) {
+DIFAL_EACH_SIDE static inline double widen(BrainFloat v) {
     return float_of_bf16(v.bits);
 }
-static inline double widen(float v) {
+DIFAL_EACH_SIDE static inline double widen(float v) {
     return v;
 }
-static inline double widen(double v) {
+DIFAL_EACH_SIDE static inline double widen(double v) {
     return v;
 }
 

@@ -53,7 +53,10 @@ def run(problem: Problem) -> tuple[dict[str, torch.Tensor], int]:
     return scores, first_bad
 
 
-def _describe(array: torch.Tensor, sample_stride: int, place_strides: tuple[int, ...]) -> tuple:
+def _describe(
+    array: torch.Tensor, sample_stride: int, place_strides: tuple[int, ...], given: torch.dtype | None = None
+) -> tuple:
+    """What the native modules read an array by; `given` is the user's dtype where that is another."""
     scalar = SCALARS.index(array.dtype)
     return (
         array.data_ptr(),
@@ -61,7 +64,7 @@ def _describe(array: torch.Tensor, sample_stride: int, place_strides: tuple[int,
         sample_stride,
         array.stride(-1),
         place_strides,
-        SUM_TOLERANCE[array.dtype],
+        SUM_TOLERANCE[given or array.dtype],
     )
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from ..._checks import back_converter
 from ..._dispatch import Op
-from . import cpu, reference
+from . import cpu, cuda, reference
 from .contract import OUTPUTS, Problem, prepare, raise_invalid
 
-BACKENDS = {"reference": reference, "cpu": cpu}
+BACKENDS = {"reference": reference, "cpu": cpu, "cuda": cuda}
 DEFAULT_OUTPUTS = ("entropy", "bald")
 
 

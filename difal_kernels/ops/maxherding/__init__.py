@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 
-from ..._checks import back_converter
 from ..._dispatch import Op
-from . import cpu, reference
+from . import cpu, cuda, reference
+from .answer import answer
 from .problem import prepare
 from .result import Selection
+from .warm import MaxHerding
 
-_OP = Op("maxherding", prepare, {"cpu": cpu, "reference": reference})
+__all__ = ["MaxHerding", "Selection", "maxherding"]
+
+_OP = Op("maxherding", prepare, {"cuda": cuda, "cpu": cpu, "reference": reference})
 
 
 def maxherding(
@@ -55,7 +57,7 @@ def maxherding(
             pairwise distance of max(10, N/100) fixed rows.
         lengths: (B,) how many of the N rows each problem of a ragged batch has; the rest is padding, never read.
         memory_limit: bytes that the selection may use beyond the features; by default a share of what is free.
-        backend: "auto", "cpu" or "reference". `explain(maxherding, ...)` says which would run and why.
+        backend: "auto", "cuda", "cpu" or "reference". `explain(maxherding, ...)` says which would run and why.
         return_info: return a `Selection` with gains, coverage and bandwidth instead of the indices alone.
         progress: show a progress bar on standard error.
 
@@ -73,7 +75,8 @@ def maxherding(
         The picks are those of greedy selection in float64 arithmetic over the given numbers, on every backend, dtype
         and number of threads. Candidates are tied when their gains differ by less than 1e-12 of the first gain;
         ties go to the lowest index. When nothing is left to gain, the lowest unpicked candidates follow. Kernel
-        values below 1e-30 count as 0. The `cpu` backend stores the kernel in float32, 4 N M bytes for M candidates.
+        values below 1e-30 count as 0. `cpu` and `cuda` store the kernel in float32, 4 N M bytes for M candidates,
+        where `memory_limit` allows, else they make it tile by tile.
 
     References:
         [1] Bae, Noh, Sutherland. Generalized Coverage for More Robust Low-Budget Active Learning. ECCV 2024,
@@ -105,22 +108,4 @@ def maxherding(
     chosen = _OP.choose(backend, batch)
     with torch.no_grad():
         results = _OP.backends[chosen].run(batch)
-    back = back_converter(features)
-    if not batch.batched:
-        (result,), (problem,) = results, batch.problems
-        if not return_info:
-            return back(result.indices)
-        width = math.nan if problem.bandwidth is None else problem.bandwidth
-        return Selection(back(result.indices), back(result.gains), result.coverage, width, result.settled, chosen)
-    indices = back(torch.stack([r.indices for r in results]))
-    if not return_info:
-        return indices
-    widths = [math.nan if p.bandwidth is None else p.bandwidth for p in batch.problems]
-    return Selection(
-        indices,
-        back(torch.stack([r.gains for r in results])),
-        back(torch.tensor([r.coverage for r in results], dtype=torch.float64)),
-        back(torch.tensor(widths, dtype=torch.float64)),
-        back(torch.tensor([r.settled for r in results])),
-        chosen,
-    )
+    return answer(features, batch, results, [p.bandwidth for p in batch.problems], chosen, return_info)

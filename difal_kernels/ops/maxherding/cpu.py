@@ -6,11 +6,17 @@ bound. `dense` stores the kernel matrix, `matrix_free` does not; the picks are t
 
 from __future__ import annotations
 
-from ..._native import missing
+import torch
+
+from ..._native import missing, num_threads
 from ..._progress import Progress
+from ..._workers import Workers
 from . import dense, matrix_free
 from .problem import Batch, Problem
 from .result import Result
+
+SMALL = 1 << 24  # multiply-adds of a kernel matrix that are not worth starting threads for
+LARGE = 8192  # points of a problem that is better solved by all threads together than beside others
 
 
 def unavailable() -> str | None:
@@ -24,34 +30,77 @@ def supports(batch: Batch) -> str | None:
 
 
 def plan(batch: Batch) -> str:
-    limit, lines = memory_limit(batch), []
+    limit, threads, lines = memory_limit(batch), num_threads(), []
     for b, p in enumerate(batch.problems):
-        path = _path(p, limit)
+        path = path_for(p, limit, threads)
         name = f"problem {b}: " if batch.batched else ""
         lines.append(
-            f"   {name}{path.plan(p)}, workspace {path.workspace_bytes(p) / 2**20:.1f} MiB of {limit / 2**20:.0f} MiB"
+            f"   {name}{path.plan(p)}, workspace {path.workspace_bytes(p, threads) / 2**20:.1f} MiB "
+            f"of {limit / 2**20:.0f} MiB"
         )
+    count = _side_by_side(batch, limit, threads)
+    if count > 1:
+        lines.append(f"   {count} problems side by side, a thread each")
     return "\n".join(lines)
 
 
 def run(batch: Batch) -> list[Result]:
-    limit = memory_limit(batch)
+    limit, threads = memory_limit(batch), num_threads()
+    check_limit(batch, limit)
+    total = sum(p.budget for p in batch.problems)
+    count = _side_by_side(batch, limit, threads)
+    with Progress(total, "maxherding", batch.progress) as bar:
+        if count > 1:
+            return _run_side_by_side(batch, count, bar)
+        return [_run_one(p, limit, threads, bar) for p in batch.problems]
+
+
+def check_limit(batch: Batch, limit: int) -> None:
+    """ValueError where no path can work within `limit` bytes."""
     for b, p in enumerate(batch.problems):
-        needed = min(path.workspace_bytes(p) for path in _paths(p))
+        needed = min(path.workspace_bytes(p, 1) for path in _paths(p))
         if needed > limit:
             where = f"problem {b} of the batch" if batch.batched else "this selection"
             source = "`memory_limit`" if batch.memory_limit is not None else "the memory that is free"
             raise ValueError(
                 f"{source} is {limit} bytes and {where} of {len(p.features)} points needs at least {needed}; raise it"
             )
-    total = sum(p.budget for p in batch.problems)
-    results = []
-    with Progress(total, "maxherding", batch.progress) as bar:
-        for p in batch.problems:
-            if _path(p, limit) is dense:
-                results.append(dense.select(p, bar))
-            else:
-                results.append(matrix_free.select(p, limit, bar))
+
+
+def _run_one(p: Problem, limit: int, threads: int, bar: Progress) -> Result:
+    if len(p.features) ** 2 * p.features.shape[1] < SMALL:
+        threads = 1
+    if path_for(p, limit, threads) is dense:
+        with Workers(threads) as workers:
+            return dense.select(p, bar, workers)
+    with Workers(matrix_free.threads_for(p, limit, threads)) as workers:
+        return matrix_free.select(p, limit, bar, workers)
+
+
+def _side_by_side(batch: Batch, limit: int, threads: int) -> int:
+    """How many problems to solve at the same time, a thread each; 1 where they are large or memory is short."""
+    problems = batch.problems
+    if max(len(p.features) for p in problems) > LARGE:
+        return 1
+    largest = sorted((dense.workspace_bytes(p, 1) for p in problems), reverse=True)
+    count = min(threads, len(problems))
+    while count > 1 and sum(largest[:count]) > limit:
+        count -= 1
+    return count
+
+
+def _run_side_by_side(batch: Batch, count: int, bar: Progress) -> list[Result]:
+    results: list[Result | None] = [None] * len(batch.problems)
+    size = max(dense.matrix_size(p) for p in batch.problems)
+    storage = torch.empty(count, size)  # fresh pages for every problem would cost as much as its arithmetic
+    alone = Workers(1)
+
+    def work(b: int, slot: int) -> None:
+        results[b] = dense.select(batch.problems[b], bar, alone, storage[slot])
+
+    with Workers(count) as workers:
+        largest_first = sorted(range(len(results)), key=lambda b: -len(batch.problems[b].features))
+        workers.run(work, largest_first)
     return results
 
 
@@ -74,5 +123,6 @@ def _paths(p: Problem) -> tuple:
     return (dense,) if p.kernel == "precomputed" else (dense, matrix_free)
 
 
-def _path(p: Problem, limit: int):
-    return next((path for path in _paths(p) if path.workspace_bytes(p) <= limit), _paths(p)[-1])
+def path_for(p: Problem, limit: int, threads: int):
+    """`dense` or `matrix_free`: the fastest that fits."""
+    return next((path for path in _paths(p) if path.workspace_bytes(p, threads) <= limit), _paths(p)[-1])

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
+from ..._memory import large_empty
 from ..._progress import Progress
+from ..._workers import Workers
 from .engine import cover_labeled, make_engine, run_picks
 from .panels import TOLERANCE, UNIT, Panels, full_precision, is_native, panel_rows
 from .problem import Problem
 from .reference import initial_coverage
 from .result import Result
 
+WIDTH = 256  # columns of the matrix that are made at once: a product is turned into kernel values while in cache
+GROUP = 4  # panels of columns per task, so that the task's own rows are prepared once for all of them
 
-def workspace_bytes(p: Problem) -> int:
+
+def workspace_bytes(p: Problem, threads: int) -> int:
     """Bytes used beyond the features: the kernel matrix, panels, copies that the dtype or strides ask for."""
     n, d = p.features.shape
     columns = _columns(p)
@@ -21,9 +28,10 @@ def workspace_bytes(p: Problem) -> int:
         own = 0 if in_place and columns == n else 4 * n * columns
         return own + (0 if in_place or is_native(p.features) else 8 * n * n) + 64 * (n + columns)
     copies = 0 if is_native(p.features) else n * d * (8 if p.features.dtype == torch.float64 else 4)
-    height = panel_rows(n, d)
+    sides = 2 * threads
+    height = panel_rows(n, d, sides)
     labels = 0 if p.labeled is None else p.labeled.numel() * 8 + 4 * min(len(p.labeled), height) * n
-    panels = 2 * 4 * height * d + (0 if columns == n else 8 * height * d)
+    panels = sides * 4 * height * d + (0 if columns == n else threads * 8 * height * d)
     return 4 * n * columns + copies + labels + panels + 64 * (n + columns)
 
 
@@ -32,17 +40,52 @@ def plan(p: Problem) -> str:
     return f"dense, {len(p.features)} x {_columns(p)} kernel in float32, {passes}"
 
 
-def select(p: Problem, bar: Progress) -> Result:
-    coverage, keep = (_precomputed if p.kernel == "precomputed" else _from_features)(p)
-    coverage.start()
-    picks = torch.empty(p.budget, dtype=torch.int64)
-    gains = torch.empty(p.budget, dtype=torch.float64)
-    run_picks(coverage, picks, gains, bar)
-    if p.candidates is not None and not _symmetric(p):
-        picks = p.candidates[picks]
-    n = len(p.features)
-    del keep
-    return Result(picks, gains / n, coverage.covered() / n, coverage.stats()["contested"])
+def matrix_size(p: Problem) -> int:
+    """Numbers in the matrix that `select` can be lent."""
+    return 0 if p.kernel == "precomputed" else len(p.features) * _columns(p)
+
+
+def select(p: Problem, bar: Progress, workers: Workers, storage: torch.Tensor | None = None) -> Result:
+    """Solve one problem, in `storage` if given: float32, at least `matrix_size(p)` long."""
+    selection = DenseSelection(p, workers, storage)
+    picks, gains = selection.more(p.budget, bar)
+    return Result(picks, gains, selection.coverage(), selection.settled())
+
+
+class DenseSelection:
+    """Greedy selection on a stored matrix, as far as wanted."""
+
+    def __init__(self, p: Problem, workers: Workers, storage: torch.Tensor | None = None):
+        self.p = p
+        if p.kernel == "precomputed":
+            self.engine, self.keep = _precomputed(p, workers.count)
+        else:
+            self.panels = Panels(p, sides=2 * workers.count)
+            self.engine, self.keep = _from_features(p, self.panels, workers, storage)
+        self.engine.start()
+
+    def more(self, count: int, bar: Progress) -> tuple[torch.Tensor, torch.Tensor]:
+        """The next `count` picks and their gains."""
+        picks = torch.empty(count, dtype=torch.int64)
+        gains = torch.empty(count, dtype=torch.float64)
+        run_picks(self.engine, picks, gains, bar)
+        if self.p.candidates is not None and not _symmetric(self.p):
+            picks = self.p.candidates[picks]
+        return picks, gains / len(self.p.features)
+
+    def add_labeled(self, labeled: torch.Tensor) -> None:
+        p = replace(self.p, labeled=labeled)
+        if p.kernel == "precomputed":
+            m = initial_coverage(p)
+            self.engine.cover_with(m.data_ptr())
+        else:
+            cover_labeled(self.engine, p, self.panels)
+
+    def coverage(self) -> float:
+        return self.engine.covered() / len(self.p.features)
+
+    def settled(self) -> int:
+        return self.engine.stats()["contested"]
 
 
 def _symmetric(p: Problem) -> bool:
@@ -54,37 +97,50 @@ def _columns(p: Problem) -> int:
     return len(p.features) if p.candidates is None or _symmetric(p) else len(p.candidates)
 
 
-def _from_features(p: Problem):
-    panels, symmetric = Panels(p), _symmetric(p)
+def _from_features(p: Problem, panels: Panels, workers: Workers, storage: torch.Tensor | None):
+    symmetric = _symmetric(p)
     features, n, columns = panels.features, len(p.features), _columns(p)
-    gram = torch.empty(n, columns)
-    coverage, keep = make_engine("Coverage", p, features, panels.scale, gram, symmetric, panels.error)
+    storage = large_empty(n * columns) if storage is None else storage
+    gram = storage[: n * columns].view(n, columns)
+    coverage, keep = make_engine("Coverage", p, features, panels.scale, gram, symmetric, panels.error, workers.count)
     cover_labeled(coverage, p, panels)
+
+    def columns_of(begin: int, end: int) -> torch.Tensor:
+        return features[begin:end] if symmetric else features[p.candidates[begin:end]]
+
+    def work(task: tuple[int, int, int, int], slot: int) -> None:
+        b, e, first, last = task
+        own = panels.rows(features[b:e], 2 * slot)
+        for c in range(first, last, panels.height):
+            stop = min(c + panels.height, last)
+            other = own if symmetric and c == b else panels.rows(columns_of(c, stop), 2 * slot + 1)
+            for k in range(c, stop, WIDTH):
+                to = min(k + WIDTH, stop)
+                torch.mm(own, other[k - c : to - c].T, out=gram[b:e, k:to])
+                coverage.fill(b, e, k, to)
+            if symmetric and c == b:
+                coverage.mirror(b, e)
+
+    width = GROUP * panels.height
+    tasks = [
+        (b, e, first, min(first + width, e if symmetric else columns))
+        for b, e in panels.blocks
+        for first in range(0, e if symmetric else columns, width)
+    ]
+    tasks.sort(key=lambda task: (task[1] - task[0]) * (task[2] - task[3]))  # the long ones first
     with full_precision():
-        for b, e in panels.blocks:
-            own = panels.rows(features[b:e], 0)
-            if symmetric:
-                for b2, e2 in panels.blocks:
-                    if b2 <= b:
-                        other = own if b2 == b else panels.rows(features[b2:e2], 1)
-                        torch.mm(own, other.T, out=gram[b:e, b2:e2])
-                coverage.fill(b, e, 0, e)
-            else:
-                for c in range(0, columns, panels.height):
-                    index = p.candidates[c : c + panels.height]
-                    torch.mm(own, panels.rows(features[index], 1).T, out=gram[b:e, c : c + len(index)])
-                coverage.fill(b, e, 0, columns)
+        workers.run(work, tasks)
     return coverage, keep
 
 
-def _precomputed(p: Problem):
+def _precomputed(p: Problem, threads: int):
     """The kernel itself is the matrix: used in place where it is float32 with contiguous rows, else copied once."""
     exact = p.features if p.features.dtype == torch.float64 else p.features.float()
     exact = exact if exact.stride(1) == 1 else exact.contiguous()
     gram = exact if p.candidates is None else exact[:, p.candidates]
     rounding = 4 * UNIT if exact.dtype == torch.float64 else 0.0
     error = {"lambda_": 0.0, "relative": rounding, "absolute": 0.0, "tolerance": TOLERANCE}
-    coverage, keep = make_engine("Coverage", p, exact, torch.zeros(len(exact)), gram.float(), False, error)
+    coverage, keep = make_engine("Coverage", p, exact, torch.zeros(len(exact)), gram.float(), False, error, threads)
     m = initial_coverage(p)
     coverage.cover_with(m.data_ptr())
     return coverage, keep

@@ -7,14 +7,16 @@ from typing import Any
 
 import torch
 
-from ..._native import load, num_threads
+from ..._native import load
 from ..._progress import Progress
 from .kernels import KERNELS
 from .panels import Panels, full_precision, native
 from .problem import Problem
 
 
-def make_engine(name: str, p: Problem, features: torch.Tensor, scale: torch.Tensor, gram: Any, symmetric: bool, error):
+def make_engine(
+    name: str, p: Problem, features: torch.Tensor, scale: torch.Tensor, gram: Any, symmetric: bool, error, threads
+):
     """The native class `name` for this problem, and the tensors that must outlive it."""
     allowed = None
     if p.candidates is not None and symmetric:
@@ -38,7 +40,7 @@ def make_engine(name: str, p: Problem, features: torch.Tensor, scale: torch.Tens
         gram=0 if gram is None else gram.data_ptr(),
         gram_stride=0 if gram is None else gram.stride(0),
         symmetric=symmetric,
-        threads=num_threads(),
+        threads=threads,
         **error,
     )
     return engine, (features, weights, candidates, allowed, scale, gram)

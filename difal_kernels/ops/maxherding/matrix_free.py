@@ -8,252 +8,426 @@ or corrects the first wrong one, and gathers the entries that are alive. The res
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
 import torch
 
 from ..._progress import Progress
+from ..._workers import Workers
 from .engine import cover_labeled, make_engine, run_picks
-from .kernels import kernel_of_scaled_square, sample_rows
-from .panels import Panels, full_precision, is_native, panel_rows
+from .kernels import kernel_matrix, sample_rows
+from .panels import UNIT, Panels, full_precision, is_native
 from .problem import Problem
 from .result import TIE, Result
 
-TILE = 1024  # rows and columns of a tile
+TILE = 512  # rows and columns of a tile
 BLOCK = 64  # candidates whose kernel columns are made together
-TRIED = 128  # candidates whose gain is computed over the whole pool at each guess
-FIRST_GUESSES = 8  # picks guessed before the first sweep, from the sample alone
-MOST_GUESSES = 64  # and before any later one
+TRIED = 64  # candidates whose gain is computed over the whole pool at each guess
+FIRST_TRIED = 8192  # and, divided by t^2, at guess t: the first ones are dear to correct
+FIRST_GUESSES = 2  # guesses before the first sweep, which gives every candidate's gain to start the others from
+MOST_GUESSES = 64  # guesses before a sweep that there is always room for
+BATCH = 256  # Sweep::kBatch: rows whose coverage a correction changes, taken anew together
+CORRECTED = 8 * BATCH  # and those whose kernel rows are prepared together
+SAMPLE = 1024  # rows, of those that a guess raises, that the next guess looks at
+WATCHED = 2048  # points whose kernel tells how much is alive
 BYTES_PER_ENTRY = 9  # 8, and the rest of its block
 SLACK = 1.3  # how much more may be alive than the sample says
 
 
-def workspace_bytes(p: Problem) -> int:
-    """The least that the path can work with: linear in N."""
-    return _fixed_bytes(p) + len(p.features) * (4 * 256 + 128 * BYTES_PER_ENTRY)
+def workspace_bytes(p: Problem, threads: int = 1) -> int:
+    """The least that the path can work with, on however many threads: linear in N."""
+    return _fixed_bytes(p) + len(p.features) * 128 * BYTES_PER_ENTRY
+
+
+def _tile(n: int) -> tuple[int, int]:
+    """Points a tile's side has, and the distance of its rows: a multiple of 32, and no power of two for the cache."""
+    size = min(TILE, n)
+    return size, -(-size // 32) * 32 + 16
+
+
+def _worker_bytes(p: Problem) -> int:
+    size, stride = _tile(len(p.features))
+    return 2 * 4 * max(size, BATCH) * stride + 2 * 4 * size * p.features.shape[1]
+
+
+def _guess_bytes(n: int, guesses: int) -> int:
+    """Coverage after each guess, what it took, and the events of all rows, thrice that of one guess after another."""
+    return n * (guesses * (12 + 12 + 4) + int(3 * 20 * (2 + math.log(guesses + 1))))
 
 
 def _fixed_bytes(p: Problem) -> int:
     n, d = p.features.shape
     copies = 0 if is_native(p.features) else n * d * (8 if p.features.dtype == torch.float64 else 4)
-    height = panel_rows(n, d)
-    labels = 0 if p.labeled is None else p.labeled.numel() * 8 + 4 * min(len(p.labeled), height) * n
-    tiles = 2 * 4 * min(TILE, height) ** 2 + 2 * 4 * height * d
-    per_guess = (12 + 8 + 24) * n  # coverage, what it took, a few events
-    return copies + labels + tiles + MOST_GUESSES * per_guess + 4 * (BLOCK + TRIED) * n + 200 * n
+    labels = 0 if p.labeled is None else p.labeled.numel() * 8 + 4 * min(len(p.labeled), _tile(n)[0]) * n
+    corrections = 4 * min(n, CORRECTED) * d
+    return (
+        copies
+        + labels
+        + _worker_bytes(p)
+        + _guess_bytes(n, MOST_GUESSES)
+        + corrections
+        + 4 * BLOCK * n
+        + 200 * n
+        + 8 * WATCHED**2
+    )
 
 
 def plan(p: Problem) -> str:
-    return "matrix-free, 0.5 GEMM passes per sweep, 1 to 3 sweeps on data that is not adverse"
+    return "matrix-free, 0.5 GEMM passes and a part of one for each wrong guess on data that is not adverse"
 
 
-def select(p: Problem, limit: int, bar: Progress) -> Result:
-    return _Selection(p, limit, bar).run()
+def threads_for(p: Problem, limit: int, threads: int) -> int:
+    """As many as there is room for; each needs buffers of its own."""
+    return max(1, min(threads, 1 + max(0, limit - workspace_bytes(p)) // 8 // _worker_bytes(p)))
 
 
-class _Selection:
-    def __init__(self, p: Problem, limit: int, bar: Progress):
-        self.p, self.bar = p, bar
-        self.n = len(p.features)
-        self.panels = Panels(p)
+def select(p: Problem, limit: int, bar: Progress, workers: Workers) -> Result:
+    selection = MatrixFreeSelection(p, limit, p.budget, workers)
+    picks, gains = selection.more(p.budget, bar)
+    return Result(picks, gains, selection.coverage(), selection.settled())
+
+
+def _rounds(count: int) -> Iterator[list[tuple[int, int]]]:
+    """All pairs of `count` blocks, a block with itself first, in rounds in which no block comes twice.
+
+    So the tiles of a round may run side by side, and each block meets the others in the same order on any machine.
+    The rounds are those of a tournament, by the circle method.
+    """
+    yield [(i, i) for i in range(count)]
+    players = count + count % 2
+    for r in range(players - 1):
+        pairs = [(r, players - 1)]
+        pairs += [((r + k) % (players - 1), (r - k) % (players - 1)) for k in range(1, players // 2)]
+        yield [(max(pair), min(pair)) for pair in pairs if max(pair) < count]
+
+
+class MatrixFreeSelection:
+    """Greedy selection on the alive entries, as far as wanted.
+
+    Args:
+        p: the problem.
+        limit: bytes to work with.
+        horizon: picks that will be asked for at most.
+        workers: threads; `more` may be given others, as many.
+
+    The constructor and `more` must run with the workers' context open.
+    """
+
+    def __init__(self, p: Problem, limit: int, horizon: int, workers: Workers):
+        self.p, self.limit, self.horizon, self.workers = p, limit, horizon, workers
+        self.n, d = p.features.shape
+        self.handed_out, self.started = 0, False
+        size, self.stride = _tile(self.n)
+        self.panels = Panels(p, sides=2 * workers.count, height=size)
+        self.blocks = self.panels.blocks
+        self.tiles = torch.empty(2 * workers.count, max(size, BATCH), self.stride)
+        self.own = torch.empty(min(self.n, CORRECTED), d)
+        # An entry may have come from one product as a row's and from another as a column's: twice the error.
+        error = {name: value * (1 + (name != "tolerance")) for name, value in self.panels.error.items()}
         self.sweep, self.keep = make_engine(
-            "Sweep", p, self.panels.features, self.panels.scale, None, True, self.panels.error
+            "Sweep", p, self.panels.features, self.panels.scale, None, True, error, workers.count
         )
-        spare = limit - _fixed_bytes(p)
-        self.sample_size = int(min(4096, self.n, spare // 2 // (4 * self.n)))
-        self.capacity = int((spare - 4 * self.sample_size * self.n) // BYTES_PER_ENTRY)
+        spare = limit - _fixed_bytes(p) - (workers.count - 1) * _worker_bytes(p)
+        self.ready = None
+        if spare > 4 * 4 * self.n * d:  # room for the rows as a GEMM wants them
+            self.ready = torch.empty(self.n, d)
+            for b, e in self.blocks:
+                self.panels.rows_into(self.panels.features[b:e], self.ready[b:e])
+            spare -= 4 * self.n * d
+        self.most = MOST_GUESSES
+        while self.most < 512 and _guess_bytes(self.n, 2 * self.most) < spare // 8:
+            self.most *= 2
+        spare -= _guess_bytes(self.n, self.most) - _guess_bytes(self.n, MOST_GUESSES)
+        self.capacity = int(spare // BYTES_PER_ENTRY)
         self.allowed = torch.zeros(self.n, dtype=torch.bool)
         self.allowed[slice(None) if p.candidates is None else p.candidates] = True
+        self.unit = float(p.weights.max()) or 1.0
         self.picks: list[int] = []
         self.gains: list[float] = []
         self.contested = 0
-        self.known: tuple[int, torch.Tensor] | None = None  # a step, and all gains at it, from the last sweep
+        self.known: torch.Tensor | None = None  # all gains after the picks so far, from the last sweep
         shape = {"laplace": torch.inf, "student_t": 1.5, "rational_quadratic": 0.5}.get(p.kernel, 1.0)
-        error, scale = self.panels.error, self.panels.scale.double()
+        scale = self.panels.scale.double()
         spread = (error["lambda_"] * shape * (scale + scale.max())).nan_to_num(torch.inf).clamp(max=error["tolerance"])
         spread *= p.kernel not in ("tophat", "cosine")
-        self.entry_error = 1.02 * spread + error["relative"] + error["absolute"]  # the most of any entry of a column
+        # The most of any entry of a column, and float32 sums of 16 terms.
+        self.entry_error = 1.02 * spread + error["relative"] + error["absolute"] + 20 * UNIT
 
-    def run(self) -> Result:
-        cover_labeled(self.sweep, self.p, self.panels)
-        while len(self.picks) < self.p.budget:
-            done = len(self.picks)
-            alive_at = self.guess()
-            self.run_sweep(done, alive_at)
-            self.prove(done)
-            self.bar.update(len(self.picks) - done)
-            if alive_at is None:
-                continue
-            if not self.sweep.gathered():
-                self.capacity = int(self.capacity / SLACK)  # the sample said too little: more picks first
-            elif len(self.picks) >= alive_at:
-                return self.finish(alive_at)
-        covered = torch.empty(self.n, dtype=torch.float64)
-        self.sweep.copy_coverage(len(self.picks), covered.data_ptr(), self.n)
-        return self.result(float(self.p.weights @ covered))
+        with full_precision():
+            cover_labeled(self.sweep, p, self.panels)
+        self.covered_before = float(p.weights @ self.read_level(0))
+        self.watch()
 
-    def finish(self, alive_at: int) -> Result:
-        """Greedy on the alive entries."""
-        del self.picks[alive_at:], self.gains[alive_at:]
-        rest = self.p.budget - alive_at
+    def more(self, count: int, bar: Progress, workers: Workers | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The next `count` picks and their gains."""
+        self.workers, wanted = workers or self.workers, self.handed_out + count
+        with full_precision():
+            while len(self.picks) < wanted and not self.started:
+                known = len(self.picks)
+                self.prepare()
+                bar.update(min(len(self.picks), wanted) - known)
+        if len(self.picks) < wanted:
+            rest = wanted - len(self.picks)
+            picks, gains = torch.empty(rest, dtype=torch.int64), torch.empty(rest, dtype=torch.float64)
+            run_picks(self.sweep, picks, gains, bar)
+            self.picks += picks.tolist()
+            self.gains += gains.tolist()
+        new, self.handed_out = slice(self.handed_out, wanted), wanted
+        gains = torch.tensor(self.gains[new], dtype=torch.float64)
+        return torch.tensor(self.picks[new], dtype=torch.int64), gains / self.n
+
+    def prepare(self) -> None:
+        """More proven picks; and, once few enough entries are alive, those entries, for all the picks to come."""
+        done = len(self.picks)
+        few_alive = self.guess()
+        self.run_sweep(done, few_alive)
+        self.prove(done)
+        if not few_alive:
+            return
+        self.gather_again()
+        if not self.sweep.gathered():
+            self.capacity = int(self.capacity / SLACK)  # the sample said too little: more picks first
+            return
+        self.ready, self.started = None, True
         picked = torch.tensor(self.picks, dtype=torch.int64)
-        picks, gains = torch.empty(rest, dtype=torch.int64), torch.empty(rest, dtype=torch.float64)
         self.sweep.start(self.gains[0] if self.gains else -1.0, picked.data_ptr())
-        run_picks(self.sweep, picks, gains, self.bar)
-        self.picks += picks.tolist()
-        self.gains += gains.tolist()
-        self.contested += self.sweep.stats()["contested"]
-        return self.result(self.sweep.covered())
 
-    def result(self, covered: float) -> Result:
-        picks = torch.tensor(self.picks, dtype=torch.int64)
-        gains = torch.tensor(self.gains, dtype=torch.float64)
-        return Result(picks, gains / self.n, covered / self.n, self.contested)
+    def add_labeled(self, labeled: torch.Tensor) -> bool:
+        """Cover by more labeled points; False where that is not possible at this stage."""
+        if not self.started or len(self.picks) > self.handed_out:
+            return False
+        cover_labeled(self.sweep, replace(self.p, labeled=labeled), self.panels)
+        self.covered_before = self.sweep.covered() - math.fsum(self.gains)
+        return True
 
-    # Guessing: nothing here has to be right.
+    def coverage(self) -> float:
+        return (self.covered_before + math.fsum(self.gains[: self.handed_out])) / self.n
 
-    def make_sample(self) -> None:
-        """Kernel values of some rows with all points, (sample_size, N) float32."""
-        rows = sample_rows(self.n, self.sample_size)
-        self.rows = rows
-        self.kernel = torch.empty(len(rows), self.n)
-        for start in range(0, len(rows), self.panels.height):
-            some = rows[start : start + self.panels.height]
-            own = self.panels.rows(self.panels.features[some], 0)
-            for b, e in self.panels.blocks:
-                torch.mm(
-                    own,
-                    self.panels.rows(self.panels.features[b:e], 1).T,
-                    out=self.kernel[start : start + len(some), b:e],
-                )
-        for at in range(len(rows)):
-            row = self.kernel[at]
-            if self.p.kernel == "cosine":
-                row.clamp_(min=0)
-            else:
-                row.mul_(-2).add_(self.panels.scale).add_(self.panels.scale[rows[at]]).clamp_(min=0)
-                kernel_of_scaled_square(row, self.p.kernel)
-        self.sample_weights = self.p.weights[rows] * (self.n / len(rows))
+    def settled(self) -> int:
+        return self.contested + (self.sweep.stats()["contested"] if self.started else 0)
 
-    def sample_level(self, count: int) -> torch.Tensor:
-        m = torch.empty(self.n, dtype=torch.float64)
-        self.sweep.copy_coverage(count, m.data_ptr(), self.n)
-        self.level = m
-        return m[self.rows].float()
+    # Products of rows, made by the workers.
 
-    def alive_estimate(self) -> float:
-        """Entries that would be gathered now: pairs of which either may still use the other."""
-        columns = torch.arange(0, self.n, max(1, self.n // 4096))
-        m = self.level.float()
-        alive = self.kernel[:, columns] >= torch.minimum(m[self.rows][:, None], m[columns][None])
-        return float(alive.double().mean()) * self.n * self.n
+    def rows(self, begin: int, end: int, side: int) -> torch.Tensor:
+        if self.ready is not None:
+            return self.ready[begin:end]
+        return self.panels.rows(self.panels.features[begin:end], side)
 
-    def guess(self) -> int | None:
-        """Guess picks until few enough entries are alive; the number of picks after which they are, or None."""
-        p, done = self.p, len(self.picks)
-        most = FIRST_GUESSES if self.known is None else MOST_GUESSES
-        self.guessed, self.guessed_gains = [], []
-        self.make_sample()
-        open_ = self.allowed.clone()
-        open_[self.picks] = False
-        if self.known is None:
-            level = self.sample_level(done)
-            estimate = torch.zeros(self.n)
-            for at in range(len(self.rows)):  # row by row: the sample is the largest thing in memory
-                estimate.add_((self.kernel[at] - level[at]).clamp_(min=0), alpha=float(self.sample_weights[at]))
-        else:  # all gains some picks ago; only what those took is estimated
-            step, gains = self.known
-            level, estimate = self.sample_level(step), gains.float()
-            level = self.lower(estimate, level, self.sample_level(done))
-        while True:
-            count = self.sweep.guesses()
-            if self.alive_estimate() * SLACK <= self.capacity:
-                return count
-            if count - done == most or count == p.budget:
-                return None
-            j = self.best_of_sample(estimate, open_)
-            open_[j] = False
-            products = self.products(torch.tensor([j]))
-            self.guessed_gains.append(self.sweep.guess(j, products.data_ptr()))
-            self.guessed.append(j)
-            level = self.lower(estimate, level, self.sample_level(count + 1))
+    def some_rows(self, index: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        return self.panels.rows_into(self.panels.features[index], out[: len(index)])
 
-    def lower(self, estimate: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-        """Take from the estimates what the sample says that a rise of the coverage from low to high takes."""
-        for at in (high > low).nonzero()[:, 0].tolist():
-            taken = self.kernel[at].clamp(float(low[at]), float(high[at])).sub_(float(low[at]))
-            estimate.sub_(taken, alpha=float(self.sample_weights[at]))
-        return high
-
-    def best_of_sample(self, estimate: torch.Tensor, open_: torch.Tensor) -> int:
-        """Of the candidates that the sample likes best, the one with the largest gain over the whole pool."""
-        hopeful = torch.where(open_, estimate, -torch.inf).topk(min(TRIED, int(open_.sum()))).indices
-        m, w = self.level.float(), self.p.weights.float()
-        gains = torch.empty(len(hopeful))
-        for start in range(0, len(hopeful), BLOCK):
-            index = hopeful[start : start + BLOCK]
-            k = self.products(index)
-            if self.p.kernel == "cosine":
-                k.clamp_(min=0)
-            else:
-                k.mul_(-2).add_(self.panels.scale).add_(self.panels.scale[index][:, None]).clamp_(min=0)
-                kernel_of_scaled_square(k, self.p.kernel)
-            gains[start : start + len(index)] = k.sub_(m).clamp_(min=0) @ w
-        return int(hopeful[gains.argmax()])
-
-    # Proving.
+    def tile(self, rows: int, columns: int, slot: int, turned: bool = False) -> torch.Tensor:
+        return self.tiles[2 * slot + turned, :rows, :columns]
 
     def products(self, index: torch.Tensor) -> torch.Tensor:
         """Inner products of some points with all, (len(index), N) float32."""
         out = torch.empty(len(index), self.n)
-        own = self.panels.rows(self.panels.features[index], 0)
-        with full_precision():
-            for b, e in self.panels.blocks:
-                torch.mm(own, self.panels.rows(self.panels.features[b:e], 1).T, out=out[:, b:e])
+        own = self.some_rows(index, self.own)
+
+        def work(block: tuple[int, int], slot: int) -> None:
+            b, e = block
+            torch.mm(own, self.rows(b, e, 2 * slot).T, out=out[:, b:e])
+
+        self.workers.run(work, self.blocks)
         return out
 
-    def run_sweep(self, first: int, alive_at: int | None) -> None:
-        features, panels = self.panels.features, self.panels
-        del self.kernel  # its memory is for what is alive
-        self.sweep.begin(first, alive_at or 0, self.capacity if alive_at is not None else 0)
-        step = min(TILE, panels.height)
-        tile, turned = torch.empty(step * step), torch.empty(step * step)
-        with full_precision():
-            for b in range(0, self.n, step):
-                e = min(b + step, self.n)
-                own = panels.rows(features[b:e], 0)
-                for b2 in range(0, b + 1, step):
-                    e2 = min(b2 + step, self.n)
-                    other = own if b2 == b else panels.rows(features[b2:e2], 1)
-                    torch.mm(own, other.T, out=tile[: (e - b) * (e2 - b2)].view(e - b, e2 - b2))
-                    self.sweep.tile(b, e, b2, e2, tile.data_ptr(), turned.data_ptr())
+    # Guessing: nothing here has to be right.
+
+    def read_level(self, count: int) -> torch.Tensor:
+        """Coverage after `count` guesses, (N,) float64."""
+        m = torch.empty(self.n, dtype=torch.float64)
+        self.sweep.copy_coverage(count, m.data_ptr(), self.n)
+        return m
+
+    def watch(self) -> None:
+        """Kernel values of some rows with some others, to tell how many entries are alive."""
+        p = self.p
+        rows = sample_rows(self.n, WATCHED)
+        rows, columns = rows[0::2], rows[len(rows) > 1 :: 2]
+        self.watched = rows, columns
+        kernel = kernel_matrix(self.panels.features[rows], self.panels.features[columns], p.kernel, p.bandwidth)
+        self.watched_reach = kernel * (1 + self.entry_error[columns])
+
+    def alive_estimate(self, m: torch.Tensor) -> float:
+        """Entries that would be gathered at coverage m: pairs of which either may still use the other."""
+        alive = self.watched_reach > torch.minimum(m[self.watched[0]][:, None], m[self.watched[1]][None])
+        return float(alive.sum()) / alive.numel() * self.n * self.n
+
+    def guess(self) -> bool:
+        """Guess picks until few enough entries are alive; whether they are."""
+        p, done = self.p, len(self.picks)
+        self.guessed: list[int] = []
+        open_ = self.allowed.clone()
+        open_[self.picks] = False
+        level = self.read_level(done)
+        if self.known is None:
+            estimate = torch.zeros(self.n, dtype=torch.float64)
+            self.add_sampled(estimate, p.weights.nonzero()[:, 0], level, torch.full_like(level, torch.inf))
+        else:
+            estimate = self.known / self.unit
+        most = FIRST_GUESSES if self.known is None else self.most
+        while True:
+            count = self.sweep.guesses()
+            few_alive = self.alive_estimate(level) * SLACK <= self.capacity
+            if few_alive or count - done == most or count == self.horizon:
+                return few_alive
+            j = self.best_of_sample(estimate, open_)
+            open_[j] = False
+            products = self.products(torch.tensor([j]))
+            self.sweep.guess(j, products.data_ptr())
+            self.guessed.append(j)
+            low, level = level, self.read_level(count + 1)
+            self.add_sampled(estimate.neg_(), (level > low).nonzero()[:, 0], low, level)
+            estimate.neg_()
+
+    def add_sampled(self, out: torch.Tensor, rows: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> None:
+        """Add to `out` what `rows`, or a sample of them, take from each candidate when they rise from low to high."""
+        if not len(rows):
+            return
+        size = len(self.own) if self.sweep.guesses() < FIRST_GUESSES else SAMPLE
+        picked = rows[sample_rows(len(rows), min(size, len(rows)))]
+        weights = self.p.weights[picked] * (len(rows) / len(picked) / self.unit)
+        low, high = low[picked].float(), high[picked].float()
+        own = self.some_rows(picked, self.own)
+        height = self.tiles.shape[1]
+
+        def work(block: tuple[int, int], slot: int) -> None:
+            b, e = block
+            columns = self.rows(b, e, 2 * slot)
+            for r in range(0, len(own), height):
+                tile = self.tile(len(own[r : r + height]), e - b, slot)
+                torch.mm(own[r : r + height], columns.T, out=tile)
+                self.sweep.add_taken(
+                    *(values[r : r + height].data_ptr() for values in (picked, low, high, weights)),
+                    *(len(tile), b, e, tile.data_ptr(), self.stride, out.data_ptr()),
+                )
+
+        self.workers.run(work, self.blocks)
+
+    def best_of_sample(self, estimate: torch.Tensor, open_: torch.Tensor) -> int:
+        """Of the candidates that the sample likes best, the one with the largest gain over the whole pool."""
+        step = self.sweep.guesses()
+        tried = max(TRIED, min(len(self.own), FIRST_TRIED // (step + 1) ** 2))
+        hopeful = torch.where(open_, estimate, -torch.inf).topk(min(tried, int(open_.sum()))).indices
+        own = self.some_rows(hopeful, self.own)
+        gains = torch.zeros(self.workers.count, len(hopeful), dtype=torch.float64)
+        height = self.tiles.shape[1]
+
+        def work(block: tuple[int, int], slot: int) -> None:
+            b, e = block
+            columns = self.rows(b, e, 2 * slot)
+            for r in range(0, len(own), height):
+                tile = self.tile(len(own[r : r + height]), e - b, slot)
+                torch.mm(own[r : r + height], columns.T, out=tile)
+                self.sweep.add_gains(
+                    *(step, hopeful[r:].data_ptr(), len(tile), b, e, tile.data_ptr(), self.stride),
+                    gains[slot, r:].data_ptr(),
+                )
+
+        self.workers.run(work, self.blocks)
+        return int(hopeful[gains.sum(0).argmax()])
+
+    # Proving.
+
+    def run_sweep(self, first: int, gather: bool) -> None:
+        self.sweep.begin(first, self.sweep.guesses(), self.capacity if gather else 0, self.panels.height)
+
+        def work(pair: tuple[int, int], slot: int) -> None:
+            (b, e), (b2, e2) = self.blocks[pair[0]], self.blocks[pair[1]]
+            tile, turned = self.tile(e - b, e2 - b2, slot), self.tile(e2 - b2, e - b, slot, turned=True)
+            own = self.rows(b, e, 2 * slot)
+            other = own if b2 == b else self.rows(b2, e2, 2 * slot + 1)
+            torch.mm(own, other.T, out=tile)
+            self.sweep.tile(b, e, b2, e2, tile.data_ptr(), turned.data_ptr(), self.stride)
+
+        for pairs in _rounds(len(self.blocks)):
+            self.workers.run(work, pairs)
 
     def prove(self, done: int) -> None:
-        """Accept the guesses up to the first wrong one, and put the right one in its place."""
+        """Check each guess against all candidates, and put the right pick in the place of a wrong one."""
         gains = torch.empty(self.n, dtype=torch.float64)
         alive = torch.empty(self.n, dtype=torch.float64)
         open_ = self.allowed.clone()
         open_[self.picks] = False
-        for step, (guess, guess_gain) in enumerate(zip(self.guessed, self.guessed_gains, strict=True)):
-            t = done + step
+        for t in range(done, done + len(self.guessed)):
             self.sweep.gains(t, gains.data_ptr(), alive.data_ptr())
-            winner, gain = self.contest(t, guess, guess_gain, gains, alive, open_)
+            winner, gain = self.contest(t, self.guessed[t - done], gains, alive, open_)
             self.picks.append(winner)
             self.gains.append(gain)
             open_[winner] = False
-            if winner != guess:
-                self.known = t, gains
-                self.sweep.keep(t)
-                products = self.products(torch.tensor([winner]))
-                self.sweep.guess(winner, products.data_ptr())
-                return
-        self.sweep.gains(done + len(self.guessed), gains.data_ptr(), alive.data_ptr())
-        self.known = done + len(self.guessed), gains
+            if winner != self.guessed[t - done]:
+                self.correct(t, t - done, winner)
+        last = done + len(self.guessed)
+        self.sweep.gains(last, gains.data_ptr(), alive.data_ptr())
+        self.known = gains
 
-    def contest(self, t, guess, guess_gain, gains, alive, open_) -> tuple[int, float]:
+    def correct(self, t: int, at: int, winner: int) -> None:
+        """The guess at step t was wrong: the right pick is put before it, in the place of the guess most like it."""
+        rest = torch.tensor(self.guessed[at:])
+        products = self.products(torch.tensor([winner]))
+        distance = self.panels.scale[rest] - 2 * products[0, rest]
+        moved = int(torch.where(rest == winner, -torch.inf, distance).argmin()) + 1
+        self.guessed[at : at + moved] = [winner, *self.guessed[at : at + moved - 1]]
+        points = torch.tensor(self.guessed[at:])
+        changed = torch.empty(
+            self.sweep.replace(t, points.data_ptr(), len(points), moved, products.data_ptr()), dtype=torch.int64
+        )
+        self.sweep.changed_rows(changed.data_ptr())
+        for start in range(0, len(changed), CORRECTED):
+            own = self.some_rows(changed[start : start + CORRECTED], self.own)
+
+            def work(block: tuple[int, int], slot: int, own=own, start=start) -> None:
+                b, e = block
+                columns = self.rows(b, e, 2 * slot)
+                for r in range(0, len(own), BATCH):
+                    tile = self.tile(len(own[r : r + BATCH]), e - b, slot)
+                    torch.mm(own[r : r + BATCH], columns.T, out=tile)
+                    self.sweep.retake((start + r) // BATCH, b, e, tile.data_ptr(), self.stride)
+
+            self.workers.run(work, self.blocks)
+
+    def gather_again(self) -> None:
+        """What was gathered is too little for rows whose coverage the corrections lowered."""
+        rows = torch.empty(self.n, dtype=torch.int64)
+        rows = rows[: self.sweep.forget_lower(rows.data_ptr())]
+        if 4 * len(rows) > self.n:  # cheaper all at once
+            self.run_sweep(self.sweep.guesses(), True)
+            return
+        height = self.tiles.shape[1]
+        for start in range(0, len(rows), CORRECTED):
+            some = rows[start : start + CORRECTED]
+            own = self.some_rows(some, self.own)
+
+            def gather(r: int, b: int, e: int, slot: int, own_lists: bool, own=own, some=some) -> None:
+                part = own[r : r + height]
+                tile = self.tile(len(part), e - b, slot)
+                torch.mm(part, self.rows(b, e, 2 * slot).T, out=tile)
+                self.sweep.gather_again(
+                    some[r : r + height].data_ptr(), len(part), b, e, tile.data_ptr(), self.stride, own_lists
+                )
+
+            starts = range(0, len(some), height)
+
+            def to_columns(block: tuple[int, int], slot: int, gather=gather, starts=starts) -> None:
+                for r in starts:
+                    gather(r, *block, slot, False)
+
+            def to_rows(r: int, slot: int, gather=gather) -> None:
+                for b, e in self.blocks:
+                    gather(r, b, e, slot, True)
+
+            self.workers.run(to_columns, self.blocks)
+            self.workers.run(to_rows, starts)
+
+    def contest(self, t, guess, gains, alive, open_) -> tuple[int, float]:
         """The pick of step t: the guess, or who beats it in float64."""
         drift = 2.0**-52 * 2 * self.n * float(gains.max())  # rounding of the sums in `gains`
         upper = torch.where(open_, gains + self.entry_error * alive + drift, -torch.inf)
         upper[guess] = -torch.inf
-        best, settled = guess_gain, {guess: guess_gain}
+        best = self.sweep.gain(t)
+        settled = {guess: best}
 
         def tie() -> float:
             return TIE * (self.gains[0] if self.gains else max(best, 0.0))

@@ -9,7 +9,7 @@ import torch
 
 from .problem import Problem
 
-ROWS = 2048  # most rows of features per GEMM
+ROWS = 1024  # most rows of features per GEMM
 NUMBERS = 1 << 22  # and most numbers, 16 MiB of float32
 UNIT = 2.0**-24  # float32's unit roundoff
 TOLERANCE = 2.0**-10  # worst relative error of a kernel value that is left to an estimate
@@ -21,19 +21,20 @@ class Panels:
     Attributes:
         features: contiguous float32 or float64 with the problem's values: the input itself where it is that already.
         scale: (N,) float32, the squared norms s_i of the rows a.
+        blocks: (begin, end) of slices of `height` rows.
         error: lambda_, relative, absolute and tolerance of csrc's ErrorModel.
     """
 
-    def __init__(self, p: Problem):
+    def __init__(self, p: Problem, sides: int = 2, height: int | None = None):
         n, d = p.features.shape
         self.features = native(p.features)
         self.cosine, self.bandwidth = p.kernel == "cosine", p.bandwidth
         self.center = None
         if not self.cosine:
             self.center = self.features.mean(0, dtype=torch.float64).to(self.features.dtype)
-        self.height = panel_rows(n, d)
+        self.height = height or panel_rows(n, d, sides)
         # Made once: fresh pages for every panel would cost more than its arithmetic.
-        self._buffers = torch.empty(2, self.height, d)
+        self._buffers = torch.empty(sides, self.height, d)
         self.blocks = [(begin, min(begin + self.height, n)) for begin in range(0, n, self.height)]
         self.scale = torch.cat([self.scales(self.rows(self.features[b:e])) for b, e in self.blocks])
         growth = d * UNIT / (1 - d * UNIT)
@@ -46,7 +47,10 @@ class Panels:
 
     def rows(self, features: torch.Tensor, side: int = 0) -> torch.Tensor:
         """At most `height` rows as a GEMM wants them; valid until the next call for the same side."""
-        out = self._buffers[side, : len(features)]
+        return self.rows_into(features, self._buffers[side, : len(features)])
+
+    def rows_into(self, features: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """Any number of rows as a GEMM wants them, into float32 `out`."""
         if self.cosine:
             return torch.div(features, features.double().norm(dim=1, keepdim=True).clamp_(min=1e-300), out=out)
         return torch.sub(features, self.center, out=out).mul_(1 / self.bandwidth)
@@ -58,9 +62,9 @@ class Panels:
         return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square().float()
 
 
-def panel_rows(n: int, d: int) -> int:
-    """Rows per panel: both buffers together stay within a twenty-fifth of an N x N matrix where N is large enough."""
-    return min(n, max(64, min(ROWS, NUMBERS // d, n * n // (50 * d))))
+def panel_rows(n: int, d: int, sides: int = 2) -> int:
+    """Rows per panel: all buffers together stay within a twenty-fifth of an N x N matrix where N is large enough."""
+    return min(n, max(64, min(ROWS, NUMBERS // d, n * n // (25 * sides * d))))
 
 
 def is_native(features: torch.Tensor) -> bool:

@@ -159,6 +159,16 @@ def _labeled(value: Any, pool: torch.Tensor, kernel: str) -> torch.Tensor | None
     return labeled if len(labeled) else None
 
 
+def check_labeled(value: Any, p: Problem) -> torch.Tensor | None:
+    """Further labeled points for `p`, of its features' dtype; None if there are none."""
+    labeled = _labeled(value, p.features, p.kernel)
+    if labeled is None or labeled.dtype == p.features.dtype:
+        return labeled
+    if torch.promote_types(labeled.dtype, p.features.dtype) != p.features.dtype:
+        raise TypeError(f"`labeled` must be of the features' dtype {p.features.dtype}, got {labeled.dtype}; convert it")
+    return labeled.to(p.features.dtype)
+
+
 def _candidates(value: Any, n: int, budget: int) -> torch.Tensor | None:
     if value is None:
         if budget > n:

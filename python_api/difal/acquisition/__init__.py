@@ -20,7 +20,7 @@ from difal.bank import Bank, Pixel
 from difal.config import Config
 from difal.errors import ConfigError
 from difal.files import derive_seed
-from difal.head import Head
+from difal.head import Head, drop
 from difal.stages import StageClock
 from difal_kernels import maxherding
 
@@ -28,7 +28,7 @@ for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
 TWO_STAGE = "two-stage-"
-__all__ = ["Picks", "acquisitions", "check_acquisition", "select"]
+__all__ = ["Picks", "acquisitions", "check_acquisition", "select", "training_dropout"]
 
 
 def acquisitions() -> dict[str, str]:
@@ -82,7 +82,7 @@ def select(
             annotator saw what is near a skipped pixel, too.
         budget: pixels to ask; fewer are given if the bank has no more.
         round_index: with the seed, makes random choices.
-        config: `acquisition`, `keep`, `kernel`, `seed`, `share`, `edald_weight`.
+        config: `acquisition`, `keep`, `kernel`, `seed`, `share`, `edald_weight`, `draws`, `dropout`.
         clock: gets the time per stage.
 
     Returns:
@@ -122,6 +122,12 @@ def within_share(bank: Bank, pixels: str, config: Config) -> np.ndarray:
     return rng.permutation(count) < max(1, round(config.share * count))
 
 
+def training_dropout(config: Config) -> float:
+    """The dropout with which the head is trained: that of acquisitions that read MC dropout, else none."""
+    score = SCORES.get(config.acquisition.removeprefix(TWO_STAGE))
+    return config.dropout if score is not None and score.samples == "dropout" else 0.0
+
+
 def _picks(bank: Bank, pixels: str, rows, scores, survivors: int, how: str) -> Picks:
     values = [None if value is None or not np.isfinite(value) else float(value) for value in scores]
     return Picks([bank.pixel(pixels, row) for row in rows], values, survivors, how)
@@ -147,5 +153,10 @@ def rate(
 ) -> np.ndarray:
     """(len(rows),) float64: a score over rows of the bank."""
     single = head.logits(bank.features(pixels), rows)
-    samples = head.logits(bank.noise(pixels), rows) if score.samples else None
+    samples = None
+    if score.samples == "noise":
+        samples = head.logits(bank.noise(pixels), rows)
+    elif score.samples == "dropout":
+        passes = single[:, None].expand(-1, config.draws, -1)
+        samples = drop(passes, config.dropout, generator)
     return np.asarray(score.function(Predictions(single, samples, generator, config.edald_weight)), np.float64)

@@ -8,6 +8,6 @@ import difal_kernels
 from difal.acquisition.base import Predictions, score
 
 
-@score("edald", "eDALD, entropy plus DALD", samples=True)
+@score("edald", "eDALD, entropy plus DALD", samples="noise")
 def rate(predictions: Predictions) -> torch.Tensor:
     return difal_kernels.edald(predictions.samples, predictions.single, weight=predictions.edald_weight)

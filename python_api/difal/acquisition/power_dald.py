@@ -8,6 +8,6 @@ import difal_kernels
 from difal.acquisition.base import Predictions, score
 
 
-@score("power_dald", "PowerDALD, a random draw with probabilities in proportion to DALD", samples=True)
+@score("power_dald", "PowerDALD, a random draw with probabilities in proportion to DALD", samples="noise")
 def rate(predictions: Predictions) -> torch.Tensor:
     return difal_kernels.power_bald(predictions.samples, generator=predictions.generator)

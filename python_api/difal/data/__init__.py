@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from difal.data.base import IGNORE, Data, Split
-from difal.data.readers import open_camvid, open_folder, open_prepared
+from difal.data.readers import image_files, open_camvid, open_folder, open_prepared
 from difal.data.scenes import open_scenes
 from difal.errors import DataError
 
@@ -14,7 +14,8 @@ __all__ = ["IGNORE", "Data", "Split", "open_data"]
 LAYOUTS = """  scenes[:TRAIN,TEST,SEED]       scenes drawn from a seed, 256 x 256, nothing to download
   ROOT/train ROOT/trainannot ROOT/test ROOT/testannot    CamVid as it is published
   ROOT/train/NAME.jpg ROOT/train/NAME_label.png ROOT/test/... ROOT/meta.json    prepared data
-  ROOT/images [ROOT/masks] [ROOT/test/images ROOT/test/masks] [ROOT/classes.txt]    your own"""
+  ROOT/images [ROOT/masks] [ROOT/test/images ROOT/test/masks] [ROOT/classes.txt]    your own
+  ROOT/NAME.jpg ... [ROOT/classes.txt]    your own, images alone"""
 
 
 def open_data(
@@ -49,7 +50,7 @@ def open_data(
             data = open_camvid(root, size)
         elif (root / "meta.json").is_file() and (root / "train").is_dir():
             data = open_prepared(root, size)
-        elif (root / "images").is_dir():
+        elif (root / "images").is_dir() or image_files(root):
             data = open_folder(root, size, classes)
         else:
             raise DataError(f"{root} has none of the known layouts:\n{LAYOUTS}")

@@ -72,16 +72,24 @@ def open_prepared(root: Path, size: int | None) -> Data:
 
 
 def open_folder(root: Path, size: int | None, classes: tuple[str, ...] | None) -> Data:
-    """ROOT/images, perhaps ROOT/masks (NAME.png), perhaps the same under ROOT/test, perhaps ROOT/classes.txt."""
+    """ROOT/images, perhaps ROOT/masks (NAME.png), perhaps the same under ROOT/test, perhaps ROOT/classes.txt.
+
+    Without ROOT/images the images that lie in ROOT itself are the pool, and there are no masks.
+    """
     listing = root / "classes.txt"
     if classes is None and listing.is_file():
         classes = tuple(line.strip() for line in listing.read_text().splitlines() if line.strip())
     if not classes:
         raise DataError(
-            f"the classes of {root} are unknown; write one name a line into {listing} or use --classes a,b,c"
+            f"the classes of {root} are unknown: which ones are there to tell apart? Write one name a line into "
+            f"{listing}, or use --classes, such as --classes sky,road,tree"
         )
     if len(classes) > IGNORE or len(set(classes)) < len(classes):
         raise DataError(f"class names must differ and be at most {IGNORE}, got {len(classes)}: {', '.join(classes)}")
+    if not (root / "images").is_dir():
+        images = image_files(root)
+        ids = [path.name for path in images]
+        return Data(root.resolve().name, classes, FileSplit(ids, images, None, len(classes), size))
     splits = {}
     for name, folder in (("train", root), ("test", root / "test")):
         if name == "test" and not (folder / "images").is_dir():
@@ -92,6 +100,11 @@ def open_folder(root: Path, size: int | None, classes: tuple[str, ...] | None) -
         ids = [path.relative_to(folder / "images").as_posix() for path in images]
         splits[name] = FileSplit(ids, images, masks, len(classes), size)
     return Data(root.resolve().name, classes, splits["train"], splits["test"])
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images that lie in the folder itself."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS and path.is_file())
 
 
 def _images(folder: Path) -> list[Path]:

@@ -1,0 +1,308 @@
+// Entropy, BALD and their relatives in one read of the input.
+//
+// A place belongs to one thread where the classes are few, to a warp where they are many. Each prediction goes to
+// shared memory once, as the place's own column, so that its maximum, its exponentials and the mean over the samples
+// cost no second read.
+//
+// exp and ln are float32, sums float64: the relative error of a probability stays below 3e-7, which moves an entropy,
+// whose derivative along a relative change d_c of p_c is -sum_c p_c d_c (ln p_c + H), by less than 5e-7 for any C.
+#include "difal/cuda_maps.h"
+#include "difal/estimate.h"
+#include "exact.h"
+#include "platform.h"
+
+namespace difal {
+namespace cuda {
+namespace {
+
+constexpr float kLowestLog = -690.0f;
+constexpr float kSmallest = 1e-37f;  // stands for 0 under ln; 0 ln 0 comes out as 0
+constexpr int kFewClasses = 64;      // up to here a place is one thread's
+constexpr size_t kShared = 48 * 1024;
+
+// How a type is kept in shared memory.
+template <typename T>
+struct Kept {
+    using Type = float;
+};
+template <>
+struct Kept<double> {
+    using Type = double;
+};
+
+// What is known of one prediction.
+struct Row {
+    double entropy, scale, top, second;
+    int64_t argmax;
+    bool bad;
+};
+
+template <int G>
+__device__ inline double group_sum(double v) {
+    return G == 1 ? v : warp_sum(v);
+}
+template <int G>
+__device__ inline double group_max(double v) {
+    return G == 1 ? v : warp_max(v);
+}
+
+// Keeps the two largest values and the first index of the largest.
+__device__ inline void rank(double x, int64_t c, Row& row) {
+    if (x > row.top) {
+        row.second = row.top;
+        row.top = x;
+        row.argmax = c;
+    } else if (x > row.second) {
+        row.second = x;
+    }
+}
+
+// Makes one ranking of those of all lanes.
+template <int G>
+__device__ inline void merge_ranks(Row& row) {
+    if constexpr (G > 1) {
+        for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+            const double top = __shfl_xor_sync(kAllLanes, row.top, offset);
+            const double second = __shfl_xor_sync(kAllLanes, row.second, offset);
+            const int64_t argmax = __shfl_xor_sync(kAllLanes, row.argmax, offset);
+            const double loser = row.top < top ? row.top : top;
+            const double runner_up = row.second > second ? row.second : second;
+            if (top > row.top || (top == row.top && argmax < row.argmax)) {
+                row.top = top;
+                row.argmax = argmax;
+            }
+            row.second = loser > runner_up ? loser : runner_up;
+        }
+    }
+}
+
+__device__ inline Row unranked() {
+    return {0, 0, -INFINITY, -INFINITY, 0, false};
+}
+
+// The place's own numbers in shared memory: slot s of this thread, for class s * G + lane.
+template <typename V>
+struct Column {
+    V* at;
+    __device__ V& operator[](int64_t slot) const { return at[slot * blockDim.x]; }
+};
+
+template <int G>
+__device__ inline int64_t first_class() {
+    return G == 1 ? 0 : lane();
+}
+
+// Reads one prediction into `values` as e, with p = e * scale.
+template <typename T, int G>
+__device__ Row summarise(const Predictions& from, int64_t offset, int64_t C, Input input, bool check_finite,
+                         Column<typename Kept<T>::Type> values) {
+    const T* data = static_cast<const T*>(from.data) + offset;
+    Row row = unranked();
+#pragma unroll 4
+    for (int64_t c = first_class<G>(), s = 0; c < C; c += G, ++s) {
+        const double x = wide(data[c * from.class_stride]);
+        values[s] = static_cast<typename Kept<T>::Type>(x);
+        rank(x, c, row);
+    }
+    merge_ranks<G>(row);
+    double Z = 0, sum = 0;
+    if (input == Input::probs) {
+        double lowest = 0;
+        for (int64_t c = first_class<G>(), s = 0; c < C; c += G, ++s) {
+            const double x = values[s];
+            lowest = x < lowest ? x : lowest;
+            Z += x;
+            sum +=
+                x * static_cast<double>(logf(x > static_cast<double>(kSmallest) ? static_cast<float>(x) : kSmallest));
+        }
+        Z = group_sum<G>(Z);
+        sum = group_sum<G>(sum);
+        lowest = -group_max<G>(-lowest);
+        row.entropy = log(Z) - sum / Z;
+        row.scale = 1 / Z;
+        row.bad = lowest < 0 || Z > 1 + from.sum_tolerance || Z < 1 - from.sum_tolerance;
+        row.top *= row.scale;
+        row.second *= row.scale;
+    } else {
+        for (int64_t c = first_class<G>(), s = 0; c < C; c += G, ++s) {
+            float d = static_cast<float>(static_cast<double>(values[s]) - row.top);
+            d = d < kLowestLog ? kLowestLog : d;
+            const float e = d == d ? exp_minus(-d) : d;
+            values[s] = e;
+            Z += static_cast<double>(e);
+            sum += static_cast<double>(e) * static_cast<double>(d);
+        }
+        Z = group_sum<G>(Z);
+        sum = group_sum<G>(sum);
+        const double log_Z = log(Z);
+        row.entropy = log_Z - sum / Z;
+        row.scale = 1 / Z;
+        if (input == Input::log_probs) {
+            const double log_sum = row.top + log_Z;
+            row.bad = log_sum > from.sum_tolerance || log_sum < -from.sum_tolerance;
+        }
+        row.second = row.second > row.top + static_cast<double>(kLowestLog) ? exp(row.second - row.top) * row.scale : 0;
+        row.top = row.scale;
+    }
+    if (check_finite && row.entropy != row.entropy) row.bad = true;  // any NaN, +inf or all -inf ends up there
+    return row;
+}
+
+// Keeps NaN.
+__device__ inline double clamp(double x, double limit) {
+    x = x < 0 ? 0 : x;
+    return x > limit ? limit : x;
+}
+
+__device__ inline void store(float* scores, int64_t place, double value) {
+    if (scores) scores[place] = static_cast<float>(value);
+}
+
+template <typename T, int G>
+__global__ void __launch_bounds__(128)
+    disagreement_kernel(DisagreementJob job, ScoreLimits limits, int64_t places, unsigned long long* first_bad) {
+    using V = typename Kept<T>::Type;
+    const int64_t K = job.num_samples, C = job.num_classes, slots = (C + G - 1) / G;
+    V* shared = reinterpret_cast<V*>(shared_memory());
+    const Column<V> values{shared + threadIdx.x};
+    const Column<float> sums{reinterpret_cast<float*>(shared + slots * blockDim.x) + threadIdx.x};
+    int32_t* votes = reinterpret_cast<int32_t*>(sums.at - threadIdx.x + slots * blockDim.x);  // (K, groups)
+    const int groups = static_cast<int>(blockDim.x) / G, group = static_cast<int>(threadIdx.x) / G;
+    const int64_t place = static_cast<int64_t>(blockIdx.x) * groups + group;
+    if (place >= places) return;
+    int64_t sample_offset = 0, single_offset = 0;
+    for (int64_t d = job.place_dims - 1, rest = place; d >= 0; --d) {
+        const int64_t index = rest % job.place_sizes[d];
+        rest /= job.place_sizes[d];
+        sample_offset += index * job.samples.place_strides[d];
+        single_offset += index * job.single.place_strides[d];
+    }
+    const bool has_single = job.single.data != nullptr, wants_votes = job.scores[variation_ratio] != nullptr;
+    const bool wants_mean = K > 1;
+    Row prediction = unranked();  // of `single` if there is one, else of the mean
+    double expected = 0;
+    bool bad = false;
+    for (int64_t k = 0; k < K; ++k) {
+        const Row row = summarise<T, G>(job.samples, sample_offset + k * job.samples.sample_stride, C, job.input,
+                                        job.check_finite, values);
+        expected += row.entropy;
+        bad |= row.bad;
+        if (wants_votes) votes[k * groups + group] = static_cast<int32_t>(row.argmax);
+        prediction = row;
+        if (!wants_mean) continue;
+        const float scale = static_cast<float>(row.scale);
+        for (int64_t c = first_class<G>(), s = 0; c < C; c += G, ++s) {
+            const float p = static_cast<float>(values[s]) * scale;
+            sums[s] = k == 0 ? p : sums[s] + p;
+        }
+    }
+    expected /= static_cast<double>(K);
+    double information = expected - expected;  // 0, or NaN where the input has one
+    if (wants_mean) {
+        Row mean = unranked();
+        const float share = 1.0f / static_cast<float>(K);
+        for (int64_t c = first_class<G>(), s = 0; c < C; c += G, ++s) {
+            const float m = sums[s] * share;
+            mean.entropy -= static_cast<double>(m) * static_cast<double>(logf(m > kSmallest ? m : kSmallest));
+            rank(static_cast<double>(m), c, mean);
+        }
+        mean.entropy = group_sum<G>(mean.entropy);
+        merge_ranks<G>(mean);
+        information = mean.entropy - expected;
+        prediction = mean;
+    }
+    if (has_single) {
+        prediction = summarise<T, G>(job.single, single_offset, C, job.input, job.check_finite, values);
+        bad |= prediction.bad;
+    }
+    double most = 0;
+    if (wants_votes) {
+        if (G > 1) __syncwarp();
+        for (int64_t j = first_class<G>(); j < K; j += G) {
+            int64_t equal = 0;
+            for (int64_t k = 0; k < K; ++k) equal += votes[k * groups + group] == votes[j * groups + group];
+            most = static_cast<double>(equal) > most ? static_cast<double>(equal) : most;
+        }
+        most = group_max<G>(most);
+    }
+    if (G > 1 && lane() != 0) return;
+    const Row& q = prediction;
+    const double q_nan = q.entropy - q.entropy, samples_nan = expected - expected;  // 0 or NaN
+    const double uncertainty = clamp(q.entropy, limits.entropy);
+    information = clamp(information, limits.bald);
+    const double second = q.second > 0 ? q.second : 0;
+    store(job.scores[entropy], place, uncertainty);
+    store(job.scores[bald], place, information);
+    store(job.scores[combined], place, uncertainty + job.weight * information);
+    store(job.scores[expected_entropy], place, clamp(expected, limits.entropy));
+    store(job.scores[margin], place, clamp(1 - (q.top - second) + q_nan, 1));
+    store(job.scores[least_confidence], place, clamp(1 - q.top + q_nan, 1));
+    store(job.scores[variation_ratio], place, 1 - most / static_cast<double>(K) + samples_nan);
+    if (bad) atomicMin(first_bad, static_cast<unsigned long long>(place));
+}
+
+// Shared memory of a block, and how many threads it can have: 0 if none.
+size_t shared_size(int64_t K, int64_t C, bool votes, int threads, int G, size_t value_size) {
+    const int64_t slots = (C + G - 1) / G;
+    return static_cast<size_t>(slots * threads) * (value_size + sizeof(float)) +
+           (votes ? static_cast<size_t>(K * threads / G) * sizeof(int32_t) : 0);
+}
+
+int most_threads(int64_t K, int64_t C, bool votes, int G, size_t value_size) {
+    int threads = 128;
+    while (threads >= kWarp && shared_size(K, C, votes, threads, G, value_size) > kShared) threads /= 2;
+    return threads >= kWarp ? threads : 0;
+}
+
+template <typename T, int G>
+void launch_as(Queue queue, const DisagreementJob& job, const ScoreLimits& limits, int64_t places,
+               unsigned long long* first_bad) {
+    constexpr size_t kValue = sizeof(typename Kept<T>::Type);
+    const bool votes = job.scores[variation_ratio] != nullptr;
+    const int threads = most_threads(job.num_samples, job.num_classes, votes, G, kValue);
+    if (threads == 0) throw std::runtime_error("too many classes or samples for shared memory");
+    const int64_t per_block = threads / G;
+    launch(disagreement_kernel<T, G>, queue, dim3(static_cast<unsigned>((places + per_block - 1) / per_block)), threads,
+           shared_size(job.num_samples, job.num_classes, votes, threads, G, kValue), false, job, limits, places,
+           first_bad);
+}
+
+bool one_thread_each(const DisagreementJob& job) {
+    const bool votes = job.scores[variation_ratio] != nullptr;
+    return job.num_classes <= kFewClasses && most_threads(job.num_samples, job.num_classes, votes, 1, 8) > 0;
+}
+
+template <typename T>
+void launch_type(Queue queue, const DisagreementJob& job, const ScoreLimits& limits, int64_t places,
+                 unsigned long long* first_bad) {
+    if (one_thread_each(job)) {
+        launch_as<T, 1>(queue, job, limits, places, first_bad);
+    } else {
+        launch_as<T, kWarp>(queue, job, limits, places, first_bad);
+    }
+}
+
+}  // namespace
+
+bool disagreement_fits(int64_t num_samples, int64_t num_classes, bool votes) {
+    return most_threads(num_samples, num_classes, votes, kWarp, 8) > 0;
+}
+
+void disagreement(Queue queue, const DisagreementJob& job, const ScoreLimits& limits, unsigned long long* first_bad) {
+    int64_t places = 1;
+    for (int d = 0; d < job.place_dims; ++d) places *= job.place_sizes[d];
+    if (places == 0) return;
+    switch (job.samples.type) {
+        case Scalar::f32:
+            return launch_type<float>(queue, job, limits, places, first_bad);
+        case Scalar::f64:
+            return launch_type<double>(queue, job, limits, places, first_bad);
+        case Scalar::f16:
+            return launch_type<HalfFloat>(queue, job, limits, places, first_bad);
+        default:
+            return launch_type<BrainFloat>(queue, job, limits, places, first_bad);
+    }
+}
+
+}  // namespace cuda
+}  // namespace difal

@@ -1,0 +1,146 @@
+// What the kernels need of CUDA, in one place. nvcc takes it from the toolkit; the tests compile the same .cu files
+// with a C++ compiler, where tests/gpu/emulator/cuda_emulator.h runs every thread of a launch as a fibre.
+//
+// Kernels use no static __shared__ arrays and no <<<>>>: shared memory is `shared_memory()`, launches are `launch()`.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+
+#include "difal/cuda_queue.h"
+
+#if defined(__CUDACC__)
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#else
+#include "cuda_emulator.h"
+#endif
+
+namespace difal {
+namespace cuda {
+
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+#if defined(__CUDACC__)
+
+__device__ inline char* shared_memory() {
+    extern __shared__ __align__(16) char difal_shared[];
+    return difal_shared;
+}
+
+__device__ inline void wait_a_little() {
+    __nanosleep(20);
+}
+
+__device__ inline double warp_sum(double v) {
+    for (int offset = kWarp / 2; offset > 0; offset /= 2) v += __shfl_xor_sync(kAllLanes, v, offset);
+    return v;
+}
+
+inline void check(cudaError_t status, const char* what) {
+    if (status != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
+}
+
+template <typename... P, typename... A>
+void launch(void (*kernel)(P...), Queue queue, dim3 grid, int threads, size_t shared, bool cooperative, A... args) {
+    check(cudaSetDevice(queue.device), "cudaSetDevice");
+    std::tuple<P...> values(args...);
+    const cudaStream_t stream = reinterpret_cast<cudaStream_t>(queue.stream);
+    const auto go = [&](auto&... value) {
+        void* addresses[] = {&value...};
+        const void* function = reinterpret_cast<const void*>(kernel);
+        if (shared > 48 * 1024) {
+            check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
+                  "cudaFuncSetAttribute");
+        }
+        if (cooperative) {
+            check(cudaLaunchCooperativeKernel(function, grid, dim3(threads), addresses, shared, stream),
+                  "cudaLaunchCooperativeKernel");
+        } else {
+            check(cudaLaunchKernel(function, grid, dim3(threads), addresses, shared, stream), "cudaLaunchKernel");
+        }
+    };
+    std::apply(go, values);
+}
+
+// How many blocks of a kernel the whole device can hold at once.
+template <typename... P>
+int resident_blocks(void (*kernel)(P...), Queue queue, int threads, size_t shared) {
+    int per_sm = 0, sms = 0;
+    check(cudaSetDevice(queue.device), "cudaSetDevice");
+    check(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, queue.device), "cudaDeviceGetAttribute");
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, threads, shared),
+          "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
+    return per_sm * sms;
+}
+
+inline void fill_bytes(Queue queue, void* at, int value, size_t bytes) {
+    check(cudaSetDevice(queue.device), "cudaSetDevice");
+    check(cudaMemsetAsync(at, value, bytes, reinterpret_cast<cudaStream_t>(queue.stream)), "cudaMemsetAsync");
+}
+
+#endif
+
+// What a thread asks about its place.
+__device__ inline int lane() {
+    return static_cast<int>(threadIdx.x) % kWarp;
+}
+__device__ inline int warp_in_block() {
+    return static_cast<int>(threadIdx.x) / kWarp;
+}
+__device__ inline int warps_in_block() {
+    return static_cast<int>(blockDim.x) / kWarp;
+}
+
+__device__ inline double warp_max(double v) {
+    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+        const double other = __shfl_xor_sync(kAllLanes, v, offset);
+        v = other > v ? other : v;
+    }
+    return v;
+}
+
+__device__ inline int64_t warp_min(int64_t v) {
+    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+        const int64_t other = __shfl_xor_sync(kAllLanes, v, offset);
+        v = other < v ? other : v;
+    }
+    return v;
+}
+
+// The same over a block of at most 32 warps; `space` holds one number per warp and may be used again after the call.
+// Sums are in a fixed order: lanes as a tree, then warps as a tree.
+__device__ inline double block_sum(double v, double* space) {
+    v = warp_sum(v);
+    if (lane() == 0) space[warp_in_block()] = v;
+    __syncthreads();
+    v = warp_sum(lane() < warps_in_block() ? space[lane()] : 0.0);
+    __syncthreads();
+    return v;
+}
+
+__device__ inline double block_max(double v, double* space) {
+    v = warp_max(v);
+    if (lane() == 0) space[warp_in_block()] = v;
+    __syncthreads();
+    v = warp_max(lane() < warps_in_block() ? space[lane()] : space[0]);
+    __syncthreads();
+    return v;
+}
+
+__device__ inline int64_t block_min(int64_t v, int64_t* space) {
+    v = warp_min(v);
+    if (lane() == 0) space[warp_in_block()] = v;
+    __syncthreads();
+    v = warp_min(lane() < warps_in_block() ? space[lane()] : space[0]);
+    __syncthreads();
+    return v;
+}
+
+}  // namespace cuda
+}  // namespace difal

@@ -1,0 +1,178 @@
+// Coverage selection on a GPU: what Python hands over, and the launchers. Addresses are device memory, sizes and
+// strides count elements. Launchers allocate nothing and do not wait: work goes to the queue.
+#pragma once
+
+#include <cstdint>
+
+#include "difal/coverage_kernels.h"
+#include "difal/cuda_queue.h"
+#include "difal/hypercolumns.h"  // Float
+
+namespace difal {
+namespace cuda {
+
+// The features as given, and the kernel on them in float64.
+struct Points {
+    const void* data;     // (N, D) rows; precomputed: the (N, N) kernel
+    int64_t stride;       // from row to row
+    int64_t dimension;    // D
+    const double* norms;  // (N,), cosine only
+    double bandwidth;
+    Float type;
+    KernelKind kind;
+};
+
+// Inner products to kernel values: how, and how wrong.
+struct Estimate {
+    ErrorModel error;
+    float product;       // times a GEMM's number is the inner product in units of the bandwidth
+    const float* scale;  // (N,) the s_i of ErrorModel
+};
+
+// A row whose coverage rose, as rounded.
+struct Rise {
+    int64_t row;
+    float low, high;
+};
+
+// What a block says about its columns (see greedy.cu).
+struct Said {
+    double settled, lower, upper, refreshed;
+    int64_t winner, proposal;
+    int32_t stale, unused;
+};
+
+struct Control {
+    int64_t picks, contested, settled, rows_updated;
+    unsigned long long largest;  // bits of the largest first estimate
+    double first_gain, magic;
+    unsigned long long rises[2];
+};
+
+// One selection. All arrays outlive the selection; `rows` and `columns` are N and M.
+struct CoverageTask {
+    Points points;
+    Estimate estimate;
+    int64_t rows, columns;
+    const double* weights;      // (N,)
+    const int64_t* candidates;  // (M,) pool index of each column; null: column j is point j
+    const uint8_t* allowed;     // (M,) may it be picked; null: all
+    bool symmetric;             // column j is point j, and the matrix equals its transpose
+
+    const float* gram;  // dense: (N, M) kernel values
+    int64_t gram_stride;
+
+    const int64_t* list_begin;  // sparse: (N,) where the live entries of each point start
+    int32_t* list_length;       // (N,)
+    int32_t* list_point;
+    float* list_value;
+
+    double* exact;     // (N,) coverage m, set before coverage_start
+    float* rounded;    // (N,) m as float32
+    double* gains;     // (M,) from here on: workspace
+    double* bounds;    // (M,)
+    double* settled;   // (M,)
+    int32_t* scanned;  // (M,)
+    uint8_t* flag;     // (M,)
+    Rise* rises;       // (N,)
+    double* partial;   // kContenders x segments
+    Said* said;        // kTeam
+    int64_t* winners;  // kTeam
+    Control* control;
+
+    int64_t* picks;  // (budget,) columns
+    double* pick_gains;
+    int64_t budget;
+};
+
+constexpr int kTeam = 512;       // most blocks that work on one selection
+constexpr int kContenders = 32;  // most settled between two looks at the best
+constexpr int kSegment = 8;      // entries of a column that a warp settles together
+
+// The gains of the first step. `sparse`: all tasks are lists, else all are matrices. first_gain < 0: none yet.
+void coverage_start(Queue queue, const CoverageTask* tasks, int count, int64_t most_columns, bool sparse,
+                    double first_gain);
+
+// Up to `picks` more picks of each task, in one launch. `arrivals`: one zeroed number per task.
+void coverage_select(Queue queue, const CoverageTask* tasks, int count, int64_t most_columns, bool sparse,
+                     unsigned* arrivals, int64_t picks, int threads);
+
+// Inner products to kernel values, in place. The symmetric one reads rows [row_begin, row_end) and the columns up to
+// each row's own, and writes both halves; the other takes any rectangle, whose columns are `columns` or, if null,
+// `column_begin` and on.
+struct Panel {
+    float* gram;
+    int64_t stride;
+    int64_t row_begin, row_end;
+    int64_t column_begin, column_end;
+    const int64_t* columns;
+    bool symmetric;
+    bool diagonal;  // column c is point c: entries (i, i) are made exact
+};
+void coverage_fill(Queue queue, const Points& points, const Estimate& estimate, const Panel& panel);
+
+// Raises m of rows [row_begin, row_end) to what `count` other points give: products is (rows, count), `others` their
+// features, type and dimension as the points', contiguous; scales and norms as the points'.
+struct Cover {
+    const float* products;
+    int64_t stride, row_begin, row_end, count;
+    const void* others;
+    const float* scale;
+    const double* norms;
+    double* exact;
+    float* rounded;
+};
+void coverage_cover(Queue queue, const Points& points, const Estimate& estimate, const Cover& cover);
+
+// One tile of the kernel matrix, without the matrix: rows [row_begin, row_end) and columns [column_begin, column_end),
+// on and left of the diagonal. tile[0] is entry (row_begin, column_begin).
+struct Tile {
+    const float* tile;
+    int64_t stride;
+    int64_t row_begin, row_end, column_begin, column_end;
+};
+
+// What the rows take from the candidates at each step: row i has events [event_begin[i], event_begin[i + 1]), each a
+// step at which its coverage rises from low to high. taken and alive are (steps, N); see csrc/include/difal/sweep.h.
+struct Sums {
+    const int64_t* event_begin;
+    const int32_t* event_step;
+    const float *event_low, *event_high;
+    const double* weights;
+    double *taken, *alive;
+    int64_t points, steps;
+    double magic;  // rounds to multiples of a power of two of which the weights' sum has at most 2^51
+    ErrorModel error;
+};
+void coverage_take(Queue queue, const Tile& tile, const Sums& sums);
+
+// Entries that row or column can still use, given the coverage `floor`: counted in `length`, and if `point` is given
+// also written, each list at `begin`, in an order that does not vary.
+struct Lists {
+    const float* floor;
+    const uint8_t* allowed;  // null: all
+    const int64_t* begin;
+    int32_t* length;
+    int32_t* point;
+    float* value;
+};
+void coverage_gather(Queue queue, const Points& points, const Estimate& estimate, const Tile& tile, const Lists& lists);
+
+// Column `point` against the coverage (exact, rounded), from its inner products with all N. Per segment of kSegment
+// rows: the estimated gain and its bound, or, if `new_exact` is given, the float64 gain and the coverage with the
+// point.
+struct Column {
+    const float* products;
+    int64_t rows, point;
+    const double *weights, *exact;
+    const float* rounded;
+    double *new_exact, *gain, *bound;
+    float* new_rounded;
+};
+void coverage_column(Queue queue, const Points& points, const Estimate& estimate, const Column& column);
+
+// |x_i| in float64 of `rows` contiguous rows.
+void coverage_norms(Queue queue, const Points& points, int64_t rows, double* norms);
+
+}  // namespace cuda
+}  // namespace difal

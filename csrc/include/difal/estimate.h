@@ -1,0 +1,88 @@
+// Kernel values from inner products in float32, and how far each may be from the truth: shared by the CPU's loops and
+// the GPU's threads. `static` for the reason given in half.h.
+#pragma once
+
+#include <cstdint>
+
+#include "difal/coverage_kernels.h"
+#include "difal/each_side.h"
+
+namespace difal {
+
+// exp(-x) for x >= 0, within 2 ulp; exactly 0 from x = 87 on (kernel values that small count as 0).
+DIFAL_EACH_SIDE static inline float exp_minus(float x) {
+    const float clipped = x < 87.0f ? x : 87.0f;
+    const float shifted = clipped * -1.44269504f + 12582912.0f;  // rounds to an integer in the low bits
+    const float n = shifted - 12582912.0f;
+    const float r = (-clipped - n * 0.693359375f) - n * -2.12194440e-4f;
+    float p = 1.98756915e-4f;
+    p = p * r + 1.39819995e-3f;
+    p = p * r + 8.33345190e-3f;
+    p = p * r + 4.16657960e-2f;
+    p = p * r + 1.66666654e-1f;
+    p = p * r + 5.00000000e-1f;
+    p = p * r * r + r + 1.0f;
+    uint32_t bits;
+    __builtin_memcpy(&bits, &shifted, 4);
+    bits = (bits + 127u) << 23;  // 2^n: the magic constant's own bits fall off the top
+    float scale;
+    __builtin_memcpy(&scale, &bits, 4);
+    return x < 87.0f ? p * scale : 0.0f;
+}
+
+DIFAL_EACH_SIDE static inline float smaller(float a, float b) {
+    return a < b ? a : b;
+}
+DIFAL_EACH_SIDE static inline float larger(float a, float b) {
+    return a > b ? a : b;
+}
+
+// Beyond this squared (rbf) or plain (laplace) distance in bandwidths a kernel value is below 1e-30.
+static constexpr float kNegligible = 70.0f;
+
+// One kernel value from q = squared distance in bandwidths with |q - true q| <= delta, or kUncertain. A NaN
+// anywhere fails every comparison and so comes out as kUncertain.
+template <KernelKind kind>
+DIFAL_EACH_SIDE static inline float estimate(float q, float delta, float tolerance) {
+    q = q > 0 ? q : (q <= 0 ? 0.0f : q);
+    if constexpr (kind == KernelKind::rbf) {
+        const float k = exp_minus(q);
+        const float far = q - delta > kNegligible ? 0.0f : kUncertain;
+        return delta <= tolerance ? k : far;
+    } else if constexpr (kind == KernelKind::laplace) {
+        const float r = __builtin_sqrtf(q);
+        const float k = exp_minus(r);
+        const float far = q - delta > kNegligible * kNegligible ? 0.0f : kUncertain;
+        const bool known = (delta <= tolerance * tolerance) | (delta <= tolerance * r);
+        return known ? k : far;
+    } else if constexpr (kind == KernelKind::cauchy) {
+        return delta <= tolerance * (1 + q) ? 1 / (1 + q) : kUncertain;
+    } else if constexpr (kind == KernelKind::student_t) {  // beta = 1/2: (1 + 2 q)^(-3/4)
+        const float root = __builtin_sqrtf(1 + 2 * q);
+        return 1.5f * delta <= tolerance * (1 + 2 * q) ? 1 / (root * __builtin_sqrtf(root)) : kUncertain;
+    } else if constexpr (kind == KernelKind::rational_quadratic) {  // alpha = 1
+        return 0.5f * delta <= tolerance * (1 + 0.5f * q) ? 1 / (1 + 0.5f * q) : kUncertain;
+    } else {  // tophat
+        const float inside = q + delta < 1 ? 1.0f : kUncertain;
+        return q - delta > 1 ? 0.0f : inside;
+    }
+}
+
+template <KernelKind kind>
+DIFAL_EACH_SIDE static inline float entry_bound(const ErrorModel& e, float k, float sum) {
+    if constexpr (kind == KernelKind::tophat || kind == KernelKind::precomputed) {
+        return e.relative * k;
+    } else if constexpr (kind == KernelKind::cosine) {
+        return e.absolute;
+    } else {
+        float slope = 1.0f;
+        if constexpr (kind == KernelKind::laplace) slope = 1 / larger(1 - k, 1e-7f);
+        if constexpr (kind == KernelKind::cauchy) slope = k;
+        if constexpr (kind == KernelKind::student_t) slope = 1.5f * k;
+        if constexpr (kind == KernelKind::rational_quadratic) slope = 0.5f * k;
+        const float estimated = e.lambda * sum * slope;
+        return k * (e.relative + 1.01f * (estimated < e.tolerance ? estimated : e.tolerance));
+    }
+}
+
+}  // namespace difal

@@ -1,0 +1,50 @@
+"""Farthest-first traversal on the CPU: csrc/cpu/farthest.cpp."""
+
+from __future__ import annotations
+
+import torch
+
+from ..._native import load, missing, num_threads
+from ..._progress import Progress
+from .._pool import Pool
+from ..maxherding.engine import run_picks
+from ..maxherding.panels import native
+from .result import Centers
+
+LABELED_AT_ONCE = 64  # between two looks at Ctrl-C
+
+
+def unavailable() -> str | None:
+    return missing("_cpu")
+
+
+def supports(pool: Pool) -> str | None:
+    if pool.device.type != "cpu":
+        return f"it runs on CPU tensors and the input is on {pool.device}; move it with .cpu()"
+    return unavailable()
+
+
+def plan(pool: Pool) -> str:
+    n, d = pool.features.shape
+    passes = pool.budget + (0 if pool.labeled is None else len(pool.labeled))
+    return f"   at most {passes} passes over {n} x {d} features, workspace {24 * n / 2**20:.1f} MiB"
+
+
+def run(pool: Pool) -> Centers:
+    features, allowed = native(pool.features), pool.allowed().to(torch.uint8)
+    labeled = None if pool.labeled is None else native(pool.labeled)
+    engine = load("_cpu").Farthest(
+        rows=len(features),
+        dimension=features.shape[1],
+        is_double=features.dtype == torch.float64,
+        features=features.data_ptr(),
+        allowed=allowed.data_ptr(),
+        threads=num_threads(),
+    )
+    for rows in () if labeled is None else labeled.split(LABELED_AT_ONCE):
+        engine.cover(rows.data_ptr(), len(rows))
+    picks = torch.empty(pool.budget, dtype=torch.int64)
+    distances = torch.empty(pool.budget, dtype=torch.float64)
+    with Progress(pool.budget, "kcenter_greedy", pool.progress) as bar:
+        run_picks(engine, picks, distances, bar)
+    return Centers(picks, distances, engine.radius())

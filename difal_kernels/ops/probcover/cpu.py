@@ -1,0 +1,170 @@
+"""ProbCover on the CPU: pairs within the radius from tiles of torch's GEMM, greedy on them in csrc/cpu/balls.cpp.
+
+float32 finds the pairs that are surely inside or outside, float64 decides the others; docs/exactness.md has the bound.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..._native import load, missing, num_threads
+from ..._progress import Progress
+from ..maxherding.cpu import free_memory
+from ..maxherding.engine import run_picks
+from ..maxherding.kernels import KERNELS
+from ..maxherding.panels import Panels, full_precision, is_native, native, panel_rows
+from ..maxherding.problem import Batch, Problem
+from ..maxherding.result import Result
+
+TILE = 1024  # rows and columns of a tile
+BYTES_PER_PAIR = 16  # a list that may double as it grows, then two lists of neighbours
+
+
+def unavailable() -> str | None:
+    return missing("_cpu")
+
+
+def supports(batch: Batch) -> str | None:
+    if batch.device.type != "cpu":
+        return f"it runs on CPU tensors and the input is on {batch.device}; move it with .cpu()"
+    return unavailable()
+
+
+def plan(batch: Batch) -> str:
+    limit, lines = _limit(batch), []
+    for b, p in enumerate(batch.problems):
+        name = f"problem {b}: " if batch.batched else ""
+        lines.append(
+            f"   {name}0.5 GEMM passes if at most {_capacity(p, limit):.3g} pairs are within the radius, else 2.5; "
+            f"workspace {_fixed_bytes(p) / 2**20:.1f} MiB and the pairs, of {limit / 2**20:.0f} MiB"
+        )
+    return "\n".join(lines)
+
+
+def run(batch: Batch) -> list[Result]:
+    limit = _limit(batch)
+    for p in batch.problems:
+        if _fixed_bytes(p) > limit:
+            source = "`memory_limit`" if batch.memory_limit is not None else "the memory that is free"
+            raise ValueError(
+                f"{source} is {limit} bytes and a selection of {len(p.features)} points needs at least "
+                f"{_fixed_bytes(p)}; raise it"
+            )
+    with Progress(sum(p.budget for p in batch.problems), "probcover", batch.progress) as bar:
+        return [_Selection(p, _capacity(p, limit), bar).run() for p in batch.problems]
+
+
+def _limit(batch: Batch) -> int:
+    return batch.memory_limit if batch.memory_limit is not None else free_memory() // 2
+
+
+def _capacity(p: Problem, limit: int) -> int:
+    return max(0, limit - _fixed_bytes(p)) // BYTES_PER_PAIR
+
+
+def _fixed_bytes(p: Problem) -> int:
+    n, d = p.features.shape
+    height = panel_rows(n, d)
+    copies = 0 if is_native(p.features) else n * d * (8 if p.features.dtype == torch.float64 else 4)
+    labels = 0 if p.labeled is None else p.labeled.numel() * 8 + 4 * min(len(p.labeled), TILE) * n
+    return copies + labels + 4 * min(TILE, n) ** 2 + 4 * 4 * height * d + 160 * n
+
+
+class _Selection:
+    def __init__(self, p: Problem, capacity: int, bar: Progress):
+        self.p, self.capacity, self.bar = p, capacity, bar
+        self.n = len(p.features)
+        self.panels = Panels(p)
+        self.step = min(TILE, self.panels.height)
+        self.features = self.panels.features
+        self.allowed = torch.zeros(self.n, dtype=torch.uint8)
+        self.allowed[slice(None) if p.candidates is None else p.candidates] = 1
+        self.balls = self._engine()
+
+    def _engine(self) -> Any:
+        return load("_cpu").Balls(
+            rows=self.n,
+            columns=self.n,
+            dimension=self.features.shape[1],
+            is_double=self.features.dtype == torch.float64,
+            features=self.features.data_ptr(),
+            feature_stride=self.features.stride(0),
+            weights=0,
+            candidates=0,
+            allowed=self.allowed.data_ptr(),
+            kind=KERNELS.index("tophat"),
+            bandwidth=self.p.bandwidth,
+            scale=self.panels.scale.data_ptr(),
+            gram=0,
+            gram_stride=0,
+            symmetric=True,
+            threads=num_threads(),
+            **self.panels.error,
+        )
+
+    def run(self) -> Result:
+        budget = self.p.budget
+        picks, gains = torch.empty(budget, dtype=torch.int64), torch.empty(budget, dtype=torch.float64)
+        if self.p.labeled is not None:
+            self.cover(native(self.p.labeled))
+        done = 0
+        if budget:
+            gathered = self.sweep(self.capacity)
+            while not gathered and done < budget:
+                if self.balls.pairs() <= self.capacity:
+                    gathered = self.sweep(self.capacity)
+                    break
+                picks[done], gains[done] = self.pick()
+                done += 1
+                self.bar.update(1)
+            run_picks(self.balls, picks[done:], gains[done:], self.bar)
+        return Result(picks, gains / self.n, self.balls.covered() / self.n, 0)
+
+    def products(self, left: torch.Tensor, begin: int, end: int, out: torch.Tensor) -> torch.Tensor:
+        """Inner products of GEMM-ready rows with a block of the pool, into a contiguous part of `out`."""
+        tile = out.view(-1)[: len(left) * (end - begin)].view(len(left), end - begin)
+        return torch.mm(left, self.panels.rows(self.features[begin:end], 1).T, out=tile)
+
+    def blocks(self) -> list[tuple[int, int]]:
+        return [(b, min(b + self.step, self.n)) for b in range(0, self.n, self.step)]
+
+    def sweep(self, capacity: int) -> bool:
+        """All pairs once: whether those within the radius, of which one is uncovered, were gathered."""
+        self.balls.begin(capacity)
+        tile = torch.empty(self.step, self.step)
+        with full_precision():
+            for b, e in self.blocks():
+                own = self.panels.rows(self.features[b:e], 0)
+                for b2, e2 in self.blocks():
+                    if b2 <= b:
+                        self.balls.tile(b, e, b2, e2, self.products(own, b2, e2, tile).data_ptr())
+        return self.balls.end()
+
+    def pick(self) -> tuple[int, float]:
+        """One pick, and what it newly covers taken off the counts of all others."""
+        j, gain = self.balls.best()
+        newly = torch.empty(self.n, dtype=torch.int64)
+        with full_precision():
+            row = torch.empty(1, self.n)
+            own = self.panels.rows(self.features[j : j + 1], 0)
+            for b, e in self.blocks():
+                row[:, b:e] = own @ self.panels.rows(self.features[b:e], 1).T
+            newly = newly[: self.balls.take(j, row.data_ptr(), newly.data_ptr())]
+            tile = torch.empty(self.step, self.step)
+            for some in newly.split(self.step):
+                own = self.panels.rows(self.features[some], 0)
+                for b, e in self.blocks():
+                    self.balls.lower(some.data_ptr(), len(some), b, e, self.products(own, b, e, tile).data_ptr())
+        return j, gain
+
+    def cover(self, labeled: torch.Tensor) -> None:
+        products = torch.empty(min(self.step, len(labeled)), self.n)
+        with full_precision():
+            for rows in labeled.split(self.step):
+                own = self.panels.rows(rows, 0)
+                scale = self.panels.scales(own)
+                for b, e in self.blocks():
+                    products[: len(rows), b:e] = own @ self.panels.rows(self.features[b:e], 1).T
+                self.balls.cover(rows.data_ptr(), len(rows), products.data_ptr(), self.n, scale.data_ptr())

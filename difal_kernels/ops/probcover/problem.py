@@ -1,0 +1,34 @@
+"""Arguments of `probcover` to a problem of `maxherding` with the tophat kernel, whose ball is open."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..maxherding.problem import Batch
+from ..maxherding.problem import prepare as prepare_maxherding
+
+ROUNDING = 1e-12  # a distance that exceeds the radius by no more than this share of it is equal to it
+
+
+def prepare(features: Any, radius: float, budget: int, **options: Any) -> Batch:
+    radius = as_radius(radius)
+    open_radius = math.nextafter(radius * (1 + ROUNDING), math.inf)  # r < this exactly where r <= radius, rounded
+    return prepare_maxherding(features, budget, kernel="tophat", bandwidth=open_radius, **options)
+
+
+def as_radius(value: Any) -> float:
+    if isinstance(value, torch.Tensor | np.ndarray) and value.ndim:
+        raise ValueError(f"`radius` must be one number, got shape {tuple(value.shape)}")
+    try:
+        if value is None or isinstance(value, bool | np.bool_ | str):
+            raise TypeError
+        radius = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"`radius` must be a positive number, got {value!r}") from None
+    if not (math.isfinite(radius) and 1e-150 <= radius <= 1e150):
+        raise ValueError(f"`radius` must be positive and from 1e-150 to 1e150, got {radius}")
+    return radius

@@ -1,0 +1,49 @@
+"""One small run of every CUDA kernel, for compute-sanitizer: `compute-sanitizer --tool memcheck python small_cases.py`.
+
+`--emulated` runs them on the host instead.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+
+def main() -> None:
+    if "--emulated" in sys.argv:
+        sys.path.insert(0, str(Path(__file__).parent / "emulator"))
+        import plugin  # noqa: F401
+    from difal_kernels import disagreement, hypercolumns, maxherding
+    from difal_kernels._native import load
+    from difal_kernels._progress import Progress
+    from difal_kernels.ops.maxherding import cuda_matrix_free
+    from difal_kernels.ops.maxherding.problem import prepare
+
+    device = load("_cuda").DEVICE
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(150, 40, generator=generator).to(device)
+    labeled = torch.randn(5, 40, generator=generator).to(device)
+    for dtype in (torch.float32, torch.bfloat16):
+        own = torch.nn.functional.normalize(x, dim=1).to(dtype)
+        for kernel in ("rbf", "tophat", "cosine"):
+            maxherding(own, 12, kernel=kernel, backend="cuda")
+        maxherding(own, 12, labeled=labeled.to(dtype), candidates=range(20, 60), backend="cuda")
+        cuda_matrix_free.TILE, cuda_matrix_free.MOST_ENTRIES = 64, 3000
+        (p,) = prepare(own, 12, labeled=labeled.to(dtype)).problems
+        with Progress(12, "", False) as bar:
+            cuda_matrix_free.select(p, 1 << 33, bar)
+    maxherding(torch.stack([x[:70], x[70:140]]), 12, lengths=[70, 33], backend="cuda")
+    maxherding((x @ x.T).abs() / 100, 12, kernel="precomputed", backend="cuda")
+    for classes in (19, 100):
+        logits = torch.randn(50, 3, classes, generator=generator).to(device)
+        disagreement(logits, outputs=("entropy", "bald", "margin", "variation_ratio"), backend="cuda")
+    maps = [torch.randn(2, 40, s, s, generator=generator).to(device) for s in (4, 9)]
+    points, image = torch.tensor([[0, 0], [15, 3]]).to(device), torch.tensor([0, 1]).to(device)
+    hypercolumns(maps, points, (16, 16), image_index=image, backend="cuda")
+    if device == "cuda":
+        torch.cuda.synchronize()
+    print("every kernel ran")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Disagreement and hypercolumns by the CUDA backend, against the float64 reference."""
+
+import math
+
+import pytest
+import torch
+
+from difal_kernels import disagreement, edald, entropy, hypercolumns
+from feature_maps import CASES, DTYPES, lay_out, make
+
+SCORES = ("entropy", "bald", "expected_entropy", "edald", "margin", "least_confidence", "variation_ratio")
+TOLERANCE = 1e-6  # absolute, in nats
+
+
+def logits(*shape, seed=0, dtype=torch.float32, spread=4.0):
+    return (spread * torch.randn(shape, generator=torch.Generator().manual_seed(seed))).to(dtype)
+
+
+def agree(device, samples, single, **options):
+    want = disagreement(samples, single, outputs=SCORES, backend="reference", **options)
+    got = disagreement(samples.to(device), single.to(device), outputs=SCORES, backend="cuda", **options)
+    for name in SCORES:
+        torch.testing.assert_close(got[name].cpu(), want[name], rtol=0, atol=TOLERANCE, msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("classes", [1, 2, 19, 64, 65, 300])
+def test_scores(device, dtype, classes):
+    x, single = logits(37, 4, classes, dtype=dtype), logits(37, classes, seed=1, dtype=dtype)
+    agree(device, x, single, weight=0.7)
+    agree(device, x.float().log_softmax(-1), single.float().log_softmax(-1), input="log_probs")
+    agree(device, x.double().softmax(-1), single.double().softmax(-1), input="probs")
+
+
+def test_layouts_and_mixed_types(device):
+    x, single = logits(3, 19, 9, 11), logits(19, 9, 11, seed=1)
+    options = {"sample_dim": 0, "class_dim": 1}
+    agree(device, x, single, **options)
+    agree(device, x[:, :, ::2, 1:], single[:, ::2, 1:], **options)
+    agree(device, x.half(), single.double(), **options)
+    agree(device, x[:, :, :1].expand(3, 19, 5, 11), single[:, :1].expand(19, 5, 11), **options)
+
+
+def test_saturated_and_impossible_classes(device):
+    x = torch.tensor([[[60.0, -60.0, 0.0], [-math.inf, 40.0, 39.0]], [[1e30, -1e30, 0.0], [0.0, 0.0, 0.0]]])
+    agree(device, x, x[:, 0])
+
+
+def test_invalid_places_are_named_and_nan_stays_where_it_is(device):
+    x = logits(50, 3, 5)
+    x[17, 1, 2], x[30, 0, 0] = math.nan, math.inf
+    with pytest.raises(ValueError, match=r"NaN for class 2 at place \(17,\), sample 1"):
+        disagreement(x.to(device), backend="cuda")
+    free = disagreement(x.to(device), backend="cuda", check_finite=False)["bald"].cpu()
+    assert free.isnan().nonzero()[:, 0].tolist() == [17, 30]
+    with pytest.raises(ValueError, match="sum to one"):
+        entropy(torch.full((4, 3), 0.5).to(device), input="probs", backend="cuda")
+
+
+def test_repeated_runs_are_bit_for_bit_the_same(device):
+    x, single = logits(200, 5, 19).to(device), logits(200, 19, seed=1).to(device)
+    assert torch.equal(edald(x, single, backend="cuda"), edald(x, single, backend="cuda"))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_hypercolumns(device, case, dtype):
+    maps, size = make(case, dtype)
+    generator = torch.Generator().manual_seed(0)
+    points = torch.stack([torch.randint(s, (40,), generator=generator) for s in size], dim=1)
+    image = torch.randint(len(maps[0]), (40,), generator=generator)
+    for layout in ("contiguous", "channels-last", "sliced"):
+        there = [lay_out(m, layout).to(device) for m in maps]
+        want = hypercolumns(maps, points, size, image_index=image, backend="reference")
+        got = hypercolumns(there, points.to(device), size, image_index=image.to(device), backend="cuda")
+        torch.testing.assert_close(got.cpu(), want, rtol=2 * torch.finfo(dtype).eps, atol=1e-7)
+
+
+def test_hypercolumns_too_wide_for_shared_memory(device):
+    m = torch.randn(1, 30_000, 2, 2, generator=torch.Generator().manual_seed(0))
+    points = torch.tensor([[0, 0], [3, 2]])
+    want = hypercolumns([m], points, (4, 4), backend="reference")
+    got = hypercolumns([m.to(device)], points.to(device), (4, 4), backend="cuda")
+    torch.testing.assert_close(got.cpu(), want, rtol=1e-6, atol=1e-8)
+
+
+def test_hypercolumns_name_what_is_not_finite(device):
+    m = torch.ones(1, 2, 3, 3)
+    m[0, 1, 2, 2] = math.nan
+    with pytest.raises(ValueError, match=r"`maps\[0\]` must be finite, got nan at index \(0, 1, 2, 2\)"):
+        hypercolumns([m.to(device)], torch.tensor([[2, 2]]).to(device), (3, 3), backend="cuda")

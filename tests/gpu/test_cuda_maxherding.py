@@ -1,0 +1,189 @@
+"""Selection by the CUDA backend: the picks of the float64 reference, in every way that its kernels can be used."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from difal_kernels import explain, maxherding
+from difal_kernels._progress import Progress
+from difal_kernels.ops.maxherding import cuda_dense, cuda_engine, cuda_matrix_free, cuda_panels
+from difal_kernels.ops.maxherding.cuda_panels import Panels
+from difal_kernels.ops.maxherding.kernels import KERNELS
+from difal_kernels.ops.maxherding.problem import prepare
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def blobs(n=200, d=24, seed=0, dtype=torch.float32, clusters=12):
+    generator = torch.Generator().manual_seed(seed)
+    centers = 3 * torch.randn(clusters, d, generator=generator)
+    which = torch.randint(clusters, (n,), generator=generator)
+    return (centers[which] + torch.randn(n, d, generator=generator)).to(dtype)
+
+
+def moved(value, device):
+    return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
+def assert_same(device, features, budget, repeats=1, **options):
+    """The device's picks are those of the reference on the CPU, and of every further run."""
+    want = maxherding(features, budget, backend="reference", return_info=True, **options)
+    there = {name: moved(value, device) for name, value in options.items()}
+    for _ in range(repeats):
+        got = maxherding(features.to(device), budget, backend="cuda", return_info=True, **there)
+        assert got.indices.device.type == device.type
+        assert torch.equal(got.indices.cpu(), want.indices)
+        first = (float(want.gains.flatten()[0]) if want.gains.numel() else 0) or 1.0
+        torch.testing.assert_close(got.gains.cpu() / first, want.gains / first, rtol=0, atol=1e-11)
+        coverage = torch.as_tensor(got.coverage).double().cpu()
+        torch.testing.assert_close(coverage, torch.as_tensor(want.coverage).double(), rtol=1e-12, atol=0)
+    return got
+
+
+@pytest.mark.parametrize("name", ["herding_clusters", "herding_sphere_labelled"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_stored_float64_greedy_order(device, load_fixture, name, weighted):
+    data = load_fixture(name)
+    order = data[f"{'weighted' if weighted else 'greedy'}_order"]
+    options = {"labeled": data.get("labelled"), "weights": data["weights"] if weighted else None}
+    options = {key: moved(value, device) for key, value in options.items()}
+    count = len(order) if device.type == "cuda" else 15
+    got = maxherding(data["features"].to(device), count, bandwidth=float(data["bandwidth"]), backend="cuda", **options)
+    assert torch.equal(got.cpu(), order[:count])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kernel", [k for k in KERNELS if k != "precomputed"])
+def test_every_kernel_and_dtype(device, gpu, kernel, dtype):
+    x = blobs(400 if gpu else 80, dtype=dtype)
+    labeled, weights = blobs(7, seed=1, dtype=dtype), torch.rand(len(x), generator=torch.Generator().manual_seed(2))
+    assert_same(device, x, 60 if gpu else 8, kernel=kernel, repeats=2 if gpu else 1)
+    options = {"labeled": labeled, "weights": weights, "candidates": torch.arange(70, 5, -1)}
+    assert_same(device, x, 8, kernel=kernel, **options)
+    assert_same(device, x, 5, kernel=kernel, labeled=labeled, candidates=torch.tensor([5, 7, *range(40, 60)]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_goes_to_the_tensor_cores_where_the_bound_allows(device, dtype, monkeypatch):
+    x = torch.nn.functional.normalize(blobs(90, d=40).float(), dim=1).to(dtype)
+    assert Panels(prepare(x.to(device), 3).problems[0]).matrix.dtype == dtype
+    assert_same(device, x, 40, repeats=2)
+    monkeypatch.setattr(cuda_panels, "CHUNKS", (16,))  # sums of several products
+    assert_same(device, x, 20)
+    far = x + 300  # too large for the sums of a tensor core: centred in float32
+    assert Panels(prepare(far.to(device), 3).problems[0]).matrix.dtype == torch.float32
+    assert_same(device, far, 10)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_precomputed_kernels_need_not_be_symmetric(device, dtype):
+    k = torch.rand(50, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    assert_same(device, k, 50, kernel="precomputed")
+    options = {"labeled": k[:3].double() * 0.5, "candidates": torch.arange(10, 40), "weights": torch.arange(50)}
+    assert_same(device, k.T, 15, kernel="precomputed", **options)
+
+
+def test_batches_with_ragged_lengths(device, gpu):
+    sizes = [70, 1, 33, 64, 65, 2, 50]
+    x = torch.stack([blobs(max(sizes), seed=s) for s in range(len(sizes))])
+    assert_same(device, x, 1, lengths=sizes)
+    assert_same(device, x[:, :60], 15, repeats=2)
+    if gpu:
+        assert_same(device, torch.stack([blobs(500, seed=s) for s in range(300)]), 20)  # more than there are blocks
+
+
+def test_ties_go_to_the_lowest_index(device):
+    grid = torch.cartesian_prod(torch.arange(7.0), torch.arange(7.0))
+    assert_same(device, grid, 49, bandwidth=2.0)
+    assert_same(device, torch.ones(30, 3), 30)
+    assert_same(device, torch.cat([grid, grid]), 60, kernel="tophat", bandwidth=1.5)
+    assert_same(device, torch.zeros(20, 2), 20, kernel="cosine")
+
+
+def test_small_and_odd_shapes(device):
+    for n, d, budget in [(1, 1, 1), (2, 3, 2), (63, 1, 10), (33, 5, 33), (130, 33, 0)]:
+        assert_same(device, blobs(n, d=d), budget)
+    assert_same(device, blobs(90, d=48)[::2, 3::2], 15)  # strides
+
+
+def test_bandwidths_far_from_the_data(device):
+    for bandwidth in (1e-3, 1e4):
+        assert_same(device, blobs(40), 20, bandwidth=bandwidth)
+
+
+def test_explain_says_what_would_run(device):
+    text = explain(maxherding, blobs(50).to(device), 5, backend="cuda")
+    assert "-> cuda: can run" in text
+    assert "dense, 50 x 50 kernel" in text
+
+
+def test_addresses_beyond_two_to_the_31(device, gpu, monkeypatch):
+    """Rows so far apart that the matrix spans more than 2^31 numbers, most of which are never touched."""
+    if not gpu:
+        pages = Path("/proc/sys/vm/overcommit_memory")
+        if not pages.exists() or pages.read_text().strip() == "2":
+            pytest.skip("this system does not lend addresses without memory, and the matrix has 10 GB of them")
+    elif torch.cuda.mem_get_info()[0] < 12 << 30:
+        pytest.fail("the GPU has less than 12 GiB free")
+    monkeypatch.setattr(cuda_engine, "pad", lambda columns: 1 << 25)
+    assert_same(device, blobs(72), 20, memory_limit=1 << 40)
+    options = {"candidates": torch.arange(3, 30), "memory_limit": 1 << 40}
+    assert_same(device, blobs(72), 10, **options)
+
+
+@pytest.fixture
+def small_tiles(monkeypatch, gpu):
+    monkeypatch.setattr(cuda_matrix_free, "TILE", 64)
+
+
+def assert_same_without_the_matrix(device, features, budget, **options):
+    """As assert_same, on the matrix-free path."""
+    want = maxherding(features, budget, backend="reference", return_info=True, **options)
+    there = {name: moved(value, device) for name, value in options.items()}
+    (p,) = prepare(features.to(device), budget, **there).problems
+    with Progress(budget, "", False) as bar:
+        got = cuda_matrix_free.select(p, 1 << 34, bar)
+    assert torch.equal(got.indices.cpu(), want.indices)
+    first = float(want.gains[0]) or 1.0
+    torch.testing.assert_close(got.gains.cpu() / first, want.gains / first, rtol=0, atol=1e-11)
+    assert got.coverage == pytest.approx(float(want.coverage), rel=1e-12)
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "laplace", "cosine"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_matrix_free(device, gpu, small_tiles, monkeypatch, kernel, dtype):
+    monkeypatch.setattr(cuda_matrix_free, "MOST_ENTRIES", 2500)
+    x = blobs(130, dtype=dtype)
+    labeled, weights = blobs(7, seed=1, dtype=dtype), torch.rand(len(x), generator=torch.Generator().manual_seed(2))
+    assert_same_without_the_matrix(device, x, 30, kernel=kernel)
+    options = {"labeled": labeled, "weights": weights, "candidates": torch.arange(120, 5, -1)}
+    assert_same_without_the_matrix(device, x, 12, kernel=kernel, **options)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_wrong_guesses_are_put_right(device, small_tiles, monkeypatch, every):
+    monkeypatch.setattr(cuda_matrix_free, "MOST_ENTRIES", 1500)
+    monkeypatch.setattr(cuda_matrix_free, "FIRST_GUESSES", 3)
+    right, calls = cuda_matrix_free._Selection.best_of_sample, []
+
+    def sometimes_wrong(self, estimate, open_, level):
+        best = right(self, estimate, open_, level)
+        calls.append(best)
+        others = open_.clone()
+        others[best] = False
+        return int(others.nonzero()[0]) if len(calls) % every == 0 and bool(others.any()) else best
+
+    monkeypatch.setattr(cuda_matrix_free._Selection, "best_of_sample", sometimes_wrong)
+    assert_same_without_the_matrix(device, blobs(100), 25)
+    assert calls
+
+
+def test_memory_decides_between_the_paths(device):
+    x = blobs(3000, d=8)
+    assert "dense" in explain(maxherding, x.to(device), 5, backend="cuda", memory_limit=1 << 30)
+    limit = cuda_matrix_free.workspace_bytes(prepare(x, 5).problems[0])
+    if limit < cuda_dense.workspace_bytes(prepare(x, 5).problems[0]):
+        assert "matrix-free" in explain(maxherding, x.to(device), 5, backend="cuda", memory_limit=limit)
+    with pytest.raises(ValueError, match="`memory_limit` is 1000 bytes and this selection of 3000 points needs"):
+        maxherding(x.to(device), 5, backend="cuda", memory_limit=1000)
