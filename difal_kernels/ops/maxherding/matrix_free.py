@@ -252,6 +252,8 @@ class MatrixFreeSelection:
 
     def alive_estimate(self, m: torch.Tensor) -> float:
         """Entries that would be gathered at coverage m: pairs of which either may still use the other."""
+        if self.p.kernel != "cosine":
+            m = m.where(m < 1, torch.inf)  # fully covered; see CoverageLevel in csrc/cpu/greedy.h
         alive = self.watched_reach > torch.minimum(m[self.watched[0]][:, None], m[self.watched[1]][None])
         return float(alive.sum()) / alive.numel() * self.n * self.n
 
