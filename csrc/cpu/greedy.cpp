@@ -70,7 +70,8 @@ void cover_by_labeled(const CoverageProblem& p, const ExactKernel& exact, Team& 
     });
 }
 
-Greedy::Greedy(const CoverageProblem& problem, int threads) : p(problem), exact(p), team(threads), level(problem.rows, problem.kind) {
+Greedy::Greedy(const CoverageProblem& problem, int threads)
+    : p(problem), exact(p), team(threads), level(problem.rows, problem.kind) {
     gains_.assign(p.columns, 0.0);
     margin_.assign(p.columns, 0.0);
     bounds_.assign(p.columns, 0.0);

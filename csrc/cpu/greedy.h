@@ -33,7 +33,7 @@ struct CoverageLevel {
         : exact(n, 0.0),
           rounded(n, 0.0f),
           full(kind == KernelKind::precomputed || kind == KernelKind::cosine ? std::numeric_limits<double>::infinity()
-                                                                           : 1.0) {}
+                                                                             : 1.0) {}
     void set(int64_t i, double value) {
         exact[i] = value;
         rounded[i] = value < full ? static_cast<float>(value) : std::numeric_limits<float>::infinity();
