@@ -95,7 +95,19 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("--resume", nargs="?", const="", metavar="RUN", help="go on with a run [the newest under runs/]")
     add_settings(run, FIELDS)
     encode = command("encode", "compute the features alone, to be shared by runs", ENCODE, encode_command)
-    unused = {"out", "acquisition", "seed", "rounds", "budget", "oracle", "keep", "share", "edald_weight", "dropout"}
+    unused = {
+        "out",
+        "acquisition",
+        "seed",
+        "rounds",
+        "budget",
+        "oracle",
+        "keep",
+        "share",
+        "edald_weight",
+        "dropout",
+        "radius",
+    }
     add_settings(
         encode,
         [n for n, f in FIELDS.items() if n not in unused and f.metadata["group"] not in ("head", "report")],

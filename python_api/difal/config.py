@@ -49,6 +49,9 @@ class Config:
     draws: int = _option(5, "stage 2", "noise draws K behind DALD; passes of MC dropout behind BALD", low=1)
     dropout: float = _option(0.2, "stage 2", "dropout on the class scores, for acquisitions that read MC dropout")
     edald_weight: float = _option(1.0, "stage 2", "weight of DALD against the entropy")
+    radius: float | None = _option(
+        None, "stage 2", "of ProbCover's balls, in feature units [95 % of them hold one k-means cluster]"
+    )
     random: int = _option(64, "bank", "random pixels kept per image: BatchNorm context, stage-2-alone pool", low=1)
     bank: str | None = _option(None, "bank", "folder of the features, shared by runs [OUT/bank]")
     bank_seed: int = _option(0, "bank", "seed of the candidates and of the noise", low=0)
@@ -85,8 +88,9 @@ class Config:
             ("keep", 0.0, 1.0),
             ("share", 0.0, 1.0),
             ("learning_rate", 0.0, float("inf")),
+            ("radius", 0.0, float("inf")),
         ):
-            if not low < getattr(self, name) <= high:
+            if getattr(self, name) is not None and not low < getattr(self, name) <= high:
                 raise ConfigError(f"`{name}` must be above {low:g} and at most {high:g}, got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"`dropout` must be at least 0 and below 1, got {self.dropout}")

@@ -222,7 +222,8 @@ class Loop:
         head = self.ledger.round(entry.index - 1).head() if entry.index else None
         places = [self._pixel(label) for label in asked]
         budget = self.config.round_budget(len(self.data.train))
-        chosen = select(self.bank, head, places, budget, entry.index, self.config, self.clock)
+        classes = len(self.data.classes)
+        chosen = select(self.bank, head, places, budget, entry.index, self.config, self.clock, classes)
         return [
             Label(
                 id=f"{entry.index:03d}-{rank:05d}",

@@ -6,13 +6,15 @@ import torch
 
 import difal_kernels
 from api.fakes import FakeEncoder, tiny_config, tiny_data
-from difal.acquisition import acquisitions, check_acquisition, select, training_dropout, within_share
+from difal.acquisition import SELECTORS, acquisitions, check_acquisition, select, training_dropout, within_share
+from difal.acquisition.probcover import pure_radius
 from difal.bank import build_bank
 from difal.errors import ConfigError
 from difal.files import derive_seed
 from difal.head import train_head
 from difal.stages import StageClock
 from difal_kernels import maxherding
+from difal_kernels.ops.typiclust.kmeans import kmeans
 
 SCORES = ("entropy", "margin", "least_confidence", "dald", "edald")
 
@@ -96,7 +98,7 @@ def test_coverage_continues_itself(bank, tmp_path):
 def test_without_a_head(name, bank, tmp_path):
     picks = choose(bank, None, [], tmp_path, acquisition=name)
     staged = name == "coverage" or name.startswith("two-stage")
-    assert picks.how == ("coverage" if staged else "random")
+    assert picks.how == ("coverage" if staged else name if name in SELECTORS else "random")
     assert len(set(picks.pixels)) == 5
     if staged:
         assert picks.pixels == choose(bank, None, [], tmp_path, acquisition="coverage").pixels
@@ -152,8 +154,10 @@ def test_dropout_in_training_changes_the_head(bank, head, tmp_path):
 
 def test_every_rival_of_the_paper_is_there_with_and_without_stage_1():
     names = "entropy margin least_confidence bald entropy_bald power_bald balentacq dald power_dald edald"
-    rivals = set(names.split())
-    assert rivals | {f"two-stage-{name}" for name in rivals} | {"random", "coverage"} <= set(acquisitions())
+    rivals = set(names.split()) | {"coreset", "probcover", "typiclust", "uherding"}
+    assert rivals | {f"two-stage-{name}" for name in rivals} | {"random", "two-stage-random", "coverage"} <= set(
+        acquisitions()
+    )
 
 
 @pytest.mark.parametrize("name", ["coverage", "random", "two-stage-edald"])
@@ -171,3 +175,59 @@ def test_a_share_of_the_bank(name, bank, head, tmp_path):
         assert set(found) <= allowed
         asked[seed] = found
     assert asked[0] != asked[1]
+
+
+def selected(name, features, labeled, unsure, budget):
+    """What a selector must choose of `features`, as positions."""
+    return {
+        "coreset": lambda: difal_kernels.kcenter_greedy(features, budget, labeled=labeled, backend="reference"),
+        "typiclust": lambda: difal_kernels.typiclust(features, budget, labeled=labeled),
+        "probcover": lambda: difal_kernels.probcover(features, 0.3, budget, labeled=labeled, backend="reference"),
+        "uherding": lambda: difal_kernels.uherding(
+            features, unsure, budget, labeled=labeled, bandwidth="labeled", backend="reference"
+        ),
+    }[name]()
+
+
+@pytest.mark.parametrize("staged", [False, True])
+@pytest.mark.parametrize("name", ["coreset", "typiclust", "probcover", "uherding"])
+def test_selectors(name, staged, bank, head, tmp_path):
+    """Each chooses among the open pixels, or among those that stage 1 keeps, given all that was asked."""
+    pixels, rows = ("local", [2, 9, 21]) if staged else ("random", [0, 7, 30])
+    asked = [bank.pixel(pixels, row) for row in rows]
+    features = np.array(bank.features(pixels), np.float64)
+    left = np.setdiff1d(np.arange(len(features)), rows)
+    if staged:
+        keep = round(0.5 * len(left))
+        left = np.sort(maxherding(features, keep, labeled=features[rows], candidates=left, backend="reference"))
+    unsure = plain_scores("margin", bank, pixels, head)[left]
+    wanted = left[selected(name, features[left], features[rows], unsure, 5)]
+    acquisition = f"two-stage-{name}" if staged else name
+    picks = choose(bank, head, asked, tmp_path, acquisition=acquisition, radius=0.3)
+    assert picks.pixels == [bank.pixel(pixels, row) for row in wanted]
+    assert picks.how == name
+    assert picks == choose(bank, head, asked, tmp_path, acquisition=acquisition, radius=0.3)
+
+
+def test_probcover_guesses_its_radius(bank, head, tmp_path):
+    """At the radius 95 % of the balls are pure; at the next larger distance fewer are."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(200, 2)) + 2 * rng.integers(0, 2, size=(200, 1))
+    radius, labels = pure_radius(x, 2), kmeans(x, 2, 0)
+    r = np.sqrt(((x[:, None] - x) ** 2).sum(-1))
+    other = labels[:, None] != labels
+
+    def pure(radius):
+        return 1 - ((r <= radius) & other).any(1).mean()
+
+    assert pure(radius * 0.999) >= 0.95 > pure(np.sort(r[other])[np.searchsorted(np.sort(r[other]), radius) + 40])
+    assert len(choose(bank, head, [], tmp_path, acquisition="probcover").pixels) == 5
+    with pytest.raises(ValueError, match="set --radius"):
+        pure_radius(np.zeros((10, 2)), 3)
+
+
+def test_two_stage_random_takes_any_of_what_stage_1_keeps(bank, head, tmp_path):
+    kept = maxherding(np.array(bank.features("local"), np.float64), 16, backend="reference")
+    picks = choose(bank, head, [], tmp_path, acquisition="two-stage-random")
+    assert set(picks.pixels) <= {bank.pixel("local", row) for row in kept}
+    assert picks.pixels != choose(bank, head, [], tmp_path, acquisition="two-stage-random", seed=1).pixels

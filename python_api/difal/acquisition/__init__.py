@@ -1,8 +1,9 @@
 """Which pixels to ask next: acquisitions by name.
 
-A *score* rates pixels by the head's predictions; each is a small file of this folder, and adding one is adding a
-file. Every score NAME gives two acquisitions: `NAME` rates the random pixels, `two-stage-NAME` what stage 1 keeps of
-the local picks. `random` and `coverage` need no head.
+A *score* rates pixels one by one by the head's predictions, a *selector* chooses a round's pixels together and needs no
+head. Each is a small file of this folder, and adding one is adding a file. Every NAME gives two acquisitions: `NAME`
+chooses among the random pixels, `two-stage-NAME` among what stage 1 keeps of the local picks. `coverage` is stage 1
+alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from difal.acquisition.base import SCORES, Predictions, Score
+from difal.acquisition.base import SCORES, SELECTORS, Pool, Predictions, Score, Selector
 from difal.bank import Bank, Pixel
 from difal.config import Config
 from difal.errors import ConfigError
@@ -38,14 +39,22 @@ def acquisitions() -> dict[str, str]:
         >>> acquisitions()["coverage"]
         'stage 1 alone: global MaxHerding over the local picks, conditioned on what was asked'
     """
-    lines = {name: score.summary for name, score in sorted(SCORES.items())}
+    lines = {rule.name: rule.summary for rule in sorted(_rules().values(), key=lambda rule: rule.name)}
+    alone = {
+        name: line if name in SELECTORS else f"stage 2 alone, over random pixels: {line}"
+        for name, line in lines.items()
+    }
     return {
         "two-stage-edald": "the default: stage 1 keeps the most covering half of the local picks, eDALD ranks them",
         "coverage": "stage 1 alone: global MaxHerding over the local picks, conditioned on what was asked",
-        "random": "random pixels",
-        **{name: f"stage 2 alone, over random pixels: {line}" for name, line in lines.items()},
+        "random": alone.pop("random"),
+        **alone,
         **{TWO_STAGE + name: f"stage 1, then {line}" for name, line in lines.items() if name != "edald"},
     }
+
+
+def _rules() -> dict[str, Score | Selector]:
+    return {**SCORES, **SELECTORS}
 
 
 def check_acquisition(name: str) -> str:
@@ -71,26 +80,29 @@ def select(
     round_index: int,
     config: Config,
     clock: StageClock,
+    classes: int = 2,
 ) -> Picks:
     """Choose the pixels of one round.
 
     Args:
         bank: the pool's features.
         head: the classifier of the round before, None if there is none yet; then the first pixels are chosen by
-            coverage where the acquisition has a stage 1, else at random.
+            coverage where the acquisition has a stage 1, by the selector if it is one, else at random.
         asked: every pixel asked so far, answered or skipped; none is asked twice, and coverage counts them all: the
             annotator saw what is near a skipped pixel, too.
         budget: pixels to ask; fewer are given if the bank has no more.
         round_index: with the seed, makes random choices.
-        config: `acquisition`, `keep`, `kernel`, `seed`, `share`, `edald_weight`, `draws`, `dropout`.
+        config: `acquisition`, `keep`, `kernel`, `seed`, `share`, `edald_weight`, `draws`,
+            `dropout`, `radius`.
         clock: gets the time per stage.
+        classes: the number of classes, by which ProbCover guesses its radius.
 
     Returns:
         `Picks`. The same arguments give the same picks; ties go to the first pixel in pool order.
     """
     name = config.acquisition
     stage_1 = name == "coverage" or name.startswith(TWO_STAGE)
-    score = SCORES.get(name.removeprefix(TWO_STAGE))
+    rule = _rules().get(name.removeprefix(TWO_STAGE))
     pixels = "local" if stage_1 else "random"
     rows = bank.open_rows(pixels, asked)
     rows = rows[within_share(bank, pixels, config)[rows]]
@@ -98,21 +110,24 @@ def select(
     if budget == 0:
         return Picks([], [], 0, "nothing left to ask")
     if stage_1:
-        ranked = score is not None and head is not None
+        ranked = rule is not None and head is not None
         keep = max(budget, round(config.keep * len(rows))) if ranked else budget
         with clock("global herding"):
             rows, gains = cover(bank, rows, asked, keep, config)
         if not ranked:
             return _picks(bank, pixels, rows, gains, len(rows), "coverage")
-    elif score is None or head is None:
-        rng = np.random.default_rng(derive_seed("random", config.seed, round_index))
-        rows = rng.choice(rows, budget, replace=False)
-        return _picks(bank, pixels, rows, [None] * budget, len(rows), "random")
+    elif isinstance(rule, Score) and head is None:
+        rule = SELECTORS["random"]
     with clock("scores"):
-        generator = torch.Generator().manual_seed(derive_seed("score", config.seed, round_index))
-        values = rate(score, bank, pixels, rows, head, generator, config)
-    best = np.lexsort((rows, -values))[:budget]
-    return _picks(bank, pixels, rows[best], values[best], len(rows), name)
+        if isinstance(rule, Score):
+            generator = torch.Generator().manual_seed(derive_seed("score", config.seed, round_index))
+            values = rate(rule, bank, pixels, rows, head, generator, config)
+            best = np.lexsort((rows, -values))[:budget]
+            return _picks(bank, pixels, rows[best], values[best], len(rows), rule.name)
+        seed = derive_seed("random", config.seed, round_index)
+        pool = Pool(bank, pixels, np.sort(rows), asked, budget, head, seed, classes, config)
+        best, values = rule.function(pool)
+        return _picks(bank, pixels, pool.rows[np.asarray(best)], values, len(rows), rule.name)
 
 
 def within_share(bank: Bank, pixels: str, config: Config) -> np.ndarray:
@@ -159,4 +174,4 @@ def rate(
     elif score.samples == "dropout":
         passes = single[:, None].expand(-1, config.draws, -1)
         samples = drop(passes, config.dropout, generator)
-    return np.asarray(score.function(Predictions(single, samples, generator, config.edald_weight)), np.float64)
+    return np.asarray(score.function(Predictions(single, samples, generator, config)), np.float64)

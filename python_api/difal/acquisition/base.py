@@ -1,11 +1,17 @@
-"""The registry of scores."""
+"""The registry of scores, which rate pixels one by one, and of selectors, which choose a round's pixels together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
+
+from difal.bank import Bank, Pixel
+from difal.config import Config
+from difal.head import Head
 
 
 @dataclass(frozen=True)
@@ -18,7 +24,7 @@ class Predictions:
     single: torch.Tensor
     samples: torch.Tensor | None
     generator: torch.Generator
-    edald_weight: float = 1.0
+    config: Config
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,48 @@ class Score:
     function: Callable[[Predictions], torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Pool:
+    """What a selector chooses from: the candidates `rows` of a set of the bank, in pool order.
+
+    `seed` is derived from the run's seed and the round, `classes` is the number of classes.
+    """
+
+    bank: Bank
+    pixels: str
+    rows: np.ndarray
+    asked: Sequence[Pixel]
+    budget: int
+    head: Head | None
+    seed: int
+    classes: int
+    config: Config
+
+    @cached_property
+    def features(self) -> np.ndarray:
+        """(n, D) features of the candidates."""
+        return self.bank.features(self.pixels)[self.rows]
+
+    @cached_property
+    def labeled(self) -> np.ndarray | None:
+        """(L, D) features of what was asked so far, answered or not; None if nothing was."""
+        return self.bank.features_of(self.asked) if self.asked else None
+
+    @cached_property
+    def logits(self) -> torch.Tensor | None:
+        """(n, C) logits of the candidates; None before there is a head."""
+        return None if self.head is None else self.head.logits(self.features, np.arange(len(self.rows)))
+
+
+@dataclass(frozen=True)
+class Selector:
+    name: str
+    summary: str
+    function: Callable[[Pool], tuple[np.ndarray, Sequence[float | None]]]
+
+
 SCORES: dict[str, Score] = {}
+SELECTORS: dict[str, Selector] = {}
 
 
 def score(name: str, summary: str, *, samples: str | None = None):
@@ -44,6 +91,19 @@ def score(name: str, summary: str, *, samples: str | None = None):
 
     def register(function):
         SCORES[name] = Score(name, summary, samples, function)
+        return function
+
+    return register
+
+
+def selector(name: str, summary: str):
+    """Register a function from a `Pool` to the picks: positions in `rows`, best first, and a number or None for each.
+
+    It needs no head, and so chooses the first round's pixels, too.
+    """
+
+    def register(function):
+        SELECTORS[name] = Selector(name, summary, function)
         return function
 
     return register

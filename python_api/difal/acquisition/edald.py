@@ -10,4 +10,4 @@ from difal.acquisition.base import Predictions, score
 
 @score("edald", "eDALD, entropy plus DALD", samples="noise")
 def rate(predictions: Predictions) -> torch.Tensor:
-    return difal_kernels.edald(predictions.samples, predictions.single, weight=predictions.edald_weight)
+    return difal_kernels.edald(predictions.samples, predictions.single, weight=predictions.config.edald_weight)

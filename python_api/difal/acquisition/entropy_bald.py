@@ -10,4 +10,4 @@ from difal.acquisition.base import Predictions, score
 
 @score("entropy_bald", "entropy plus BALD over MC dropout", samples="dropout")
 def rate(predictions: Predictions) -> torch.Tensor:
-    return difal_kernels.edald(predictions.samples, predictions.single, weight=predictions.edald_weight)
+    return difal_kernels.edald(predictions.samples, predictions.single, weight=predictions.config.edald_weight)
