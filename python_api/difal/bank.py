@@ -1,6 +1,6 @@
 """The feature bank: everything a round needs of the pool, computed in one pass and kept on disk.
 
-For each pool image two sets of pixels, drawn without a look at the ground truth:
+For each pool image two sets of pixels, drawn without a look at the ground truth (unless `void` is "avoid"):
 
     local    what MaxHerding keeps of the image's random candidates (stage 1a)
     random   the first of those candidates: BatchNorm context, and the pool of acquisitions without stage 1
@@ -24,7 +24,7 @@ import torch
 from tqdm import tqdm
 
 from difal.config import Config
-from difal.data.base import Split
+from difal.data.base import IGNORE, Split
 from difal.errors import ConfigError, DataError
 from difal.files import crash_point, derive_seed, digest, read_json, write_json
 from difal.stages import StageClock
@@ -124,13 +124,14 @@ def bank_settings(config: Config, pool: Split, load_encoder: Callable, given: Se
         **encoder_settings(config, load_encoder),
         "given": digest(sorted(map(tuple, given))) if given else None,
         **{name: getattr(config, name) for name in names},
+        **({} if config.void == "ask" else {"void": config.void}),
     }
 
 
 def check_settings(path: Path, wanted: dict) -> dict:
     """The JSON at `path`, if it was made with the wanted settings."""
     meta = read_json(path)
-    for name, value in wanted.items():
+    for name, value in {**dict.fromkeys(meta["settings"]), **wanted}.items():
         found = meta["settings"].get(name)
         if found != value and name == "format":
             raise ConfigError(
@@ -163,6 +164,8 @@ def build_bank(folder: Path, pool: Split, load_encoder: Callable, config: Config
         ConfigError: the folder holds a bank with other settings.
         DataError: an image cannot be used; names it.
     """
+    if config.void == "avoid" and not pool.has_masks:
+        raise ConfigError("`void` is `avoid`, which needs masks of the pool; use --void ask")
     settings = bank_settings(config, pool, load_encoder, given)
     path = folder / "bank.json"
     meta = check_settings(path, settings) if path.is_file() else None
@@ -235,7 +238,8 @@ class _Maker:
         size = image.shape[:2]
         here = [i for i, pixel in enumerate(self.given) if pixel.image == index]
         labeled = np.array([self.given[i][1:] for i in here], np.int64).reshape(-1, 2)
-        candidates = draw_candidates(name, size, config, labeled)
+        void = self.pool.mask(index) == IGNORE if config.void == "avoid" else None
+        candidates = draw_candidates(name, size, config, labeled, void)
         with self.clock("encoder"):
             maps = encode(self.encoder, image, name, [0], config)
         with self.clock("hypercolumns"):
@@ -274,11 +278,13 @@ class _Maker:
         return np.stack(rows, 1)
 
 
-def draw_candidates(name: str, size: tuple[int, int], config: Config, labeled: np.ndarray) -> np.ndarray:
-    """(at most `candidates`, 2) distinct random pixels of the image called `name`, none of the labeled ones."""
-    pixels = size[0] * size[1]
+def draw_candidates(
+    name: str, size: tuple[int, int], config: Config, labeled: np.ndarray, void: np.ndarray | None = None
+) -> np.ndarray:
+    """(at most `candidates`, 2) distinct random pixels of the image called `name`, none of the labeled or void ones."""
+    pixels = size[0] * size[1] if void is None else np.flatnonzero(~void)
     rng = np.random.default_rng(derive_seed("candidates", config.bank_seed, name))
-    flat = rng.choice(pixels, min(config.candidates, pixels), replace=False)
+    flat = rng.choice(pixels, min(config.candidates, np.size(pixels) if void is not None else pixels), replace=False)
     flat = flat[~np.isin(flat, labeled[:, 0] * size[1] + labeled[:, 1])]
     needed = max(config.local, config.random)
     if len(flat) < needed:

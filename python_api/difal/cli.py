@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 
 from difal.config import FIELDS, field_type, make_config, resumed_config
@@ -35,9 +36,13 @@ if it had not been.
 
 examples
   difal run --data ../camvid --encoder tiny --rounds 10
+  difal run --preset paper/camvid --data ../camvid --encoder encoders/imagenet256
   difal run --data ../camvid --acquisition entropy --seed 3 --bank banks/camvid --out runs/entropy3
   difal run --config runs/first/config.yaml --seed 1 --out runs/second
   difal run --resume runs/first --rounds 20
+
+presets (--preset), each setting of which a flag overrides
+{presets}
 
 {exits}"""
 
@@ -52,6 +57,22 @@ becomes a folder of diffusers' layout, which --encoder then takes.
 examples
   difal encode --data ../camvid --encoder tiny --bank banks/camvid
   difal encode --encoder 256x256_diffusion_uncond.pt --convert encoders/imagenet
+"""
+
+SWEEP = """\
+Every preset x acquisition x seed once, then one table (mean and standard deviation over the seeds, both ways to average
+the IoU) and one plot: OUT/table.md, OUT/results.json, OUT/curves.png, rewritten after every run. Features and test maps
+are computed once and shared by all runs whose data, encoder and stage-1 settings agree. Runs that are finished are not
+done again; after an interruption the same command, or `difal sweep --resume OUT`, goes on.
+
+All runs of a seed start from the same candidates and noise. With `--share 0.8` each seed may ask its own four fifths of
+them; with --bank-per-seed each seed draws candidates and noise anew, at the price of a pass over the encoder a seed.
+
+examples
+  difal sweep --data ../camvid --acquisitions two-stage-edald,coverage,random --seeds 0-4 --share 0.8
+  difal sweep --presets paper/camvid,released/camvid --data ../camvid --encoder encoders/imagenet256 --device cuda \
+      --seeds 0-2 --out sweeps/paper
+  difal sweep --config sweep.yaml --out sweeps/mine    settings, and lists `presets`, `acquisitions`, `seeds`
 """
 
 REPORT = """\
@@ -79,6 +100,7 @@ def main(argv: list[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     from difal import __version__
     from difal.data import LAYOUTS
+    from difal.presets import presets
 
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("difal", description=TOP, epilog=EXIT_CODES, formatter_class=plain)
@@ -91,7 +113,9 @@ def make_parser() -> argparse.ArgumentParser:
         sub.set_defaults(function=function)
         return sub
 
-    run = command("run", "do the rounds", RUN.format(layouts=LAYOUTS, exits=EXIT_CODES), run_command)
+    run = command(
+        "run", "do the rounds", RUN.format(layouts=LAYOUTS, exits=EXIT_CODES, presets=listing(presets())), run_command
+    )
     run.add_argument("--resume", nargs="?", const="", metavar="RUN", help="go on with a run [the newest under runs/]")
     add_settings(run, FIELDS)
     encode = command("encode", "compute the features alone, to be shared by runs", ENCODE, encode_command)
@@ -114,6 +138,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     encode.add_argument("--convert", type=Path, metavar="FOLDER", help="convert the checkpoint --encoder and stop")
     encode.add_argument("--head-channels", type=int, default=64, help="width of its attention heads [64]")
+    add_sweep(command("sweep", "presets x acquisitions x seeds, one table and one plot", SWEEP, sweep_command))
     report = command("report", "write a run's report.html", REPORT, report_command)
     report.add_argument("run", type=Path, help="run folder")
     report.add_argument("--out", type=Path, help="where to write [RUN/report.html]")
@@ -123,11 +148,52 @@ def make_parser() -> argparse.ArgumentParser:
         "Every --acquisition, with a line each.",
         list_command,
     )
+    command("presets", "list the settings by name", "Every --preset, with a line each.", presets_command)
     return parser
 
 
-def add_settings(parser: argparse.ArgumentParser, names) -> None:
+def listing(lines: dict[str, str]) -> str:
+    width = max(map(len, lines))
+    return "\n".join(f"  {name:{width}}  {line}" for name, line in lines.items())
+
+
+def add_sweep(parser: argparse.ArgumentParser) -> None:
+    from difal.sweep import ACQUISITIONS
+
+    varied = parser.add_argument_group("varied")
+    varied.add_argument("--presets", type=words, metavar="A,B", help="presets (see `difal presets`) [the defaults]")
+    varied.add_argument("--acquisitions", type=words, metavar="A,B", help=f"[{','.join(ACQUISITIONS)}]")
+    varied.add_argument("--seeds", type=numbers, metavar="N-M", help="such as 0-4 or 0,3,7 [0-4]")
+    varied.add_argument(
+        "--bank-per-seed", action="store_true", default=None, help="each seed draws candidates and noise of its own"
+    )
+    whole = parser.add_argument_group("the sweep")
+    whole.add_argument("--out", type=Path, help="its folder [sweeps/DATA]")
+    whole.add_argument("--results", type=Path, metavar="FOLDER", help="where the table, plot and figures go [OUT]")
+    whole.add_argument("--jobs", type=int, help="runs at a time [one a core; one on a GPU]")
+    whole.add_argument("--resume", type=Path, metavar="OUT", help="go on with the sweep in OUT, as it was asked for")
+    add_settings(parser, [name for name in FIELDS if name not in ("out", "acquisition", "seed")], preset=False)
+
+
+def words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def numbers(text: str) -> list[int]:
+    """ "0-2,5" to [0, 1, 2, 5]."""
+    found = []
+    for word in words(text):
+        first, dash, last = word.partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise argparse.ArgumentTypeError(f"{word!r} is no number from 0 on and no range such as 0-4")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def add_settings(parser: argparse.ArgumentParser, names, preset: bool = True) -> None:
     """A flag per configuration field, in the field's group; only flags that are given reach the namespace."""
+    if preset:
+        parser.add_argument("--preset", metavar="NAME", help="settings by name, which --config and flags override")
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings, which flags override")
     groups: dict[str, argparse._ArgumentGroup] = {}
     for name in names:
@@ -149,7 +215,7 @@ def add_settings(parser: argparse.ArgumentParser, names) -> None:
 
 
 def _overrides(args: argparse.Namespace) -> dict:
-    return {name: value for name, value in vars(args).items() if name in FIELDS}
+    return {name: value for name, value in vars(args).items() if name in FIELDS and value is not None}
 
 
 def run_command(args: argparse.Namespace) -> int:
@@ -157,7 +223,9 @@ def run_command(args: argparse.Namespace) -> int:
     from difal.loop import run
 
     if args.resume is None:
-        config = make_config(args.config, _overrides(args))
+        config = make_config(args.config, _overrides(args), args.preset)
+    elif args.preset or args.config:
+        raise ValueError("--resume takes a run's settings from its folder; leave out --preset and --config")
     else:
         folder = Path(args.resume or getattr(args, "out", "") or newest_run())
         config = resumed_config(Ledger(folder).config(), {**_overrides(args), "out": str(folder)})
@@ -189,7 +257,7 @@ def newest_run() -> str:
 def encode_command(args: argparse.Namespace) -> int:
     from difal.loop import make_features
 
-    config = make_config(args.config, _overrides(args))
+    config = make_config(args.config, _overrides(args), args.preset)
     if args.convert:
         return convert(config.encoder, args.convert, args.head_channels)
     if config.bank is None:
@@ -217,6 +285,25 @@ def convert(checkpoint: str, folder: Path, head_channels: int) -> int:
     return DONE
 
 
+def sweep_command(args: argparse.Namespace) -> int:
+    from difal.sweep import OWN, Sweep, read_sweep, sweep
+
+    if args.resume and not (args.resume / "sweep.yaml").is_file():
+        raise ValueError(f"{args.resume} is no folder of a sweep: it holds no sweep.yaml")
+    file = args.resume / "sweep.yaml" if args.resume else args.config
+    given = {name: value for name in OWN if (value := getattr(args, name)) is not None}
+    values = {**(read_sweep(file) if file else {}), **_overrides(args), **given}
+    out = args.out or args.resume or Path("sweeps") / (Path(str(values.get("data", ""))).name or "sweep")
+    values.pop("out", None)
+    own = {name: values.pop(name) for name in OWN if name in values}
+    plan = Sweep(out, values, **own)
+    for config in {config.device: config for config in map(plan.config, plan.runs())}.values():
+        check_device(config.device)
+    sweep(plan)
+    print(f"done: {(plan.results or plan.out) / 'table.md'} and curves.png")
+    return DONE
+
+
 def report_command(args: argparse.Namespace) -> int:
     from difal.report import write_report
 
@@ -227,9 +314,14 @@ def report_command(args: argparse.Namespace) -> int:
 def list_command(args: argparse.Namespace) -> int:
     from difal.acquisition import acquisitions
 
-    width = max(map(len, acquisitions()))
-    for name, line in acquisitions().items():
-        print(f"{name:{width}}  {line}")
+    print(textwrap.dedent(listing(acquisitions())))
+    return DONE
+
+
+def presets_command(args: argparse.Namespace) -> int:
+    from difal.presets import presets
+
+    print(textwrap.dedent(listing(presets())))
     return DONE
 
 

@@ -45,10 +45,22 @@ class Config:
     candidates: int = _option(10_000, "stage 1", "random candidate pixels per image", low=1)
     local: int = _option(50, "stage 1", "pixels that local MaxHerding keeps per image", low=1)
     keep: float = _option(0.5, "stage 1", "share of the local picks that global MaxHerding keeps")
+    void: str = _option(
+        "ask",
+        "stage 1",
+        "`avoid`: candidates are never void in the pool's masks, as in the released code; no honest setting",
+        choices=("ask", "avoid"),
+    )
     kernel: str = _option("rbf", "stage 1", "similarity of two features", choices=KERNELS)
     draws: int = _option(5, "stage 2", "noise draws K behind DALD; passes of MC dropout behind BALD", low=1)
     dropout: float = _option(0.2, "stage 2", "dropout on the class scores, for acquisitions that read MC dropout")
     edald_weight: float = _option(1.0, "stage 2", "weight of DALD against the entropy")
+    compat: str = _option(
+        "none",
+        "stage 2",
+        "`released`: eDALD as the paper's released code computes it, probabilities in place of their logarithms",
+        choices=("none", "released"),
+    )
     radius: float | None = _option(
         None, "stage 2", "of ProbCover's balls, in feature units [95 % of them hold one k-means cluster]"
     )
@@ -173,8 +185,8 @@ def check_keys(values: dict[str, Any], where: str) -> dict[str, Any]:
     return values
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Settings of a YAML file, checked for unknown names."""
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """The `name: value` lines of a YAML file."""
     import yaml
 
     path = Path(path)
@@ -186,12 +198,22 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold `name: value` lines, got {type(values).__name__}")
-    return check_keys(values, str(path))
+    return values
 
 
-def make_config(file: str | Path | None = None, overrides: dict[str, Any] | None = None) -> Config:
-    """Defaults, then the YAML file, then the overrides."""
-    values = {} if file is None else read_yaml(file)
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Settings of a YAML file, checked for unknown names."""
+    return check_keys(read_mapping(path), str(path))
+
+
+def make_config(
+    file: str | Path | None = None, overrides: dict[str, Any] | None = None, preset: str | None = None
+) -> Config:
+    """Defaults, then the preset, then the YAML file, then the overrides."""
+    from difal.presets import read_preset
+
+    values = {} if preset is None else read_preset(preset)
+    values |= {} if file is None else read_yaml(file)
     return Config(**{**values, **check_keys(overrides or {}, "the overrides")})
 
 

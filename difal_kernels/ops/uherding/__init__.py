@@ -42,8 +42,8 @@ def uherding(
             Calibrate the model first (temperature scaling), or the few confident mistakes weigh nothing.
         budget, labeled, candidates, kernel, lengths, memory_limit, backend, return_info, progress: as for `maxherding`.
         bandwidth: as for `maxherding`, or "labeled": the smallest non-zero distance between two labeled points. It
-            shrinks as labels accumulate, which leads from covering to uncertainty sampling. Where fewer than two
-            different points are labeled it is "median".
+            shrinks as labels accumulate, which leads from covering to uncertainty sampling; it is the rule of the
+            authors' code. Where fewer than two different points are labeled it is "median".
 
     Returns:
         As `maxherding`.

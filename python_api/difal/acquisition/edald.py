@@ -10,4 +10,6 @@ from difal.acquisition.base import Predictions, score
 
 @score("edald", "eDALD, entropy plus DALD", samples="noise")
 def rate(predictions: Predictions) -> torch.Tensor:
-    return difal_kernels.edald(predictions.samples, predictions.single, weight=predictions.config.edald_weight)
+    config = predictions.config
+    compat = None if config.compat == "none" else config.compat
+    return difal_kernels.edald(predictions.samples, predictions.single, weight=config.edald_weight, compat=compat)

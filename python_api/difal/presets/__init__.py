@@ -1,0 +1,44 @@
+"""Settings by name: `paper/...` as the paper has them, `released/...` with what the authors' code does otherwise.
+
+Each is a YAML file of this folder; its first comment line is its line in the listing.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from difal.errors import ConfigError
+
+FOLDER = Path(__file__).parent
+
+
+def presets() -> dict[str, str]:
+    """Every preset's name and one line about it.
+
+    Example:
+        >>> "paper/camvid" in presets()
+        True
+    """
+    files = sorted(FOLDER.glob("*/*.yaml"))
+    return {
+        path.relative_to(FOLDER).with_suffix("").as_posix(): path.read_text().partition("\n")[0].lstrip("# ")
+        for path in files
+    }
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """The settings of a preset.
+
+    Raises:
+        ConfigError: there is none of this name; names those there are.
+    """
+    from difal.config import read_yaml
+
+    known = presets()
+    if name not in known:
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"`preset` must be one of {', '.join(known)}, got {name!r}{hint}")
+    return read_yaml(FOLDER / f"{name}.yaml")

@@ -1,0 +1,328 @@
+"""Presets x acquisitions x seeds, each run once, on features that are computed once.
+
+    OUT/sweep.yaml                 what was asked for, so that `--resume OUT` goes on with it
+    OUT/runs/[PRESET/]NAME-seedN   a run folder each, as of `difal run`
+    OUT/banks/DIGEST               features, shared by all runs whose data, encoder and stage-1 settings agree
+    OUT/results.json, table.md, curves.png   rewritten after every finished run (`--results` puts them elsewhere)
+
+The runs go through `jobs` processes of one thread each. A run that is finished is not done again, one that was cut
+short goes on at the step where it was.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stderr
+from dataclasses import dataclass, field
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from difal.acquisition import check_acquisition
+from difal.config import MAY_CHANGE, Config, check_keys, make_config, read_mapping
+from difal.errors import ConfigError, DataError, UserError
+from difal.files import digest, exclusive, write_json, write_text
+from difal.ledger import Ledger
+from difal.loop import make_features, open_config_data, run
+from difal.sweep_table import curves, table
+
+ACQUISITIONS = ("two-stage-edald", "coverage", "edald", "entropy", "bald", "margin", "coreset", "random")
+# What features depend on: runs that agree in these share a bank.
+FEATURES = (
+    *("data", "encoder", "size", "classes", "limit", "labels", "candidates", "local", "random", "draws", "kernel"),
+    *("void", "bank_seed", "bank_dtype", "test_pixels"),
+)
+OWN = ("presets", "acquisitions", "seeds", "jobs", "bank_per_seed", "results")
+
+
+class Key(NamedTuple):
+    """Which run of a sweep; `preset` is "" where no preset was asked for."""
+
+    preset: str
+    acquisition: str
+    seed: int
+
+
+@dataclass
+class Sweep:
+    """What a sweep does.
+
+    Attributes:
+        out: its folder.
+        settings: settings of every run, over those of the preset.
+        presets: names of presets; empty for the defaults.
+        acquisitions, seeds: what is varied.
+        jobs: runs at a time; 0 for one a core on a CPU, one on another device.
+        bank_per_seed: compute features for each seed anew, so that candidates and noise vary with it, too.
+        results: where the table, the plot and their figures go; None for `out`.
+    """
+
+    out: Path
+    settings: dict[str, Any] = field(default_factory=dict)
+    presets: Sequence[str] = ()
+    acquisitions: Sequence[str] = ACQUISITIONS
+    seeds: Sequence[int] = (0, 1, 2, 3, 4)
+    jobs: int = 0
+    bank_per_seed: bool = False
+    results: Path | None = None
+
+    def __post_init__(self) -> None:
+        self.out, self.results = Path(self.out), None if self.results is None else Path(self.results)
+        for name in ("presets", "acquisitions", "seeds"):
+            values = tuple(getattr(self, name))
+            if len(set(values)) < len(values):
+                raise ConfigError(f"`{name}` must differ, got {', '.join(map(str, values))}")
+            setattr(self, name, values)
+        if not self.acquisitions or not self.seeds:
+            raise ConfigError("a sweep needs at least one acquisition and one seed")
+        for name in self.acquisitions:
+            check_acquisition(name)
+        check_keys(self.settings, "the sweep")
+        for name in ("acquisition", "seed", "out"):
+            if name in self.settings:
+                raise ConfigError(f"`{name}` is what the sweep varies; leave it out")
+        if self.jobs < 0:
+            raise ConfigError(f"`jobs` must be at least 0, got {self.jobs}")
+
+    def runs(self) -> list[Key]:
+        """All runs, a seed at a time, so that an early look sees every acquisition."""
+        presets = self.presets or ("",)
+        return [Key(p, name, seed) for p in presets for seed in self.seeds for name in self.acquisitions]
+
+    def config(self, key: Key) -> Config:
+        """The settings of one run."""
+        fixed = {"acquisition": key.acquisition, "seed": key.seed}
+        if self.bank_per_seed:
+            fixed["bank_seed"] = key.seed
+        config = make_config(None, {"pictures": 0, **self.settings, **fixed}, key.preset or None)
+        name = f"{key.acquisition}-seed{key.seed}"
+        config.out = str(self.out / "runs" / key.preset / name)
+        if config.bank is None:
+            config.bank = str(self.out / "banks" / digest({name: getattr(config, name) for name in FEATURES}))
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in OWN}
+        values |= {name: list(values[name]) for name in ("presets", "acquisitions", "seeds")}
+        values["results"] = None if self.results is None else str(self.results)
+        return {**values, **self.settings}
+
+
+def read_sweep(path: Path) -> dict[str, Any]:
+    """A YAML file of a sweep: what is varied, and settings of every run."""
+    values = read_mapping(path)
+    check_keys({name: value for name, value in values.items() if name not in OWN}, str(path))
+    for name in ("presets", "acquisitions", "seeds"):
+        if name in values and not isinstance(values[name], list):
+            raise ConfigError(f"{path}: `{name}` must be a list such as [a, b], got {values[name]!r}")
+    return values
+
+
+def sweep(plan: Sweep, say: Callable[[str], None] = print) -> list[dict]:
+    """Do the runs that are not finished, and write the table, the plot and their figures after each.
+
+    Returns:
+        What is kept of each run, in the order of `plan.runs()`.
+
+    Raises:
+        UserError: a setting cannot work, an earlier run in the folder had others, or runs failed. One that fails does
+            not stop the others; the message lists all that did.
+    """
+    configs = {key: plan.config(key) for key in plan.runs()}
+    for config in configs.values():
+        _check_same(config)
+    _check_data(configs)
+    with exclusive(plan.out):
+        _write_plan(plan)
+        todo = {key: config for key, config in configs.items() if not is_finished(config)}
+        done = {key: collect(key, config) for key, config in configs.items() if key not in todo}
+        if done:
+            say(f"{len(done)} of {len(configs)} runs are finished")
+            _write(plan, done)
+        for config in {config.bank: config for config in todo.values()}.values():
+            say(f"features of {config.data}: {config.bank}")
+            make_features(config)
+        failed: dict[Key, str] = {}
+        begun = time.monotonic()
+        for key, error in _finished(plan, todo):
+            if error:
+                failed[key] = error
+                say(f"{_name(key)} failed: {error}")
+                continue
+            done[key] = collect(key, configs[key])
+            _write(plan, done)
+            left = len(todo) - (new := sum(k in done or k in failed for k in todo))
+            per_run = (time.monotonic() - begun) / new
+            last = 100 * done[key]["miou"]["standard"][-1] if done[key]["asked"] else float("nan")
+            say(
+                f"[{len(done)}/{len(configs)}] {_name(key)}: {last:.2f} % mIoU"
+                + (f", about {_duration(left * per_run)} left" if left else "")
+            )
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(configs)} runs failed; the same command tries them again:\n"
+            + "\n".join(f"  {_name(key)}: {error}" for key, error in failed.items())
+        )
+    return [done[key] for key in configs]
+
+
+def _name(key: Key) -> str:
+    return f"{key.preset + ' ' if key.preset else ''}{key.acquisition} seed {key.seed}"
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds / 3600:.1f} h"
+        if seconds > 5400
+        else f"{seconds / 60:.0f} min"
+        if seconds > 90
+        else f"{seconds:.0f} s"
+    )
+
+
+def _check_same(config: Config) -> None:
+    """Refuse to go on with a run that was begun with other settings."""
+    ledger = Ledger(config.run_folder())
+    if not ledger.exists:
+        return
+    before = Config(**ledger.config()).to_dict()
+    for name, value in config.to_dict().items():
+        if name not in MAY_CHANGE | {"out", "bank", "pictures"} and before[name] != value:
+            raise ConfigError(
+                f"{ledger.folder} was begun with {name} = {before[name]!r}, this sweep has {value!r}; "
+                f"give it the old setting, or another --out"
+            )
+
+
+def _check_data(configs: dict[Key, Config]) -> None:
+    """Every data set has what a sweep needs: masks of the pool and of a test set."""
+    seen = set()
+    for config in configs.values():
+        what = (config.data, config.size, config.classes, config.limit)
+        if what in seen:
+            continue
+        seen.add(what)
+        data = open_config_data(config)
+        if not data.train.has_masks or data.test is None or not data.test.has_masks:
+            raise DataError(f"a sweep compares test results: {config.data} needs masks, and a test set with masks")
+
+
+def is_finished(config: Config) -> bool:
+    """Whether every round of the run is tested."""
+    ledger = Ledger(config.run_folder())
+    return ledger.exists and all(ledger.round(i).has("metrics.json") for i in range(config.rounds))
+
+
+def _finished(plan: Sweep, todo: dict[Key, Config]) -> Iterator[tuple[Key, str | None]]:
+    """Each run as it ends, with the error's text if it failed."""
+    jobs = plan.jobs or max(1, os.cpu_count() or 1)
+    if not plan.jobs and any(torch.device(config.device).type != "cpu" for config in todo.values()):
+        jobs = 1
+    jobs = min(jobs, len(todo))
+    if jobs <= 1:
+        for key, config in todo.items():
+            yield key, do(config)
+        return
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin_worker)
+    try:
+        futures = {pool.submit(do, config): key for key, config in todo.items()}
+        for future in as_completed(futures):
+            try:
+                yield futures[future], future.result()
+            except BrokenProcessPool:
+                raise UserError(
+                    "a process of the sweep died, perhaps for want of memory; the same command goes on, "
+                    "with fewer --jobs if need be"
+                ) from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """One thread a process; it ends at once when the sweep is interrupted or killed, and then holds no run."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = parent_process()
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def do(config: Config) -> str | None:
+    """One run from where it was; the text of its error if it fails."""
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # progress bars of several runs are of no use
+            run(config, resume=Ledger(config.run_folder()).exists, say=lambda line: None)
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def collect(key: Key, config: Config) -> dict:
+    """What is kept of a finished run."""
+    ledger = Ledger(config.run_folder())
+    classes = ledger.facts()["classes"]
+    rounds = [one for one in ledger.rounds()[: config.rounds] if one.has("metrics.json")]
+    metrics = [one.metrics() for one in rounds]
+    clicks, seconds = dict.fromkeys((*classes, "skipped"), 0), {}
+    for one in rounds:
+        for label in one.labels():
+            clicks["skipped" if label.class_id is None else classes[label.class_id]] += 1
+        for stage, entry in one.stages().items():
+            seconds[stage] = round(seconds.get(stage, 0.0) + entry["seconds"], 3)
+    policies = metrics[-1]["miou"] if metrics else {}
+    return {
+        **key._asdict(),
+        "asked": [one["asked"] for one in metrics],
+        "miou": {policy: [round(one["miou"][policy], 5) for one in metrics] for policy in policies},
+        "pixel_accuracy": [round(one["pixel_accuracy"], 5) for one in metrics],
+        "class_iou": dict(zip(classes, metrics[-1]["class_iou"] if metrics else [], strict=bool(metrics))),
+        "class_clicks": clicks,
+        "seconds": seconds,
+    }
+
+
+def _write_plan(plan: Sweep) -> None:
+    import yaml
+
+    write_text(plan.out / "sweep.yaml", yaml.safe_dump(plan.to_dict(), sort_keys=False))
+
+
+def _write(plan: Sweep, done: dict[Key, dict]) -> None:
+    """The figures, the table and the plot of the runs that are finished."""
+    from difal.files import write_bytes
+
+    folder = plan.results or plan.out
+    runs = [done[key] for key in plan.runs() if key in done and done[key]["asked"]]
+    if not runs:
+        return
+    write_json(folder / "results.json", {"sweep": _portable(plan), "machine": machine(), "runs": runs})
+    write_text(folder / "table.md", table(runs))
+    write_bytes(folder / "curves.png", curves(runs))
+
+
+def _portable(plan: Sweep) -> dict[str, Any]:
+    """What was asked for, without this machine's folders."""
+    values = {name: value for name, value in plan.to_dict().items() if name not in ("bank", "results", "jobs")}
+    if not str(values.get("data", "")).startswith("scenes"):
+        values["data"] = Path(str(values.get("data", ""))).name
+    return values
+
+
+def machine() -> dict[str, Any]:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {"cpu": names[0] if names else platform.processor(), "cores": os.cpu_count(), "torch": torch.__version__}

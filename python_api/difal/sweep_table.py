@@ -1,0 +1,134 @@
+"""The table and the plot of a sweep's runs."""
+
+from __future__ import annotations
+
+import io
+import statistics
+from collections.abc import Iterable, Sequence
+
+BASELINE = "random"  # to whose curve the others are compared, seed by seed
+COLORS = {
+    "two-stage-edald": "#2f6fde",
+    "coverage": "#2a9d6f",
+    "edald": "#e0803a",
+    "entropy": "#b8455a",
+    "bald": "#8a5cc2",
+    "margin": "#c9a227",
+    "coreset": "#3aa6b9",
+    "random": "#7a8291",
+}
+OTHERS = ("#5b3a29", "#d36fa8", "#6b8e23", "#1c3f5f", "#a34b1c", "#4fb286", "#8c8c00", "#b03060")
+
+
+def table(runs: Sequence[dict]) -> str:
+    """Markdown: for each preset the mIoU in percent by pixels asked, under both policies, then the last round by class.
+
+    Mean and, from two seeds on, standard deviation (n - 1) over the seeds.
+    """
+    parts = ["<!-- written by `difal sweep` -->\n"]
+    for preset, rows in _by(runs, "preset").items():
+        if preset:
+            parts.append(f"## {preset}\n")
+        parts += [_scores(rows), _classes(rows)]
+    return "\n".join(parts)
+
+
+def _by(runs: Iterable[dict], name: str) -> dict:
+    groups: dict = {}
+    for one in runs:
+        groups.setdefault(one[name], []).append(one)
+    return groups
+
+
+def _same_length(runs: Sequence[dict]) -> int:
+    """The rounds that all runs have: a pool may run dry earlier for one acquisition."""
+    return min(len(one["asked"]) for one in runs)
+
+
+def percent(values: Iterable[float]) -> str:
+    values = [100 * value for value in values]
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread}"
+
+
+def _ahead(one: Sequence[dict], baseline: Sequence[dict], rounds: int) -> str:
+    """Mean of the rounds minus the baseline's, over the seeds that both have."""
+    curves_of = {run["seed"]: statistics.mean(run["miou"]["standard"][:rounds]) for run in baseline}
+    pairs = [
+        statistics.mean(run["miou"]["standard"][:rounds]) - curves_of[run["seed"]]
+        for run in one
+        if run["seed"] in curves_of
+    ]
+    return percent(pairs) if pairs else ""
+
+
+def _scores(runs: Sequence[dict]) -> str:
+    rounds, found = _same_length(runs), _by(runs, "acquisition")
+    asked = runs[0]["asked"]
+    shown = sorted({0, (rounds - 1) // 4, (rounds - 1) // 2, 3 * (rounds - 1) // 4, rounds - 1})
+    compare = BASELINE in found and len(found) > 1
+    head = [
+        *("acquisition", "seeds"),
+        *(f"{asked[i]} pixels" for i in shown),
+        "mean of the rounds",
+        *([f"ahead of {BASELINE}"] if compare else []),
+        *(f"{asked[rounds - 1]}, released policy", "mean, released policy"),
+    ]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for name, one in found.items():
+        cells = [name, str(len(one)), *(percent(run["miou"]["standard"][i] for run in one) for i in shown)]
+        cells.append(percent(statistics.mean(run["miou"]["standard"][:rounds]) for run in one))
+        if compare:
+            cells.append("" if name == BASELINE else _ahead(one, found[BASELINE], rounds))
+        cells.append(percent(run["miou"]["released"][rounds - 1] for run in one))
+        cells.append(percent(statistics.mean(run["miou"]["released"][:rounds]) for run in one))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _classes(runs: Sequence[dict]) -> str:
+    """IoU of each class at the end, and in brackets how many of the pixels asked had it; `-` where it is absent."""
+    found = _by(runs, "acquisition")
+    lines = [
+        f"| class IoU at {max(run['asked'][-1] for run in runs)} pixels | {' | '.join(found)} |",
+        "|---" * (len(found) + 1) + "|",
+    ]
+    for label in runs[0]["class_iou"]:
+        cells = []
+        for one in found.values():
+            values = [run["class_iou"][label] for run in one if run["class_iou"][label] is not None]
+            clicks = statistics.mean(run["class_clicks"][label] for run in one)
+            cells.append(f"{percent(values) if values else '-'} ({clicks:.0f})")
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    skipped = [f"({statistics.mean(run['class_clicks']['skipped'] for run in one):.0f})" for one in found.values()]
+    lines.append(f"| void, not counted | {' | '.join(skipped)} |")
+    return "\n".join(lines) + "\n"
+
+
+def curves(runs: Sequence[dict]) -> bytes:
+    """PNG: test mIoU by pixels asked, mean and standard deviation over the seeds, a panel for each preset."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = _by(runs, "preset")
+    names = list(_by(runs, "acquisition"))
+    rest = [name for name in names if name not in COLORS]
+    colors = {**COLORS, **{name: OTHERS[i % len(OTHERS)] for i, name in enumerate(rest)}}
+    figure = Figure((8, 4.6 * len(panels)), layout="constrained", dpi=120)
+    for axes, (preset, rows) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
+        for name, found in _by(rows, "acquisition").items():
+            rounds = _same_length(found)
+            asked = found[0]["asked"][:rounds]
+            per_round = [[100 * run["miou"]["standard"][i] for run in found] for i in range(rounds)]
+            mean = [statistics.mean(values) for values in per_round]
+            spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in per_round]
+            axes.plot(asked, mean, marker="o", markersize=4, linewidth=2, color=colors[name], label=name)
+            low, high = ([m + sign * s for m, s in zip(mean, spread, strict=True)] for sign in (-1, 1))
+            axes.fill_between(asked, low, high, color=colors[name], alpha=0.11, linewidth=0)
+        axes.set(xlabel="pixels asked, in the whole pool", ylabel="test mIoU, %", title=preset or None)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e4e7ec")
+        axes.legend(frameon=False)
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+    return buffer.getvalue()
