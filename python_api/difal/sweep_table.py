@@ -40,9 +40,20 @@ def _by(runs: Iterable[dict], name: str) -> dict:
     return groups
 
 
-def _same_length(runs: Sequence[dict]) -> int:
-    """The rounds that all runs have: a pool may run dry earlier for one acquisition."""
-    return min(len(one["asked"]) for one in runs)
+def _common(runs: Sequence[dict]) -> list[int]:
+    """The numbers of pixels asked at which all runs were tested: a pool may run dry, a first round give no class."""
+    if not runs:
+        return []
+    everywhere = set.intersection(*(set(one["asked"]) for one in runs))
+    return [asked for asked in runs[0]["asked"] if asked in everywhere]
+
+
+def _miou(run: dict, asked: int, policy: str = "standard") -> float:
+    return run["miou"][policy][run["asked"].index(asked)]
+
+
+def _mean(run: dict, asked: Sequence[int], policy: str = "standard") -> float:
+    return statistics.mean(_miou(run, one, policy) for one in asked)
 
 
 def percent(values: Iterable[float]) -> str:
@@ -51,37 +62,35 @@ def percent(values: Iterable[float]) -> str:
     return f"{statistics.mean(values):.2f}{spread}"
 
 
-def _ahead(one: Sequence[dict], baseline: Sequence[dict], rounds: int) -> str:
+def _ahead(one: Sequence[dict], baseline: Sequence[dict], asked: Sequence[int]) -> str:
     """Mean of the rounds minus the baseline's, over the seeds that both have."""
-    curves_of = {run["seed"]: statistics.mean(run["miou"]["standard"][:rounds]) for run in baseline}
-    pairs = [
-        statistics.mean(run["miou"]["standard"][:rounds]) - curves_of[run["seed"]]
-        for run in one
-        if run["seed"] in curves_of
-    ]
+    other = {run["seed"]: _mean(run, asked) for run in baseline}
+    pairs = [_mean(run, asked) - other[run["seed"]] for run in one if run["seed"] in other]
     return percent(pairs) if pairs else ""
 
 
 def _scores(runs: Sequence[dict]) -> str:
-    rounds, found = _same_length(runs), _by(runs, "acquisition")
-    asked = runs[0]["asked"]
-    shown = sorted({0, (rounds - 1) // 4, (rounds - 1) // 2, 3 * (rounds - 1) // 4, rounds - 1})
+    asked, found = _common(runs), _by(runs, "acquisition")
+    if not asked:
+        return "No number of pixels at which all runs were tested.\n"
+    end = len(asked) - 1
+    shown = [asked[i] for i in sorted({0, end // 4, end // 2, 3 * end // 4, end})]
     compare = BASELINE in found and len(found) > 1
     head = [
         *("acquisition", "seeds"),
-        *(f"{asked[i]} pixels" for i in shown),
+        *(f"{count} pixels" for count in shown),
         "mean of the rounds",
         *([f"ahead of {BASELINE}"] if compare else []),
-        *(f"{asked[rounds - 1]}, released policy", "mean, released policy"),
+        *(f"{asked[-1]}, released policy", "mean, released policy"),
     ]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, one in found.items():
-        cells = [name, str(len(one)), *(percent(run["miou"]["standard"][i] for run in one) for i in shown)]
-        cells.append(percent(statistics.mean(run["miou"]["standard"][:rounds]) for run in one))
+        cells = [name, str(len(one)), *(percent(_miou(run, count) for run in one) for count in shown)]
+        cells.append(percent(_mean(run, asked) for run in one))
         if compare:
-            cells.append("" if name == BASELINE else _ahead(one, found[BASELINE], rounds))
-        cells.append(percent(run["miou"]["released"][rounds - 1] for run in one))
-        cells.append(percent(statistics.mean(run["miou"]["released"][:rounds]) for run in one))
+            cells.append("" if name == BASELINE else _ahead(one, found[BASELINE], asked))
+        cells.append(percent(_miou(run, asked[-1], "released") for run in one))
+        cells.append(percent(_mean(run, asked, "released") for run in one))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -117,9 +126,8 @@ def curves(runs: Sequence[dict]) -> bytes:
     figure = Figure((8, 4.6 * len(panels)), layout="constrained", dpi=120)
     for axes, (preset, rows) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
         for name, found in _by(rows, "acquisition").items():
-            rounds = _same_length(found)
-            asked = found[0]["asked"][:rounds]
-            per_round = [[100 * run["miou"]["standard"][i] for run in found] for i in range(rounds)]
+            asked = _common(found)
+            per_round = [[100 * _miou(run, count) for run in found] for count in asked]
             mean = [statistics.mean(values) for values in per_round]
             spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in per_round]
             axes.plot(asked, mean, marker="o", markersize=4, linewidth=2, color=colors[name], label=name)

@@ -1,0 +1,247 @@
+"""Sweeps: what is run once, shared, skipped, taken up again, and reported."""
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from api.fakes import FakeEncoder, outcome, tiny_config, write_folder
+from difal import cli, loop
+from difal.errors import ConfigError, DataError, UserError
+from difal.loop import run
+from difal.presets import presets, read_preset
+from difal.sweep import Sweep, sweep
+from difal.sweep_table import table
+
+TESTS = Path(__file__).resolve().parents[1]
+SMALL = {
+    "size": 32, "rounds": 2, "budget": 4.0, "candidates": 60, "local": 10, "random": 10, "draws": 2,
+    "epochs": 2, "context": 8, "threads": 1,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def data(tmp_path_factory):
+    """The data of every sweep here."""
+    folder = write_folder(tmp_path_factory.mktemp("data") / "few", masks=True, test=True, count=2)
+    SMALL["data"] = str(folder)
+    yield folder
+    del SMALL["data"]
+
+
+@pytest.fixture
+def encoder(monkeypatch):
+    """A small encoder in place of every other; counts its passes."""
+    one, lazy = FakeEncoder(), loop.LazyEncoder
+    monkeypatch.setattr(loop, "LazyEncoder", lambda config, encoder=None: lazy(config, one))
+    return one
+
+
+def plan(out, acquisitions=("two-stage-edald", "random"), seeds=(0, 1), **more):
+    settings = {**SMALL, **more.pop("settings", {})}
+    return Sweep(out, settings, acquisitions=acquisitions, seeds=seeds, jobs=1, **more)
+
+
+def test_a_sweep_is_its_runs(tmp_path, encoder):
+    found = sweep(plan(tmp_path / "s"), say=len)
+    assert [(one["acquisition"], one["seed"]) for one in found] == [
+        ("two-stage-edald", 0), ("random", 0), ("two-stage-edald", 1), ("random", 1),
+    ]  # fmt: skip
+    alone = tiny_config(tmp_path / "alone", **{**SMALL, "acquisition": "random", "seed": 1, "pictures": 0})
+    run(alone, say=len)
+    assert outcome(tmp_path / "alone") == outcome(tmp_path / "s/runs/random-seed1")
+    kept = json.loads((tmp_path / "s/results.json").read_text())
+    assert kept["runs"] == found
+    assert kept["sweep"]["candidates"] == 60
+    last = [one["miou"]["standard"][1] * 100 for one in found if one["acquisition"] == "random"]
+    cell = f"{statistics.mean(last):.2f} ± {statistics.stdev(last):.2f}"
+    row = next(line for line in (tmp_path / "s/table.md").read_text().splitlines() if line.startswith("| random"))
+    assert row.split(" | ")[:4] == ["| random", "2", row.split(" | ")[2], cell]
+    with Image.open(tmp_path / "s/curves.png") as picture:
+        assert picture.width > 500
+    assert sum(found[0]["class_clicks"].values()) == 16
+
+
+def test_features_are_computed_once_and_nothing_twice(tmp_path, encoder):
+    sweep(plan(tmp_path), say=len)
+    passes = encoder.passes
+    assert passes == 2 * (1 + 2) + 2 + 1  # of each pool image, of the test images, and to learn their size
+    before, lines = outcome(tmp_path / "runs/random-seed0"), []
+    (tmp_path / "table.md").unlink()
+    sweep(plan(tmp_path), say=lines.append)
+    assert lines == ["4 of 4 runs are finished"]
+    assert (tmp_path / "table.md").is_file()
+    sweep(plan(tmp_path, ("random", "coreset"), (0, 1)), say=lines.append)
+    assert lines[1] == "2 of 4 runs are finished"
+    assert encoder.passes == passes
+    assert outcome(tmp_path / "runs/random-seed0") == before
+    found = sweep(plan(tmp_path, ("random",), settings={"rounds": 3}), say=len)
+    assert [len(one["asked"]) for one in found] == [3, 3]
+    assert len(list((tmp_path / "banks").iterdir())) == 1
+    sweep(plan(tmp_path, ("random",), (2,), bank_per_seed=True), say=len)
+    assert len(list((tmp_path / "banks").iterdir())) == 2
+
+
+def test_other_settings_in_the_same_folder_are_refused(tmp_path, encoder):
+    sweep(plan(tmp_path, ("random",), (0,)), say=len)
+    with pytest.raises(ConfigError, match=r"random-seed0 was begun with keep = 0\.5, this sweep has 0\.25"):
+        sweep(plan(tmp_path, ("random",), (0,), settings={"keep": 0.25}), say=len)
+
+
+def test_a_run_that_fails_stops_no_other(tmp_path, encoder):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/random-seed0").write_text("in the way")
+    with pytest.raises(UserError, match=r"1 of 2 runs failed(.|\n)*random seed 0: .*Error"):
+        sweep(plan(tmp_path, ("random", "coverage"), (0,)), say=len)
+    assert "| coverage | 1 |" in (tmp_path / "table.md").read_text()
+    (tmp_path / "runs/random-seed0").unlink()
+    assert len(sweep(plan(tmp_path, ("random", "coverage"), (0,)), say=len)) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"acquisitions": ("best",)}, "`acquisition` must be one of"),
+        ({"acquisitions": ("random", "random")}, "`acquisitions` must differ"),
+        ({"seeds": ()}, "at least one acquisition and one seed"),
+        ({"settings": {"sede": 1}}, "unknown setting 'sede'"),
+        ({"settings": {"seed": 1}}, "`seed` is what the sweep varies"),
+        ({"presets": ("paper/camvit",)}, "did you mean paper/camvid"),
+    ],
+)
+def test_what_is_refused(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        sweep(plan(tmp_path / "s", **changes), say=len)
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_needs_a_test_set(tmp_path):
+    folder = write_folder(tmp_path / "data", masks=True)
+    with pytest.raises(DataError, match="needs masks, and a test set with masks"):
+        sweep(plan(tmp_path / "s", settings={"data": str(folder)}), say=len)
+
+
+# A life of a sweep; argv: its folder, the data's.
+DRIVER = """
+import sys
+from pathlib import Path
+from api.fakes import FakeEncoder
+from api.test_sweep import plan
+from difal import loop
+from difal.sweep import sweep
+lazy = loop.LazyEncoder
+loop.LazyEncoder = lambda config, encoder=None: lazy(config, FakeEncoder())
+sweep(plan(Path(sys.argv[1]), seeds=(0,), settings={"data": sys.argv[2]}), say=len)
+"""
+
+
+def test_killed_and_resumed(tmp_path, encoder):
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", DRIVER, str(tmp_path / "killed"), SMALL["data"]]
+    done = subprocess.run(command, env={**env, "DIFAL_CRASH": "head:3"}, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (tmp_path / "killed/runs/random-seed0/rounds/001").exists()
+    found = sweep(plan(tmp_path / "killed", seeds=(0,)), say=len)
+    never = sweep(plan(tmp_path / "never", seeds=(0,)), say=len)
+    assert [{**one, "seconds": 0} for one in found] == [{**one, "seconds": 0} for one in never]
+    for name in ("two-stage-edald-seed0", "random-seed0"):
+        assert outcome(tmp_path / "killed/runs" / name) == outcome(tmp_path / "never/runs" / name)
+
+
+def test_several_processes_and_the_command_line(tmp_path, monkeypatch, capsys):
+    """With the encoder of the package, and two presets, in two processes and in one."""
+    monkeypatch.chdir(tmp_path)
+    small = {**SMALL, "rounds": 1, "size": 32}
+    flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in small.items())
+    both = "--presets paper/camvid,released/camvid --encoder tiny --void ask --acquisitions edald --seeds 0"
+    assert cli.main(f"sweep {both} {flags} --out two --jobs 2 --results shown".split()) == cli.DONE
+    assert "done: shown/table.md" in capsys.readouterr().out
+    assert "## released/camvid" in (tmp_path / "shown/table.md").read_text()
+    assert cli.main(f"sweep {both} {flags} --out one --jobs 1".split()) == cli.DONE
+    for name in presets():
+        if "camvid" in name:
+            run_of = Path("runs") / name / "edald-seed0"
+            assert outcome(tmp_path / "two" / run_of) == outcome(tmp_path / "one" / run_of)
+    assert len(list((tmp_path / "one/banks").iterdir())) == 1
+    assert "compat: released" in (tmp_path / "one/runs/released/camvid/edald-seed0/config.yaml").read_text()
+    capsys.readouterr()
+    assert cli.main(["sweep", "--resume", "one", "--seeds", "0-1"]) == cli.DONE
+    assert "[4/4] released/camvid edald seed 1" in capsys.readouterr().out
+    assert cli.main(["sweep", "--resume", "nowhere"]) == cli.FAILED
+    assert "nowhere is no folder of a sweep" in capsys.readouterr().err
+
+
+def test_a_file_of_a_sweep(tmp_path, monkeypatch, encoder, capsys):
+    monkeypatch.chdir(tmp_path)
+    lines = [f"{name}: {value}" for name, value in SMALL.items()]
+    Path("s.yaml").write_text("\n".join([*lines, "acquisitions: [random]", "seeds: [3]", "jobs: 1"]))
+    assert cli.main(["sweep", "--config", "s.yaml", "--out", "s", "--rounds", "1"]) == cli.DONE
+    assert [path.name for path in Path("s/runs").iterdir()] == ["random-seed3"]
+    Path("s.yaml").write_text("seeds: 3\n")
+    assert cli.main(["sweep", "--config", "s.yaml", "--out", "t"]) == cli.FAILED
+    assert "`seeds` must be a list" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["sweep", "--seeds", "0-x"])
+    assert "no range such as 0-4" in capsys.readouterr().err
+
+
+def record(acquisition, seed, values, clicks=3, iou=0.5):
+    return {
+        "preset": "", "acquisition": acquisition, "seed": seed, "asked": [10, 20],
+        "miou": {"standard": values, "released": [v / 2 for v in values]},
+        "class_iou": {"sky": iou}, "class_clicks": {"sky": clicks, "skipped": 1},
+    }  # fmt: skip
+
+
+def test_the_table_pairs_seeds():
+    runs = [
+        record("edald", 0, [0.2, 0.4]), record("edald", 1, [0.4, 0.6], iou=None),
+        record("random", 0, [0.1, 0.3]), record("random", 1, [0.1, 0.5], clicks=4),
+    ]  # fmt: skip
+    lines = table(runs).splitlines()
+    assert lines[2] == (
+        "| acquisition | seeds | 10 pixels | 20 pixels | mean of the rounds | ahead of random "
+        "| 20, released policy | mean, released policy |"
+    )
+    assert lines[4].split(" | ")[1:] == [
+        "2", "30.00 ± 14.14", "50.00 ± 14.14", "40.00 ± 14.14", "15.00 ± 7.07", "25.00 ± 7.07", "20.00 ± 7.07 |",
+    ]  # fmt: skip
+    assert "| sky | 50.00 (3) | 50.00 ± 0.00 (4) |" in lines
+    late = {**record("margin", 0, [0.7]), "asked": [20]}  # its first round gave no class
+    assert "| margin | 1 | 70.00 |" in table([*runs, late])
+
+
+def test_presets_hold_the_papers_settings():
+    assert set(presets()) == {
+        f"{kind}/{name}"
+        for kind in ("paper", "released")
+        for name in ("camvid", "ade-bed", "cityscapes", "pascal-context")
+    }
+    for name in presets():
+        values = read_preset(name)
+        paper = (values["candidates"], values["local"], values["keep"], values["budget"], values["rounds"])
+        assert paper == (10_000, 50, 0.5, 0.1, 10)
+        assert (values["draws"], values["epochs"], values["dropout"]) == (5, 50, 0.2)
+        assert ("compat" in values) == ("void" in values) == name.startswith("released")
+        bedroom = "ade-bed" in name
+        assert values["encoder"] == ("encoders/lsun_bedroom" if bedroom else "encoders/imagenet256")
+
+
+def test_a_preset_is_overridden(tmp_path, monkeypatch, encoder, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in SMALL.items())
+    assert cli.main(f"run --preset released/cityscapes {flags} --pictures 0 --out r".split()) == cli.DONE
+    text = Path("r/config.yaml").read_text()
+    assert "compat: released" in text
+    assert "candidates: 60" in text
+    assert cli.main(["run", "--preset", "paper/none"]) == cli.FAILED
+    assert "`preset` must be one of paper/ade-bed" in capsys.readouterr().err
+    assert cli.main(["run", "--resume", "r", "--preset", "paper/camvid"]) == cli.FAILED
+    assert cli.main(["presets"]) == cli.DONE
+    assert capsys.readouterr().out.startswith("paper/ade-bed  ")
