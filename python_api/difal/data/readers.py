@@ -52,7 +52,10 @@ def open_camvid(root: Path, size: int | None) -> Data:
 
 
 def open_prepared(root: Path, size: int | None) -> Data:
-    """ROOT/meta.json with "classes" (and perhaps "ignore"), ROOT/{train,test}/NAME.jpg + NAME_label.png."""
+    """ROOT/meta.json with "classes" (perhaps "ignore", "colors", "name"), ROOT/{train,test}/NAME.jpg + NAME_label.png.
+
+    It is what `difal prepare` writes.
+    """
     meta = read_json(root / "meta.json")
     if not isinstance(meta, dict) or not meta.get("classes"):
         raise DataError(f'{root / "meta.json"} must hold {{"classes": [names...]}}')
@@ -67,8 +70,12 @@ def open_prepared(root: Path, size: int | None) -> Data:
         masks = [path.with_name(f"{path.stem}_label.png") for path in images]
         _all_there(images, masks)
         splits[name] = FileSplit([_name(path, root / name) for path in images], images, masks, len(classes), size, void)
-    colors = np.array(CAMVID_COLORS, np.uint8) if classes == tuple(CAMVID) else None
-    return Data(root.name, classes, splits["train"], splits["test"], colors)
+    colors = meta.get("colors", CAMVID_COLORS if classes == tuple(CAMVID) else None)
+    if colors is not None:
+        colors = np.array(colors, np.uint8)
+        if colors.shape != (len(classes), 3):
+            raise DataError(f"{root / 'meta.json'} must hold a colour [red, green, blue] for each class")
+    return Data(str(meta.get("name", root.name)), classes, splits["train"], splits["test"], colors)
 
 
 def open_folder(root: Path, size: int | None, classes: tuple[str, ...] | None) -> Data:
