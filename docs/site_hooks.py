@@ -15,12 +15,13 @@ OUTSIDE = (
     "CHANGELOG.md",
     "LICENSE",
     "bench/*.py",
-    "bench/results/cpu/*.md",
-    "bench/results/cpu/*.png",
+    "bench/results/*/*.md",
+    "bench/results/*/*.png",
     "examples/*.py",
     "python_api/difal/encoders/tiny/*.md",
     "python_api/difal/encoders/tiny/*.png",
     "python_api/difal/encoders/*.py",
+    "python_api/difal/presets/*/*.yaml",
     "bench/results/*.json",
 )
 CODE = re.compile(r"(```.*?```|`[^`\n]*`)", re.DOTALL)

@@ -33,6 +33,8 @@ def main() -> None:
     if hypercolumns(maps, np.array([[3, 5]]), (32, 32)).shape != (1, 8):
         raise SystemExit("hypercolumns is broken")
     difal.adapters.two_stage.GlobalHerding().greedy_select(torch.from_numpy(features), 5)
+    if not (importlib.resources.files("difal") / "presets" / "paper" / "camvid.yaml").is_file():
+        raise SystemExit("the presets are not there")
     tiny_encoder = importlib.resources.files("difal") / "encoders" / "tiny" / "diffusion_pytorch_model.safetensors"
     if not tiny_encoder.is_file():
         raise SystemExit("the encoder that comes with the package is not there")

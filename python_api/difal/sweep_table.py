@@ -20,12 +20,23 @@ COLORS = {
 OTHERS = ("#5b3a29", "#d36fa8", "#6b8e23", "#1c3f5f", "#a34b1c", "#4fb286", "#8c8c00", "#b03060")
 
 
+HEAD = """\
+# Test mIoU
+
+Written by `difal sweep`. In percent, by the number of pixels asked: mean ± standard deviation over the seeds. The
+*standard* policy averages over the classes that appear, the *released* one counts an absent class as 0. *Ahead of
+random* is paired by seed. In the table of classes the number in brackets is how many of the pixels asked had the class.
+
+![Learning curves](curves.png)
+"""
+
+
 def table(runs: Sequence[dict]) -> str:
     """Markdown: for each preset the mIoU in percent by pixels asked, under both policies, then the last round by class.
 
     Mean and, from two seeds on, standard deviation (n - 1) over the seeds.
     """
-    parts = ["<!-- written by `difal sweep` -->\n"]
+    parts = [HEAD]
     for preset, rows in _by(runs, "preset").items():
         if preset:
             parts.append(f"## {preset}\n")
@@ -123,7 +134,7 @@ def curves(runs: Sequence[dict]) -> bytes:
     names = list(_by(runs, "acquisition"))
     rest = [name for name in names if name not in COLORS]
     colors = {**COLORS, **{name: OTHERS[i % len(OTHERS)] for i, name in enumerate(rest)}}
-    figure = Figure((8, 4.6 * len(panels)), layout="constrained", dpi=120)
+    figure = Figure((9.6, 4.6 * len(panels)), layout="constrained", dpi=120)
     for axes, (preset, rows) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
         for name, found in _by(rows, "acquisition").items():
             asked = _common(found)
@@ -136,7 +147,7 @@ def curves(runs: Sequence[dict]) -> bytes:
         axes.set(xlabel="pixels asked, in the whole pool", ylabel="test mIoU, %", title=preset or None)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e4e7ec")
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
