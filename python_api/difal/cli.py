@@ -241,6 +241,7 @@ def _overrides(args: argparse.Namespace) -> dict:
 def run_command(args: argparse.Namespace) -> int:
     from difal.ledger import Ledger
     from difal.loop import run
+    from difal.presets import check_encoder
 
     if args.resume is None:
         config = make_config(args.config, _overrides(args), args.preset)
@@ -250,6 +251,7 @@ def run_command(args: argparse.Namespace) -> int:
         folder = Path(args.resume or getattr(args, "out", "") or newest_run())
         config = resumed_config(Ledger(folder).config(), {**_overrides(args), "out": str(folder)})
     check_device(config.device)
+    check_encoder(config.encoder)
     status = run(config, resume=args.resume is not None)
     if status == "waiting":
         return WAITING
@@ -276,6 +278,7 @@ def newest_run() -> str:
 
 def encode_command(args: argparse.Namespace) -> int:
     from difal.loop import make_features
+    from difal.presets import check_encoder
 
     config = make_config(args.config, _overrides(args), args.preset)
     if args.convert:
@@ -283,6 +286,7 @@ def encode_command(args: argparse.Namespace) -> int:
     if config.bank is None:
         raise ValueError("`--bank` must name the folder to write")
     check_device(config.device)
+    check_encoder(config.encoder)
     bank, test = make_features(config)
     kept = "" if test is None else f", test maps {'kept' if test.cached else 'too large to keep (see --test-cache-gb)'}"
     print(f"{config.bank}: {bank.images} images, {bank.dimension} numbers a pixel{kept}")

@@ -33,6 +33,7 @@ from difal.errors import ConfigError, DataError, UserError
 from difal.files import digest, exclusive, write_json, write_text
 from difal.ledger import Ledger
 from difal.loop import make_features, open_config_data, run
+from difal.presets import check_encoder
 from difal.sweep_table import curves, table
 
 ACQUISITIONS = ("two-stage-edald", "coverage", "edald", "entropy", "bald", "margin", "coreset", "random")
@@ -204,9 +205,10 @@ def _check_same(config: Config) -> None:
 
 
 def _check_data(configs: dict[Key, Config]) -> None:
-    """Every data set has what a sweep needs: masks of the pool and of a test set."""
+    """Every data set has what a sweep needs, masks of the pool and of a test set; every encoder is there."""
     seen = set()
     for config in configs.values():
+        check_encoder(config.encoder)
         what = (config.data, config.size, config.classes, config.limit)
         if what in seen:
             continue

@@ -72,6 +72,19 @@ def test_a_score_alone_takes_the_highest_of_the_random_pixels(name, bank, head, 
     assert picks.scores == pytest.approx(scores[best], abs=1e-5)
 
 
+def test_the_released_edald(bank, head, tmp_path):
+    """Probabilities in place of their logarithms: other picks, those of the compatible function."""
+    with torch.no_grad():
+        single, samples = (
+            head(torch.from_numpy(np.array(rows, np.float32).reshape(-1, 20))).reshape(len(rows), -1, 4)
+            for rows in (bank.features("random"), bank.noise("random"))
+        )
+    scores = difal_kernels.edald(samples, single[:, 0], weight=2.0, compat="released").numpy()
+    picks = choose(bank, head, [], tmp_path, acquisition="edald", compat="released")
+    assert picks.pixels == [bank.pixel("random", row) for row in np.argsort(-scores, kind="stable")[:5]]
+    assert picks.scores != choose(bank, head, [], tmp_path, acquisition="edald").scores
+
+
 @pytest.mark.parametrize("name", SCORES)
 def test_two_stages(name, bank, head, tmp_path):
     rows = [2, 9, 21]

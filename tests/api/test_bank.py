@@ -59,6 +59,26 @@ def test_it_never_looks_at_the_truth(tmp_path, pool):
     assert np.array_equal(blind.features("local"), seeing.features("local"))
 
 
+def test_void_pixels_are_avoided_on_request(tmp_path, pool):
+    """As the released code does; only then does the bank depend on the masks, and it is another bank."""
+    config = tiny_config(tmp_path, void="avoid")
+    bank = build_bank(tmp_path / "avoid", pool, FakeEncoder, config)
+    asked = build_bank(tmp_path / "ask", pool, FakeEncoder, tiny_config(tmp_path))
+    void = {"avoid": 0, "ask": 0}
+    for index in range(len(pool)):
+        mask = pool.mask(index)
+        for name, one in (("avoid", bank), ("ask", asked)):
+            rows, columns = np.concatenate([one.arrays[f"{p}.points"][index] for p in ("local", "random")]).T
+            void[name] += int((mask[rows, columns] == 255).sum())
+    assert void["avoid"] == 0 < void["ask"]
+    for folder, other in (("avoid", tiny_config(tmp_path)), ("ask", config)):
+        with pytest.raises(ConfigError, match="holds features with void = "):
+            build_bank(tmp_path / folder, pool, FakeEncoder, other)
+    pool.has_masks = False
+    with pytest.raises(ConfigError, match="use --void ask"):
+        build_bank(tmp_path / "none", pool, FakeEncoder, config)
+
+
 def test_candidates_depend_on_seed_and_name_alone(tmp_path):
     none = np.zeros((0, 2), int)
     config, other = tiny_config(tmp_path), tiny_config(tmp_path, bank_seed=1)

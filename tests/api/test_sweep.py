@@ -237,6 +237,10 @@ def test_presets_hold_the_papers_settings():
 def test_a_preset_is_overridden(tmp_path, monkeypatch, encoder, capsys):
     monkeypatch.chdir(tmp_path)
     flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in SMALL.items())
+    for command in ("run --preset", "encode --bank b --preset", "sweep --seeds 0 --presets"):
+        assert cli.main([*command.split(), "paper/ade-bed", "--data", SMALL["data"]]) == cli.FAILED
+        assert "jul-2021/lsun_bedroom.pt (2.2 GB)" in capsys.readouterr().err
+    Path("encoders/imagenet256").mkdir(parents=True)
     assert cli.main(f"run --preset released/cityscapes {flags} --pictures 0 --out r".split()) == cli.DONE
     text = Path("r/config.yaml").read_text()
     assert "compat: released" in text

@@ -12,6 +12,12 @@ from typing import Any
 from difal.errors import ConfigError
 
 FOLDER = Path(__file__).parent
+# The folders that the presets name, and the checkpoints of which they are made.
+CHECKPOINTS = {
+    "encoders/imagenet256": "256x256_diffusion_uncond.pt",
+    "encoders/lsun_bedroom": "lsun_bedroom.pt",
+}
+URL = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/"
 
 
 def presets() -> dict[str, str]:
@@ -42,3 +48,14 @@ def read_preset(name: str) -> dict[str, Any]:
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ConfigError(f"`preset` must be one of {', '.join(known)}, got {name!r}{hint}")
     return read_yaml(FOLDER / f"{name}.yaml")
+
+
+def check_encoder(encoder: str) -> None:
+    """Raise ConfigError where a preset's encoder is not made yet; says how to make it."""
+    checkpoint = CHECKPOINTS.get(encoder)
+    if checkpoint and not Path(encoder).is_dir():
+        raise ConfigError(
+            f"there is no folder {encoder}, the preset's encoder; name another by --encoder, or make it:\n"
+            f"  fetch   {URL}{checkpoint} (2.2 GB)\n"
+            f"  then    difal encode --encoder {checkpoint} --convert {encoder}"
+        )
