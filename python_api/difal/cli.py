@@ -100,7 +100,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return args.function(args)
     except KeyboardInterrupt:
-        print("\ndifal: interrupted; `difal run --resume` goes on from here", file=sys.stderr)
+        again = "`difal run --resume`" if args.function is run_command else "the same command"
+        print(f"\ndifal: interrupted; {again} goes on from here", file=sys.stderr)
         return INTERRUPTED
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         if args.debug:

@@ -79,10 +79,15 @@ def test_a_round_needs_no_pass_over_the_encoder(tmp_path, bank):
 
 @pytest.mark.parametrize("name", acquisitions())
 def test_every_acquisition_runs(name, tmp_path, bank):
-    config = tiny_config(tmp_path, bank=bank, acquisition=name, rounds=2, pictures=0)
-    assert run(config, data=tiny_data(), encoder=FakeEncoder(), say=silent) == "done"
-    picks = [label.place for entry in Ledger(tmp_path).rounds() for label in entry.labels()]
+    """Without repeating a pixel, and the same when it is taken up again after the first round."""
+    for folder, rounds in (("whole", (2,)), ("parts", (1, 2))):
+        for count in rounds:
+            config = tiny_config(tmp_path / folder, bank=bank, acquisition=name, rounds=count, pictures=0)
+            resume = count > rounds[0]
+            assert run(config, resume=resume, data=tiny_data(), encoder=FakeEncoder(), say=silent) == "done"
+    picks = [label.place for entry in Ledger(tmp_path / "whole").rounds() for label in entry.labels()]
     assert len(set(picks)) == 10
+    assert outcome(tmp_path / "whole") == outcome(tmp_path / "parts")
 
 
 def test_a_finished_run_can_be_given_more_rounds(tmp_path, bank):
