@@ -14,7 +14,7 @@ from pathlib import Path
 os.environ["TRITON_INTERPRET"] = "0"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from difal_kernels.ops import _triton  # noqa: E402 (after the path to it)
+from difal_kernels.ops import _triton
 
 ALLOWED = 40  # bytes, as in compile_cuda.py
 

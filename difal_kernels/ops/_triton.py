@@ -4,24 +4,30 @@ This module does not import triton, nor may a backend before its `run`: the pack
 Kernels lie in a module `triton_kernels.py` of their op. Its `builds()` lists how they are compiled; that is what
 `bench/compile_triton.py` and the tests walk.
 
-A kernel's integers are `do_not_specialize`d. Triton else compiles anew for a 1 and for each pattern of multiples of
-16 among the arguments, so that another N or budget might wait for the compiler.
+A kernel's integers are int64 and not specialised (`kernel`). Triton else compiles anew for a 1 and for each pattern of
+multiples of 16 among the arguments, so that another N or budget might wait for the compiler.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import os
 import re
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+
+from . import _gpu
 
 ARCHS = ("80", "90", "100", "120")  # compute capabilities that every kernel must compile for
 OPS = ("maxherding", "disagreement", "hypercolumns")  # those that may have a module `triton_kernels`
@@ -97,6 +103,22 @@ def wrong_device(device: torch.device) -> str | None:
         how = " under TRITON_INTERPRET=1" if interpreted() else ""
         return f"it runs on {expected} tensors{how} and the input is on {device}; move it with .to({expected!r})"
     return None
+
+
+def kernel(function: Any) -> Any:
+    """`@triton.jit` for a kernel that is launched: arguments annotated `tl.int64` are that whatever their value."""
+    import triton
+
+    parameters = inspect.signature(function).parameters.values()
+    integers = [p.name for p in parameters if str(p.annotation).endswith("int64")]
+    return triton.jit(function, do_not_specialize=integers)
+
+
+@contextmanager
+def on(device: torch.device) -> Iterator[None]:
+    """Make `device` the current one; on the host, let NaN and overflow pass as a GPU does."""
+    with _gpu.on(device), np.errstate(all="ignore"):
+        yield
 
 
 def builds() -> list[Build]:
