@@ -53,8 +53,9 @@ class Build:
 
     @property
     def name(self) -> str:
-        said = ",".join(str(value) for value in self.constants.values())
-        return f"{self.kernel.__name__}[{said}]"
+        said = [f"{name}={value}" for name, value in self.constants.items()]
+        halves = {kind[1:] for kind in self.types.values()} & {"fp16", "bf16"}
+        return f"{self.kernel.__name__}[{', '.join([*halves, *said])}]"
 
 
 @dataclass(frozen=True)

@@ -22,16 +22,17 @@ from .triton_panels import Panels, aligned, precomputed_model, widened
 
 __all__ = ["columns", "kept_bytes", "passing_bytes", "plan", "select", "symmetric", "workspace_bytes"]
 
-SIDE = 128  # rows and columns of a tile
+SIDE = 64  # rows and columns of a tile: with 128 the compiler runs out of registers
+TILES = 16  # rows of tiles in a launch, at most
 BLOCK = 4096  # rows of products with labeled points
 LABELS = 8192  # labeled points at a time
 MOST_PAIRS = 1 << 27  # uncertain entries that a launch has room for: every entry of as many rows as that allows
 PROGRAMS = 1024  # that settle them
 
 
-def launch_options(dtype: torch.dtype) -> dict:
-    """Warps and stages of the kernels that multiply: with these, three blocks' shared memory fits everywhere."""
-    return {"num_warps": 8, "num_stages": 2 if dtype == torch.float32 else 3, **OPTIONS}
+def launch_options() -> dict:
+    """Warps and stages of the kernels that multiply."""
+    return {"num_warps": 8, "num_stages": 3, **OPTIONS}
 
 
 def side() -> int:
@@ -39,8 +40,8 @@ def side() -> int:
 
 
 def strips(rows: int, columns: int) -> list[tuple[int, int]]:
-    """Rows [begin, end) of one launch: whole tiles, eight of them where the list of uncertain entries allows."""
-    step = side() * max(1, min(8, MOST_PAIRS // (side() * columns)))
+    """Rows [begin, end) of one launch: whole tiles, TILES of them where the list of uncertain entries allows."""
+    step = side() * max(1, min(TILES, MOST_PAIRS // (side() * columns)))
     return [(b, min(b + step, rows)) for b in range(0, rows, step)]
 
 
@@ -109,7 +110,7 @@ def _from_features(p: Problem, gram: torch.Tensor) -> Task:
     pairs, length = make_pairs(n, width, gram.device)
     where = panels.where()
     reals = torch.tensor([panels.bandwidth], dtype=torch.float64, device=gram.device)
-    options = launch_options(panels.matrix.dtype)
+    options = launch_options()
     constants = {"KIND": KERNELS.index(p.kernel), "WIDEN": widened(), "SYMMETRIC": square, "SIDE": side()}
     for b, e in strips(n, width):
         last = e if square else width

@@ -137,13 +137,13 @@ class Engine:
 
     def turn(self) -> None:
         """Settle, and if then nobody contends, pick."""
-        self._look()
+        self._look(picking=False)
         self._settle()
-        self._look()
+        self._look(picking=True)
         self._take()
         self._lower()
 
-    def _look(self) -> None:
+    def _look(self, picking: bool) -> None:
         from . import triton_greedy as kernels
 
         said = (self.best, self.lower_bound, self.upper_bound, self.proposal)
@@ -153,7 +153,7 @@ class Engine:
         )  # fmt: skip
         kernels.survey[(self.count,)](
             self.sizes, self.control, self.reals, self.settled, self.flag, *said, self.contender, self.picks,
-            self.pick_gains, self.columns, self.tiles, self.budget, num_warps=4,
+            self.pick_gains, self.columns, self.tiles, self.budget, int(picking), num_warps=4,
             CONTENDERS=self.many["CONTENDERS"], **OPTIONS,
         )  # fmt: skip
 

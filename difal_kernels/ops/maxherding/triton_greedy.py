@@ -169,9 +169,12 @@ def look(
 @kernel
 def survey(
     sizes, control, reals, settled, flag, best, lower_bound, upper_bound, proposal, contender, picks, pick_gains,
-    columns_step: tl.int64, tiles_step: tl.int64, picks_step: tl.int64, CONTENDERS: tl.constexpr,
+    columns_step: tl.int64, tiles_step: tl.int64, picks_step: tl.int64, picking: tl.int64, CONTENDERS: tl.constexpr,
 ):  # fmt: skip
-    """Who contends; if nobody, who has won. A program a selection."""
+    """Who contends; if nobody and `picking`, who has won. A program a selection.
+
+    Whoever picks must be followed by `take` and `lower` before the next look: hence not every survey may.
+    """
     b = tl.program_id(0).to(tl.int64)
     control += b * WIDTH
     reals += b * WIDTH
@@ -214,7 +217,7 @@ def survey(
             holds = tl.load(best + said + t, mask=t < tiles, other=-float("inf")) >= enough
             holder = tl.minimum(holder, tl.min(tl.where(holds & (t < tiles), t, tiles), axis=0))
         tl.store(control + COUNT, tl.minimum(count, CONTENDERS))
-        if count == 0:
+        if (count == 0) & (picking != 0):
             j = holder * TILE + tl.arange(0, TILE)
             at = b * columns_step + j
             state = tl.load(flag + at, mask=j < columns, other=TAKEN)

@@ -131,7 +131,7 @@ class _Selection(cuda_matrix_free._Selection):
             kernels.sweep[(-(-(e - b) // side()), -(-e // side()))](
                 panels.matrix, panels.units, b, n, panels.scale, where["norms_at"], panels.model, *sums, steps,
                 self.magic, self.levels[-1][1], allowed, counts, self.pairs, self.pair_count, int(count_alive),
-                **self.tiled, **launch_options(panels.matrix.dtype),
+                **self.tiled, **launch_options(),
             )  # fmt: skip
             kernels.sweep_pairs[(4 if interpreted() else PROGRAMS,)](
                 self.pairs, self.pair_count, *where.values(), self.reals, panels.model, *sums, n, steps, self.magic,
@@ -183,7 +183,7 @@ class _Selection(cuda_matrix_free._Selection):
             }
             kernels.gather[(-(-n // side()),)](
                 panels.matrix, panels.units, n, panels.scale, where["norms_at"], panels.model, rounded, allowed,
-                *lists.values(), **self.tiled, **launch_options(panels.matrix.dtype),
+                *lists.values(), **self.tiled, **launch_options(),
             )  # fmt: skip
             if bool((lists["list_length"] <= room).all()):
                 break

@@ -54,8 +54,8 @@ def append(pairs, length, k, rows, columns):
     count = tl.sum(each, axis=0)
     if count > 0:
         begin = tl.atomic_add(length, count.to(tl.int64), sem="relaxed")
-        place = begin + (tl.cumsum(each, axis=0) - each)[None, :] + tl.cumsum(wanted, axis=0) - 1
-        tl.store(pairs + place, (rows[:, None] << 32) + columns[None, :], mask=wanted > 0)
+        place = (tl.cumsum(each, axis=0) - each)[None, :] + tl.cumsum(wanted, axis=0) - 1
+        tl.store(pairs + begin + place, (rows[:, None] << 32) + columns[None, :], mask=wanted > 0)
 
 
 @kernel
@@ -68,8 +68,9 @@ def fill(
     row_tile = rows_from // SIDE + tl.program_id(0).to(tl.int64)
     column_tile = tl.program_id(1).to(tl.int64)
     if not SYMMETRIC or column_tile <= row_tile:
-        rows = row_tile * SIDE + tl.arange(0, SIDE)
-        columns = column_tile * SIDE + tl.arange(0, SIDE)
+        lanes = tl.arange(0, SIDE)
+        rows = row_tile * SIDE + lanes
+        columns = column_tile * SIDE + lanes
         lambda_, _, absolute, tolerance, product = error_model(model)
         point = tl.load(points + columns, mask=columns < column_end, other=-1)
         k, _ = values_of_tile(
@@ -82,10 +83,10 @@ def fill(
             turned = k
         append(pairs, length, k, rows, columns)
         inside = (rows < row_end)[:, None] & (columns < column_end)[None, :]
-        tl.store(gram + rows[:, None] * gram_stride + columns[None, :], k, mask=inside)
+        tl.store((gram + rows * gram_stride + column_tile * SIDE)[:, None] + lanes[None, :], k, mask=inside)
         if SYMMETRIC and column_tile < row_tile:
             inside = (columns < column_end)[:, None] & (rows < row_end)[None, :]
-            tl.store(gram + columns[:, None] * gram_stride + rows[None, :], turned, mask=inside)
+            tl.store((gram + columns * gram_stride + row_tile * SIDE)[:, None] + lanes[None, :], turned, mask=inside)
 
 
 @kernel
@@ -239,7 +240,7 @@ def gather(
     here = rows < points
     lambda_, relative, absolute, tolerance, product = error_model(model)
     begin = tl.load(list_begin + rows, mask=here, other=0)
-    end = tl.load(list_begin + rows + 1, mask=here, other=0)
+    room = (tl.load(list_begin + rows + 1, mask=here, other=0) - begin).to(tl.int32)
     length = tl.zeros([SIDE], tl.int32)
     for first in range(0, points, SIDE):
         columns = first + tl.arange(0, SIDE).to(tl.int64)
@@ -250,11 +251,11 @@ def gather(
         left = is_alive(
             k, total, rows, points, columns, points, floor, allowed, lambda_, relative, absolute, tolerance, KIND
         ).to(tl.int32)
-        place = (begin + length)[:, None] + tl.cumsum(left, axis=1) - 1
-        fits = (left > 0) & (place < end[:, None])
+        place = length[:, None] + tl.cumsum(left, axis=1) - 1
+        fits = (left > 0) & (place < room[:, None])
         point = tl.zeros([SIDE, 1], tl.int32) + columns.to(tl.int32)[None, :]
-        tl.store(list_point + place, point, mask=fits)
-        tl.store(list_value + place, k, mask=fits)
+        tl.store((list_point + begin)[:, None] + place, point, mask=fits)
+        tl.store((list_value + begin)[:, None] + place, k, mask=fits)
         length += tl.sum(left, axis=1)
     tl.store(list_length + rows, length, mask=here)
 
