@@ -27,7 +27,7 @@ TILES = 16  # rows of tiles in a launch, at most
 BLOCK = 4096  # rows of products with labeled points
 LABELS = 8192  # labeled points at a time
 MOST_PAIRS = 1 << 27  # uncertain entries that a launch has room for: every entry of as many rows as that allows
-PROGRAMS = 1024  # that settle them
+PROGRAMS = 4 if interpreted() else 1024  # that settle them
 
 
 def launch_options() -> dict:
@@ -35,19 +35,15 @@ def launch_options() -> dict:
     return {"num_warps": 8, "num_stages": 3, **OPTIONS}
 
 
-def side() -> int:
-    return 32 if interpreted() else SIDE
-
-
 def strips(rows: int, columns: int) -> list[tuple[int, int]]:
     """Rows [begin, end) of one launch: whole tiles, TILES of them where the list of uncertain entries allows."""
-    step = side() * max(1, min(TILES, MOST_PAIRS // (side() * columns)))
+    step = SIDE * max(1, min(TILES, MOST_PAIRS // (SIDE * columns)))
     return [(b, min(b + step, rows)) for b in range(0, rows, step)]
 
 
 def pair_bytes(rows: int, columns: int) -> int:
     b, e = strips(rows, columns)[0]
-    return 8 * -(-(e - b) // side()) * side() * (columns + side())
+    return 8 * -(-(e - b) // SIDE) * SIDE * (columns + SIDE)
 
 
 def make_pairs(rows: int, columns: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -111,15 +107,15 @@ def _from_features(p: Problem, gram: torch.Tensor) -> Task:
     where = panels.where()
     reals = torch.tensor([panels.bandwidth], dtype=torch.float64, device=gram.device)
     options = launch_options()
-    constants = {"KIND": KERNELS.index(p.kernel), "WIDEN": widened(), "SYMMETRIC": square, "SIDE": side()}
+    constants = {"KIND": KERNELS.index(p.kernel), "WIDEN": widened(), "SYMMETRIC": square, "SIDE": SIDE}
     for b, e in strips(n, width):
         last = e if square else width
         length.zero_()
-        kernels.fill[(-(-(e - b) // side()), -(-last // side()))](
+        kernels.fill[(-(-(e - b) // SIDE), -(-last // SIDE))](
             panels.matrix, chosen, gram, gram.stride(0), panels.units, b, n, width, points, panels.scale, scale,
             where["norms_at"], panels.model, pairs, length, **constants, **options,
         )  # fmt: skip
-        kernels.fill_pairs[(PROGRAMS if not interpreted() else 4,)](
+        kernels.fill_pairs[(PROGRAMS,)](
             pairs, length, gram, gram.stride(0), points, *where.values(), reals, SYMMETRIC=square, num_warps=4,
             **panels.constants(), **OPTIONS,
         )  # fmt: skip

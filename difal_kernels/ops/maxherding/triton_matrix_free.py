@@ -11,7 +11,6 @@ import math
 import torch
 
 from ..._progress import Progress
-from .._triton import interpreted
 from . import cuda_dense, cuda_matrix_free
 from .cuda_matrix_free import BYTES_PER_ENTRY, MOST_GUESSES, SAMPLE, TRIED
 from .cuda_panels import full_precision, matrix_bytes
@@ -19,7 +18,7 @@ from .kernels import KERNELS, sample_rows
 from .panels import UNIT
 from .problem import Problem
 from .result import Result
-from .triton_dense import PROGRAMS, cover_labeled, launch_options, make_pairs, pair_bytes, side, strips
+from .triton_dense import PROGRAMS, SIDE, cover_labeled, launch_options, make_pairs, pair_bytes, strips
 from .triton_engine import GROUP, OPTIONS, Engine, Task
 from .triton_engine import workspace_bytes as engine_bytes
 from .triton_panels import Panels, model_of, widened
@@ -82,7 +81,7 @@ class _Selection(cuda_matrix_free._Selection):
         spread = (error["lambda_"] * shape * (scale + scale.max())).nan_to_num(torch.inf).clamp(max=error["tolerance"])
         spread *= p.kernel not in ("tophat", "cosine")
         # The most of any entry of a column, and float32 sums of a tile's terms, weights rounded too.
-        summing = 1.01 * (side() + 4) * UNIT
+        summing = 1.01 * (SIDE + 4) * UNIT
         self.entry_error = 1.02 * spread + error["relative"] + error["absolute"] + summing
         self.total = float(self.weights.sum())
         # Weights in units of a power of two that is at least their sum: sums are multiples of 2^-51 of it.
@@ -91,7 +90,7 @@ class _Selection(cuda_matrix_free._Selection):
         self.magic = torch.tensor([3.0], dtype=torch.float64, device=self.device)
         self.sample = sample_rows(self.n, min(SAMPLE, self.n)).to(self.device)
         self.pairs, self.pair_count = make_pairs(self.n, self.n, self.device)
-        self.tiled = {"KIND": KERNELS.index(p.kernel), "WIDEN": widened(), "SIDE": side()}
+        self.tiled = {"KIND": KERNELS.index(p.kernel), "WIDEN": widened(), "SIDE": SIDE}
 
     def products(self, index: torch.Tensor) -> torch.Tensor:
         out = self.make(torch.float32, len(index), self.n)
@@ -128,14 +127,14 @@ class _Selection(cuda_matrix_free._Selection):
         where = panels.where()
         for b, e in strips(n, n):
             self.pair_count.zero_()
-            kernels.sweep[(-(-(e - b) // side()), -(-e // side()))](
+            kernels.sweep[(-(-(e - b) // SIDE), -(-e // SIDE))](
                 panels.matrix, panels.units, b, n, panels.scale, where["norms_at"], panels.model, *sums, steps,
                 self.magic, self.levels[-1][1], allowed, counts, self.pairs, self.pair_count, int(count_alive),
                 **self.tiled, **launch_options(),
             )  # fmt: skip
-            kernels.sweep_pairs[(4 if interpreted() else PROGRAMS,)](
+            kernels.sweep_pairs[(PROGRAMS,)](
                 self.pairs, self.pair_count, *where.values(), self.reals, panels.model, *sums, n, steps, self.magic,
-                SIDE=side(), num_warps=4, **panels.constants(), **OPTIONS,
+                SIDE=SIDE, num_warps=4, **panels.constants(), **OPTIONS,
             )  # fmt: skip
         self.taken *= self.unit
         self.alive *= self.unit
@@ -181,7 +180,7 @@ class _Selection(cuda_matrix_free._Selection):
                 "list_point": self.make(torch.int32, entries),
                 "list_value": self.make(torch.float32, entries),
             }
-            kernels.gather[(-(-n // side()),)](
+            kernels.gather[(-(-n // SIDE),)](
                 panels.matrix, panels.units, n, panels.scale, where["norms_at"], panels.model, rounded, allowed,
                 *lists.values(), **self.tiled, **launch_options(),
             )  # fmt: skip
