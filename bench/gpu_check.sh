@@ -71,7 +71,7 @@ if [ -n "$no_gpu" ]; then
     fi
     step tests 600 bash -c 'pytest_ -q "$root/tests/gpu"'
     step small-cases 300 "$python" tests/gpu/small_cases.py --emulated
-    step bench 300 "$python" -c 'import runpy, sys
+    step bench 300 env TRITON_INTERPRET=1 "$python" -c 'import runpy, sys
 sys.path[:0] = ["tests/gpu/emulator", "bench"]
 import plugin
 sys.argv = ["bench_gpu.py", "--dry-run"]

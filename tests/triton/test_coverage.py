@@ -90,17 +90,17 @@ def test_every_kernel_and_dtype(device, gpu, kernel, dtype):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
 def test_few_candidates_have_a_matrix_of_their_own_columns(device, dtype):
     x, labeled = blobs(70, d=70, dtype=dtype), blobs(3, d=70, seed=1, dtype=dtype)
-    assert_same(device, x, 5, labeled=labeled, candidates=torch.tensor([5, 7, *range(40, 60)]))
+    assert_same(device, x, 3, labeled=labeled, candidates=torch.tensor([5, 7, *range(40, 60)]))
     assert_same(device, x, 2, kernel="cosine", candidates=torch.tensor([5, 7, *range(40, 60)]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_goes_to_the_tensor_cores_where_the_bound_allows(device, dtype):
+def test_half_precision_goes_to_the_tensor_cores_where_the_bound_allows(device, gpu, dtype):
     x = torch.nn.functional.normalize(blobs(50, d=40).float(), dim=1).to(dtype)
     panels = Panels(prepare(x.to(device), 3).problems[0])
     assert panels.matrix.dtype == dtype
     assert panels.matrix.stride(0) % 64 == 0
-    assert_same(device, x, 6, repeats=2)
+    assert_same(device, x, 4, repeats=1 + gpu)
     far = 300 + 40 * x  # too large for the sums of a tensor core: centred in float32
     assert Panels(prepare(far.to(device), 3).problems[0]).matrix.dtype == torch.float32
     assert_same(device, far, 2)
@@ -112,10 +112,10 @@ def test_sums_longer_than_a_tensor_core_may_make(device):
     assert_same(device, x, 4)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
 def test_precomputed_kernels_need_not_be_symmetric(device, dtype):
     k = torch.rand(40, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
-    assert_same(device, k, 6, kernel="precomputed")
+    assert_same(device, k, 4, kernel="precomputed")
     options = {"labeled": k[:3].double() * 0.5, "candidates": torch.arange(10, 25), "weights": torch.arange(40)}
     assert_same(device, k.T, 4, kernel="precomputed", **options)
 
@@ -124,7 +124,7 @@ def test_batches_with_ragged_lengths(device, gpu):
     sizes = [40, 1, 33, 70]
     x = torch.stack([blobs(max(sizes), seed=s) for s in range(len(sizes))])
     assert_same(device, x, 1, lengths=sizes)
-    assert_same(device, x[:2, :40], 5)
+    assert_same(device, x[:2, :40], 3)
     if gpu:
         assert_same(device, torch.stack([blobs(500, seed=s) for s in range(300)]), 20)
 
@@ -141,20 +141,20 @@ def test_near_ties_are_settled_in_float64(device):
     """Mirror images, of which one is moved by less than float32 can tell."""
     x = blobs(15, d=3, dtype=torch.float64)
     x = torch.cat([x + 40, -x - 40 - 1e-9 * blobs(15, d=3, seed=3, dtype=torch.float64)])
-    assert_same(device, x, 8)
-    assert maxherding(x.to(device), 8, backend="triton", return_info=True).settled > 0
+    assert_same(device, x, 3)
+    assert maxherding(x.to(device), 3, backend="triton", return_info=True).settled > 0
 
 
 def test_small_and_odd_shapes(device):
-    for n, d, budget in [(1, 1, 1), (2, 3, 2), (33, 1, 4), (65, 33, 0)]:
+    for n, d, budget in [(1, 1, 1), (2, 3, 2), (33, 1, 2), (65, 33, 0)]:
         assert_same(device, blobs(n, d=d), budget)
-    assert_same(device, blobs(60, d=48)[::2, 3::2], 4)  # strides
+    assert_same(device, blobs(60, d=48)[::2, 3::2], 2)  # strides
 
 
 def test_bandwidths_far_from_the_data(device):
     for bandwidth in (1e-3, 1e4):
-        assert_same(device, blobs(9), 2, bandwidth=bandwidth)
-    assert_same(device, torch.cat([blobs(10), blobs(10) + 1e-4]), 4, kernel="laplace", bandwidth=0.05)
+        assert_same(device, blobs(7), 1, bandwidth=bandwidth)
+    assert_same(device, torch.cat([blobs(10), blobs(10) + 1e-4]), 2, kernel="laplace", bandwidth=0.05)
 
 
 def test_addresses_beyond_two_to_the_31(device, gpu, monkeypatch):
@@ -170,8 +170,7 @@ def test_addresses_beyond_two_to_the_31(device, gpu, monkeypatch):
     assert_same(device, blobs(72), 2, candidates=torch.arange(3, 30), memory_limit=1 << 40)
 
 
-@pytest.mark.parametrize("kernel", ["rbf", "cosine"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("kernel", "dtype"), [("rbf", torch.bfloat16), ("cosine", torch.float32)], ids=str)
 def test_matrix_free(device, monkeypatch, kernel, dtype):
     monkeypatch.setattr(cuda_matrix_free, "MOST_ENTRIES", 2500)
     x = blobs(100, dtype=dtype)
@@ -180,7 +179,7 @@ def test_matrix_free(device, monkeypatch, kernel, dtype):
     assert_same_without_the_matrix(device, x, 5, kernel=kernel, **options)
 
 
-@pytest.mark.parametrize("kernel", ["laplace", "cauchy", "student_t", "rational_quadratic", "tophat"])
+@pytest.mark.parametrize("kernel", ["laplace", "student_t", "tophat"])
 def test_matrix_free_kernels(device, monkeypatch, kernel):
     monkeypatch.setattr(cuda_matrix_free, "MOST_ENTRIES", 1800)
     x = blobs(70)
@@ -279,15 +278,15 @@ def clean(**environment):
 
 
 def test_without_a_gpu_the_error_says_what_to_do():
-    if torch.cuda.is_available():
-        pytest.skip("no GPU is what this is about: there is a GPU")
     script = (
         "import torch, difal_kernels as d, sys\n"
         "assert 'triton' not in sys.modules and 'triton' not in d.available_backends('maxherding')\n"
         "try: d.maxherding(torch.eye(4), 1, backend='triton')\n"
         "except d.BackendUnavailableError as error: print(error)\n"
     )
-    run = subprocess.run([sys.executable, "-c", script], env=clean(), capture_output=True, text=True, timeout=120)
+    run = subprocess.run(
+        [sys.executable, "-c", script], env=clean(CUDA_VISIBLE_DEVICES=""), capture_output=True, text=True, timeout=120
+    )
     assert "torch finds no CUDA device" in run.stdout, run.stdout + run.stderr
     assert "TRITON_INTERPRET=1" in run.stdout
 

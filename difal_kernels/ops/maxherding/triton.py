@@ -16,8 +16,15 @@ unavailable = _triton.unavailable
 MOST_TOGETHER = 1 << 14  # problems of one launch: a grid has no more than 65,535 in its third dimension
 
 
+MOST_POINTS = 65_535 * dense.SIDE  # and in its second: tiles side by side
+
+
 def supports(batch: Batch) -> str | None:
-    return unavailable() or _triton.wrong_device(batch.device)
+    reason = unavailable() or _triton.wrong_device(batch.device)
+    most = max(len(p.features) for p in batch.problems)
+    if reason is None and most > MOST_POINTS:
+        return f"it takes {MOST_POINTS} points at most, got {most}"
+    return reason
 
 
 def plan(batch: Batch) -> str:
