@@ -130,8 +130,8 @@ class Engine:
                 self.gains, self.bounds, self.flag, self.rows, self.columns, num_warps=4, **self.kind,
             )  # fmt: skip
         largest = torch.where(self.flag == 0, self.gains, 0.0).amax(1)
-        exponent = torch.frexp(largest).exponent
-        magic = torch.where(largest > 0, torch.ldexp(torch.full_like(largest, 1.5), exponent + 1), 0.0)
+        power = largest / torch.frexp(largest).mantissa  # of two, exactly
+        magic = torch.where(largest > 0, 3 * power, 0.0)  # 1.5 * 2^52 units
         self.gains.add_(magic[:, None]).sub_(magic[:, None])
         self.reals[:, 1], self.reals[:, 2], self.reals[:, 3] = magic, largest, first_gain
 

@@ -183,6 +183,7 @@ def survey(
     tiles = (columns + TILE - 1) // TILE
     done = tl.load(control + PICKS)
     updated = tl.load(control + ROWS_UPDATED) + tl.load(control + RISES)
+    tl.debug_barrier()  # each warp loads for itself: all have, before one of them stores
     tl.store(control + ROWS_UPDATED, updated)
     tl.store(control + RISES, 0)
     tl.store(control + COUNT, 0)
@@ -335,6 +336,7 @@ def take(
                     features, stride, dimension, norms, i, features, i * 0 + point, norms, live, bandwidth, KIND
                 )
                 rises = live & (value > tl.load(exact + b * rows_step + i, mask=live, other=4.0))
+                tl.debug_barrier()  # several warps may hold one row: all have loaded it
                 tl.store(exact + b * rows_step + i, value, mask=rises)
                 tl.store(rounded + b * rows_step + i, value.to(tl.float32), mask=rises)
                 w = tl.load(weights + b * rows_step + i, mask=live, other=0.0)
