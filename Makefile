@@ -63,9 +63,8 @@ smoke: venv
 cuda-compile:
 	$(PYTHON) bench/compile_cuda.py
 
-# The same for the Triton kernels; needs the triton package, no nvcc and no GPU.
+# The same for the Triton kernels; needs no nvcc and no GPU.
 triton-compile: venv
-	$(BIN)/python -m pip install --quiet triton
 	$(BIN)/python bench/compile_triton.py
 
 lint: venv

@@ -66,7 +66,7 @@ def test_the_stored_float64_greedy_order(device, load_fixture, name, gpu):
     options = {"labeled": data.get("labelled"), "bandwidth": float(data["bandwidth"])}
     if not gpu:  # too many rows for the interpreter
         return assert_same(
-            device, data["features"][:150], 4, weights=None if weights is None else weights[:150], **options
+            device, data["features"][:100], 2, weights=None if weights is None else weights[:100], **options
         )
     options = {key: moved(value, device) for key, value in {**options, "weights": weights}.items()}
     order = data["greedy_order" if weights is None else "weighted_order"]
@@ -179,7 +179,7 @@ def test_matrix_free(device, monkeypatch, kernel, dtype):
     assert_same_without_the_matrix(device, x, 5, kernel=kernel, **options)
 
 
-@pytest.mark.parametrize("kernel", ["laplace", "student_t", "tophat"])
+@pytest.mark.parametrize("kernel", ["laplace", "tophat"])
 def test_matrix_free_kernels(device, monkeypatch, kernel):
     monkeypatch.setattr(cuda_matrix_free, "MOST_ENTRIES", 1800)
     x = blobs(70)

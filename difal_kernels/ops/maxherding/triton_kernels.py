@@ -8,13 +8,11 @@ import torch
 
 from .._triton import Build
 from . import triton_columns, triton_greedy, triton_tiles
-from .kernels import KERNELS
 from .triton_dense import SIDE, launch_options
 from .triton_engine import CONTENDERS, OPTIONS, PARTS
 from .triton_panels import triton_type
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-GIVEN = ("start", "settle", "take", "lower")  # kernels that serve a kernel that is given
 # What pointers point to, by the name of the argument; float32 where it is not here.
 POINTEES = {
     "i64": "sizes control points contender proposal picks rise_row list_begin pairs length",
@@ -52,17 +50,6 @@ def builds() -> list[Build]:
     for exact in (False, True):
         made.append(_build(triton_columns.column, {}, {**some, "EXACT": exact}, {"num_warps": 4, **OPTIONS}))
     return made
-
-
-def every_kind() -> list[Build]:
-    """The same for all kernel functions."""
-    return [
-        Build(b.kernel, b.types, {**b.constants, "KIND": kind}, b.options, b.aligned)
-        for b in builds()
-        for kind in range(len(KERNELS))
-        if "KIND" in b.constants
-        and (KERNELS[kind] != "precomputed" or b.kernel.__name__ in ("start", "settle", "take"))
-    ]
 
 
 def _pointer(dtype: torch.dtype) -> str:
