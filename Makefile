@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 
-.PHONY: venv test demo photo bench peers docs smoke sanitize lint cuda-compile clean
+.PHONY: venv test demo photo bench peers docs smoke sanitize lint cuda-compile triton-compile clean
 venv: $(VENV)/.installed
 
 # The stamp is written last: an install that was cut short is taken up again.
@@ -62,6 +62,10 @@ smoke: venv
 # Every GPU kernel for every architecture, and what ptxas says of each; needs nvcc, no GPU. With one: bench/gpu_check.sh
 cuda-compile:
 	$(PYTHON) bench/compile_cuda.py
+
+# The same for the Triton kernels; needs no nvcc and no GPU.
+triton-compile: venv
+	$(BIN)/python bench/compile_triton.py
 
 lint: venv
 	$(BIN)/python -m pip install --quiet "ruff>=0.6" "clang-format>=18"

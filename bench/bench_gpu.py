@@ -25,6 +25,7 @@ import torch
 
 from difal_kernels import edald, hypercolumns, maxherding
 from difal_kernels._native import load
+from difal_kernels.ops import _triton
 from difal_kernels.testing import replay
 
 BLOCKS = ((1024, 32), (512, 64), (256, 128), (256, 256))  # channels and side of the paper's decoder blocks 5, 8, 12, 17
@@ -123,11 +124,11 @@ def agreement(a: torch.Tensor, b: list[int]) -> int:
     return next((t for t, (x, y) in enumerate(zip(a.tolist(), b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def local(m: Machine) -> dict:
+def local(m: Machine, backend: str = "cuda") -> dict:
     images, n, d, budget = m.pick((64, 10_000, 6144, 50), (2, 60, 16, 5))
     x = torch.stack([clusters(m, n, d, seed) for seed in range(images)])
     width = 1.5
-    seconds, picks = m.time(lambda: maxherding(x, budget, bandwidth=width, backend="cuda"))
+    seconds, picks = m.time(lambda: maxherding(x, budget, bandwidth=width, backend=backend))
     some = m.pick(2, 1)
     naive = [naive_seconds(m, x[b], budget, width) for b in range(some)]
     per_image = sum(making + budget * each for making, each, _ in naive) / some
@@ -141,11 +142,11 @@ def local(m: Machine) -> dict:
         "gemm_floor_seconds": images * gram_floor(m, n, d, 1),
         "bytes_floor_seconds": moved / m.copy_rate,
         "naive_picks_right": [agreement(picks[b], naive[b][2]) for b in range(some)],
-        "same_again": bool(torch.equal(picks, maxherding(x, budget, bandwidth=width, backend="cuda"))),
+        "same_again": bool(torch.equal(picks, maxherding(x, budget, bandwidth=width, backend=backend))),
     }
 
 
-def camvid(m: Machine, matrix_free: bool) -> dict:
+def camvid(m: Machine, matrix_free: bool, backend: str = "cuda") -> dict:
     n, d, budget = m.pick((18_350, 6144, 9175), (150, 16, 40))
     x, width = clusters(m, n, d), 1.5
     limit = None
@@ -157,8 +158,8 @@ def camvid(m: Machine, matrix_free: bool) -> dict:
         limit = max(cuda_matrix_free.workspace_bytes(p), cuda_dense.workspace_bytes(p) - 1)
         if cuda_matrix_free.workspace_bytes(p) >= cuda_dense.workspace_bytes(p):
             return select_matrix_free(m, p, width, x, budget)
-    seconds, picks = m.time(lambda: maxherding(x, budget, bandwidth=width, backend="cuda", memory_limit=limit), 2)
-    peak = m.peak(lambda: maxherding(x, budget, bandwidth=width, backend="cuda", memory_limit=limit))
+    seconds, picks = m.time(lambda: maxherding(x, budget, bandwidth=width, backend=backend, memory_limit=limit), 2)
+    peak = m.peak(lambda: maxherding(x, budget, bandwidth=width, backend=backend, memory_limit=limit))
     return {**beside_naive(m, x, budget, width, seconds, picks), "peak_bytes": peak, "memory_limit": limit}
 
 
@@ -192,10 +193,12 @@ def beside_naive(m: Machine, x, budget: int, width: float, seconds: float, picks
     }
 
 
-def global_free(m: Machine, n: int, d: int, budget: int, goal: float, goal_bytes: int | None) -> dict:
+def global_free(
+    m: Machine, n: int, d: int, budget: int, goal: float, goal_bytes: int | None, backend: str = "cuda"
+) -> dict:
     x, width = clusters(m, n, d), 1.5
     limit = m.pick(goal_bytes, None)
-    run = lambda: maxherding(x, budget, bandwidth=width, backend="cuda", memory_limit=limit, return_info=True)  # noqa: E731
+    run = lambda: maxherding(x, budget, bandwidth=width, backend=backend, memory_limit=limit, return_info=True)  # noqa: E731
     if m.device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -327,6 +330,10 @@ def small_exact(m: Machine) -> dict:
     return {"worst_regret": regret, "right": regret < REPORTED}
 
 
+# N, D and budget.
+CITYSCAPES = lambda m: m.pick((148_750, 6144, 74_375), (120, 8, 30))  # noqa: E731
+MILLION = lambda m: m.pick((1_000_000, 512, 10_000), (130, 8, 15))  # noqa: E731
+
 CASES: dict[str, tuple[float, Callable[[Machine], dict]]] = {  # seconds that the case may take, with its naive loop
     "exact": (10, small_exact),
     "edald": (15, scores),
@@ -334,14 +341,15 @@ CASES: dict[str, tuple[float, Callable[[Machine], dict]]] = {  # seconds that th
     "local": (50, local),
     "camvid-dense": (30, lambda m: camvid(m, False)),
     "camvid-matrix-free": (40, lambda m: camvid(m, True)),
-    "cityscapes": (
-        60,
-        lambda m: global_free(m, *m.pick((148_750, 6144, 74_375), (120, 8, 60)), goal=20, goal_bytes=40 * 10**9),
-    ),
-    "million": (
+    "cityscapes": (60, lambda m: global_free(m, *CITYSCAPES(m), goal=20, goal_bytes=40 * 10**9)),
+    "million": (90, lambda m: global_free(m, *MILLION(m), goal=60, goal_bytes=None)),
+    "triton-local": (60, lambda m: local(m, "triton")),
+    "triton-camvid-dense": (40, lambda m: camvid(m, False, "triton")),
+    "triton-cityscapes": (
         90,
-        lambda m: global_free(m, *m.pick((1_000_000, 512, 10_000), (130, 8, 30)), goal=60, goal_bytes=None),
+        lambda m: global_free(m, *CITYSCAPES(m), goal=20, goal_bytes=40 * 10**9, backend="triton"),
     ),
+    "triton-million": (150, lambda m: global_free(m, *MILLION(m), goal=60, goal_bytes=None, backend="triton")),
 }
 
 
@@ -390,6 +398,8 @@ def main() -> int:
         began, row = time.monotonic(), {"case": name, **facts}
         if not m.small and began + allowance > m.until:
             row["left_out"] = f"{m.until - began:.0f} s were left and it may take {allowance:.0f}"
+        elif name.startswith("triton-") and _triton.unavailable() is not None:
+            row["left_out"] = _triton.unavailable()
         else:
             try:
                 row |= case(m)

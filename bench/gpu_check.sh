@@ -63,9 +63,15 @@ if [ -n "$no_gpu" ]; then
     else
         echo "== compile: left out, nvcc is not on the PATH"
     fi
+    if "$python" -c 'import triton.language' 2>/dev/null; then
+        step compile-triton 900 "$python" bench/compile_triton.py ${ARCHS:+--archs "$ARCHS"}
+        step tests-triton 300 bash -c 'pytest_ -q "$root/tests/triton"'
+    else
+        echo "== compile-triton, tests-triton: left out, triton is not installed"
+    fi
     step tests 600 bash -c 'pytest_ -q "$root/tests/gpu"'
     step small-cases 300 "$python" tests/gpu/small_cases.py --emulated
-    step bench 300 "$python" -c 'import runpy, sys
+    step bench 300 env TRITON_INTERPRET=1 "$python" -c 'import runpy, sys
 sys.path[:0] = ["tests/gpu/emulator", "bench"]
 import plugin
 sys.argv = ["bench_gpu.py", "--dry-run"]
@@ -76,9 +82,10 @@ fi
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || { echo "no GPU: use --no-gpu"; exit 99; }
 "$python" -c 'import torch; print("torch", torch.__version__, "CUDA", torch.version.cuda)'
-export DIFAL_CUDA=1 DIFAL_CUDA_ARCHS="${DIFAL_CUDA_ARCHS:-native}" DIFAL_REQUIRE_BACKENDS=cuda
+export DIFAL_CUDA=1 DIFAL_CUDA_ARCHS="${DIFAL_CUDA_ARCHS:-native}" DIFAL_REQUIRE_BACKENDS=cuda,triton
 step build 150 "$python" -m pip install --no-build-isolation --no-deps --force-reinstall . || exit 100
 step tests 120 bash -c 'pytest_ -q -x "$root/tests/gpu" ${DIFAL_GPU_TESTS:-}'
+step tests-triton 90 bash -c 'pytest_ -q -x "$root/tests/triton"'
 for tool in memcheck racecheck synccheck; do
     if command -v compute-sanitizer >/dev/null; then
         step "$tool" 40 bash -c "sanitize_ $tool"

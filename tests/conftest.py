@@ -12,6 +12,10 @@ from safetensors.torch import load_file
 settings.register_profile("difal", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("difal")
 
+# Triton's kernels run on the host where there is no GPU. Here, since other packages import triton before its tests do.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 FIXTURES = Path(__file__).parent / "fixtures"
 REQUIRED = set(filter(None, os.environ.get("DIFAL_REQUIRE_BACKENDS", "").split(",")))
 

@@ -1,4 +1,4 @@
-"""One small run of every CUDA kernel, for compute-sanitizer: `compute-sanitizer --tool memcheck python small_cases.py`.
+"""One small run of every kernel, for compute-sanitizer: `compute-sanitizer --tool memcheck python small_cases.py`.
 
 `--emulated` runs them on the host instead.
 """
@@ -16,6 +16,7 @@ def main() -> None:
     from difal_kernels import disagreement, hypercolumns, maxherding
     from difal_kernels._native import load
     from difal_kernels._progress import Progress
+    from difal_kernels.ops import _triton
     from difal_kernels.ops.maxherding import cuda_matrix_free
     from difal_kernels.ops.maxherding.problem import prepare
 
@@ -41,6 +42,14 @@ def main() -> None:
     points, image = torch.tensor([[0, 0], [15, 3]]).to(device), torch.tensor([0, 1]).to(device)
     hypercolumns(maps, points, (16, 16), image_index=image, backend="cuda")
     if device == "cuda":
+        if _triton.unavailable() is None:
+            from difal_kernels.ops.maxherding import triton_matrix_free
+
+            maxherding(x, 12, labeled=labeled, candidates=range(20, 150), backend="triton")
+            maxherding(x.half(), 12, labeled=labeled.half(), candidates=range(20, 60), backend="triton")
+            (p,) = prepare(x, 12, labeled=labeled).problems
+            with Progress(12, "", False) as bar:
+                triton_matrix_free.select(p, 1 << 33, bar)
         torch.cuda.synchronize()
     print("every kernel ran")
 

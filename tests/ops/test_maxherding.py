@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from backends import for_cpu_tensors
-from difal_kernels import BackendUnavailableError, Selection, explain, maxherding
+from difal_kernels import BackendUnavailableError, Selection, explain, kcenter_greedy, maxherding
 from difal_kernels.ops.maxherding.kernels import KERNELS, kernel_matrix, median_bandwidth, sample_rows
 from difal_kernels.testing import replay
 
@@ -359,7 +359,7 @@ def test_explain_and_dispatch(monkeypatch):
     assert "100 x 100" in text
     assert "-> reference" in explain("maxherding", blobs(100), 10, backend="reference")
     with pytest.raises(BackendUnavailableError, match="no 'triton' implementation"):
-        maxherding(blobs(10), 1, backend="triton")
+        kcenter_greedy(blobs(10), 1, backend="triton")
     with pytest.raises(ValueError, match="`op` must be one of"):
         explain("herding", blobs(10), 1)
     from difal_kernels.ops.maxherding import cpu

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..._dispatch import Op
-from . import cpu, cuda, reference
+from . import cpu, cuda, reference, triton
 from .answer import answer
 from .problem import prepare
 from .result import Selection
@@ -15,7 +15,7 @@ from .warm import MaxHerding
 
 __all__ = ["MaxHerding", "Selection", "maxherding"]
 
-_OP = Op("maxherding", prepare, {"cuda": cuda, "cpu": cpu, "reference": reference})
+_OP = Op("maxherding", prepare, {"cuda": cuda, "triton": triton, "cpu": cpu, "reference": reference})
 
 
 def maxherding(
@@ -57,7 +57,7 @@ def maxherding(
             pairwise distance of max(10, N/100) fixed rows.
         lengths: (B,) how many of the N rows each problem of a ragged batch has; the rest is padding, never read.
         memory_limit: bytes that the selection may use beyond the features; by default a share of what is free.
-        backend: "auto", "cuda", "cpu" or "reference". `explain(maxherding, ...)` says which would run and why.
+        backend: "auto", "cuda", "triton", "cpu" or "reference". `explain(maxherding, ...)` says which would run.
         return_info: return a `Selection` with gains, coverage and bandwidth instead of the indices alone.
         progress: show a progress bar on standard error.
 
@@ -75,8 +75,8 @@ def maxherding(
         The picks are those of greedy selection in float64 arithmetic over the given numbers, on every backend, dtype
         and number of threads. Candidates are tied when their gains differ by less than 1e-12 of the first gain;
         ties go to the lowest index. When nothing is left to gain, the lowest unpicked candidates follow. Kernel
-        values below 1e-30 count as 0. `cpu` and `cuda` store the kernel in float32, 4 N M bytes for M candidates,
-        where `memory_limit` allows, else they make it tile by tile.
+        values below 1e-30 count as 0. `cpu`, `cuda` and `triton` store the kernel in float32, 4 N M bytes for M
+        candidates, where `memory_limit` allows, else they make it tile by tile.
 
     References:
         [1] Bae, Noh, Sutherland. Generalized Coverage for More Robust Low-Budget Active Learning. ECCV 2024,

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from ..._dispatch import Op
-from ..maxherding import cpu, reference
+from ..maxherding import cpu, cuda, reference, triton
 from ..maxherding.answer import answer
 from ..maxherding.problem import Batch
 from .problem import prepare
 
-_OP = Op("uherding", prepare, {"cpu": cpu, "reference": reference})
+_OP = Op("uherding", prepare, {"cuda": cuda, "triton": triton, "cpu": cpu, "reference": reference})
 
 
 def uherding(

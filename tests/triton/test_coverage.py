@@ -1,0 +1,310 @@
+"""Selection by the Triton backend: the picks of the float64 reference, in every way that its kernels can be used."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from difal_kernels import available_backends, explain, maxherding, uherding
+from difal_kernels._progress import Progress
+from difal_kernels.ops import _triton
+from difal_kernels.ops.maxherding import cuda_matrix_free, triton_dense, triton_engine, triton_matrix_free
+from difal_kernels.ops.maxherding.kernels import KERNELS, kernel_matrix
+from difal_kernels.ops.maxherding.problem import prepare
+from difal_kernels.ops.maxherding.triton_panels import Panels
+
+ROOT = Path(__file__).parents[2]
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def blobs(n=200, d=24, seed=0, dtype=torch.float32, clusters=12):
+    generator = torch.Generator().manual_seed(seed)
+    centers = 3 * torch.randn(clusters, d, generator=generator)
+    which = torch.randint(clusters, (n,), generator=generator)
+    return (centers[which] + torch.randn(n, d, generator=generator)).to(dtype)
+
+
+def moved(value, device):
+    return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
+def assert_agree(got, want):
+    assert torch.equal(got.indices.cpu(), want.indices)
+    first = (float(want.gains.flatten()[0]) if want.gains.numel() else 0) or 1.0
+    torch.testing.assert_close(got.gains.cpu() / first, want.gains / first, rtol=0, atol=1e-11)
+    coverage = torch.as_tensor(got.coverage).double().cpu()
+    torch.testing.assert_close(coverage, torch.as_tensor(want.coverage).double(), rtol=1e-12, atol=0)
+
+
+def assert_same(device, features, budget, repeats=1, **options):
+    """The device's picks are those of the reference on the CPU, and of every further run."""
+    want = maxherding(features, budget, backend="reference", return_info=True, **options)
+    there = {name: moved(value, device) for name, value in options.items()}
+    for _ in range(repeats):
+        got = maxherding(features.to(device), budget, backend="triton", return_info=True, **there)
+        assert got.indices.device.type == device.type
+        assert got.backend == "triton"
+        assert_agree(got, want)
+
+
+def assert_same_without_the_matrix(device, features, budget, **options):
+    """As assert_same, on the matrix-free path."""
+    want = maxherding(features, budget, backend="reference", return_info=True, **options)
+    there = {name: moved(value, device) for name, value in options.items()}
+    (p,) = prepare(features.to(device), budget, **there).problems
+    with _triton.on(device), Progress(budget, "", False) as bar:
+        assert_agree(triton_matrix_free.select(p, 1 << 34, bar), want)
+
+
+@pytest.mark.parametrize("name", ["herding_clusters", "herding_sphere_labelled"])
+def test_the_stored_float64_greedy_order(device, load_fixture, name, gpu):
+    data = load_fixture(name)
+    weights = data["weights"] if name == "herding_clusters" else None
+    options = {"labeled": data.get("labelled"), "bandwidth": float(data["bandwidth"])}
+    if not gpu:  # too many rows for the interpreter
+        return assert_same(
+            device, data["features"][:100], 2, weights=None if weights is None else weights[:100], **options
+        )
+    options = {key: moved(value, device) for key, value in {**options, "weights": weights}.items()}
+    order = data["greedy_order" if weights is None else "weighted_order"]
+    got = maxherding(data["features"].to(device), len(order), backend="triton", **options)
+    assert torch.equal(got.cpu(), order)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kernel", [k for k in KERNELS if k != "precomputed"])
+def test_every_kernel_and_dtype(device, gpu, kernel, dtype):
+    x = blobs(400 if gpu else 40, dtype=dtype)
+    if gpu:
+        assert_same(device, x, 60, kernel=kernel, repeats=2)
+    elif dtype != torch.float32 and kernel not in ("rbf", "cosine"):
+        return  # what depends on the dtype does not depend on these kernels, and the interpreter is slow
+    labeled, weights = blobs(7, seed=1, dtype=dtype), torch.rand(len(x), generator=torch.Generator().manual_seed(2))
+    options = {"labeled": labeled, "weights": weights, "candidates": torch.arange(39, 5, -1)}
+    assert_same(device, x, 2, kernel=kernel, **options)  # a square matrix: most may be picked
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
+def test_few_candidates_have_a_matrix_of_their_own_columns(device, dtype):
+    x, labeled = blobs(70, d=70, dtype=dtype), blobs(3, d=70, seed=1, dtype=dtype)
+    assert_same(device, x, 3, labeled=labeled, candidates=torch.tensor([5, 7, *range(40, 60)]))
+    assert_same(device, x, 2, kernel="cosine", candidates=torch.tensor([5, 7, *range(40, 60)]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_goes_to_the_tensor_cores_where_the_bound_allows(device, gpu, dtype):
+    x = torch.nn.functional.normalize(blobs(50, d=40).float(), dim=1).to(dtype)
+    panels = Panels(prepare(x.to(device), 3).problems[0])
+    assert panels.matrix.dtype == dtype
+    assert panels.matrix.stride(0) % 64 == 0
+    assert_same(device, x, 4, repeats=1 + gpu)
+    far = 300 + 40 * x  # too large for the sums of a tensor core: centred in float32
+    assert Panels(prepare(far.to(device), 3).problems[0]).matrix.dtype == torch.float32
+    assert_same(device, far, 2)
+
+
+def test_sums_longer_than_a_tensor_core_may_make(device):
+    x = torch.nn.functional.normalize(blobs(20, d=1100).float(), dim=1).to(torch.float16)
+    assert Panels(prepare(x.to(device), 3).problems[0]).matrix.dtype == torch.float16
+    assert_same(device, x, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_precomputed_kernels_need_not_be_symmetric(device, dtype):
+    k = torch.rand(40, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    assert_same(device, k, 4, kernel="precomputed")
+    options = {"labeled": k[:3].double() * 0.5, "candidates": torch.arange(10, 25), "weights": torch.arange(40)}
+    assert_same(device, k.T, 4, kernel="precomputed", **options)
+
+
+def test_batches_with_ragged_lengths(device, gpu):
+    sizes = [40, 1, 33, 70]
+    x = torch.stack([blobs(max(sizes), seed=s) for s in range(len(sizes))])
+    assert_same(device, x, 1, lengths=sizes)
+    assert_same(device, x[:2, :40], 3)
+    if gpu:
+        assert_same(device, torch.stack([blobs(500, seed=s) for s in range(300)]), 20)
+
+
+def test_ties_go_to_the_lowest_index(device):
+    grid = torch.cartesian_prod(torch.arange(4.0), torch.arange(4.0))
+    assert_same(device, grid, 3, bandwidth=2.0)
+    assert_same(device, torch.ones(5, 3), 5)
+    assert_same(device, torch.cat([grid, grid])[:20], 2, kernel="tophat", bandwidth=1.5)
+    assert_same(device, torch.zeros(4, 2), 4, kernel="cosine")
+
+
+def test_near_ties_are_settled_in_float64(device):
+    """Mirror images, of which one is moved by less than float32 can tell."""
+    x = blobs(15, d=3, dtype=torch.float64)
+    x = torch.cat([x + 40, -x - 40 - 1e-9 * blobs(15, d=3, seed=3, dtype=torch.float64)])
+    assert_same(device, x, 3)
+    assert maxherding(x.to(device), 3, backend="triton", return_info=True).settled > 0
+
+
+def test_small_and_odd_shapes(device):
+    for n, d, budget in [(1, 1, 1), (2, 3, 2), (33, 1, 2), (65, 33, 0)]:
+        assert_same(device, blobs(n, d=d), budget)
+    assert_same(device, blobs(60, d=48)[::2, 3::2], 2)  # strides
+
+
+def test_bandwidths_far_from_the_data(device):
+    for bandwidth in (1e-3, 1e4):
+        assert_same(device, blobs(7), 1, bandwidth=bandwidth)
+    assert_same(device, torch.cat([blobs(10), blobs(10) + 1e-4]), 2, kernel="laplace", bandwidth=0.05)
+
+
+def test_addresses_beyond_two_to_the_31(device, gpu, monkeypatch):
+    """Rows so far apart that the matrix spans more than 2^31 numbers, most of which are never touched."""
+    if not gpu:
+        pages = Path("/proc/sys/vm/overcommit_memory")
+        if not pages.exists() or pages.read_text().strip() == "2":
+            pytest.skip("this system does not lend addresses without memory, and the matrix has 10 GB of them")
+    elif torch.cuda.mem_get_info()[0] < 12 << 30:
+        pytest.fail("the GPU has less than 12 GiB free")
+    monkeypatch.setattr(triton_dense, "pad", lambda columns: 1 << 25)
+    assert_same(device, blobs(72), 3, memory_limit=1 << 40)
+    assert_same(device, blobs(72), 2, candidates=torch.arange(3, 30), memory_limit=1 << 40)
+
+
+@pytest.mark.parametrize(("kernel", "dtype"), [("rbf", torch.bfloat16), ("cosine", torch.float32)], ids=str)
+def test_matrix_free(device, monkeypatch, kernel, dtype):
+    monkeypatch.setattr(cuda_matrix_free, "MOST_ENTRIES", 2500)
+    x = blobs(100, dtype=dtype)
+    labeled, weights = blobs(7, seed=1, dtype=dtype), torch.rand(len(x), generator=torch.Generator().manual_seed(2))
+    options = {"labeled": labeled, "weights": weights, "candidates": torch.arange(99, 5, -1)}
+    assert_same_without_the_matrix(device, x, 5, kernel=kernel, **options)
+
+
+@pytest.mark.parametrize("kernel", ["laplace", "tophat"])
+def test_matrix_free_kernels(device, monkeypatch, kernel):
+    monkeypatch.setattr(cuda_matrix_free, "MOST_ENTRIES", 1800)
+    x = blobs(70)
+    if kernel == "laplace":
+        x = torch.cat([x[:60], x[:10] + 1e-5])  # too near each other for an estimate
+    assert_same_without_the_matrix(device, x, 4, kernel=kernel, bandwidth=6.0)
+
+
+def test_matrix_free_where_every_entry_is_uncertain(device, monkeypatch):
+    monkeypatch.setattr(cuda_matrix_free, "MOST_ENTRIES", 60)
+    x = torch.cat([blobs(15, d=4), torch.full((1, 4), 1e6)])  # one far point: no sum of squares is any use
+    assert_same_without_the_matrix(device, x, 3, bandwidth=9.0)
+
+
+def test_wrong_guesses_are_put_right(device, monkeypatch):
+    monkeypatch.setattr(cuda_matrix_free, "MOST_ENTRIES", 800)
+    monkeypatch.setattr(cuda_matrix_free, "FIRST_GUESSES", 2)
+    right, calls = cuda_matrix_free._Selection.best_of_sample, []
+
+    def sometimes_wrong(self, estimate, open_, level):
+        best = right(self, estimate, open_, level)
+        calls.append(best)
+        others = open_.clone()
+        others[best] = False
+        return int(others.nonzero()[0]) if len(calls) % 2 == 0 and bool(others.any()) else best
+
+    monkeypatch.setattr(cuda_matrix_free._Selection, "best_of_sample", sometimes_wrong)
+    assert_same_without_the_matrix(device, blobs(66), 3)
+    assert calls
+
+
+def test_lists_that_were_counted_too_short_are_made_again(device, monkeypatch):
+    monkeypatch.setattr(cuda_matrix_free, "MOST_ENTRIES", 2000)
+    monkeypatch.setattr(triton_matrix_free, "ROOM", 0)
+    short = triton_matrix_free._Selection.gather
+
+    def too_short(self, rounded, counts):
+        return short(self, rounded, counts // 2)
+
+    monkeypatch.setattr(triton_matrix_free._Selection, "gather", too_short)
+    assert_same_without_the_matrix(device, blobs(60), 6)
+
+
+def test_sweeps_add_up_what_all_rows_give(device):
+    """The sums of a sweep against float64, from the first guess on: within the bound that `contest` charges."""
+    x = blobs(70)
+    (p,) = prepare(x.to(device), 8, weights=torch.rand(70).to(device)).problems
+    with _triton.on(device), Progress(8, "", False) as bar:
+        selection = triton_matrix_free._Selection(p, 1 << 34, bar)
+        selection.guess()
+        selection.sweep(0, True)
+    k = kernel_matrix(p.features, p.features, p.kernel, p.bandwidth)
+    gains = selection.taken.flip(0).cumsum(0).flip(0)
+    alive = selection.alive.flip(0).cumsum(0).flip(0)
+    for step, (level, _) in enumerate(selection.levels):
+        exact = (p.weights[:, None] * (k - level[:, None]).clamp(min=0)).sum(0)
+        assert bool(((gains[step] - exact).abs() <= selection.entry_error * alive[step] + 1e-12).all())
+
+
+def test_memory_decides_between_the_paths(device):
+    x = blobs(3000, d=8)
+    (p,) = prepare(x, 5).problems
+    assert "dense" in explain(maxherding, x.to(device), 5, backend="triton", memory_limit=1 << 31)
+    with pytest.raises(ValueError, match="`memory_limit` is 1000 bytes and this selection of 3000 points needs"):
+        maxherding(x.to(device), 5, backend="triton", memory_limit=1000)
+    (p,) = prepare(torch.zeros(100_000, 1).half().expand(100_000, 64), 1, bandwidth=1.0).problems
+    assert triton_matrix_free.workspace_bytes(p) < triton_dense.workspace_bytes(p)
+
+
+def test_explain_says_what_would_run(device):
+    text = explain(maxherding, blobs(50).to(device), 5, backend="triton")
+    assert "-> triton: can run" in text
+    assert "dense, 50 x 50 kernel" in text
+    assert "triton" in available_backends("maxherding")
+
+
+def test_a_turn_never_takes_two(device, monkeypatch):
+    """Picks and rises go together: every pick's own row is covered wholly when all is done."""
+    made = []
+    engine = triton_engine.Engine
+
+    class Kept(engine):
+        def __init__(self, *args):
+            super().__init__(*args)
+            made.append(self)
+
+    monkeypatch.setattr(triton_dense, "Engine", Kept)
+    picks = maxherding(blobs(30).to(device), 12, backend="triton")
+    assert bool((made[0].exact[0, picks] == 1).all())
+
+
+def clean(**environment):
+    """This process's environment without the interpreter."""
+    kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    return {**kept, "PYTHONPATH": str(ROOT), **environment}
+
+
+def test_without_a_gpu_the_error_says_what_to_do():
+    script = (
+        "import torch, difal_kernels as d, sys\n"
+        "assert 'triton' not in sys.modules and 'triton' not in d.available_backends('maxherding')\n"
+        "try: d.maxherding(torch.eye(4), 1, backend='triton')\n"
+        "except d.BackendUnavailableError as error: print(error)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], env=clean(CUDA_VISIBLE_DEVICES=""), capture_output=True, text=True, timeout=120
+    )
+    assert "torch finds no CUDA device" in run.stdout, run.stdout + run.stderr
+    assert "TRITON_INTERPRET=1" in run.stdout
+
+
+def test_without_triton_the_error_says_what_to_install(tmp_path):
+    (tmp_path / "triton.py").write_text("raise ImportError('no triton here')\n")
+    script = (
+        "import torch, difal_kernels as d\n"
+        "try: d.maxherding(torch.eye(4), 1, backend='triton')\n"
+        "except d.BackendUnavailableError as error: print(error)\n"
+    )
+    environment = clean(PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120)
+    assert "no triton here" in run.stdout, run.stdout + run.stderr
+    assert "pip install triton" in run.stdout
+
+
+def test_uncertainty_herding_runs_on_it_too(device):
+    x, u = blobs(40), torch.rand(40, generator=torch.Generator().manual_seed(1))
+    want = uherding(x, u, 4, backend="reference")
+    assert torch.equal(uherding(x.to(device), u.to(device), 4, backend="triton").cpu(), want)

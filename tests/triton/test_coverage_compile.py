@@ -1,0 +1,94 @@
+"""What the compiler makes of the kernels, where there is no GPU: each compiles, few registers spill, and another N or
+budget compiles nothing. In processes of their own, since the kernels of this one may be interpreted."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from difal_kernels.ops import _triton
+
+ROOT = Path(__file__).parents[2]
+
+ALL = """
+from dataclasses import replace
+from difal_kernels.ops import _triton
+from difal_kernels.ops.maxherding import triton_kernels
+builds = triton_kernels.builds()
+assert len(builds) > 15
+for which, build in enumerate(builds):
+    assert not {"i1", "i32"} & set(build.types.values())  # sizes and strides are int64, so that N * N may be too
+    if "KIND" in build.constants:
+        build = replace(build, constants={**build.constants, "KIND": which % 7})
+    made = _triton.compile_ahead(build, _triton.ARCHS[which % len(_triton.ARCHS)])
+    assert 0 < made.registers <= 255 and made.spilled <= 40, made
+    assert made.shared <= 99 * 1024, made  # what a block may have on sm_120
+print("compiled", len(builds))
+"""
+
+# A driver that names a device and has none; a launch compiles and goes no further.
+COUNT = """
+import torch, triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+class Driver:
+    def get_current_device(self): return 0
+    def get_current_stream(self, device=None): return 0
+    def get_current_target(self): return GPUTarget("cuda", 90, 32)
+    def get_device_interface(self): return torch.cpu
+    def get_active_torch_device(self): return torch.device("cpu")
+    def is_active(self): return True
+triton.runtime.driver.set_active(Driver())
+run = JITFunction.run
+JITFunction.run = lambda self, *args, grid, warmup, **kwargs: run(self, *args, grid=grid, warmup=True, **kwargs)
+
+from difal_kernels.ops.maxherding import triton_dense, triton_kernels
+from difal_kernels.ops.maxherding.problem import prepare
+from difal_kernels.ops.maxherding.triton_engine import Engine
+
+def counts():
+    found = {}
+    for kernel in {id(b.kernel): b.kernel for b in triton_kernels.builds()}.values():
+        number = sum(len(cache[0]) for cache in kernel.device_caches.values())
+        if number:
+            found[kernel.__name__] = number
+    return found
+
+for n, d, budget in ((40, 64, 1), (64, 65, 16), (1, 3, 1), (1000, 128, 17)):
+    labeled = torch.ones(16 if n == 64 else 1, d)
+    (p,) = prepare(torch.rand(n, d), budget, labeled=labeled, bandwidth=1.0).problems
+    gram = torch.empty(1, n, n + n % 2)
+    task = triton_dense._from_features(p, gram[0])
+    engine = Engine([task], gram, True)
+    engine.start(-1.0)
+    engine.turn()
+    print(n, counts())
+    assert set(counts().values()) == {1}, counts()
+assert len(counts()) >= 9, counts()
+print("one each")
+"""
+
+
+def compiled(script: str, tmp_path: Path, timeout: int = 300) -> str:
+    kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    kept["PYTHONPATH"] = str(ROOT)
+    command = [sys.executable, "-W", "error::UserWarning", "-c", script]
+    run = subprocess.run(command, env=kept, capture_output=True, text=True, timeout=timeout, cwd=tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
+@pytest.fixture(autouse=True)
+def _triton_is_here():
+    if _triton._import_error() is not None:
+        pytest.skip("triton is not installed, so nothing can be compiled")
+
+
+def test_every_kernel_compiles_ahead_of_time(tmp_path):
+    assert "compiled" in compiled(ALL, tmp_path)
+
+
+def test_another_size_or_budget_compiles_nothing(tmp_path):
+    assert "one each" in compiled(COUNT, tmp_path)
