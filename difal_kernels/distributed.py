@@ -261,8 +261,10 @@ class _Shard:
                     continue
                 w = numbers[:, 0]
                 k = self._kernel(visitors, self.columns)
-                high, low = self._integers(w[:, None] * (k - numbers[:, 1, None]).clamp_(min=0))
+                terms = w[:, None] * (k - numbers[:, 1, None]).clamp_(min=0)
+                high, low = self._integers(terms)
                 if after is None:
+                    self.seen = self.seen or bool((terms > 0).any())
                     self.high += high
                     self.low += low
                     continue
@@ -282,22 +284,19 @@ class _Shard:
 
     def _first_gains(self) -> None:
         """All gains; with a finer scale again where the largest is so small that units of 2^-80 are coarse."""
-        self.scale = 1.0
+        self.scale, self.seen = 1.0, False  # seen: a term above zero, however small
         everyone = torch.arange(len(self.x), device=self.device)
-        for _ in range(12):
+        while True:
             self.high = torch.zeros(len(self.columns), dtype=torch.int64, device=self.device)
             self.low = torch.zeros_like(self.high)
             self._visit(everyone, self.m, None)
             own = float(self._gains().max()) if len(self.columns) else 0.0
             largest = float(self.ranks.gather([own], torch.float64).max())
-            if largest >= 0.25 or not self._can_gain():
+            seen = bool(self.ranks.gather([float(self.seen)], torch.float64).any())
+            if largest >= 0.25 or not seen:
                 return
-            # Half the largest gain still fits; nothing seen at all: below 2^-80, so 2^79 more is safe.
-            self.scale *= 2.0 ** (-math.frexp(largest)[1] if largest else 58)
-
-    def _can_gain(self) -> bool:
-        """False once the scale is so fine that what is left are kernel values that count as 0."""
-        return self.scale < 2.0**230
+            # What is cut off is below 2^-80 a term, so below 2^-58 in all: with at most 2^58 more, sums still fit.
+            self.scale *= 2.0 ** (min(58, -math.frexp(largest)[1]) if largest else 58)
 
     def _coverage(self) -> float:
         scale, self.scale = self.scale, 1.0
