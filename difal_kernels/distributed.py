@@ -161,7 +161,7 @@ def _agreed(ranks, features, budget, labeled, candidates, weights, kernel, bandw
         return _candidates(candidates, total, count)
 
     allowed = everywhere(check_pool)
-    for name, value in {
+    shared = {
         "features' columns": x.shape[1],
         "features' dtype": x.dtype,
         "budget": count,
@@ -169,14 +169,13 @@ def _agreed(ranks, features, budget, labeled, candidates, weights, kernel, bandw
         "bandwidth": width,
         "labeled": _digest(labels),
         "candidates": _digest(allowed),
-        "weights": weights is not None,
-    }.items():
-        told = ranks.texts(str(value))
-        other = next((rank for rank, text in enumerate(told) if text != told[0]), None)
-        if other is not None:
-            raise ValueError(
-                f"`{name}` must be the same on all ranks, got {told[0]} on rank 0 and {told[other]} on {other}"
-            )
+        "weights": "given" if weights is not None else "none",
+    }
+    told = [text.split("\n") for text in ranks.texts("\n".join(map(str, shared.values())))]
+    for rank, values in enumerate(told):
+        for name, zero, own in zip(shared, told[0], values, strict=True):
+            if own != zero:
+                raise ValueError(f"`{name}` must be the same on all ranks, got {zero} on rank 0 and {own} on {rank}")
     return _Shard(ranks, x.contiguous(), count, labels, allowed, w, kernel, width, sizes)
 
 

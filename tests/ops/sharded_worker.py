@@ -10,6 +10,8 @@ import torch
 from difal_kernels import _group
 from difal_kernels.distributed import connect, maxherding_sharded
 
+BUDGET = 15
+
 
 def cases():
     """Name, pool, arguments; with duplicates, so that gains tie exactly, also across ranks."""
@@ -49,7 +51,7 @@ def lose_rank(how):
     def counted(self, *args):
         nonlocal passed
         passed += 1
-        if passed == 40:
+        if passed == 30:
             os.kill(os.getpid(), how)
         return gather(self, *args)
 
@@ -70,7 +72,7 @@ def main(out, mode):
     found = {}
     for name, pool, options in cases():
         x, options = part(pool, options, rank, world)
-        answer = maxherding_sharded(x, 30, return_info=True, **options)
+        answer = maxherding_sharded(x, BUDGET, return_info=True, **options)
         found[f"{name}.indices"], found[f"{name}.gains"] = answer.indices.numpy(), answer.gains.numpy()
         found[f"{name}.coverage"] = answer.coverage
     np.savez(f"{out}/{world}-{rank}.npz", **found)

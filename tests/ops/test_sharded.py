@@ -13,7 +13,7 @@ import torch
 
 from difal_kernels import maxherding
 from difal_kernels.distributed import maxherding_sharded
-from tests.ops.sharded_worker import cases
+from ops.sharded_worker import BUDGET, cases
 
 WORKER = Path(__file__).with_name("sharded_worker.py")
 ROOT = WORKER.parents[2]
@@ -23,7 +23,7 @@ def start(world, out, mode="solve", timeout=40):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    paths = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "python_api"), os.environ.get("PYTHONPATH")]))
     shared = {**os.environ, "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     shared.update(OMP_NUM_THREADS="1", DIFAL_DISTRIBUTED_TIMEOUT=str(timeout), PYTHONPATH=paths)
     command = [sys.executable, str(WORKER), str(out), mode]
@@ -50,8 +50,8 @@ def finish(processes, ranks=None):
 
 def same_as_one_process(world, out):
     for name, pool, options in cases():
-        expected = maxherding(pool, 30, return_info=True, backend="reference", **options)
-        alone = maxherding_sharded(pool, 30, return_info=True, **options)
+        expected = maxherding(pool, BUDGET, return_info=True, backend="reference", **options)
+        alone = maxherding_sharded(pool, BUDGET, return_info=True, **options)
         for rank in range(world):
             found = np.load(out / f"{world}-{rank}.npz")
             assert found[f"{name}.indices"].tolist() == expected.indices.tolist(), (name, rank)
@@ -62,8 +62,8 @@ def same_as_one_process(world, out):
 @pytest.mark.parametrize("case", list(cases()), ids=lambda case: case[0])
 def test_alone(case):
     _, pool, options = case
-    expected = maxherding(pool, 30, return_info=True, backend="reference", **options)
-    found = maxherding_sharded(pool, 30, return_info=True, **options)
+    expected = maxherding(pool, BUDGET, return_info=True, backend="reference", **options)
+    found = maxherding_sharded(pool, BUDGET, return_info=True, **options)
     assert found.indices.tolist() == expected.indices.tolist()
     scale = float(expected.gains[0])
     assert torch.allclose(found.gains, expected.gains, rtol=0, atol=1e-12 * scale)
