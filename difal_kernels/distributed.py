@@ -24,7 +24,7 @@ from .ops.maxherding.result import TIE
 __all__ = ["RankLostError", "ShardedSelection", "connect", "maxherding_sharded"]
 
 ENTRIES = 1 << 21  # kernel values made at a time
-TILE = 1024  # most rows of a visiting tile; sums of so many units of 2^-40 are exact in float64
+TILE = 1024  # most rows of a visiting tile
 UNIT = 2.0**40
 SMALLEST = 1e-30  # kernel values below count as 0
 MOST_ROWS = 1 << 22  # of the whole pool: more terms could overflow 63 bits
@@ -91,7 +91,7 @@ def maxherding_sharded(
         RankLostError: another rank died, or did not answer within the group's timeout.
 
     Notes:
-        Everything is float64; no float32 filter finds contenders, so `maxherding` in one process is faster where its
+        Everything is float64; no float32 filter finds contenders, so `maxherding` in one process is many times faster where its
         memory holds the pool. Work of a rank is N n D for the first gains, and n D for each row that a pick raises.
         Memory of a rank beyond its features: a visiting tile of at most 1,024 rows, some 2 million float64 kernel
         values a few times over, 16 bytes a candidate, and the N/100 rows of the median bandwidth. At most 4,194,304
@@ -186,6 +186,14 @@ def _digest(values: torch.Tensor | None) -> str:
     return f"{tuple(values.shape)} {values.dtype} {hashlib.sha256(data).hexdigest()[:12]}"
 
 
+def _integers(terms: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums of the columns of `terms` in units of 2^-40 and, for the rest, 2^-80 of the scale; exact in any order."""
+    terms = terms * scale * UNIT
+    high = terms.floor()
+    low = ((terms - high) * UNIT).floor_()
+    return high.long().sum(0), low.long().sum(0)
+
+
 class _Shard:
     """This rank's rows `[begin, begin + n)` of the pool, their coverage, and its candidates' gains as integers."""
 
@@ -261,22 +269,15 @@ class _Shard:
                 w = numbers[:, 0]
                 k = self._kernel(visitors, self.columns)
                 terms = w[:, None] * (k - numbers[:, 1, None]).clamp_(min=0)
-                high, low = self._integers(terms)
+                high, low = _integers(terms, self.scale)
                 if after is None:
                     self.seen = self.seen or bool((terms > 0).any())
                     self.high += high
                     self.low += low
                     continue
-                kept_high, kept_low = self._integers(w[:, None] * (k - numbers[:, 2, None]).clamp_(min=0))
+                kept_high, kept_low = _integers(w[:, None] * (k - numbers[:, 2, None]).clamp_(min=0), self.scale)
                 self.high -= high - kept_high
                 self.low -= low - kept_low
-
-    def _integers(self, terms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sums of the columns of `terms` in units of 2^-40 and, for the rest, 2^-80 of the scale; exact."""
-        terms = terms * self.scale * UNIT
-        high = terms.floor()
-        low = ((terms - high) * UNIT).floor_()
-        return high.sum(0).long(), low.sum(0).long()
 
     def _gains(self) -> torch.Tensor:
         return (self.high.double() + self.low.double() / UNIT) / UNIT
@@ -298,9 +299,7 @@ class _Shard:
             self.scale *= 2.0 ** (min(58, -math.frexp(largest)[1]) if largest else 58)
 
     def _coverage(self) -> float:
-        scale, self.scale = self.scale, 1.0
-        high, low = self._integers((self.w * self.m)[:, None])
-        self.scale = scale
+        high, low = _integers((self.w * self.m)[:, None], 1.0)
         parts = self.ranks.gather([int(high), int(low)], torch.int64).sum(0).tolist()
         return math.ldexp((parts[0] + parts[1] / UNIT) / UNIT, self.exponent) / self.total
 
@@ -308,7 +307,6 @@ class _Shard:
         picks: list[int] = []
         gains: list[float] = []
         if not self.budget:
-            self.scale = 1.0
             return picks, gains, self._coverage()
         self._first_gains()
         open_ = torch.ones(len(self.columns), dtype=torch.bool, device=self.device)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from difal_kernels import maxherding
-from difal_kernels.distributed import maxherding_sharded
+from difal_kernels.distributed import _integers, maxherding_sharded
 from ops.sharded_worker import BUDGET, cases
 
 WORKER = Path(__file__).with_name("sharded_worker.py")
@@ -128,3 +128,12 @@ def test_numpy_in_numpy_out_and_budget_zero():
     x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     assert maxherding_sharded(x, 0).shape == (0,)
     assert isinstance(maxherding_sharded(x, 3), np.ndarray)
+
+
+def test_sums_of_many_terms_do_not_depend_on_the_split():
+    terms = torch.rand(50_001, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    sums = [_integers(terms[b:e], 1.0) for b, e in ((0, 50_001), (0, 17_000), (17_000, 50_001))]
+    for whole, one, other in zip(*sums, strict=True):
+        assert whole.equal(one + other)
+    exact = sum(int(float(t) * 2.0**80) for t in terms[:, 0])
+    assert int(sums[0][0][0]) * 2**40 + int(sums[0][1][0]) == exact
