@@ -92,7 +92,8 @@ def maxherding_sharded(
 
     Notes:
         Everything is float64; no float32 filter finds contenders, so `maxherding` in one process is many
-        times faster where its memory holds the pool. Work of a rank is N n D for the first gains, and n D for each row that a pick raises.
+        times faster where its memory holds the pool.
+        Work of a rank is N n D for the first gains, and n D for each row that a pick raises.
         Memory of a rank beyond its features: a visiting tile of at most 1,024 rows, some 2 million float64 kernel
         values a few times over, 16 bytes a candidate, and the N/100 rows of the median bandwidth. At most 4,194,304
         rows in all. Candidates are tied when their gains differ by less than 1e-12 of the first gain; ties go to the
