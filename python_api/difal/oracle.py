@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from difal.data import IGNORE, Data
+from difal.data.readers import IMAGE_ENDINGS
 from difal.errors import LabelError
 from difal.files import write_bytes, write_text
 from difal.labels import Label, read_labels, to_csv, to_jsonl, to_label_studio
@@ -109,13 +111,24 @@ class PersonOracle:
         return dataclasses.replace(pick, **{name: getattr(answer, name) for name in kept})
 
     def _ask(self, picks: Sequence[Label]) -> None:
-        for name in dict.fromkeys(pick.image for pick in picks):
+        names = _file_names(dict.fromkeys(pick.image for pick in picks))
+        for name in names:
             points = [(pick.rank + 1, pick.x, pick.y) for pick in picks if pick.image == name]
             picture = mark(self.data.train.image(self.index[name]), points)
-            write_bytes(self.files["pictures"] / f"{name.replace('/', '__')}.png", to_png(picture))
+            write_bytes(self.files["pictures"] / f"{names[name]}.png", to_png(picture))
         write_text(self.files["csv"], to_csv(picks))
         write_text(self.files["studio"], to_label_studio(picks))
         write_text(self.files["jsonl"], to_jsonl(picks))
+
+
+def _file_names(ids: Iterable[str]) -> dict[str, str]:
+    """A file name for each image id: flat, and less the image's ending unless that is what tells two apart."""
+    flat = {name: name.replace("/", "__") for name in ids}
+    bare = {
+        name: Path(text).stem if Path(text).suffix.lower() in IMAGE_ENDINGS else text for name, text in flat.items()
+    }
+    counts = Counter(bare.values())
+    return {name: bare[name] if counts[bare[name]] == 1 else text for name, text in flat.items()}
 
 
 def mark(image: np.ndarray, points: Sequence[tuple[int, int, int]], long_side: int = LONG_SIDE) -> Image.Image:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from api.fakes import FakeEncoder, write_folder
-from difal import cli, loop
+from difal import cli, loop, predict
 from difal.config import FIELDS
 
 QUICK = "--candidates 60 --local 6 --random 6 --draws 1 --epochs 2 --context 8 --rounds 2 --budget 1 --pictures 1"
@@ -16,7 +16,8 @@ def difal(monkeypatch, tmp_path, capsys):
     """Runs the command in an empty folder with a small encoder; returns (exit code, standard output, errors)."""
     monkeypatch.chdir(tmp_path)
     lazy = loop.LazyEncoder
-    monkeypatch.setattr(loop, "LazyEncoder", lambda config, encoder=None: lazy(config, FakeEncoder()))
+    for module in (loop, predict):
+        monkeypatch.setattr(module, "LazyEncoder", lambda config, encoder=None: lazy(config, FakeEncoder()))
 
     def command(text):
         code = cli.main(text.split())
@@ -31,6 +32,10 @@ def test_a_run_and_its_report(difal, tmp_path):
     assert code == cli.DONE
     assert "round 1: 8 pixels asked" in out
     assert "done: runs/data-two-stage-edald-seed0" in out
+    assert "report: runs/data-two-stage-edald-seed0/report.html" in out
+    code, out, _ = difal("predict runs/data-two-stage-edald-seed0 data/test/images --out classes")
+    assert code == cli.DONE
+    assert len(list((tmp_path / "classes/masks").iterdir())) == len(list((tmp_path / "data/test/images").iterdir()))
     code, out, _ = difal("report runs/data-two-stage-edald-seed0")
     assert code == cli.DONE
     assert (tmp_path / "runs/data-two-stage-edald-seed0/report.html").stat().st_size > 10_000
@@ -122,3 +127,11 @@ def test_wrong_usage_has_its_own_code(capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["run", "--rounds", "many"])
     assert "invalid int value: 'many'" in capsys.readouterr().err
+
+
+def test_an_encoder_that_is_not_there_leaves_no_folder(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["run", "--data", "scenes:2,0,0", "--encoder", "no/such/folder", "--out", "r"]) == cli.FAILED
+    err = capsys.readouterr().err
+    assert err.startswith("difal: error: `--encoder`: there is no folder 'no/such/folder'")
+    assert not (tmp_path / "r").exists()

@@ -84,3 +84,11 @@ def test_only_what_was_asked(tmp_path):
         read_labels(path, CLASSES, {("a", 1, 2)})
     with pytest.raises(LabelError, match="there is no label file"):
         read_labels(tmp_path / "none", CLASSES)
+
+
+def test_pictures_to_label_by_keep_an_ending_only_to_differ():
+    from difal.oracle import _file_names
+
+    assert _file_names(["a.jpg", "b/c.png"]) == {"a.jpg": "a", "b/c.png": "b__c"}
+    assert _file_names(["a.jpg", "a.png"]) == {"a.jpg": "a.jpg", "a.png": "a.png"}
+    assert _file_names(["v1.2"]) == {"v1.2": "v1.2"}

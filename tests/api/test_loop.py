@@ -169,9 +169,7 @@ def test_a_person_labels(tmp_path):
     assert str(question) in lines[-1]
     assert "0 sky" in lines[-1]
     pictures = list((tmp_path / "run/to_label").iterdir())
-    assert {p.name for p in pictures} == {
-        f"{json.loads(line)['image']}.png" for line in question.read_text().splitlines()
-    }
+    assert {p.name for p in pictures} == {json.loads(line)["image"] for line in question.read_text().splitlines()}
     assert run(config, resume=True, encoder=FakeEncoder(), say=silent) == "waiting"  # nothing answered yet
     fill_in(question, truth, truth_data)
     assert run(config, resume=True, encoder=FakeEncoder(), say=silent) == "waiting"  # for round 1

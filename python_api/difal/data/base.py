@@ -78,6 +78,10 @@ class FileSplit(Split):
     def image(self, index: int) -> np.ndarray:
         return read_image(self.images[index], self.size)
 
+    def original(self, index: int) -> np.ndarray:
+        """(H, W, 3) uint8 as in the file, not resized."""
+        return read_image(self.images[index])
+
     def mask(self, index: int) -> np.ndarray:
         with _open(self.images[index]) as picture:
             shape = picture.height, picture.width

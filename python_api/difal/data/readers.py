@@ -109,6 +109,19 @@ def open_folder(root: Path, size: int | None, classes: tuple[str, ...] | None) -
     return Data(root.resolve().name, classes, splits["train"], splits["test"])
 
 
+def open_images(path: str | Path, size: int | None = None) -> FileSplit:
+    """An image file, or every image under a folder, without masks.
+
+    Raises:
+        DataError: nothing there, no image, or two images of the same name.
+    """
+    path = Path(path)
+    if path.is_file():
+        return FileSplit([path.stem], [path], None, 0, size)
+    images = _images(path)
+    return FileSplit([_name(image, path) for image in images], images, None, 0, size)
+
+
 def image_files(folder: Path) -> list[Path]:
     """The images that lie in the folder itself."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS and path.is_file())
