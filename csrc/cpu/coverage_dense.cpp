@@ -8,8 +8,9 @@ namespace difal {
 namespace {
 
 constexpr int64_t kStrip = 16;        // rows per task of fill
-constexpr int64_t kSpan = 2560;       // columns per task of a gain update
-constexpr int64_t kInline = 1 << 16;  // fewer multiply-adds than this are not worth waking threads for
+constexpr int64_t kSpan = 5120;       // columns per task of a gain update
+constexpr int64_t kSparse = 8;        // fewer live entries than one in so many are gathered before they are summed
+constexpr int64_t kInline = 1 << 18;  // fewer multiply-adds than this are not worth waking threads for
 
 }  // namespace
 
@@ -25,7 +26,24 @@ struct Coverage::State final : Greedy {
 
     void scan(int64_t j, Scratch& s, double* gain, double* bound) override {
         const float* k = column(j, s);
-        simd_.scan(p.kind, p.error, k, level.rounded.data(), p.weights, p.rows, scale_of(j), p.scale, gain, bound);
+        const float* covered = level.rounded.data();
+        // Later few entries are live, and finding those costs a fraction of summing all.
+        const int64_t live =
+            stats.picks == 0 ? p.rows
+                             : simd_.live(p.kind, p.error, k, covered, p.rows, scale_of(j), p.scale, s.rows.data());
+        if (live * kSparse < p.rows) {
+            for (int64_t r = 0; r < live; ++r) {
+                const int32_t i = s.rows[r];
+                s.weights[r] = p.weights[i];
+                s.packed[r] = k[i];
+                s.covered[r] = covered[i];
+                s.scale[r] = p.scale[i];
+            }
+            simd_.scan(p.kind, p.error, s.packed.data(), s.covered.data(), s.weights.data(), live, scale_of(j),
+                       s.scale.data(), gain, bound);
+        } else {
+            simd_.scan(p.kind, p.error, k, covered, p.weights, p.rows, scale_of(j), p.scale, gain, bound);
+        }
         if (p.symmetric) *bound -= self_bound(k[j], level.rounded[j], p.weights[j], p.scale[j]);
     }
 

@@ -43,12 +43,17 @@ template <KernelKind kind>
 int64_t live_as(const ErrorModel& error, const float* __restrict k, const float* __restrict m, int64_t n, float s_j,
                 const float* __restrict s, int32_t* __restrict rows) {
     const ErrorModel e = error;
+    const float stretch = 1 + 2 * e.tolerance + e.relative, absolute = e.absolute;  // as Greedy::may_reach
     int64_t count = 0;
     constexpr int64_t kChunk = 64;
     for (int64_t begin = 0; begin < n; begin += kChunk) {
         const int64_t size = n - begin < kChunk ? n - begin : kChunk;
         int32_t flags[kChunk];
         int32_t any = 0;
+#pragma omp simd reduction(| : any)
+        for (int64_t i = begin; i < begin + size; ++i) any |= k[i] * stretch + absolute > m[i];
+        if (!any) continue;
+        any = 0;
 #pragma omp simd reduction(| : any)
         for (int64_t c = 0; c < size; ++c) {
             const int64_t i = begin + c;
@@ -141,7 +146,9 @@ void lower_some(double* __restrict gains, const float* __restrict k, int64_t str
 void lower_gains(double* gains, const float* k, int64_t stride, int64_t width, const RowRise* rises, int64_t count) {
     int64_t r = 0;
     for (; r + 4 <= count; r += 4) lower_some<4>(gains, k, stride, width, rises + r);
-    for (; r < count; ++r) lower_some<1>(gains, k, stride, width, rises + r);
+    if (count - r == 3) lower_some<3>(gains, k, stride, width, rises + r);
+    if (count - r == 2) lower_some<2>(gains, k, stride, width, rises + r);
+    if (count - r == 1) lower_some<1>(gains, k, stride, width, rises + r);
 }
 
 // Sixteen numbers that the compiler keeps in registers, whatever the instruction set's own width.
@@ -186,6 +193,40 @@ void take_gains(const ErrorModel& error, const float* __restrict k, int64_t stri
             alive[c + kLanes + l] += seen1[l];
         }
     }
+}
+
+int64_t largest(const double* values, int64_t n) {
+    constexpr int64_t kChunk = 64;
+    double most = values[0];
+    int64_t chunk = 0;
+    for (int64_t begin = 0; begin < n; begin += kChunk) {
+        const int64_t end = n - begin < kChunk ? n : begin + kChunk;
+        double here = values[begin];
+#pragma omp simd reduction(max : here)
+        for (int64_t j = begin; j < end; ++j) here = here > values[j] ? here : values[j];
+        if (here > most) {
+            most = here;
+            chunk = begin;
+        }
+    }
+    while (values[chunk] != most) ++chunk;
+    return chunk;
+}
+
+int64_t reaching(const double* __restrict gains, const double* __restrict margins, int64_t n, double reach,
+                 int64_t* __restrict found) {
+    constexpr int64_t kChunk = 64;
+    int64_t count = 0;
+    for (int64_t begin = 0; begin < n; begin += kChunk) {
+        const int64_t end = n - begin < kChunk ? n : begin + kChunk;
+        int64_t any = 0;
+#pragma omp simd reduction(+ : any)
+        for (int64_t j = begin; j < end; ++j) any += gains[j] + margins[j] >= reach;
+        for (int64_t j = begin; any && j < end; ++j) {
+            if (gains[j] + margins[j] >= reach) found[count++] = j;
+        }
+    }
+    return count;
 }
 
 // Four rows at a time share the loads of y; accumulators are float64 throughout.
@@ -234,6 +275,8 @@ const CoverageKernels DIFAL_COVERAGE_TABLE = {
     take_gains,
     scan,
     live,
+    largest,
+    reaching,
     against<true, float>,
     against<true, double>,
     against<false, float>,

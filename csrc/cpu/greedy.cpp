@@ -9,6 +9,8 @@ namespace {
 constexpr int64_t kStrip = 16;   // columns per task of the first scan
 constexpr int64_t kSpan = 1024;  // rows per task of cover_by_labeled
 constexpr int64_t kBatch = 32;   // contenders settled between two looks at the best
+constexpr int64_t kPart = 256;   // rows of a column per task of settling it, a multiple of what ExactKernel does at once
+constexpr int64_t kWake = 1 << 16;  // fewer numbers than this are not worth waking threads for
 constexpr double kTie = 1e-12;   // of the first gain: closer than this is a tie
 constexpr double kUnit = 0x1p-52;
 constexpr double kTaken = -std::numeric_limits<double>::infinity();
@@ -22,6 +24,7 @@ void Scratch::reserve(int64_t n) {
     values.resize(n);
     weights.resize(n);
     column.resize(n);
+    packed.resize(n);
     covered.resize(n);
     scale.resize(n);
 }
@@ -78,6 +81,7 @@ Greedy::Greedy(const CoverageProblem& problem, int threads)
     settled_gain_.assign(p.columns, 0.0);
     is_settled_.assign(p.columns, 0);
     scanned_at_.assign(p.columns, -1);
+    reaching_.assign(p.columns, 0);
 }
 
 // Rounding of the running sums in `gains_` since their last scan, for all columns.
@@ -146,27 +150,70 @@ bool Greedy::refine(int64_t j, double threshold) {
     }
     const int64_t count = live_rows(j, s);
     exact.against_point(point(j), s.rows.data(), count, s.values.data());
+    settle(j, s.rows.data(), s.values.data(), count);
+    return true;
+}
+
+void Greedy::settle(int64_t j, const int32_t* rows, const double* values, int64_t count) {
     double gain = 0;
-    for (int64_t r = 0; r < count; ++r) {
-        const int32_t i = s.rows[r];
-        gain += p.weights[i] * std::max(s.values[r] - level.exact[i], 0.0);
-    }
+    for (int64_t r = 0; r < count; ++r) gain += p.weights[rows[r]] * std::max(values[r] - level.exact[rows[r]], 0.0);
     settled_gain_[j] = gain;
     margin_[j] = gain - gains_[j];
     is_settled_[j] = 1;
-    return true;
+}
+
+// Column j's rows that may still rise, in float64, by all threads; kept, for it is the likely winner.
+void Greedy::make_column(int64_t j) {
+    Scratch& s = scratch(p.rows);
+    const int64_t count = live_rows(j, s);
+    kept_.rows.assign(s.rows.begin(), s.rows.begin() + count);
+    kept_.values.resize(count);
+    kept_.column = j;
+    kept_.picks = stats.picks;
+    const auto part = [&](int64_t at) {
+        const int64_t begin = at * kPart, size = std::min(kPart, count - begin);
+        exact.against_point(point(j), kept_.rows.data() + begin, size, kept_.values.data() + begin);
+    };
+    const int64_t parts = (count + kPart - 1) / kPart;
+    if (count * p.dimension < kWake) {
+        for (int64_t at = 0; at < parts; ++at) part(at);
+    } else {
+        team.parallel_for(parts, part);
+    }
+}
+
+// The columns that are not settled and whose gain may be `reach` or more.
+void Greedy::find_contenders(double reach, std::vector<int64_t>& found) {
+    const int64_t count = simd_.reaching(gains_.data(), margin_.data(), p.columns, reach, reaching_.data());
+    found.clear();
+    for (int64_t c = 0; c < count; ++c) {
+        const int64_t j = reaching_[c];
+        if (!is_settled_[j] && gains_[j] != kTaken) found.push_back(j);
+    }
 }
 
 int64_t Greedy::choose() {
     double best = kTaken;
     for (int64_t j : settled_) best = std::max(best, settled_gain_[j]);
-    std::vector<int64_t> contenders{std::max_element(gains_.begin(), gains_.end()) - gains_.begin()};
-    if (is_settled_[contenders[0]]) contenders.clear();
+    std::vector<int64_t> contenders;
     int64_t settled_now = 0;
+    const int64_t first = simd_.largest(gains_.data(), p.columns);
+    if (!is_settled_[first] && gains_[first] + margin_[first] + drift() >= best - tie(best)) {
+        make_column(first);
+        settle(first, kept_.rows.data(), kept_.values.data(), static_cast<int64_t>(kept_.rows.size()));
+        settled_.push_back(first);
+        best = std::max(best, settled_gain_[first]);
+        ++settled_now;
+    }
     for (;;) {
         const double threshold = best - tie(best);
-        team.parallel_for(static_cast<int64_t>(contenders.size()),
-                          [&](int64_t c) { refine(contenders[c], threshold); });
+        const auto refine_one = [&](int64_t c) { refine(contenders[c], threshold); };
+        const int64_t count = static_cast<int64_t>(contenders.size());
+        if (count * (p.rows / 64 + static_cast<int64_t>(kept_.rows.size()) * p.dimension) < kWake) {
+            for (int64_t c = 0; c < count; ++c) refine_one(c);
+        } else {
+            team.parallel_for(count, refine_one);
+        }
         for (int64_t j : contenders) {
             if (!is_settled_[j]) continue;
             settled_.push_back(j);
@@ -174,10 +221,7 @@ int64_t Greedy::choose() {
             ++settled_now;
         }
         const double reach = best - tie(best) - drift();
-        contenders.clear();
-        for (int64_t j = 0; j < p.columns; ++j) {
-            if (gains_[j] + margin_[j] >= reach && !is_settled_[j] && gains_[j] != kTaken) contenders.push_back(j);
-        }
+        find_contenders(reach, contenders);
         if (contenders.empty()) break;
         if (static_cast<int64_t>(contenders.size()) > kBatch) {
             std::nth_element(
@@ -197,15 +241,13 @@ int64_t Greedy::choose() {
 }
 
 void Greedy::take(int64_t j) {
-    Scratch& s = scratch(p.rows);
-    const int64_t count = live_rows(j, s);
-    exact.against_point(point(j), s.rows.data(), count, s.values.data());
+    if (kept_.column != j || kept_.picks != stats.picks) make_column(j);
     std::vector<RowRise> rises;
-    for (int64_t r = 0; r < count; ++r) {
-        const int32_t i = s.rows[r];
-        if (s.values[r] <= level.exact[i]) continue;
+    for (size_t r = 0; r < kept_.rows.size(); ++r) {
+        const int32_t i = kept_.rows[r];
+        if (kept_.values[r] <= level.exact[i]) continue;
         const float low = level.rounded[i];
-        level.set(i, s.values[r]);
+        level.set(i, kept_.values[r]);
         if (p.weights[i] != 0) rises.push_back({i, low, level.rounded[i], p.weights[i]});
     }
     is_settled_[j] = 0;

@@ -16,7 +16,7 @@ namespace difal {
 struct Scratch {
     std::vector<int32_t> rows, places;
     std::vector<double> values, weights;
-    std::vector<float> column, covered, scale;
+    std::vector<float> column, packed, covered, scale;
     void reserve(int64_t n);
 };
 
@@ -104,6 +104,9 @@ class Greedy {
     void forget_unsettled();
     void rescan(int64_t j, Scratch& s);
     bool refine(int64_t j, double threshold);
+    void settle(int64_t j, const int32_t* rows, const double* values, int64_t count);
+    void make_column(int64_t j);
+    void find_contenders(double reach, std::vector<int64_t>& found);
     int64_t choose();
     void take(int64_t j);
     double drift() const;
@@ -113,6 +116,12 @@ class Greedy {
     std::vector<double> bounds_;        // error bound of the estimate at its last scan; valid ever after
     std::vector<double> settled_gain_;  // float64
     std::vector<int64_t> scanned_at_;   // number of picks made at the last scan
+    std::vector<int64_t> reaching_;
+    struct {  // the column that was made last, in float64, and after how many picks
+        int64_t column = -1, picks = -1;
+        std::vector<int32_t> rows;
+        std::vector<double> values;
+    } kept_;
     double largest_gain_ = 0;
     bool started_ = false;
 };

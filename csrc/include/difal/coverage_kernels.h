@@ -65,6 +65,12 @@ struct CoverageKernels {
     int64_t (*live)(KernelKind kind, const ErrorModel& error, const float* k, const float* m, int64_t n, float s_j,
                     const float* s, int32_t* rows);
 
+    // Index of the first largest of n > 0 values.
+    int64_t (*largest)(const double* values, int64_t n);
+
+    // Writes the j with gains_j + margins_j >= reach, ascending; returns how many.
+    int64_t (*reaching)(const double* gains, const double* margins, int64_t n, double reach, int64_t* found);
+
     // out[r] = |x[rows[r]] - y|^2 or <x[rows[r]], y> in float64; x has rows of d contiguous numbers.
     void (*distances_f32)(const float* x, int64_t d, const int32_t* rows, int64_t count, const float* y, double* out);
     void (*distances_f64)(const double* x, int64_t d, const int32_t* rows, int64_t count, const double* y, double* out);

@@ -15,8 +15,9 @@ from .problem import Problem
 from .reference import initial_coverage
 from .result import Result
 
-WIDTH = 256  # columns of the matrix that are made at once: a product is turned into kernel values while in cache
-GROUP = 4  # panels of columns per task, so that the task's own rows are prepared once for all of them
+TILE = 512  # rows and columns of the matrix that are made at once: turned into kernel values while in cache
+GROUP = 4  # tiles per task
+KEPT = 6  # the prepared rows are kept where they are at most a sixth of the matrix
 
 
 def workspace_bytes(p: Problem, threads: int) -> int:
@@ -28,11 +29,21 @@ def workspace_bytes(p: Problem, threads: int) -> int:
         own = 0 if in_place and columns == n else 4 * n * columns
         return own + (0 if in_place or is_native(p.features) else 8 * n * n) + 64 * (n + columns)
     copies = 0 if is_native(p.features) else n * d * (8 if p.features.dtype == torch.float64 else 4)
-    sides = 2 * threads
-    height = panel_rows(n, d, sides)
+    sides, height = 2 * threads, _height(p, threads)
     labels = 0 if p.labeled is None else p.labeled.numel() * 8 + 4 * min(len(p.labeled), height) * n
-    panels = sides * 4 * height * d + (0 if columns == n else threads * 8 * height * d)
-    return 4 * n * columns + copies + labels + panels + 64 * (n + columns)
+    panels = 4 * n * d if _keeps_rows(p) else sides * 4 * height * d
+    gathered = 0 if columns == n else threads * 8 * height * d
+    return 4 * n * columns + copies + labels + panels + gathered + 64 * (n + columns)
+
+
+def _keeps_rows(p: Problem) -> bool:
+    """Whether all rows are prepared once, beside the matrix, or again for each tile."""
+    return KEPT * p.features.shape[1] <= _columns(p)
+
+
+def _height(p: Problem, threads: int) -> int:
+    n, d = p.features.shape
+    return min(n, TILE, panel_rows(n, d, 2 * threads)) if not _keeps_rows(p) else min(n, TILE)
 
 
 def plan(p: Problem) -> str:
@@ -60,7 +71,8 @@ class DenseSelection:
         if p.kernel == "precomputed":
             self.engine, self.keep = _precomputed(p, workers.count)
         else:
-            self.panels = Panels(p, sides=2 * workers.count)
+            keep = workers if _keeps_rows(p) else None
+            self.panels = Panels(p, 2 * workers.count, _height(p, workers.count), keep)
             self.engine, self.keep = _from_features(p, self.panels, workers, storage)
         self.engine.start()
 
@@ -105,19 +117,17 @@ def _from_features(p: Problem, panels: Panels, workers: Workers, storage: torch.
     coverage, keep = make_engine("Coverage", p, features, panels.scale, gram, symmetric, panels.error, workers.count)
     cover_labeled(coverage, p, panels)
 
-    def columns_of(begin: int, end: int) -> torch.Tensor:
-        return features[begin:end] if symmetric else features[p.candidates[begin:end]]
+    def other_rows(begin: int, end: int, side: int) -> torch.Tensor:
+        return panels.block(begin, end, side) if symmetric else panels.take(p.candidates[begin:end], side)
 
     def work(task: tuple[int, int, int, int], slot: int) -> None:
         b, e, first, last = task
-        own = panels.rows(features[b:e], 2 * slot)
+        own = panels.block(b, e, 2 * slot)
         for c in range(first, last, panels.height):
             stop = min(c + panels.height, last)
-            other = own if symmetric and c == b else panels.rows(columns_of(c, stop), 2 * slot + 1)
-            for k in range(c, stop, WIDTH):
-                to = min(k + WIDTH, stop)
-                torch.mm(own, other[k - c : to - c].T, out=gram[b:e, k:to])
-                coverage.fill(b, e, k, to)
+            other = own if symmetric and c == b else other_rows(c, stop, 2 * slot + 1)
+            torch.mm(own, other.T, out=gram[b:e, c:stop])
+            coverage.fill(b, e, c, stop)
             if symmetric and c == b:
                 coverage.mirror(b, e)
 

@@ -57,7 +57,7 @@ def cover_labeled(engine: Any, p: Problem, panels: Panels) -> None:
             own = panels.rows(rows, 0)
             scale = panels.scales(own)
             for begin, end in panels.blocks:
-                torch.mm(own, panels.rows(panels.features[begin:end], 1).T, out=products[: len(rows), begin:end])
+                torch.mm(own, panels.block(begin, end, 1).T, out=products[: len(rows), begin:end])
             engine.cover(rows.data_ptr(), len(rows), products.data_ptr(), n, scale.data_ptr())
 
 

@@ -7,36 +7,55 @@ from contextlib import contextmanager
 
 import torch
 
+from ..._workers import Workers
+from .kernels import sample_rows
 from .problem import Problem
 
 ROWS = 1024  # most rows of features per GEMM
 NUMBERS = 1 << 22  # and most numbers, 16 MiB of float32
 UNIT = 2.0**-24  # float32's unit roundoff
+CENTRED = 2048  # rows whose mean is taken for the pool's
 TOLERANCE = 2.0**-10  # worst relative error of a kernel value that is left to an estimate
 
 
 class Panels:
     """Slices of the pool as float32 rows `a` whose inner products give kernel values; see docs/exactness.md.
 
+    Args:
+        p: the problem.
+        sides: how many slices are wanted at a time.
+        height: most rows of a slice.
+        keep: make all rows once, by these workers, and keep them; else each slice is made when it is wanted.
+
     Attributes:
         features: contiguous float32 or float64 with the problem's values: the input itself where it is that already.
         scale: (N,) float32, the squared norms s_i of the rows a.
+        height: most rows of a block.
         blocks: (begin, end) of slices of `height` rows.
         error: lambda_, relative, absolute and tolerance of csrc's ErrorModel.
     """
 
-    def __init__(self, p: Problem, sides: int = 2, height: int | None = None):
+    def __init__(self, p: Problem, sides: int = 2, height: int | None = None, keep: Workers | None = None):
         n, d = p.features.shape
         self.features = native(p.features)
         self.cosine, self.bandwidth = p.kernel == "cosine", p.bandwidth
         self.center = None
         if not self.cosine:
-            self.center = self.features.mean(0, dtype=torch.float64).to(self.features.dtype)
+            some = self.features[sample_rows(n, CENTRED)]  # any point will do: how near tells how small the bound is
+            self.center = some.mean(0, dtype=torch.float64).to(self.features.dtype)
         self.height = height or panel_rows(n, d, sides)
-        # Made once: fresh pages for every panel would cost more than its arithmetic.
-        self._buffers = torch.empty(sides, self.height, d)
         self.blocks = [(begin, min(begin + self.height, n)) for begin in range(0, n, self.height)]
-        self.scale = torch.cat([self.scales(self.rows(self.features[b:e])) for b, e in self.blocks])
+        self.scale = torch.empty(n)
+        self._kept = None if keep is None else torch.empty(n, d)
+        # Made once: fresh pages for every panel would cost more than its arithmetic.
+        self._buffers = torch.empty(sides if keep is None else 0, self.height, d)
+
+        def prepare(block: tuple[int, int], slot: int) -> None:
+            b, e = block
+            out = self._buffers[slot, : e - b] if self._kept is None else self._kept[b:e]
+            self.scale[b:e] = self.scales(self.rows_into(self.features[b:e], out))
+
+        (keep or Workers(1)).run(prepare, self.blocks)
         growth = d * UNIT / (1 - d * UNIT)
         self.error = {
             "lambda_": 0.0 if self.cosine else 1.01 * (growth + 20 * UNIT),
@@ -45,8 +64,18 @@ class Panels:
             "tolerance": TOLERANCE,
         }
 
+    def block(self, begin: int, end: int, side: int = 0) -> torch.Tensor:
+        """At most `height` of the pool's rows as a GEMM wants them; valid until the next call for the same side."""
+        return self._kept[begin:end] if self._kept is not None else self.rows(self.features[begin:end], side)
+
+    def take(self, index: torch.Tensor, side: int = 0) -> torch.Tensor:
+        """The same for the pool's rows of these indices."""
+        return self._kept[index] if self._kept is not None else self.rows(self.features[index], side)
+
     def rows(self, features: torch.Tensor, side: int = 0) -> torch.Tensor:
-        """At most `height` rows as a GEMM wants them; valid until the next call for the same side."""
+        """The same for any features."""
+        if self._kept is not None:
+            return self.rows_into(features, torch.empty(len(features), features.shape[1]))
         return self.rows_into(features, self._buffers[side, : len(features)])
 
     def rows_into(self, features: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
