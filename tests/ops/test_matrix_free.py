@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from difal_kernels import explain, maxherding
-from difal_kernels.ops.maxherding import cpu, matrix_free
+from difal_kernels.ops.maxherding import cpu, matrix_free, matrix_free_memory
 from difal_kernels.ops.maxherding.problem import prepare
 
 pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
@@ -20,14 +20,14 @@ def cloud(n=500, d=12, seed=0, dtype=torch.float32):
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch, two_threads):
     """Many tiles, few guesses a sweep, and no dense path, at sizes that the reference can check."""
-    monkeypatch.setattr(matrix_free, "TILE", 96)
-    monkeypatch.setattr(matrix_free, "BLOCK", 16)
+    monkeypatch.setattr(matrix_free_memory, "TILE", 96)
+    monkeypatch.setattr(matrix_free_memory, "BLOCK", 16)
     monkeypatch.setattr(matrix_free, "TRIED", 8)
     monkeypatch.setattr(matrix_free, "FIRST_GUESSES", 3)
     monkeypatch.setattr(matrix_free, "FIRST_TRIED", 8)
-    monkeypatch.setattr(matrix_free, "WATCHED", 60)
+    monkeypatch.setattr(matrix_free_memory, "WATCHED", 60)
     monkeypatch.setattr(matrix_free, "SAMPLE", 40)
-    monkeypatch.setattr(matrix_free, "MOST_GUESSES", 12)
+    monkeypatch.setattr(matrix_free_memory, "MOST_GUESSES", 12)
     monkeypatch.setattr(cpu, "path_for", lambda p, limit, threads: matrix_free)
 
 

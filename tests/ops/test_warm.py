@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from difal_kernels import BackendUnavailableError, MaxHerding, maxherding
-from difal_kernels.ops.maxherding import cpu, matrix_free
+from difal_kernels.ops.maxherding import cpu, matrix_free, matrix_free_memory
 from difal_kernels.ops.maxherding.problem import prepare
 
 pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
@@ -23,11 +23,11 @@ def cloud(n=400, d=8, seed=0):
 def path(request, monkeypatch, two_threads):
     if request.param != "dense":
         monkeypatch.setattr(cpu, "path_for", lambda p, limit, threads: matrix_free)
-        monkeypatch.setattr(matrix_free, "TILE", 96)
-        monkeypatch.setattr(matrix_free, "WATCHED", 60)
+        monkeypatch.setattr(matrix_free_memory, "TILE", 96)
+        monkeypatch.setattr(matrix_free_memory, "WATCHED", 60)
     if request.param.endswith("small steps"):  # never few enough alive, so that all picks come from guesses
         monkeypatch.setattr(matrix_free.MatrixFreeSelection, "alive_estimate", lambda self, m: 1e30)
-        monkeypatch.setattr(matrix_free, "MOST_GUESSES", 6)
+        monkeypatch.setattr(matrix_free_memory, "MOST_GUESSES", 6)
     return request.param
 
 

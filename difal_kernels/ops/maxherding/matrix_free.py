@@ -16,71 +16,21 @@ import torch
 
 from ..._progress import Progress
 from ..._workers import Workers
+from . import matrix_free_memory as memory
 from .engine import cover_labeled, make_engine, run_picks
 from .kernels import kernel_matrix, sample_rows
-from .panels import UNIT, Panels, full_precision, is_native
+from .matrix_free_memory import plan, threads_for, workspace_bytes
+from .panels import UNIT, Panels, full_precision
 from .problem import Problem
 from .result import TIE, Result
 
-TILE = 512  # rows and columns of a tile
-BLOCK = 64  # candidates whose kernel columns are made together
+__all__ = ["MatrixFreeSelection", "plan", "select", "threads_for", "workspace_bytes"]
+
 TRIED = 64  # candidates whose gain is computed over the whole pool at each guess
 FIRST_TRIED = 8192  # and, divided by t^2, at guess t: the first ones are dear to correct
 FIRST_GUESSES = 2  # guesses before the first sweep, which gives every candidate's gain to start the others from
-MOST_GUESSES = 64  # guesses before a sweep that there is always room for
-BATCH = 256  # Sweep::kBatch: rows whose coverage a correction changes, taken anew together
-CORRECTED = 8 * BATCH  # and those whose kernel rows are prepared together
 SAMPLE = 1024  # rows, of those that a guess raises, that the next guess looks at
-WATCHED = 2048  # points whose kernel tells how much is alive
-BYTES_PER_ENTRY = 9  # 8, and the rest of its block
 SLACK = 1.3  # how much more may be alive than the sample says
-
-
-def workspace_bytes(p: Problem, threads: int = 1) -> int:
-    """The least that the path can work with, on however many threads: linear in N."""
-    return _fixed_bytes(p) + len(p.features) * 128 * BYTES_PER_ENTRY
-
-
-def _tile(n: int) -> tuple[int, int]:
-    """Points a tile's side has, and the distance of its rows: a multiple of 32, and no power of two for the cache."""
-    size = min(TILE, n)
-    return size, -(-size // 32) * 32 + 16
-
-
-def _worker_bytes(p: Problem) -> int:
-    size, stride = _tile(len(p.features))
-    return 2 * 4 * max(size, BATCH) * stride + 2 * 4 * size * p.features.shape[1]
-
-
-def _guess_bytes(n: int, guesses: int) -> int:
-    """Coverage after each guess, what it took, and the events of all rows, thrice that of one guess after another."""
-    return n * (guesses * (12 + 12 + 4) + int(3 * 20 * (2 + math.log(guesses + 1))))
-
-
-def _fixed_bytes(p: Problem) -> int:
-    n, d = p.features.shape
-    copies = 0 if is_native(p.features) else n * d * (8 if p.features.dtype == torch.float64 else 4)
-    labels = 0 if p.labeled is None else p.labeled.numel() * 8 + 4 * min(len(p.labeled), _tile(n)[0]) * n
-    corrections = 4 * min(n, CORRECTED) * d
-    return (
-        copies
-        + labels
-        + _worker_bytes(p)
-        + _guess_bytes(n, MOST_GUESSES)
-        + corrections
-        + 4 * BLOCK * n
-        + 200 * n
-        + 8 * WATCHED**2
-    )
-
-
-def plan(p: Problem) -> str:
-    return "matrix-free, 0.5 GEMM passes and a part of one for each wrong guess on data that is not adverse"
-
-
-def threads_for(p: Problem, limit: int, threads: int) -> int:
-    """As many as there is room for; each needs buffers of its own."""
-    return max(1, min(threads, 1 + max(0, limit - workspace_bytes(p)) // 8 // _worker_bytes(p)))
 
 
 def select(p: Problem, limit: int, bar: Progress, workers: Workers) -> Result:
@@ -119,28 +69,28 @@ class MatrixFreeSelection:
         self.p, self.limit, self.horizon, self.workers = p, limit, horizon, workers
         self.n, d = p.features.shape
         self.handed_out, self.started = 0, False
-        size, self.stride = _tile(self.n)
+        size, self.stride = memory.tile_shape(self.n)
         self.panels = Panels(p, sides=2 * workers.count, height=size)
         self.blocks = self.panels.blocks
-        self.tiles = torch.empty(2 * workers.count, max(size, BATCH), self.stride)
-        self.own = torch.empty(min(self.n, CORRECTED), d)
+        self.tiles = torch.empty(2 * workers.count, max(size, memory.BATCH), self.stride)
+        self.own = torch.empty(min(self.n, memory.CORRECTED), d)
         # An entry may have come from one product as a row's and from another as a column's: twice the error.
         error = {name: value * (1 + (name != "tolerance")) for name, value in self.panels.error.items()}
         self.sweep, self.keep = make_engine(
             "Sweep", p, self.panels.features, self.panels.scale, None, True, error, workers.count
         )
-        spare = limit - _fixed_bytes(p) - (workers.count - 1) * _worker_bytes(p)
+        spare = limit - memory.fixed_bytes(p) - (workers.count - 1) * memory.worker_bytes(p)
         self.ready = None
         if spare > 4 * 4 * self.n * d:  # room for the rows as a GEMM wants them
             self.ready = torch.empty(self.n, d)
             for b, e in self.blocks:
                 self.panels.rows_into(self.panels.features[b:e], self.ready[b:e])
             spare -= 4 * self.n * d
-        self.most = MOST_GUESSES
-        while self.most < 512 and _guess_bytes(self.n, 2 * self.most) < spare // 8:
+        self.most = memory.MOST_GUESSES
+        while self.most < 512 and memory.guess_bytes(self.n, 2 * self.most) < spare // 8:
             self.most *= 2
-        spare -= _guess_bytes(self.n, self.most) - _guess_bytes(self.n, MOST_GUESSES)
-        self.capacity = int(spare // BYTES_PER_ENTRY)
+        spare -= memory.guess_bytes(self.n, self.most) - memory.guess_bytes(self.n, memory.MOST_GUESSES)
+        self.capacity = int(spare // memory.BYTES_PER_ENTRY)
         self.allowed = torch.zeros(self.n, dtype=torch.bool)
         self.allowed[slice(None) if p.candidates is None else p.candidates] = True
         self.unit = float(p.weights.max()) or 1.0
@@ -244,7 +194,7 @@ class MatrixFreeSelection:
     def watch(self) -> None:
         """Kernel values of some rows with some others, to tell how many entries are alive."""
         p = self.p
-        rows = sample_rows(self.n, WATCHED)
+        rows = sample_rows(self.n, memory.WATCHED)
         rows, columns = rows[0::2], rows[len(rows) > 1 :: 2]
         self.watched = rows, columns
         kernel = kernel_matrix(self.panels.features[rows], self.panels.features[columns], p.kernel, p.bandwidth)
@@ -377,16 +327,16 @@ class MatrixFreeSelection:
             self.sweep.replace(t, points.data_ptr(), len(points), moved, products.data_ptr()), dtype=torch.int64
         )
         self.sweep.changed_rows(changed.data_ptr())
-        for start in range(0, len(changed), CORRECTED):
-            own = self.some_rows(changed[start : start + CORRECTED], self.own)
+        for start in range(0, len(changed), memory.CORRECTED):
+            own = self.some_rows(changed[start : start + memory.CORRECTED], self.own)
 
             def work(block: tuple[int, int], slot: int, own=own, start=start) -> None:
                 b, e = block
                 columns = self.rows(b, e, 2 * slot)
-                for r in range(0, len(own), BATCH):
-                    tile = self.tile(len(own[r : r + BATCH]), e - b, slot)
-                    torch.mm(own[r : r + BATCH], columns.T, out=tile)
-                    self.sweep.retake((start + r) // BATCH, b, e, tile.data_ptr(), self.stride)
+                for r in range(0, len(own), memory.BATCH):
+                    tile = self.tile(len(own[r : r + memory.BATCH]), e - b, slot)
+                    torch.mm(own[r : r + memory.BATCH], columns.T, out=tile)
+                    self.sweep.retake((start + r) // memory.BATCH, b, e, tile.data_ptr(), self.stride)
 
             self.workers.run(work, self.blocks)
 
@@ -398,8 +348,8 @@ class MatrixFreeSelection:
             self.run_sweep(self.sweep.guesses(), True)
             return
         height = self.tiles.shape[1]
-        for start in range(0, len(rows), CORRECTED):
-            some = rows[start : start + CORRECTED]
+        for start in range(0, len(rows), memory.CORRECTED):
+            some = rows[start : start + memory.CORRECTED]
             own = self.some_rows(some, self.own)
 
             def gather(r: int, b: int, e: int, slot: int, own_lists: bool, own=own, some=some) -> None:
@@ -436,8 +386,8 @@ class MatrixFreeSelection:
 
         rivals = (upper >= best - tie()).nonzero()[:, 0]
         rivals = rivals[upper[rivals].argsort(descending=True, stable=True)]
-        for start in range(0, len(rivals), BLOCK):
-            index = rivals[start : start + BLOCK]
+        for start in range(0, len(rivals), memory.BLOCK):
+            index = rivals[start : start + memory.BLOCK]
             index = index[upper[index] >= best - tie()]
             if not len(index):
                 break
