@@ -21,6 +21,8 @@ def as_tensor(value: Any, name: str, dtypes: Sequence[torch.dtype] = FLOATS) -> 
             f"`{name}` must be a torch.Tensor or numpy.ndarray, got {type(value).__name__}; "
             f"convert it first, for example with numpy.asarray"
         )
+    if value.is_meta:
+        raise TypeError(f"`{name}` must hold data, got a tensor on the meta device")
     if value.layout != torch.strided:
         raise TypeError(f"`{name}` must be a dense tensor, got layout {value.layout}; call .to_dense() first")
     if value.dtype not in dtypes:

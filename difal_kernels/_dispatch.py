@@ -13,9 +13,12 @@ A problem has the attribute `device`, the torch.device of its input.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
+
+from ._settings import on_cpu_by_default
 
 AUTO_ORDER = {"cuda": ("cuda", "triton", "reference"), "cpu": ("cpu", "reference")}
 BACKENDS = ("reference", "cpu", "triton", "cuda")
@@ -56,6 +59,7 @@ class Op:
         return self.backends[self.choose(backend, problem)].run(problem)
 
 
+@on_cpu_by_default
 def explain(op: str | Callable, *args, backend: str = "auto", **kwargs) -> str:
     """Say which backend a call would use and why, without running it.
 
@@ -77,6 +81,10 @@ def explain(op: str | Callable, *args, backend: str = "auto", **kwargs) -> str:
     if name not in Op.registry:
         raise ValueError(f"`op` must be one of {', '.join(sorted(Op.registry))}, got {name!r}")
     entry = Op.registry[name]
+    try:
+        inspect.signature(entry.prepare).bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"explain({name}, ...) takes the arguments of the call in question: {error}") from None
     problem = entry.prepare(*args, **kwargs)
     chosen = entry.choose(backend, problem)
     lines = [f"{name} on {problem.device}"]

@@ -16,7 +16,7 @@ def large_empty(numbers: int) -> torch.Tensor:
     Touching 400 MB for the first time in pages of 4 KiB costs as much as a matrix product of that size.
     """
     if 4 * numbers < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(numbers)
+        return torch.empty(numbers, dtype=torch.float32)
     pages = mmap.mmap(-1, 4 * numbers, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(OSError):  # a kernel without them
         pages.madvise(mmap.MADV_HUGEPAGE)

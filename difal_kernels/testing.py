@@ -7,11 +7,13 @@ from typing import Any
 import torch
 
 from ._checks import as_tensor
+from ._settings import on_cpu_by_default
 from .ops.maxherding.kernels import kernel_matrix
 from .ops.maxherding.problem import prepare
 from .ops.maxherding.reference import initial_coverage
 
 
+@on_cpu_by_default
 def replay(features: Any, picks: Any, **options: Any) -> torch.Tensor:
     """How far each pick was from the best of its step, in float64.
 

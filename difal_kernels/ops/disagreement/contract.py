@@ -79,6 +79,8 @@ def prepare(
     weight = _as_weight(weight)
 
     class_dim = _as_dim(class_dim, "class_dim", name, tensor)
+    if sample_dim is None and name == "samples":
+        raise TypeError("`sample_dim` must be an int, got None; one prediction a place has no disagreement")
     if sample_dim is None:
         tensor, class_dim, sample_dim = tensor.unsqueeze(0), class_dim + 1, 0
     else:

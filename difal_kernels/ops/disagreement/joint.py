@@ -8,6 +8,7 @@ from typing import Any
 
 from ..._checks import back_converter
 from ..._dispatch import Op
+from ..._settings import on_cpu_by_default
 from . import cpu, cuda, reference
 from .contract import OUTPUTS, Problem, prepare, raise_invalid
 
@@ -24,6 +25,7 @@ def evaluate(op: str, backend: str, problem: Problem, like: Any, name: str = "sa
     return {score: back(value) for score, value in scores.items()}
 
 
+@on_cpu_by_default
 def disagreement(
     samples: Any,
     single: Any = None,

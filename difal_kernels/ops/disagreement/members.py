@@ -6,12 +6,14 @@ from functools import partial
 from typing import Any
 
 from ..._dispatch import Op
+from ..._settings import on_cpu_by_default
 from .contract import OUTPUTS, prepare
 from .joint import BACKENDS, evaluate
 
 NAMES = ("bald", "edald", "entropy_bald", "variation_ratio", "balentacq")
 
 
+@on_cpu_by_default
 def score(
     name: str,
     samples: Any,

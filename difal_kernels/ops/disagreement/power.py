@@ -10,11 +10,13 @@ import torch
 
 from ..._checks import as_choice
 from ..._dispatch import Op
+from ..._settings import on_cpu_by_default
 from .contract import Problem, prepare
 from .joint import BACKENDS
 from .members import bald
 
 
+@on_cpu_by_default
 def power_bald(
     samples: Any,
     *,

@@ -6,12 +6,14 @@ from functools import partial
 from typing import Any
 
 from ..._dispatch import Op
+from ..._settings import on_cpu_by_default
 from .contract import prepare
 from .joint import BACKENDS, evaluate
 
 NAMES = ("entropy", "margin", "least_confidence")
 
 
+@on_cpu_by_default
 def _score(
     name: str,
     predictions: Any,

@@ -99,7 +99,8 @@ def entropy(p: torch.Tensor) -> torch.Tensor:
 def round_down(value: float) -> float:
     """The largest float32 that is no more than `value`, so that a bound holds after rounding too."""
     rounded = torch.tensor(value, dtype=torch.float32)
-    return float(rounded) if float(rounded) <= value else float(torch.nextafter(rounded, torch.zeros(())))
+    below = torch.nextafter(rounded, torch.zeros_like(rounded))
+    return float(rounded) if float(rounded) <= value else float(below)
 
 
 def variation_ratio(x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:

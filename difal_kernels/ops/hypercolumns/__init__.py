@@ -14,6 +14,8 @@ from difal_kernels._dispatch import Op
 from difal_kernels.ops import _maps
 from difal_kernels.ops.hypercolumns import cpu, cuda, reference
 
+from ..._settings import on_cpu_by_default
+
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -37,6 +39,7 @@ class HypercolumnProblem:
         return sum(m.shape[1] for m in self.maps)
 
 
+@on_cpu_by_default
 def hypercolumns(
     maps: Sequence[torch.Tensor | np.ndarray],
     points: torch.Tensor | np.ndarray,

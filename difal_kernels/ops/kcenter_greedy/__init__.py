@@ -8,6 +8,7 @@ import torch
 
 from ..._checks import back_converter
 from ..._dispatch import Op
+from ..._settings import on_cpu_by_default
 from .._pool import prepare
 from . import cpu, reference
 from .result import Centers
@@ -15,6 +16,7 @@ from .result import Centers
 _OP = Op("kcenter_greedy", prepare, {"cpu": cpu, "reference": reference})
 
 
+@on_cpu_by_default
 def kcenter_greedy(
     features: Any,
     budget: int,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..._dispatch import Op
+from ..._settings import on_cpu_by_default
 from . import cpu, cuda, reference, triton
 from .answer import answer
 from .problem import prepare
@@ -18,6 +19,7 @@ __all__ = ["MaxHerding", "Selection", "maxherding"]
 _OP = Op("maxherding", prepare, {"cuda": cuda, "triton": triton, "cpu": cpu, "reference": reference})
 
 
+@on_cpu_by_default
 def maxherding(
     features: Any,
     budget: int,

@@ -92,7 +92,8 @@ def _side_by_side(batch: Batch, limit: int, threads: int) -> int:
 def _run_side_by_side(batch: Batch, count: int, bar: Progress) -> list[Result]:
     results: list[Result | None] = [None] * len(batch.problems)
     size = max(dense.matrix_size(p) for p in batch.problems)
-    storage = torch.empty(count, size)  # fresh pages for every problem would cost as much as its arithmetic
+    # Fresh pages for every problem would cost as much as its arithmetic.
+    storage = torch.empty(count, size, dtype=torch.float32)
     alone = Workers(1)
 
     def work(b: int, slot: int) -> None:

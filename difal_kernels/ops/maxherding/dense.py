@@ -150,7 +150,8 @@ def _precomputed(p: Problem, threads: int):
     gram = exact if p.candidates is None else exact[:, p.candidates]
     rounding = 4 * UNIT if exact.dtype == torch.float64 else 0.0
     error = {"lambda_": 0.0, "relative": rounding, "absolute": 0.0, "tolerance": TOLERANCE}
-    coverage, keep = make_engine("Coverage", p, exact, torch.zeros(len(exact)), gram.float(), False, error, threads)
+    scale = torch.zeros(len(exact), dtype=torch.float32)
+    coverage, keep = make_engine("Coverage", p, exact, scale, gram.float(), False, error, threads)
     m = initial_coverage(p)
     coverage.cover_with(m.data_ptr())
     return coverage, keep

@@ -51,7 +51,7 @@ def cover_labeled(engine: Any, p: Problem, panels: Panels) -> None:
     if p.labeled is None:
         return
     labeled, n = native(p.labeled), len(panels.features)
-    products = torch.empty(min(panels.height, len(labeled)), n)
+    products = torch.empty(min(panels.height, len(labeled)), n, dtype=torch.float32)
     with full_precision():
         for rows in labeled.split(panels.height):
             own = panels.rows(rows, 0)

@@ -72,8 +72,8 @@ class MatrixFreeSelection:
         size, self.stride = memory.tile_shape(self.n)
         self.panels = Panels(p, sides=2 * workers.count, height=size)
         self.blocks = self.panels.blocks
-        self.tiles = torch.empty(2 * workers.count, max(size, memory.BATCH), self.stride)
-        self.own = torch.empty(min(self.n, memory.CORRECTED), d)
+        self.tiles = torch.empty(2 * workers.count, max(size, memory.BATCH), self.stride, dtype=torch.float32)
+        self.own = torch.empty(min(self.n, memory.CORRECTED), d, dtype=torch.float32)
         # An entry may have come from one product as a row's and from another as a column's: twice the error.
         error = {name: value * (1 + (name != "tolerance")) for name, value in self.panels.error.items()}
         self.sweep, self.keep = make_engine(
@@ -82,7 +82,7 @@ class MatrixFreeSelection:
         spare = limit - memory.fixed_bytes(p) - (workers.count - 1) * memory.worker_bytes(p)
         self.ready = None
         if spare > 4 * 4 * self.n * d:  # room for the rows as a GEMM wants them
-            self.ready = torch.empty(self.n, d)
+            self.ready = torch.empty(self.n, d, dtype=torch.float32)
             for b, e in self.blocks:
                 self.panels.rows_into(self.panels.features[b:e], self.ready[b:e])
             spare -= 4 * self.n * d
@@ -173,7 +173,7 @@ class MatrixFreeSelection:
 
     def products(self, index: torch.Tensor) -> torch.Tensor:
         """Inner products of some points with all, (len(index), N) float32."""
-        out = torch.empty(len(index), self.n)
+        out = torch.empty(len(index), self.n, dtype=torch.float32)
         own = self.some_rows(index, self.own)
 
         def work(block: tuple[int, int], slot: int) -> None:

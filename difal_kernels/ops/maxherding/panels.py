@@ -45,10 +45,10 @@ class Panels:
             self.center = some.mean(0, dtype=torch.float64).to(self.features.dtype)
         self.height = height or panel_rows(n, d, sides)
         self.blocks = [(begin, min(begin + self.height, n)) for begin in range(0, n, self.height)]
-        self.scale = torch.empty(n)
-        self._kept = None if keep is None else torch.empty(n, d)
+        self.scale = torch.empty(n, dtype=torch.float32)
+        self._kept = None if keep is None else torch.empty(n, d, dtype=torch.float32)
         # Made once: fresh pages for every panel would cost more than its arithmetic.
-        self._buffers = torch.empty(sides if keep is None else 0, self.height, d)
+        self._buffers = torch.empty(sides if keep is None else 0, self.height, d, dtype=torch.float32)
 
         def prepare(block: tuple[int, int], slot: int) -> None:
             b, e = block
@@ -75,7 +75,7 @@ class Panels:
     def rows(self, features: torch.Tensor, side: int = 0) -> torch.Tensor:
         """The same for any features."""
         if self._kept is not None:
-            return self.rows_into(features, torch.empty(len(features), features.shape[1]))
+            return self.rows_into(features, torch.empty(len(features), features.shape[1], dtype=torch.float32))
         return self.rows_into(features, self._buffers[side, : len(features)])
 
     def rows_into(self, features: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
@@ -87,7 +87,7 @@ class Panels:
     def scales(self, rows: torch.Tensor) -> torch.Tensor:
         """Squared norms of rows; zeros for cosine, whose bound is absolute."""
         if self.cosine:
-            return torch.zeros(len(rows))
+            return torch.zeros(len(rows), dtype=torch.float32)
         return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square().float()
 
 

@@ -59,8 +59,6 @@ def prepare(
 ) -> Batch:
     as_choice(kernel, "kernel", KERNELS)
     x = as_tensor(features, "features")
-    if x.device.type == "meta":
-        raise TypeError("`features` must hold data, got a tensor on the meta device")
     batched = x.ndim == 3
     if x.ndim not in (2, 3):
         raise ValueError(f"`features` must be 2-D (N, D) or 3-D (B, N, D), got shape {tuple(x.shape)}")

@@ -11,6 +11,7 @@ from ..._checks import as_int, back_converter
 from ..._dispatch import BackendUnavailableError
 from ..._native import num_threads
 from ..._progress import Progress
+from ..._settings import on_cpu_by_default
 from ..._workers import Workers
 from . import cpu, dense, matrix_free
 from .problem import Problem, check_labeled, prepare
@@ -49,6 +50,7 @@ class MaxHerding:
         tensor([1, 4])
     """
 
+    @on_cpu_by_default
     def __init__(
         self,
         features: Any,
@@ -93,6 +95,7 @@ class MaxHerding:
         return self._back(self._gains.clone())
 
     @property
+    @on_cpu_by_default
     def coverage(self) -> float:
         return self._opened().coverage()
 
@@ -102,6 +105,7 @@ class MaxHerding:
         p = self._problem
         return (len(p.features) if p.candidates is None else len(p.candidates)) - len(self._indices)
 
+    @on_cpu_by_default
     def select(self, budget: int, *, progress: bool = False) -> Any:
         """The next `budget` picks.
 
@@ -131,6 +135,7 @@ class MaxHerding:
         self._gains = torch.cat([self._gains, gains])
         return self._back(picks)
 
+    @on_cpu_by_default
     def add_labeled(self, labeled: Any) -> None:
         """Count further points as labeled, whether or not they are in the pool.
 
@@ -165,6 +170,11 @@ class MaxHerding:
                 with Workers(threads) as workers:
                     self._open = matrix_free.MatrixFreeSelection(p, self._limit, self.remaining, workers)
         return self._open
+
+    def __reduce__(self):
+        raise TypeError(
+            "a MaxHerding cannot be copied or pickled; keep its `indices` and open another with those rows labeled"
+        )
 
     def _without_picks(self) -> Problem:
         """What is left to do, as a problem of its own."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..._dispatch import Op
+from ..._settings import on_cpu_by_default
 from ..maxherding.answer import answer
 from . import cpu, reference
 from .problem import prepare
@@ -14,6 +15,7 @@ from .problem import prepare
 _OP = Op("probcover", prepare, {"cpu": cpu, "reference": reference})
 
 
+@on_cpu_by_default
 def probcover(
     features: Any,
     radius: float,

@@ -133,7 +133,7 @@ class _Selection:
     def sweep(self, capacity: int) -> bool:
         """All pairs once: whether those within the radius, of which one is uncovered, were gathered."""
         self.balls.begin(capacity)
-        tile = torch.empty(self.step, self.step)
+        tile = torch.empty(self.step, self.step, dtype=torch.float32)
         with full_precision():
             for b, e in self.blocks():
                 own = self.panels.rows(self.features[b:e], 0)
@@ -147,12 +147,12 @@ class _Selection:
         j, gain = self.balls.best()
         newly = torch.empty(self.n, dtype=torch.int64)
         with full_precision():
-            row = torch.empty(1, self.n)
+            row = torch.empty(1, self.n, dtype=torch.float32)
             own = self.panels.rows(self.features[j : j + 1], 0)
             for b, e in self.blocks():
                 row[:, b:e] = own @ self.panels.rows(self.features[b:e], 1).T
             newly = newly[: self.balls.take(j, row.data_ptr(), newly.data_ptr())]
-            tile = torch.empty(self.step, self.step)
+            tile = torch.empty(self.step, self.step, dtype=torch.float32)
             for some in newly.split(self.step):
                 own = self.panels.rows(self.features[some], 0)
                 for b, e in self.blocks():
@@ -160,7 +160,7 @@ class _Selection:
         return j, gain
 
     def cover(self, labeled: torch.Tensor) -> None:
-        products = torch.empty(min(self.step, len(labeled)), self.n)
+        products = torch.empty(min(self.step, len(labeled)), self.n, dtype=torch.float32)
         with full_precision():
             for rows in labeled.split(self.step):
                 own = self.panels.rows(rows, 0)

@@ -14,6 +14,8 @@ from difal_kernels._dispatch import Op
 from difal_kernels.ops import _maps
 from difal_kernels.ops.projection import cpu, reference
 
+from ..._settings import on_cpu_by_default
+
 CHUNK_NUMBERS = 1 << 21  # what one chunk of rows holds by default: 8 MiB of float32
 
 
@@ -38,6 +40,7 @@ class ProjectionProblem:
         return self.weight.dtype
 
 
+@on_cpu_by_default
 def project_then_resize(
     maps: Sequence[torch.Tensor | np.ndarray],
     weight: torch.Tensor | np.ndarray,

@@ -9,6 +9,7 @@ import torch
 
 from ..._checks import as_int, back_converter
 from ..._dispatch import Op
+from ..._settings import on_cpu_by_default
 from .._pool import Pool
 from .._pool import prepare as prepare_pool
 from . import reference
@@ -39,6 +40,7 @@ def prepare(
 _OP = Op("typiclust", prepare, {"reference": reference})
 
 
+@on_cpu_by_default
 def typiclust(
     features: Any,
     budget: int,

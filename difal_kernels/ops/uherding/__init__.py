@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..._dispatch import Op
+from ..._settings import on_cpu_by_default
 from ..maxherding import cpu, cuda, reference, triton
 from ..maxherding.answer import answer
 from ..maxherding.problem import Batch
@@ -15,6 +16,7 @@ from .problem import prepare
 _OP = Op("uherding", prepare, {"cuda": cuda, "triton": triton, "cpu": cpu, "reference": reference})
 
 
+@on_cpu_by_default
 def uherding(
     features: Any,
     uncertainty: Any,

@@ -1,0 +1,27 @@
+"""torch's process-wide settings, which an answer must not hang on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+F = TypeVar("F", bound=Callable)
+
+
+def on_cpu_by_default(function: F) -> F:
+    """Tensors that `function` makes without naming a device are on the CPU, whatever `torch.set_default_device` says.
+
+    Its default dtype is no thread's own and so cannot be set aside for a while: every tensor here names its dtype.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*args, **kwargs):
+        if torch.get_default_device().type == "cpu":
+            return function(*args, **kwargs)
+        with torch.device("cpu"):
+            return function(*args, **kwargs)
+
+    return wrapped
