@@ -21,14 +21,20 @@ def as_tensor(value: Any, name: str, dtypes: Sequence[torch.dtype] = FLOATS) -> 
             f"`{name}` must be a torch.Tensor or numpy.ndarray, got {type(value).__name__}; "
             f"convert it first, for example with numpy.asarray"
         )
-    if value.is_meta:
-        raise TypeError(f"`{name}` must hold data, got a tensor on the meta device")
     if value.layout != torch.strided:
         raise TypeError(f"`{name}` must be a dense tensor, got layout {value.layout}; call .to_dense() first")
     if value.dtype not in dtypes:
         allowed = ", ".join(str(d).removeprefix("torch.") for d in dtypes)
         raise TypeError(f"`{name}` must have dtype {allowed}, got {str(value.dtype).removeprefix('torch.')}")
     return value.detach()
+
+
+def as_data(value: Any, name: str) -> torch.Tensor:
+    """`as_tensor` for the argument that decides the device: it must be one that holds data."""
+    value = as_tensor(value, name)
+    if value.is_meta:
+        raise TypeError(f"`{name}` must hold data, got a tensor on the meta device")
+    return value
 
 
 def _from_numpy(value: np.ndarray, name: str) -> torch.Tensor:

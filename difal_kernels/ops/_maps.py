@@ -21,7 +21,8 @@ def as_maps(maps: Any) -> list[torch.Tensor]:
         )
     if not maps:
         raise ValueError("`maps` must hold at least one map (B, C, H, W), got an empty list")
-    views = [_checks.as_tensor(m, f"maps[{i}]") for i, m in enumerate(maps)]
+    first, *others = maps
+    views = [_checks.as_data(first, "maps[0]"), *(_checks.as_tensor(m, f"maps[{i}]") for i, m in enumerate(others, 1))]
     for i, view in enumerate(views):
         if view.ndim != 4 or 0 in view.shape:
             raise ValueError(f"`maps[{i}]` must be 4-D (B, C, H, W), each at least 1, got shape {tuple(view.shape)}")

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from ..._checks import as_choice, as_int, as_tensor
+from ..._checks import as_choice, as_data, as_int, as_tensor
 
 INPUTS = ("logits", "log_probs", "probs")
 # What an implementation computes. `combined` is entropy + weight * bald.
@@ -69,7 +69,7 @@ def prepare(
     name: str = "samples",
 ) -> Problem:
     """Check the arguments of any member of the family; `sample_dim` None is one prediction per place."""
-    tensor = as_tensor(samples, name)
+    tensor = as_data(samples, name)
     outputs = _as_outputs(outputs)
     as_choice(input, "input", INPUTS)
     if compat is not None:

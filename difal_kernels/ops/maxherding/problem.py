@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..._checks import FLOATS, as_choice, as_int, as_tensor, check_finite
+from ..._checks import FLOATS, as_choice, as_data, as_int, as_tensor, check_finite
 from .kernels import KERNELS, SCALE_FREE, median_bandwidth
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -58,7 +58,7 @@ def prepare(
     return_info: bool = False,
 ) -> Batch:
     as_choice(kernel, "kernel", KERNELS)
-    x = as_tensor(features, "features")
+    x = as_data(features, "features")
     batched = x.ndim == 3
     if x.ndim not in (2, 3):
         raise ValueError(f"`features` must be 2-D (N, D) or 3-D (B, N, D), got shape {tuple(x.shape)}")
