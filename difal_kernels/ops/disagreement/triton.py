@@ -1,0 +1,96 @@
+"""The fused pass in Triton, for a GPU without nvcc: one read of the input, any strides, all scores together."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+
+from .. import _triton
+from .contract import INPUTS, SUM_TOLERANCE, Problem
+from .cpu import NATIVE_SCORES, _merged_places
+from .reference import round_down
+
+unavailable = _triton.unavailable
+MOST_CLASSES = 4096  # a place's mean over the samples stays in registers
+MOST_PLACE_DIMS = 8
+NUMBERS = 1024  # logits of a tile, a few more where the classes are many
+NO_PLACE = torch.iinfo(torch.int64).max
+
+
+def supports(problem: Problem) -> str | None:
+    reason = unavailable() or _triton.wrong_device(problem.device)
+    if reason is not None:
+        return reason
+    if problem.compat is not None or "balentacq" in problem.scores:
+        what = "balentacq" if problem.compat is None else f"compat={problem.compat!r}"
+        return f"{what} has a reference implementation only"
+    if len(_merged_places(problem)[0]) > MOST_PLACE_DIMS:
+        return f"it takes at most {MOST_PLACE_DIMS} place dimensions that cannot be merged; reshape the input"
+    classes = problem.samples.shape[-1]
+    if classes > MOST_CLASSES:
+        return f"it takes at most {MOST_CLASSES} classes, got {classes}"
+    return None
+
+
+def plan(problem: Problem) -> str:
+    sizes = _merged_places(problem)[0]
+    K, C = problem.samples.shape[-2:]
+    places = shape_of_tile(C, problem.samples.stride(-1))["PLACES"]
+    return f"one pass over K={K}, C={C}, places {sizes}, {places} of them a block"
+
+
+def shape_of_tile(classes: int, class_stride: int) -> dict[str, int]:
+    """Constants of a launch. What lies side by side in memory comes last, so that a warp reads whole lines."""
+    width = 1 << (classes - 1).bit_length()
+    classes_last = int(class_stride == 1)
+    return {"CLASSES": width, "PLACES": max(NUMBERS // width, 1 if classes_last else 8), "CLASSES_LAST": classes_last}
+
+
+def warps(tile: dict[str, int]) -> int:
+    return 4 if tile["CLASSES"] * tile["PLACES"] <= 4 * NUMBERS else 8
+
+
+def run(problem: Problem) -> tuple[dict[str, torch.Tensor], int]:
+    """The scores, each of shape (*places), and the first invalid place or -1."""
+    from .triton_scores import score
+
+    device, samples, single = problem.device, problem.samples, problem.single
+    out = {
+        name: torch.empty(problem.place_shape, dtype=torch.float32, device=device)
+        for name in NATIVE_SCORES
+        if name in problem.scores
+    }
+    count = math.prod(problem.place_shape)
+    if count == 0:
+        return out, -1
+    tolerances = [SUM_TOLERANCE[x.dtype] for x in (samples, samples if single is None else single)]
+    if single is not None and single.dtype != samples.dtype:  # both to a type that holds either exactly
+        wide = torch.promote_types(single.dtype, samples.dtype)
+        problem = replace(problem, samples=samples.to(wide), single=single.to(wide))
+        samples, single = problem.samples, problem.single
+    K, C = samples.shape[-2:]
+    places = torch.tensor(_merged_places(problem), dtype=torch.int64).to(device)  # sizes, strides, strides of single
+    tile = shape_of_tile(C, samples.stride(-1))
+    blocks = -(-count // tile["PLACES"])
+    first_bad = torch.empty(blocks, dtype=torch.int64, device=device)
+    bounds = torch.tensor(
+        [*tolerances, problem.weight, round_down(math.log(C)), round_down(math.log(min(C, K)))], dtype=torch.float64
+    ).to(device)
+    spare = next(iter(out.values()))  # in the place of the scores that are not wanted
+    with _triton.on(device):
+        score[(blocks,)](
+            *(samples, samples if single is None else single, places, bounds, first_bad),
+            *(out.get(name, spare) for name in NATIVE_SCORES),
+            *(count, K, C, samples.stride(-2), samples.stride(-1), 0 if single is None else single.stride(-1)),
+            WANTED=sum(1 << i for i, name in enumerate(NATIVE_SCORES) if name in out),
+            DIMS=places.shape[1],
+            INPUT=INPUTS.index(problem.input),
+            SINGLE=single is not None,
+            CHECK=problem.check_finite,
+            num_warps=warps(tile),
+            **tile,
+        )
+    place = int(first_bad.min())
+    return out, -1 if place == NO_PLACE else place

@@ -1,0 +1,106 @@
+"""Disagreement by the Triton backend, against the float64 reference."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from difal_kernels import available_backends, bald, disagreement, edald, entropy
+
+SCORES = ("entropy", "bald", "expected_entropy", "edald", "margin", "least_confidence", "variation_ratio")
+TOLERANCE = 1e-6  # absolute, in nats
+
+
+def logits(*shape, seed=0, dtype=torch.float32, spread=4.0):
+    return (spread * torch.randn(shape, generator=torch.Generator().manual_seed(seed))).to(dtype)
+
+
+def agree(device, samples, single=None, outputs=SCORES, **options):
+    want = disagreement(samples, single, outputs=outputs, backend="reference", **options)
+    there = None if single is None else single.to(device)
+    got = disagreement(samples.to(device), there, outputs=outputs, backend="triton", **options)
+    for name in outputs:
+        assert got[name].dtype == torch.float32
+        torch.testing.assert_close(got[name].cpu(), want[name], rtol=0, atol=TOLERANCE, equal_nan=True, msg=name)
+    return got
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("classes", [1, 2, 19, 300])
+def test_scores(device, dtype, classes):
+    x, single = logits(37, 4, classes, dtype=dtype), logits(37, classes, seed=1, dtype=dtype)
+    agree(device, x, single, weight=0.7)
+    agree(device, x.float().log_softmax(-1), single.float().log_softmax(-1), input="log_probs")
+    agree(device, x.double().softmax(-1), single.double().softmax(-1), input="probs")
+
+
+def test_layouts_and_mixed_types(device):
+    x, single = logits(3, 19, 9, 11), logits(19, 9, 11, seed=1)
+    options = {"sample_dim": 0, "class_dim": 1}
+    agree(device, x, single, **options)
+    agree(device, x[:, :, ::2, 1:], single[:, ::2, 1:], **options)
+    agree(device, x.half(), single.double(), **options)
+    agree(device, x[:, :, :1].expand(3, 19, 5, 11), single[:, :1].expand(19, 5, 11), **options)
+    x = logits(2, 3, 5, 4, 7, 6)
+    agree(device, x.permute(3, 0, 5, 1, 4, 2), outputs=("entropy", "bald"), sample_dim=1, class_dim=4)
+
+
+def test_without_single_and_one_score_at_a_time(device):
+    x = logits(33, 5, 6)
+    for name in SCORES:
+        if name != "edald":
+            agree(device, x, outputs=(name,))
+    assert entropy(x.to(device)[0, 0], backend="triton").shape == ()
+    assert bald(x.to(device)[:0], backend="triton").shape == (0,)
+    agree(device, x[:, :1], outputs=("bald", "variation_ratio"))
+
+
+def test_saturated_and_impossible_classes(device):
+    x = torch.tensor([[[60.0, -60.0, 0.0], [-math.inf, 40.0, 39.0]], [[1e30, -1e30, 0.0], [0.0, 0.0, 0.0]]])
+    agree(device, x, x[:, 0])
+    agree(device, 1e4 * logits(20, 5, 7), 1e4 * logits(20, 7, seed=2))
+    agree(device, 1e300 * logits(20, 5, 7).double(), 1e300 * logits(20, 7, seed=2).double())
+    agree(device, torch.eye(4).expand(3, 4, 4), torch.eye(4)[:3], input="probs")
+
+
+def test_bald_is_within_its_bounds(device):
+    votes = torch.where(torch.eye(4, dtype=torch.bool), 80.0, 0.0).expand(50, 4, 4)  # each sample sure of another
+    found = bald(votes.to(device), backend="triton").double()
+    assert float(found.max()) <= math.log(4)
+    same = logits(500, 1, 19).expand(500, 6, 19)
+    assert float(bald(same.to(device), backend="triton").min()) >= 0
+
+
+def test_invalid_places_are_named_and_nan_stays_where_it_is(device):
+    x = logits(50, 3, 5)
+    x[17, 1, 2], x[30, 0, 0], x[40, 2] = math.nan, math.inf, -math.inf
+    with pytest.raises(ValueError, match=r"NaN for class 2 at place \(17,\), sample 1"):
+        disagreement(x.to(device), backend="triton")
+    outputs = ("entropy", "bald", "expected_entropy", "margin", "least_confidence", "variation_ratio")
+    free = agree(device, x, outputs=outputs, check_finite=False)
+    for name in outputs:
+        assert free[name].cpu().isnan().nonzero()[:, 0].tolist() == [17, 30, 40], name
+    for bad in (torch.full((4, 3), 0.5), torch.tensor([[1.5, -0.5]])):
+        with pytest.raises(ValueError, match=r"sum to one|negative"):
+            entropy(bad.to(device), input="probs", backend="triton")
+    with pytest.raises(ValueError, match="sum to one"):
+        entropy(logits(4, 3).to(device), input="log_probs", backend="triton")
+    single = logits(50, 5)
+    single[3, 1] = math.nan
+    with pytest.raises(ValueError, match=r"`single` must hold no NaN, got NaN for class 1 at place \(3,\)"):
+        edald(logits(50, 3, 5).to(device), single.to(device), backend="triton")
+
+
+def test_numpy_in_numpy_out(device, gpu):
+    if gpu:
+        pytest.skip("NumPy arrays are not on the GPU")
+    x = logits(9, 3, 5).numpy()
+    found = bald(x, backend="triton")
+    assert isinstance(found, np.ndarray)
+    np.testing.assert_allclose(found, bald(x, backend="reference"), rtol=0, atol=TOLERANCE)
+
+
+def test_it_is_among_the_backends(device):
+    assert "triton" in available_backends("disagreement")
+    assert "triton" in available_backends("bald")
