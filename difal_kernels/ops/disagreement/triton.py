@@ -16,6 +16,7 @@ unavailable = _triton.unavailable
 MOST_CLASSES = 4096  # a place's mean over the samples stays in registers
 MOST_PLACE_DIMS = 8
 NUMBERS = 1024  # logits of a tile, a few more where the classes are many
+FLAGS = ("ENTROPY", "BALD", "EXPECTED", "MARGIN", "LEAST", "VARIATION", "COMBINED")  # as NATIVE_SCORES
 NO_PLACE = torch.iinfo(torch.int64).max
 
 
@@ -84,7 +85,7 @@ def run(problem: Problem) -> tuple[dict[str, torch.Tensor], int]:
             *(samples, samples if single is None else single, places, bounds, first_bad),
             *(out.get(name, spare) for name in NATIVE_SCORES),
             *(count, K, C, samples.stride(-2), samples.stride(-1), 0 if single is None else single.stride(-1)),
-            WANTED=sum(1 << i for i, name in enumerate(NATIVE_SCORES) if name in out),
+            **{flag: name in out for flag, name in zip(FLAGS, NATIVE_SCORES, strict=True)},
             DIMS=places.shape[1],
             INPUT=INPUTS.index(problem.input),
             SINGLE=single is not None,

@@ -15,14 +15,6 @@ PROBS = tl.constexpr(2)  # of contract.INPUTS; log-probabilities are logits with
 LOG_PROBS = tl.constexpr(1)
 NO_PLACE = tl.constexpr(2**63 - 1)
 TINY = tl.constexpr(1e-300)
-# Bits of WANTED, in the order of cpu.NATIVE_SCORES.
-ENTROPY = tl.constexpr(1)
-BALD = tl.constexpr(2)
-EXPECTED = tl.constexpr(4)
-MARGIN = tl.constexpr(8)
-LEAST = tl.constexpr(16)
-VARIATION = tl.constexpr(32)
-COMBINED = tl.constexpr(64)
 
 
 @triton.jit
@@ -77,16 +69,16 @@ def clamp(v, high):
 def read(x, tolerance, INPUT: tl.constexpr, CHECK: tl.constexpr, AXIS: tl.constexpr, CLASSES_LAST: tl.constexpr):
     """Float64 p and its entropy, the first most probable class of the input, and which places are no valid input.
 
-    x is -inf where there is no class. Where a place holds NaN or +inf or no possible class, p and entropy are NaN.
+    x is NOTHING where there is no class. Where a place holds NaN or +inf or no possible class, p and entropy are NaN.
     """
     nan = tl.max((x != x).to(tl.int32), axis=AXIS) > 0
+    x = tl.where(x != x, -float("inf"), x)
     if INPUT == PROBS:
-        there = x > -float("inf")
-        wide = tl.where(there, x, 0.0).to(tl.float64)
+        wide = tl.where(x > -float("inf"), x, -1.0).to(tl.float64)
         lowest = tl.min(wide, axis=AXIS)
         largest = tl.max(wide, axis=AXIS)
         total = tl.sum(wide, axis=AXIS)
-        wrong = (lowest < 0) | (tl.abs(total - 1) > tolerance)
+        wrong = ((lowest < 0) | (tl.abs(total - 1) > tolerance)) & (nan == 0)
         lost = nan | (largest == float("inf")) | (total == 0)
         scale = tl.where(lost, float("nan"), 1 / total)
         p = wide * per_place(scale, CLASSES_LAST)
@@ -133,7 +125,13 @@ def score(
     sample_stride: tl.int64,
     class_stride: tl.int64,
     single_stride: tl.int64,
-    WANTED: tl.constexpr,
+    ENTROPY: tl.constexpr,
+    BALD: tl.constexpr,
+    EXPECTED: tl.constexpr,
+    MARGIN: tl.constexpr,
+    LEAST: tl.constexpr,
+    VARIATION: tl.constexpr,
+    COMBINED: tl.constexpr,
     DIMS: tl.constexpr,
     INPUT: tl.constexpr,
     SINGLE: tl.constexpr,
@@ -150,10 +148,9 @@ def score(
     c = tl.arange(0, CLASSES).to(tl.int64)
     start = offsets(place, places, places + DIMS, DIMS)
     own, there = tile_of(start, class_stride, c, C, here, CLASSES_LAST)
+    NOTHING: tl.constexpr = 0.0 if INPUT == PROBS else -float("inf")
     # Places beyond the last are read as if they had one possible class, so that nothing there is wrong or NaN.
-    absent = tl.where(per_class(c, CLASSES_LAST) == 0, 0.0, -float("inf"))
-    if INPUT == PROBS:
-        absent = tl.where(per_class(c, CLASSES_LAST) == 0, 1.0, -float("inf"))
+    absent = tl.where(per_class(c, CLASSES_LAST) == 0, 1.0, NOTHING)
     nobody = per_place(here, CLASSES_LAST) == 0
 
     mean = tl.zeros(there.shape, tl.float64)
@@ -161,14 +158,14 @@ def score(
     inner = tl.zeros((PLACES,), tl.float64)
     bad = place < 0
     for k in range(K):
-        x = tl.load(samples + own + k * sample_stride, mask=there, other=-float("inf"))
+        x = tl.load(samples + own + k * sample_stride, mask=there, other=NOTHING)
         x = x if x.dtype == tl.float64 else x.to(tl.float32)
         x = tl.where(nobody, absent.to(x.dtype), x)
         p, H, choice, wrong = read(x, tl.load(bounds), INPUT, CHECK, AXIS, CLASSES_LAST)
         mean += p
         inner += H
         bad = bad | wrong
-        if WANTED & VARIATION:
+        if VARIATION:
             votes += (per_class(c, CLASSES_LAST) == per_place(choice, CLASSES_LAST)).to(tl.int32)
     mean = mean / K
     inner = inner / K
@@ -184,31 +181,32 @@ def score(
             at = start[:, None] + c[None, :] * single_stride
         else:
             at = start[None, :] + c[:, None] * single_stride
-        x = tl.load(single + at, mask=there, other=-float("inf"))
+        x = tl.load(single + at, mask=there, other=NOTHING)
         x = x if x.dtype == tl.float64 else x.to(tl.float32)
         x = tl.where(nobody, absent.to(x.dtype), x)
         q, H_q, choice, wrong = read(x, tl.load(bounds + 1), INPUT, CHECK, AXIS, CLASSES_LAST)
         bad = bad | wrong
     H_q = clamp(H_q, ln_classes)
 
-    if WANTED & ENTROPY:
+    if ENTROPY:
         tl.store(entropy_out + place, H_q.to(tl.float32), mask=here)
-    if WANTED & BALD:
+    if BALD:
         tl.store(bald_out + place, bald.to(tl.float32), mask=here)
-    if WANTED & EXPECTED:
+    if EXPECTED:
         tl.store(expected_out + place, clamp(inner, ln_classes).to(tl.float32), mask=here)
-    if WANTED & COMBINED:
+    if COMBINED:
         tl.store(combined_out + place, (H_q + tl.load(bounds + 2) * bald).to(tl.float32), mask=here)
-    if WANTED & (MARGIN | LEAST):
+    if MARGIN or LEAST:
         lost = H_q * 0  # NaN where q is
+        q = tl.where(q == q, q, 0.0)
         most = tl.max(q, axis=AXIS)
         first = tl.argmax(q, axis=AXIS, tie_break_left=True)
         others = tl.where(per_class(c, CLASSES_LAST) == per_place(first, CLASSES_LAST), 0.0, q)
-        if WANTED & MARGIN:
+        if MARGIN:
             tl.store(margin_out + place, (1 - (most - tl.max(others, axis=AXIS)) + lost).to(tl.float32), mask=here)
-        if WANTED & LEAST:
+        if LEAST:
             tl.store(least_out + place, (1 - most + lost).to(tl.float32), mask=here)
-    if WANTED & VARIATION:
+    if VARIATION:
         share = tl.max(votes, axis=AXIS).to(tl.float64) / K
         tl.store(variation_out + place, (1 - share + inner * 0).to(tl.float32), mask=here)
     tl.store(first_bad + block, tl.min(tl.where(bad & here, place, NO_PLACE)))
