@@ -23,13 +23,9 @@ def offsets(place, sizes, strides, DIMS: tl.constexpr):
     offset = place * 0
     rest = place
     for back in tl.static_range(DIMS):
-        at: tl.constexpr = DIMS - 1 - back
-        if back == DIMS - 1:
-            offset += rest * tl.load(strides + at)
-        else:
-            size = tl.load(sizes + at)
-            offset += rest % size * tl.load(strides + at)
-            rest = rest // size
+        size = tl.load(sizes + (DIMS - 1 - back))
+        offset += rest % size * tl.load(strides + (DIMS - 1 - back))
+        rest = rest // size
     return offset
 
 

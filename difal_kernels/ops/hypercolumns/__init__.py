@@ -12,7 +12,7 @@ import torch
 from difal_kernels import _checks
 from difal_kernels._dispatch import Op
 from difal_kernels.ops import _maps
-from difal_kernels.ops.hypercolumns import cpu, cuda, reference
+from difal_kernels.ops.hypercolumns import cpu, cuda, reference, triton
 
 from ..._settings import on_cpu_by_default
 
@@ -68,7 +68,7 @@ def hypercolumns(
         image_index: (P,) integers in [0, B), the image of each point; may be left out if B is 1.
         normalize: divide each row by its Euclidean norm. A row of zeros stays zero.
         out_dtype: dtype of the answer; by default the one that `maps` promote to.
-        backend: "auto", "cuda", "cpu" or "reference".
+        backend: "auto", "cuda", "triton", "cpu" or "reference".
 
     Returns:
         (P, sum of C_l), rows in the order of `points`, channels in the order of `maps`; of the library of
@@ -149,4 +149,4 @@ def _check_range(values: torch.Tensor, name: str, what: str, stop: int) -> None:
         )
 
 
-OP = Op("hypercolumns", prepare, {"reference": reference, "cpu": cpu, "cuda": cuda})
+OP = Op("hypercolumns", prepare, {"reference": reference, "cpu": cpu, "triton": triton, "cuda": cuda})

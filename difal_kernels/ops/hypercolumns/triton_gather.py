@@ -1,0 +1,71 @@
+"""The Triton kernels behind `hypercolumns`. Coordinates, weights, sums and norms are float64, as on every backend."""
+
+import triton
+import triton.language as tl
+
+from .._triton import kernel
+
+
+@triton.jit
+def taps(position, size_in, size_out):
+    """The two source cells of an output coordinate and the weight of the second (align_corners=False)."""
+    source = tl.div_rn((position.to(tl.float64) + 0.5) * size_in, size_out.to(tl.float64)) - 0.5
+    source = tl.minimum(tl.maximum(source, 0.0), size_in - 1.0)
+    low = source.to(tl.int64)  # of a number that is not negative: its floor
+    weight = source - low
+    return low, tl.where(weight > 0, low + 1, low), weight
+
+
+@kernel
+def gather(
+    view,
+    points,
+    image,
+    work,
+    squares,
+    first: tl.int64,
+    width: tl.int64,
+    channels: tl.int64,
+    height_in: tl.int64,
+    width_in: tl.int64,
+    image_stride: tl.int64,
+    channel_stride: tl.int64,
+    row_stride: tl.int64,
+    column_stride: tl.int64,
+    height: tl.int64,
+    width_out: tl.int64,
+    BLOCK: tl.constexpr,
+):
+    """One point's values from one map, to columns `first` on of its row of `work`; their squares are added up."""
+    point = tl.program_id(0).to(tl.int64)
+    top, bottom, down = taps(tl.load(points + 2 * point), height_in, height)
+    left, right, across = taps(tl.load(points + 2 * point + 1), width_in, width_out)
+    start = view + tl.load(image + point) * image_stride
+    total = tl.zeros((BLOCK,), tl.float64)
+    for begin in range(0, channels, BLOCK):
+        c = begin + tl.arange(0, BLOCK)
+        there = c < channels
+        at = start + c * channel_stride
+        a = tl.load(at + top * row_stride + left * column_stride, mask=there, other=0.0).to(tl.float64)
+        b = tl.load(at + top * row_stride + right * column_stride, mask=there, other=0.0).to(tl.float64)
+        above = (1 - across) * a + across * b
+        a = tl.load(at + bottom * row_stride + left * column_stride, mask=there, other=0.0).to(tl.float64)
+        b = tl.load(at + bottom * row_stride + right * column_stride, mask=there, other=0.0).to(tl.float64)
+        below = (1 - across) * a + across * b
+        value = (1 - down) * above + down * below
+        total += value * value
+        tl.store(work + point * width + first + c, value.to(work.dtype.element_ty), mask=there)
+    # The only block of this launch that touches this point; launches follow one another.
+    tl.store(squares + point, tl.load(squares + point) + tl.sum(total, axis=0))
+
+
+@kernel
+def normalise(work, squares, out, width: tl.int64, NORMALIZE: tl.constexpr, BLOCK: tl.constexpr):
+    """One row of `work` to `out`, which may be the same, divided by its norm; a row of zeros stays."""
+    point = tl.program_id(0).to(tl.int64)
+    norm = tl.sqrt(tl.load(squares + point))
+    norm = tl.where((norm > 0) & NORMALIZE, norm, 1.0)
+    for begin in range(0, width, BLOCK):
+        c = begin + tl.arange(0, BLOCK)
+        value = tl.load(work + point * width + c, mask=c < width, other=0.0).to(tl.float64) / norm
+        tl.store(out + point * width + c, value.to(out.dtype.element_ty), mask=c < width)
