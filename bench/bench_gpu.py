@@ -220,12 +220,12 @@ def global_free(
     }
 
 
-def scores(m: Machine) -> dict:
+def scores(m: Machine, backend: str = "cuda") -> dict:
     images, places, K, C = m.pick((64, 65_536, 5, 19), (2, 100, 3, 5))
     generator = torch.Generator(m.device).manual_seed(0)
     x = torch.randn(images, K, C, places, device=m.device, generator=generator)
     single = torch.randn(images, C, places, device=m.device, generator=generator)
-    run = lambda: edald(x, single, sample_dim=1, class_dim=2, backend="cuda")  # noqa: E731
+    run = lambda: edald(x, single, sample_dim=1, class_dim=2, backend=backend)  # noqa: E731
 
     def naive():
         p = x.softmax(2)
@@ -250,7 +250,7 @@ def scores(m: Machine) -> dict:
     }
 
 
-def gather(m: Machine) -> dict:
+def gather(m: Machine, backend: str = "cuda") -> dict:
     per_image = TIMESTEPS * sum(c * s * s for c, s in BLOCKS) * 2
     images, per = m.pick((367, 50), (2, 5))
     if m.device.type == "cuda":
@@ -265,7 +265,7 @@ def gather(m: Machine) -> dict:
     generator = torch.Generator(m.device).manual_seed(0)
     points = torch.randint(256, (images * per, 2), device=m.device, generator=generator)
     image = torch.arange(images, device=m.device).repeat_interleave(per)
-    run = lambda: hypercolumns(maps, points, size, image_index=image, backend="cuda")  # noqa: E731
+    run = lambda: hypercolumns(maps, points, size, image_index=image, backend=backend)  # noqa: E731
     seconds, got = m.time(run, 10)
 
     def naive(count: int):
@@ -343,6 +343,8 @@ CASES: dict[str, tuple[float, Callable[[Machine], dict]]] = {  # seconds that th
     "camvid-matrix-free": (40, lambda m: camvid(m, True)),
     "cityscapes": (60, lambda m: global_free(m, *CITYSCAPES(m), goal=20, goal_bytes=40 * 10**9)),
     "million": (90, lambda m: global_free(m, *MILLION(m), goal=60, goal_bytes=None)),
+    "triton-edald": (15, lambda m: scores(m, "triton")),
+    "triton-hypercolumns": (40, lambda m: gather(m, "triton")),
     "triton-local": (60, lambda m: local(m, "triton")),
     "triton-camvid-dense": (40, lambda m: camvid(m, False, "triton")),
     "triton-cityscapes": (

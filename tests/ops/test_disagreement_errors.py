@@ -61,7 +61,7 @@ GENERATOR = torch.Generator()
         ),
         (lambda: dk.disagreement(X, outputs=("edald",)), ValueError, "`single` must be given"),
         (lambda: dk.disagreement(X, backend="gpu"), ValueError, "`backend` must be 'auto' or one of"),
-        (lambda: dk.bald(X, backend="triton"), dk.BackendUnavailableError, "backend 'triton' cannot run bald"),
+        (lambda: dk.balentacq(X, backend="cpu"), dk.BackendUnavailableError, "backend 'cpu' cannot run balentacq"),
         (lambda: dk.power_bald(X, generator=0), TypeError, "`generator` must be a torch.Generator, got 0"),
         (
             lambda: dk.power_bald(X, generator=GENERATOR, beta=0),

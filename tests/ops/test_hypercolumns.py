@@ -266,7 +266,6 @@ ERRORS = [
     (TypeError, r"`out_dtype` must be float16, .* got 3", {"out_dtype": 3}),
     (TypeError, r"`out_dtype` must be a NumPy dtype", {"maps": [MAP.numpy()], "out_dtype": "bfloat16"}),
     (ValueError, r"`backend` must be 'auto' or one of", {"backend": "gpu"}),
-    (BackendUnavailableError, r"backend 'triton' cannot run hypercolumns", {"backend": "triton"}),
 ]
 
 

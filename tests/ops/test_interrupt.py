@@ -16,7 +16,8 @@ pytestmark = pytest.mark.skipif("cpu" not in available_backends("maxherding"), r
 
 # Selections far longer than the test waits: nothing but the interrupt ends them in time.
 SCRIPT = """
-import sys, torch
+import signal, sys, torch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has it ignored
 from difal_kernels import kcenter_greedy, maxherding, probcover
 x = torch.randn(6000, 32, generator=torch.Generator().manual_seed(0))
 calls = {

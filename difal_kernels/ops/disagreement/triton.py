@@ -49,8 +49,8 @@ def shape_of_tile(classes: int, class_stride: int) -> dict[str, int]:
     return {"CLASSES": width, "PLACES": max(NUMBERS // width, 1 if classes_last else 8), "CLASSES_LAST": classes_last}
 
 
-def warps(tile: dict[str, int]) -> int:
-    return 4 if tile["CLASSES"] * tile["PLACES"] <= 4 * NUMBERS else 8
+def options(tile: dict[str, int]) -> dict[str, int]:
+    return {"num_warps": 4 if tile["CLASSES"] * tile["PLACES"] <= 4 * NUMBERS else 8, "enable_fp_fusion": False}
 
 
 def run(problem: Problem) -> tuple[dict[str, torch.Tensor], int]:
@@ -72,7 +72,8 @@ def run(problem: Problem) -> tuple[dict[str, torch.Tensor], int]:
         problem = replace(problem, samples=samples.to(wide), single=single.to(wide))
         samples, single = problem.samples, problem.single
     K, C = samples.shape[-2:]
-    places = torch.tensor(_merged_places(problem), dtype=torch.int64).to(device)  # sizes, strides, strides of single
+    merged = _merged_places(problem) if count > 1 else ((1,), (0,), (0,))
+    places = torch.tensor(merged, dtype=torch.int64).to(device)  # sizes, strides, strides of single
     tile = shape_of_tile(C, samples.stride(-1))
     blocks = -(-count // tile["PLACES"])
     first_bad = torch.empty(blocks, dtype=torch.int64, device=device)
@@ -90,7 +91,7 @@ def run(problem: Problem) -> tuple[dict[str, torch.Tensor], int]:
             INPUT=INPUTS.index(problem.input),
             SINGLE=single is not None,
             CHECK=problem.check_finite,
-            num_warps=warps(tile),
+            **options(tile),
             **tile,
         )
     place = int(first_bad.min())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .._triton import Build
 from .cpu import NATIVE_SCORES
-from .triton import FLAGS, shape_of_tile, warps
+from .triton import FLAGS, options, shape_of_tile
 from .triton_scores import score
 
 INTEGERS = ("count", "K", "C", "sample_stride", "class_stride", "single_stride")
@@ -27,4 +27,4 @@ def _build(dtype: str, classes: int, class_stride: int, wanted: tuple[str, ...],
     flags = {flag: flag in wanted for flag in FLAGS}
     constants = {"DIMS": 1, "INPUT": 0, "SINGLE": True, "CHECK": True, **flags, **tile, **constants}
     pointers = ("places", "bounds", "first_bad", *OUTPUTS)
-    return Build(score, types, constants, {"num_warps": warps(tile)}, pointers)
+    return Build(score, types, constants, options(tile), pointers)

@@ -8,7 +8,7 @@ from difal_kernels.ops import _maps, _triton
 
 unavailable = _triton.unavailable
 BLOCK = 256  # channels a block takes at a time
-WARPS = 4
+OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 
 
 def supports(problem) -> str | None:
@@ -45,11 +45,11 @@ def run(problem) -> torch.Tensor:
                 *(view, problem.points, problem.image, work, squares, first, channels),
                 *(*view.shape[1:], *view.stride(), *problem.size),
                 BLOCK=BLOCK,
-                num_warps=WARPS,
+                **OPTIONS,
             )
             first += view.shape[1]
         if problem.normalize or work is not out:
-            normalise[(count,)](work, squares, out, channels, NORMALIZE=problem.normalize, BLOCK=BLOCK, num_warps=WARPS)
+            normalise[(count,)](work, squares, out, channels, NORMALIZE=problem.normalize, BLOCK=BLOCK, **OPTIONS)
     finite = torch.isfinite(squares)
     if not bool(finite.all()):
         raise _maps.not_finite(problem.maps, problem.image[~finite].unique().tolist())

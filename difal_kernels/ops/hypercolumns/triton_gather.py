@@ -9,11 +9,22 @@ from .._triton import kernel
 @triton.jit
 def taps(position, size_in, size_out):
     """The two source cells of an output coordinate and the weight of the second (align_corners=False)."""
-    source = tl.div_rn((position.to(tl.float64) + 0.5) * size_in, size_out.to(tl.float64)) - 0.5
+    source = (position.to(tl.float64) + 0.5) * size_in / size_out.to(tl.float64) - 0.5  # rounded correctly
     source = tl.minimum(tl.maximum(source, 0.0), size_in - 1.0)
     low = source.to(tl.int64)  # of a number that is not negative: its floor
     weight = source - low
     return low, tl.where(weight > 0, low + 1, low), weight
+
+
+@triton.jit
+def wide(v):
+    return v if v.dtype == tl.float64 else v.to(tl.float32).to(tl.float64)
+
+
+@triton.jit
+def narrow(v, KIND: tl.constexpr):
+    """Float64 to another type, by way of float32 as on the other backends."""
+    return v if tl.float64 == KIND else v.to(tl.float32).to(KIND)
 
 
 @kernel
@@ -46,15 +57,15 @@ def gather(
         c = begin + tl.arange(0, BLOCK)
         there = c < channels
         at = start + c * channel_stride
-        a = tl.load(at + top * row_stride + left * column_stride, mask=there, other=0.0).to(tl.float64)
-        b = tl.load(at + top * row_stride + right * column_stride, mask=there, other=0.0).to(tl.float64)
+        a = wide(tl.load(at + top * row_stride + left * column_stride, mask=there, other=0.0))
+        b = wide(tl.load(at + top * row_stride + right * column_stride, mask=there, other=0.0))
         above = (1 - across) * a + across * b
-        a = tl.load(at + bottom * row_stride + left * column_stride, mask=there, other=0.0).to(tl.float64)
-        b = tl.load(at + bottom * row_stride + right * column_stride, mask=there, other=0.0).to(tl.float64)
+        a = wide(tl.load(at + bottom * row_stride + left * column_stride, mask=there, other=0.0))
+        b = wide(tl.load(at + bottom * row_stride + right * column_stride, mask=there, other=0.0))
         below = (1 - across) * a + across * b
         value = (1 - down) * above + down * below
         total += value * value
-        tl.store(work + point * width + first + c, value.to(work.dtype.element_ty), mask=there)
+        tl.store(work + point * width + first + c, narrow(value, work.dtype.element_ty), mask=there)
     # The only block of this launch that touches this point; launches follow one another.
     tl.store(squares + point, tl.load(squares + point) + tl.sum(total, axis=0))
 
@@ -67,5 +78,5 @@ def normalise(work, squares, out, width: tl.int64, NORMALIZE: tl.constexpr, BLOC
     norm = tl.where((norm > 0) & NORMALIZE, norm, 1.0)
     for begin in range(0, width, BLOCK):
         c = begin + tl.arange(0, BLOCK)
-        value = tl.load(work + point * width + c, mask=c < width, other=0.0).to(tl.float64) / norm
-        tl.store(out + point * width + c, value.to(out.dtype.element_ty), mask=c < width)
+        value = wide(tl.load(work + point * width + c, mask=c < width, other=0.0)) / norm
+        tl.store(out + point * width + c, narrow(value, out.dtype.element_ty), mask=c < width)

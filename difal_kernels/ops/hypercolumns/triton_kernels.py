@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 
 from .._triton import Build
-from .triton import BLOCK, WARPS
+from .triton import BLOCK, OPTIONS
 from .triton_gather import gather, normalise
 
 FLOATS = ("fp32", "fp16", "bf16", "fp64")
@@ -28,4 +28,4 @@ def _build(kernel, pointees: dict[str, str], constants: dict) -> Build:
         if "constexpr" not in str(parameter.annotation):
             types[name] = "i64" if "int64" in str(parameter.annotation) else f"*{pointees[name]}"
     pointers = tuple(name for name, kind in types.items() if kind.startswith("*") and name != "view")
-    return Build(kernel, types, {"BLOCK": BLOCK, **constants}, {"num_warps": WARPS}, pointers)
+    return Build(kernel, types, {"BLOCK": BLOCK, **constants}, OPTIONS, pointers)
