@@ -50,6 +50,9 @@ def main() -> None:
             (p,) = prepare(x, 12, labeled=labeled).problems
             with Progress(12, "", False) as bar:
                 triton_matrix_free.select(p, 1 << 33, bar)
+            disagreement(logits, outputs=("entropy", "bald", "margin", "variation_ratio"), backend="triton")
+            disagreement(logits.movedim(0, 2), sample_dim=0, class_dim=1, backend="triton")
+            hypercolumns(maps, points, (16, 16), image_index=image, backend="triton")
         torch.cuda.synchronize()
     print("every kernel ran")
 
