@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from difal_kernels import BackendUnavailableError, available_backends, explain, hypercolumns
+from difal_kernels import available_backends, explain, hypercolumns
 from feature_maps import (
     BACKENDS,
     CASES,
