@@ -20,6 +20,11 @@ void gather_planes(const FeatureMap& map, const Corners& at, Row* rows, int64_t 
         for (int64_t c = 0; c < some; ++c) {
             const T* plane = data + (c0 + c) * map.stride_c;
             Row* line = tile[c];
+            const T* next = plane + (c0 + c + 1 < map.channels ? map.stride_c : 0);
+            for (int64_t p = 0; p < n; ++p) {  // both rows of the next channel, a plane away
+                __builtin_prefetch(next + at.at[0][p]);
+                __builtin_prefetch(next + at.at[2][p]);
+            }
             for (int64_t k = 0; k < 4; ++k) {  // scalar reads first, so that the arithmetic vectorises
                 for (int64_t p = 0; p < n; ++p) read[k][p] = plane[at.at[k][p]];
             }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from difal_kernels import _native
+from difal_kernels._memory import large_empty
 from difal_kernels.ops import _maps
 
 
@@ -35,7 +36,8 @@ def run(problem) -> torch.Tensor:
 
 def gather(maps, points, image, size, normalize, out_dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """The hypercolumns (P, D), and the squared norms (P,) that they had before they were normalised."""
-    out = torch.empty(len(points), sum(m.shape[1] for m in maps), dtype=out_dtype)
+    channels = sum(m.shape[1] for m in maps)
+    out = large_empty(len(points) * channels, out_dtype).view(len(points), channels)
     norms = torch.empty(len(points), dtype=torch.float64)
     _native.load("_cpu").hypercolumns(
         [_maps.native_map(m) for m in maps],
