@@ -17,6 +17,7 @@
 #include "difal/hypercolumns.h"
 #include "difal/isa.h"
 #include "difal/projection.h"
+#include "difal/rows.h"
 #include "difal/sweep.h"
 
 namespace py = pybind11;
@@ -35,6 +36,12 @@ py::dict as_dict(const difal::CoverageStats& s) {
     d["settled"] = s.settled;
     d["rows_updated"] = s.rows_updated;
     return d;
+}
+
+void prepare_rows(std::uintptr_t features, bool is_double, int64_t rows, int64_t dimension, std::uintptr_t center,
+                  double factor, std::uintptr_t out, std::uintptr_t scale) {
+    difal::prepare_rows({address<const void>(features), is_double, rows, dimension, address<const void>(center), factor,
+                         address<float>(out), address<float>(scale)});
 }
 
 // The constructor shared by Coverage and Sweep: a CoverageProblem by keywords.
@@ -377,6 +384,7 @@ PYBIND11_MODULE(_cpu, m) {
     m.doc() = "Native CPU kernels of difal_kernels; use the functions of difal_kernels instead.";
     m.def("disagreement", &disagreement, "Fills the wanted scores; the first invalid place, or -1.");
     m.def("isa", &difal::isa_name, "The instruction set that the kernels run with.");
+    m.def("prepare_rows", &prepare_rows, py::call_guard<py::gil_scoped_release>(), "See csrc/include/difal/rows.h.");
     bind_coverage(m);
     bind_sweep(m);
     bind_balls(m);

@@ -109,17 +109,72 @@ int64_t live(KernelKind kind, const ErrorModel& error, const float* k, const flo
 #undef DIFAL_CALL
 }
 
-void transpose(const float* src, int64_t ld_src, int64_t rows, int64_t cols, float* dst, int64_t ld_dst) {
-    constexpr int64_t kBlock = 16;
-    for (int64_t r0 = 0; r0 < rows; r0 += kBlock) {
-        const int64_t r1 = r0 + kBlock < rows ? r0 + kBlock : rows;
-        for (int64_t c0 = 0; c0 < cols; c0 += kBlock) {
-            const int64_t c1 = c0 + kBlock < cols ? c0 + kBlock : cols;
-            for (int64_t c = c0; c < c1; ++c) {
-                for (int64_t r = r0; r < r1; ++r) dst[c * ld_dst + r] = src[r * ld_src + c];
-            }
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define DIFAL_SHUFFLES 1
+#endif
+#endif
+
+#ifdef DIFAL_SHUFFLES
+typedef float Eight __attribute__((vector_size(32)));
+typedef float LooseEight __attribute__((vector_size(32), aligned(4), may_alias));
+
+// An 8 x 8 block in registers: neighbouring rows interleaved by one number, then by two, then by four.
+void transpose_eight(const float* src, int64_t ld_src, float* dst, int64_t ld_dst) {
+    Eight a[8], b[8];
+    for (int r = 0; r < 8; ++r) a[r] = *reinterpret_cast<const LooseEight*>(src + r * ld_src);
+    for (int r = 0; r < 8; r += 2) {
+        b[r] = __builtin_shufflevector(a[r], a[r + 1], 0, 8, 2, 10, 4, 12, 6, 14);
+        b[r + 1] = __builtin_shufflevector(a[r], a[r + 1], 1, 9, 3, 11, 5, 13, 7, 15);
+    }
+    for (int h = 0; h < 8; h += 4) {
+        for (int r = h; r < h + 2; ++r) {
+            a[r] = __builtin_shufflevector(b[r], b[r + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+            a[r + 2] = __builtin_shufflevector(b[r], b[r + 2], 2, 3, 10, 11, 6, 7, 14, 15);
         }
     }
+    for (int r = 0; r < 4; ++r) {
+        b[r] = __builtin_shufflevector(a[r], a[r + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        b[r + 4] = __builtin_shufflevector(a[r], a[r + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+    for (int r = 0; r < 8; ++r) *reinterpret_cast<LooseEight*>(dst + r * ld_dst) = b[r];
+}
+#endif
+
+void transpose(const float* src, int64_t ld_src, int64_t rows, int64_t cols, float* dst, int64_t ld_dst) {
+    constexpr int64_t kBlock = 16;  // a line of the cache
+    for (int64_t r0 = 0; r0 < rows; r0 += kBlock) {
+        const int64_t r1 = r0 + kBlock < rows ? r0 + kBlock : rows;
+        int64_t c0 = 0;
+#ifdef DIFAL_SHUFFLES
+        for (; r1 - r0 == kBlock && c0 + 8 <= cols; c0 += 8) {
+            transpose_eight(src + r0 * ld_src + c0, ld_src, dst + c0 * ld_dst + r0, ld_dst);
+            transpose_eight(src + (r0 + 8) * ld_src + c0, ld_src, dst + c0 * ld_dst + r0 + 8, ld_dst);
+        }
+#endif
+        for (int64_t c = c0; c < cols; ++c) {
+            for (int64_t r = r0; r < r1; ++r) dst[c * ld_dst + r] = src[r * ld_src + c];
+        }
+    }
+}
+
+// One row of features as a GEMM wants it (see prepare_rows in difal/rows.h); returns its squared norm.
+template <typename T>
+double center_row(const T* __restrict x, int64_t d, const T* __restrict center, float factor, float* __restrict out) {
+    double squared = 0;
+#pragma omp simd reduction(+ : squared)
+    for (int64_t c = 0; c < d; ++c) {
+        const float v = static_cast<float>(x[c] - center[c]) * factor;
+        out[c] = v;
+        squared += static_cast<double>(v) * static_cast<double>(v);
+    }
+    return squared;
+}
+
+template <typename T>
+void scale_row(const T* __restrict x, int64_t d, double factor, float* __restrict out) {
+#pragma omp simd
+    for (int64_t c = 0; c < d; ++c) out[c] = static_cast<float>(static_cast<double>(x[c]) * factor);
 }
 
 // Rows together share the loads and stores of the gains.
@@ -277,6 +332,10 @@ const CoverageKernels DIFAL_COVERAGE_TABLE = {
     live,
     largest,
     reaching,
+    center_row<float>,
+    center_row<double>,
+    scale_row<float>,
+    scale_row<double>,
     against<true, float>,
     against<true, double>,
     against<false, float>,

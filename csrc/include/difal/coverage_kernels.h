@@ -71,6 +71,13 @@ struct CoverageKernels {
     // Writes the j with gains_j + margins_j >= reach, ascending; returns how many.
     int64_t (*reaching)(const double* gains, const double* margins, int64_t n, double reach, int64_t* found);
 
+    // out = (x - center) * factor in float32; returns the squared norm of out.
+    double (*center_f32)(const float* x, int64_t d, const float* center, float factor, float* out);
+    double (*center_f64)(const double* x, int64_t d, const double* center, float factor, float* out);
+    // out = x * factor, rounded once.
+    void (*scale_f32)(const float* x, int64_t d, double factor, float* out);
+    void (*scale_f64)(const double* x, int64_t d, double factor, float* out);
+
     // out[r] = |x[rows[r]] - y|^2 or <x[rows[r]], y> in float64; x has rows of d contiguous numbers.
     void (*distances_f32)(const float* x, int64_t d, const int32_t* rows, int64_t count, const float* y, double* out);
     void (*distances_f64)(const double* x, int64_t d, const int32_t* rows, int64_t count, const double* y, double* out);

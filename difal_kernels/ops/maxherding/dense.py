@@ -10,14 +10,15 @@ from ..._memory import large_empty
 from ..._progress import Progress
 from ..._workers import Workers
 from .engine import cover_labeled, make_engine, run_picks
-from .panels import TOLERANCE, UNIT, Panels, full_precision, is_native, panel_rows
+from .panels import NUMBERS, TOLERANCE, UNIT, Panels, cut, full_precision, is_native
 from .problem import Problem
 from .reference import initial_coverage
 from .result import Result
 
-TILE = 512  # rows and columns of the matrix that are made at once: turned into kernel values while in cache
-GROUP = 4  # tiles per task
-KEPT = 6  # the prepared rows are kept where they are at most a sixth of the matrix
+TILE = 512, 256  # rows and columns of the matrix that are made at once: turned into kernel values while in cache
+SPAN = 2048  # columns per task
+ROWS = 1024  # most rows that are prepared at a time, for all the tiles beside them
+CORNER = 128  # rows of a tile on the diagonal that are made at once: what lies above the diagonal is made for nothing
 
 
 def workspace_bytes(p: Problem, threads: int) -> int:
@@ -29,21 +30,17 @@ def workspace_bytes(p: Problem, threads: int) -> int:
         own = 0 if in_place and columns == n else 4 * n * columns
         return own + (0 if in_place or is_native(p.features) else 8 * n * n) + 64 * (n + columns)
     copies = 0 if is_native(p.features) else n * d * (8 if p.features.dtype == torch.float64 else 4)
-    sides, height = 2 * threads, _height(p, threads)
-    labels = 0 if p.labeled is None else p.labeled.numel() * 8 + 4 * min(len(p.labeled), height) * n
-    panels = 4 * n * d if _keeps_rows(p) else sides * 4 * height * d
-    gathered = 0 if columns == n else threads * 8 * height * d
+    rows, width = _heights(n, d)
+    labels = 0 if p.labeled is None else p.labeled.numel() * 8 + 4 * min(len(p.labeled), rows) * n
+    panels = threads * 4 * (rows + width) * d
+    gathered = 0 if columns == n else threads * 8 * width * d
     return 4 * n * columns + copies + labels + panels + gathered + 64 * (n + columns)
 
 
-def _keeps_rows(p: Problem) -> bool:
-    """Whether all rows are prepared once, beside the matrix, or again for each tile."""
-    return KEPT * p.features.shape[1] <= _columns(p)
-
-
-def _height(p: Problem, threads: int) -> int:
-    n, d = p.features.shape
-    return min(n, TILE, panel_rows(n, d, 2 * threads)) if not _keeps_rows(p) else min(n, TILE)
+def _heights(n: int, d: int) -> tuple[int, int]:
+    """Rows that each worker has prepared at a time, and columns: little beside the matrix, unless D is above N."""
+    most = max(64, NUMBERS // d)
+    return min(n, most, max(TILE[1], min(ROWS, n // 8))), min(n, most, TILE[1])
 
 
 def plan(p: Problem) -> str:
@@ -71,8 +68,7 @@ class DenseSelection:
         if p.kernel == "precomputed":
             self.engine, self.keep = _precomputed(p, workers.count)
         else:
-            keep = workers if _keeps_rows(p) else None
-            self.panels = Panels(p, 2 * workers.count, _height(p, workers.count), keep)
+            self.panels = Panels(p, _heights(*p.features.shape) * workers.count, workers)
             self.engine, self.keep = _from_features(p, self.panels, workers, storage)
         self.engine.start()
 
@@ -117,26 +113,31 @@ def _from_features(p: Problem, panels: Panels, workers: Workers, storage: torch.
     coverage, keep = make_engine("Coverage", p, features, panels.scale, gram, symmetric, panels.error, workers.count)
     cover_labeled(coverage, p, panels)
 
-    def other_rows(begin: int, end: int, side: int) -> torch.Tensor:
-        return panels.block(begin, end, side) if symmetric else panels.take(p.candidates[begin:end], side)
+    def square(b: int, e: int, own: torch.Tensor) -> None:
+        for begin in range(b, e, CORNER):
+            end = min(begin + CORNER, e)
+            torch.mm(own[begin - b : end - b], own[: end - b].T, out=gram[begin:end, b:end])
+            coverage.fill(begin, end, b, end)
+            coverage.mirror(begin, end)
+
+    height, width = panels.heights[:2]
 
     def work(task: tuple[int, int, int, int], slot: int) -> None:
         b, e, first, last = task
         own = panels.block(b, e, 2 * slot)
-        for c in range(first, last, panels.height):
-            stop = min(c + panels.height, last)
-            other = own if symmetric and c == b else other_rows(c, stop, 2 * slot + 1)
-            torch.mm(own, other.T, out=gram[b:e, c:stop])
-            coverage.fill(b, e, c, stop)
-            if symmetric and c == b:
-                coverage.mirror(b, e)
+        for c, stop in ((c, min(c + width, last)) for c in range(first, last, width)):
+            rows = features[c:stop] if symmetric else features[p.candidates[c:stop]]
+            other = panels.rows(rows, 2 * slot + 1)
+            for begin, end in cut(e - b, TILE[0]):
+                torch.mm(own[begin:end], other.T, out=gram[b + begin : b + end, c:stop])
+                coverage.fill(b + begin, b + end, c, stop)
+        if symmetric and last == b:
+            square(b, e, own)
 
-    width = GROUP * panels.height
-    tasks = [
-        (b, e, first, min(first + width, e if symmetric else columns))
-        for b, e in panels.blocks
-        for first in range(0, e if symmetric else columns, width)
-    ]
+    tasks = []
+    for b, e in cut(n, height):
+        last = b if symmetric else columns
+        tasks += [(b, e, first, min(first + SPAN, last)) for first in range(0, max(last, 1), SPAN)]
     tasks.sort(key=lambda task: (task[1] - task[0]) * (task[2] - task[3]))  # the long ones first
     with full_precision():
         workers.run(work, tasks)

@@ -10,7 +10,7 @@ import torch
 from ..._native import load
 from ..._progress import Progress
 from .kernels import KERNELS
-from .panels import Panels, full_precision, native
+from .panels import Panels, cut, full_precision, native
 from .problem import Problem
 
 
@@ -51,12 +51,14 @@ def cover_labeled(engine: Any, p: Problem, panels: Panels) -> None:
     if p.labeled is None:
         return
     labeled, n = native(p.labeled), len(panels.features)
-    products = torch.empty(min(panels.height, len(labeled)), n, dtype=torch.float32)
+    height, width = panels.heights[:2]
+    products = torch.empty(min(height, len(labeled)), n, dtype=torch.float32)
+    scale = torch.empty(len(products), dtype=torch.float32)
     with full_precision():
-        for rows in labeled.split(panels.height):
+        for rows in labeled.split(height):
             own = panels.rows(rows, 0)
-            scale = panels.scales(own)
-            for begin, end in panels.blocks:
+            panels.rows_into(rows, own, scale)
+            for begin, end in cut(n, width):
                 torch.mm(own, panels.block(begin, end, 1).T, out=products[: len(rows), begin:end])
             engine.cover(rows.data_ptr(), len(rows), products.data_ptr(), n, scale.data_ptr())
 

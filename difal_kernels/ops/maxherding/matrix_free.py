@@ -20,7 +20,7 @@ from . import matrix_free_memory as memory
 from .engine import cover_labeled, make_engine, run_picks
 from .kernels import kernel_matrix, sample_rows
 from .matrix_free_memory import plan, threads_for, workspace_bytes
-from .panels import UNIT, Panels, full_precision
+from .panels import UNIT, Panels, cut, full_precision
 from .problem import Problem
 from .result import TIE, Result
 
@@ -70,8 +70,8 @@ class MatrixFreeSelection:
         self.n, d = p.features.shape
         self.handed_out, self.started = 0, False
         size, self.stride = memory.tile_shape(self.n)
-        self.panels = Panels(p, sides=2 * workers.count, height=size)
-        self.blocks = self.panels.blocks
+        self.panels = Panels(p, [size] * 2 * workers.count, workers)
+        self.size, self.blocks = size, cut(self.n, size)
         self.tiles = torch.empty(2 * workers.count, max(size, memory.BATCH), self.stride, dtype=torch.float32)
         self.own = torch.empty(min(self.n, memory.CORRECTED), d, dtype=torch.float32)
         # An entry may have come from one product as a row's and from another as a column's: twice the error.
@@ -166,7 +166,8 @@ class MatrixFreeSelection:
         return self.panels.rows(self.panels.features[begin:end], side)
 
     def some_rows(self, index: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        return self.panels.rows_into(self.panels.features[index], out[: len(index)])
+        self.panels.rows_into(self.panels.features[index], out[: len(index)])
+        return out[: len(index)]
 
     def tile(self, rows: int, columns: int, slot: int, turned: bool = False) -> torch.Tensor:
         return self.tiles[2 * slot + turned, :rows, :columns]
@@ -284,7 +285,7 @@ class MatrixFreeSelection:
     # Proving.
 
     def run_sweep(self, first: int, gather: bool) -> None:
-        self.sweep.begin(first, self.sweep.guesses(), self.capacity if gather else 0, self.panels.height)
+        self.sweep.begin(first, self.sweep.guesses(), self.capacity if gather else 0, self.size)
 
         def work(pair: tuple[int, int], slot: int) -> None:
             (b, e), (b2, e2) = self.blocks[pair[0]], self.blocks[pair[1]]

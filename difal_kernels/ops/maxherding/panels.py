@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
+from ..._native import load
 from ..._workers import Workers
 from .kernels import sample_rows
 from .problem import Problem
@@ -14,7 +15,7 @@ from .problem import Problem
 ROWS = 1024  # most rows of features per GEMM
 NUMBERS = 1 << 22  # and most numbers, 16 MiB of float32
 UNIT = 2.0**-24  # float32's unit roundoff
-CENTRED = 2048  # rows whose mean is taken for the pool's
+CENTRED = 256  # rows whose mean is taken for the pool's
 TOLERANCE = 2.0**-10  # worst relative error of a kernel value that is left to an estimate
 
 
@@ -23,72 +24,67 @@ class Panels:
 
     Args:
         p: the problem.
-        sides: how many slices are wanted at a time.
-        height: most rows of a slice.
-        keep: make all rows once, by these workers, and keep them; else each slice is made when it is wanted.
+        heights: how many rows each of the slices has at most that are wanted at a time.
+        workers: who makes the first pass over the rows, with a slice for each; the caller alone by default.
 
     Attributes:
         features: contiguous float32 or float64 with the problem's values: the input itself where it is that already.
-        scale: (N,) float32, the squared norms s_i of the rows a.
-        height: most rows of a block.
-        blocks: (begin, end) of slices of `height` rows.
+        scale: (N,) float32, the squared norms s_i of the rows a; zeros for cosine, whose bound is absolute.
+        heights: as given.
         error: lambda_, relative, absolute and tolerance of csrc's ErrorModel.
     """
 
-    def __init__(self, p: Problem, sides: int = 2, height: int | None = None, keep: Workers | None = None):
+    def __init__(self, p: Problem, heights: Sequence[int], workers: Workers | None = None):
         n, d = p.features.shape
-        self.features = native(p.features)
-        self.cosine, self.bandwidth = p.kernel == "cosine", p.bandwidth
+        self.features, self.heights = native(p.features), tuple(heights)
+        self.factor = 1.0 if p.kernel == "cosine" else 1 / p.bandwidth
         self.center = None
-        if not self.cosine:
+        if p.kernel != "cosine":
             some = self.features[sample_rows(n, CENTRED)]  # any point will do: how near tells how small the bound is
             self.center = some.mean(0, dtype=torch.float64).to(self.features.dtype)
-        self.height = height or panel_rows(n, d, sides)
-        self.blocks = [(begin, min(begin + self.height, n)) for begin in range(0, n, self.height)]
         self.scale = torch.empty(n, dtype=torch.float32)
-        self._kept = None if keep is None else torch.empty(n, d, dtype=torch.float32)
         # Made once: fresh pages for every panel would cost more than its arithmetic.
-        self._buffers = torch.empty(sides if keep is None else 0, self.height, d, dtype=torch.float32)
+        self._buffers = [torch.empty(height, d, dtype=torch.float32) for height in heights]
 
-        def prepare(block: tuple[int, int], slot: int) -> None:
+        def measure(block: tuple[int, int], slot: int) -> None:
             b, e = block
-            out = self._buffers[slot, : e - b] if self._kept is None else self._kept[b:e]
-            self.scale[b:e] = self.scales(self.rows_into(self.features[b:e], out))
+            self.rows_into(self.features[b:e], self._buffers[slot], self.scale[b:e])
 
-        (keep or Workers(1)).run(prepare, self.blocks)
+        (workers or Workers(1)).run(measure, cut(n, min(heights)))
         growth = d * UNIT / (1 - d * UNIT)
         self.error = {
-            "lambda_": 0.0 if self.cosine else 1.01 * (growth + 20 * UNIT),
+            "lambda_": 0.0 if self.center is None else 1.01 * (growth + 20 * UNIT),
             "relative": 0.0 if p.kernel == "tophat" else 8 * UNIT,
-            "absolute": 1.01 * (growth + 8 * UNIT) if self.cosine else 0.0,
+            "absolute": 1.01 * (growth + 8 * UNIT) if self.center is None else 0.0,
             "tolerance": TOLERANCE,
         }
 
     def block(self, begin: int, end: int, side: int = 0) -> torch.Tensor:
-        """At most `height` of the pool's rows as a GEMM wants them; valid until the next call for the same side."""
-        return self._kept[begin:end] if self._kept is not None else self.rows(self.features[begin:end], side)
-
-    def take(self, index: torch.Tensor, side: int = 0) -> torch.Tensor:
-        """The same for the pool's rows of these indices."""
-        return self._kept[index] if self._kept is not None else self.rows(self.features[index], side)
+        """Some of the pool's rows as a GEMM wants them; valid until the next call for the same side."""
+        return self.rows(self.features[begin:end], side)
 
     def rows(self, features: torch.Tensor, side: int = 0) -> torch.Tensor:
-        """The same for any features."""
-        if self._kept is not None:
-            return self.rows_into(features, torch.empty(len(features), features.shape[1], dtype=torch.float32))
-        return self.rows_into(features, self._buffers[side, : len(features)])
+        """The same for any rows, contiguous and of the type of `features`."""
+        out = self._buffers[side][: features.shape[0]]
+        self.rows_into(features, out)
+        return out
 
-    def rows_into(self, features: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """Any number of rows as a GEMM wants them, into float32 `out`."""
-        if self.cosine:
-            return torch.div(features, features.double().norm(dim=1, keepdim=True).clamp_(min=1e-300), out=out)
-        return torch.sub(features, self.center, out=out).mul_(1 / self.bandwidth)
+    def rows_into(self, features: torch.Tensor, out: torch.Tensor, scale: torch.Tensor | None = None) -> None:
+        """Any number of such rows as a GEMM wants them, into contiguous float32 `out`, and their s_i."""
+        load("_cpu").prepare_rows(
+            features.data_ptr(),
+            features.dtype == torch.float64,
+            *features.shape,
+            0 if self.center is None else self.center.data_ptr(),
+            self.factor,
+            out.data_ptr(),
+            0 if scale is None else scale.data_ptr(),
+        )
 
-    def scales(self, rows: torch.Tensor) -> torch.Tensor:
-        """Squared norms of rows; zeros for cosine, whose bound is absolute."""
-        if self.cosine:
-            return torch.zeros(len(rows), dtype=torch.float32)
-        return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square().float()
+
+def cut(n: int, height: int) -> list[tuple[int, int]]:
+    """(begin, end) of slices of `height` of n rows."""
+    return [(begin, min(begin + height, n)) for begin in range(0, n, height)]
 
 
 def panel_rows(n: int, d: int, sides: int = 2) -> int:

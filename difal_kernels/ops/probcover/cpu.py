@@ -14,7 +14,7 @@ from ..._progress import Progress
 from ..maxherding.cpu import free_memory
 from ..maxherding.engine import run_picks
 from ..maxherding.kernels import KERNELS
-from ..maxherding.panels import Panels, full_precision, is_native, native, panel_rows
+from ..maxherding.panels import Panels, cut, full_precision, is_native, native, panel_rows
 from ..maxherding.problem import Batch, Problem
 from ..maxherding.result import Result
 
@@ -76,8 +76,9 @@ class _Selection:
     def __init__(self, p: Problem, capacity: int, bar: Progress):
         self.p, self.capacity, self.bar = p, capacity, bar
         self.n = len(p.features)
-        self.panels = Panels(p)
-        self.step = min(TILE, self.panels.height)
+        height = panel_rows(*p.features.shape)
+        self.panels = Panels(p, [height, height])
+        self.step = min(TILE, height)
         self.features = self.panels.features
         self.allowed = torch.zeros(self.n, dtype=torch.uint8)
         self.allowed[slice(None) if p.candidates is None else p.candidates] = 1
@@ -128,7 +129,7 @@ class _Selection:
         return torch.mm(left, self.panels.rows(self.features[begin:end], 1).T, out=tile)
 
     def blocks(self) -> list[tuple[int, int]]:
-        return [(b, min(b + self.step, self.n)) for b in range(0, self.n, self.step)]
+        return cut(self.n, self.step)
 
     def sweep(self, capacity: int) -> bool:
         """All pairs once: whether those within the radius, of which one is uncovered, were gathered."""
@@ -163,8 +164,8 @@ class _Selection:
         products = torch.empty(min(self.step, len(labeled)), self.n, dtype=torch.float32)
         with full_precision():
             for rows in labeled.split(self.step):
-                own = self.panels.rows(rows, 0)
-                scale = self.panels.scales(own)
+                own, scale = self.panels.rows(rows, 0), torch.empty(len(rows), dtype=torch.float32)
+                self.panels.rows_into(rows, own, scale)
                 for b, e in self.blocks():
                     products[: len(rows), b:e] = own @ self.panels.rows(self.features[b:e], 1).T
                 self.balls.cover(rows.data_ptr(), len(rows), products.data_ptr(), self.n, scale.data_ptr())

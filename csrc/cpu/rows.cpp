@@ -1,0 +1,48 @@
+#include "difal/rows.h"
+
+#include <cmath>
+
+#include "difal/coverage_kernels.h"
+
+namespace difal {
+namespace {
+
+template <typename T>
+struct RowKernels {
+    double (*center)(const T*, int64_t, const T*, float, float*);
+    void (*scale)(const T*, int64_t, double, float*);
+    void (*products)(const T*, int64_t, const int32_t*, int64_t, const T*, double*);
+};
+
+template <typename T>
+void prepare(const RowsJob& job, const RowKernels<T>& kernels) {
+    const int64_t d = job.dimension;
+    const T* center = static_cast<const T*>(job.center);
+    for (int64_t i = 0; i < job.rows; ++i) {
+        const T* x = static_cast<const T*>(job.features) + i * d;
+        float* out = job.out + i * d;
+        double squared;
+        if (center) {
+            squared = kernels.center(x, d, center, static_cast<float>(job.factor), out);
+        } else {
+            const int32_t own = 0;
+            kernels.products(x, d, &own, 1, x, &squared);  // the norm that ExactKernel divides by
+            kernels.scale(x, d, squared > 0 ? 1 / std::sqrt(squared) : 0.0, out);
+            squared = 0;
+        }
+        if (job.scale) job.scale[i] = static_cast<float>(squared);
+    }
+}
+
+}  // namespace
+
+void prepare_rows(const RowsJob& job) {
+    const CoverageKernels& simd = coverage_kernels();
+    if (job.is_double) {
+        prepare<double>(job, {simd.center_f64, simd.scale_f64, simd.products_f64});
+    } else {
+        prepare<float>(job, {simd.center_f32, simd.scale_f32, simd.products_f32});
+    }
+}
+
+}  // namespace difal
