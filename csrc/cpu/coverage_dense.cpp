@@ -10,12 +10,30 @@ namespace {
 constexpr int64_t kStrip = 16;        // rows per task of fill
 constexpr int64_t kSpan = 5120;       // columns per task of a gain update
 constexpr int64_t kSparse = 8;        // fewer live entries than one in so many are gathered before they are summed
+constexpr int64_t kTogether = 16;     // columns whose first gains are summed at once
 constexpr int64_t kInline = 1 << 18;  // fewer multiply-adds than this are not worth waking threads for
+
+// The most that entry_bound's slope can be, or -1 where that says too little or there is none.
+double steepest(KernelKind kind) {
+    switch (kind) {
+        case KernelKind::rbf:
+        case KernelKind::cauchy:
+            return 1;
+        case KernelKind::student_t:
+            return 1.5;
+        case KernelKind::rational_quadratic:
+            return 0.5;
+        default:
+            return -1;
+    }
+}
 
 }  // namespace
 
 struct Coverage::State final : Greedy {
-    using Greedy::Greedy;
+    std::vector<double> weighted_scale;  // w_i s_i; empty where `weigh` is not for this kernel
+
+    State(const CoverageProblem& problem, int threads) : Greedy(problem, threads) {}
 
     // Column j as contiguous numbers.
     const float* column(int64_t j, Scratch& s) const {
@@ -45,6 +63,27 @@ struct Coverage::State final : Greedy {
             simd_.scan(p.kind, p.error, k, covered, p.weights, p.rows, scale_of(j), p.scale, gain, bound);
         }
         if (p.symmetric) *bound -= self_bound(k[j], level.rounded[j], p.weights[j], p.scale[j]);
+    }
+
+    // Entries bounded by entry_bound, k (relative + 1.01 min(lambda (s_i + s_j) slope, tolerance)), sum to no more than
+    // this; see docs/exactness.md.
+    bool weigh(int64_t begin, int64_t end) override {
+        if (weighted_scale.empty()) return false;
+        double totals[kTogether], spreads[kTogether];
+        for (int64_t first = begin; first < end; first += kTogether) {
+            const int64_t count = std::min(kTogether, end - first);
+            simd_.weigh(p.gram + first * p.gram_stride, p.gram_stride, count, p.rows, p.weights, weighted_scale.data(),
+                        totals, spreads);
+            for (int64_t c = 0; c < count; ++c) {
+                const double total = totals[c], most = p.error.tolerance * total;
+                const double estimated = p.error.lambda * steepest(p.kind) * (spreads[c] + scale_of(first + c) * total);
+                gains_[first + c] = total;
+                // NaN, of scales beyond float32's range, is not below `most`.
+                bounds_[first + c] =
+                    1.0001 * (p.error.relative * total + 1.01 * (estimated < most ? estimated : most));
+            }
+        }
+        return true;
     }
 
     int64_t live_rows(int64_t j, Scratch& s) override {
@@ -127,7 +166,12 @@ void Coverage::cover_with(const double* coverage) {
 }
 
 void Coverage::start() {
-    state_->start();
+    State& s = *state_;
+    if (s.p.symmetric && steepest(s.p.kind) > 0) {
+        s.weighted_scale.resize(s.p.rows);
+        for (int64_t i = 0; i < s.p.rows; ++i) s.weighted_scale[i] = s.p.weights[i] * s.p.scale[i];
+    }
+    s.start();
 }
 void Coverage::select(int64_t count, int64_t* picks, double* gains) {
     state_->select(count, picks, gains);

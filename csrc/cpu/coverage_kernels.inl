@@ -39,6 +39,32 @@ void scan_as(const ErrorModel& error, const float* __restrict k, const float* __
     *bound = slack;
 }
 
+// Rows together share the loads of the weights.
+template <int rows>
+void weigh_some(const float* __restrict k, int64_t stride, int64_t n, const double* __restrict w,
+                const double* __restrict ws, double* __restrict total, double* __restrict spread) {
+    const float *k0 = k, *k1 = k + (rows > 1) * stride, *k2 = k + (rows > 2) * 2 * stride, *k3 = k + (rows > 3) * 3 * stride;
+    double t0 = 0, t1 = 0, t2 = 0, t3 = 0, u0 = 0, u1 = 0, u2 = 0, u3 = 0;
+#pragma omp simd reduction(+ : t0, t1, t2, t3, u0, u1, u2, u3)
+    for (int64_t i = 0; i < n; ++i) {
+        const double a = w[i], b = ws[i];
+        const double v0 = k0[i], v1 = k1[i], v2 = k2[i], v3 = k3[i];
+        t0 += a * v0, u0 += b * v0;
+        if constexpr (rows > 1) t1 += a * v1, u1 += b * v1;
+        if constexpr (rows > 2) t2 += a * v2, u2 += b * v2;
+        if constexpr (rows > 3) t3 += a * v3, u3 += b * v3;
+    }
+    const double t[] = {t0, t1, t2, t3}, u[] = {u0, u1, u2, u3};
+    for (int r = 0; r < rows; ++r) total[r] = t[r], spread[r] = u[r];
+}
+
+void weigh(const float* k, int64_t stride, int64_t rows, int64_t n, const double* w, const double* ws, double* total,
+           double* spread) {
+    int64_t r = 0;
+    for (; r + 4 <= rows; r += 4) weigh_some<4>(k + r * stride, stride, n, w, ws, total + r, spread + r);
+    for (; r < rows; ++r) weigh_some<1>(k + r * stride, stride, n, w, ws, total + r, spread + r);
+}
+
 template <KernelKind kind>
 int64_t live_as(const ErrorModel& error, const float* __restrict k, const float* __restrict m, int64_t n, float s_j,
                 const float* __restrict s, int32_t* __restrict rows) {
@@ -335,6 +361,7 @@ const CoverageKernels DIFAL_COVERAGE_TABLE = {
     lower_gains,
     take_gains,
     scan,
+    weigh,
     live,
     largest,
     reaching,

@@ -110,12 +110,24 @@ void Greedy::rescan(int64_t j, Scratch& s) {
 }
 
 void Greedy::start(const int64_t* picked, int64_t count) {
+    for (int64_t j = 0; p.allowed && j < p.columns; ++j) {
+        if (!p.allowed[j]) gains_[j] = kTaken;
+    }
     for (int64_t t = 0; t < count; ++t) gains_[picked[t]] = kTaken;
+    const bool is_open = std::all_of(level.exact.begin(), level.exact.end(), [](double m) { return m == 0; });
+    const std::vector<double> barred = gains_;
     team.parallel_for((p.columns + kStrip - 1) / kStrip, [&](int64_t strip) {
-        const int64_t end = std::min(p.columns, (strip + 1) * kStrip);
-        for (int64_t j = strip * kStrip; j < end; ++j) {
-            if (p.allowed && !p.allowed[j]) gains_[j] = kTaken;
-            if (gains_[j] != kTaken) rescan(j, scratch(p.rows));
+        const int64_t begin = strip * kStrip, end = std::min(p.columns, begin + kStrip);
+        const bool weighed = is_open && weigh(begin, end);
+        for (int64_t j = begin; j < end; ++j) {
+            if (barred[j] == kTaken) {
+                gains_[j] = kTaken;
+            } else if (weighed) {
+                margin_[j] = bounds_[j];
+                scanned_at_[j] = stats.picks;
+            } else {
+                rescan(j, scratch(p.rows));
+            }
         }
     });
     for (double gain : gains_) largest_gain_ = std::max(largest_gain_, gain);

@@ -61,6 +61,10 @@ struct CoverageKernels {
     void (*scan)(KernelKind kind, const ErrorModel& error, const float* k, const float* m, const double* w, int64_t n,
                  float s_j, const float* s, double* gain, double* bound);
 
+    // For each of `rows` rows of k: total = sum_i w_i k_i and spread = sum_i ws_i k_i, in float64.
+    void (*weigh)(const float* k, int64_t stride, int64_t rows, int64_t n, const double* w, const double* ws,
+                  double* total, double* spread);
+
     // Writes the i with k_i + bound_i > m_i, ascending; returns how many.
     int64_t (*live)(KernelKind kind, const ErrorModel& error, const float* k, const float* m, int64_t n, float s_j,
                     const float* s, int32_t* rows);

@@ -122,9 +122,12 @@ def _from_features(p: Problem, panels: Panels, workers: Workers, storage: torch.
 
     height, width = panels.heights[:2]
 
+    held: list[tuple[int, int] | None] = [None] * workers.count  # whose rows each worker has ready from its last task
+
     def work(task: tuple[int, int, int, int], slot: int) -> None:
         b, e, first, last = task
-        own = panels.block(b, e, 2 * slot)
+        own = panels.prepared(e - b, 2 * slot) if held[slot] == (b, e) else panels.block(b, e, 2 * slot)
+        held[slot] = b, e
         for c, stop in ((c, min(c + width, last)) for c in range(first, last, width)):
             rows = features[c:stop] if symmetric else features[p.candidates[c:stop]]
             other = panels.rows(rows, 2 * slot + 1)
@@ -135,10 +138,9 @@ def _from_features(p: Problem, panels: Panels, workers: Workers, storage: torch.
             square(b, e, own)
 
     tasks = []
-    for b, e in cut(n, height):
+    for b, e in reversed(cut(n, height)):  # the long ones first
         last = b if symmetric else columns
         tasks += [(b, e, first, min(first + SPAN, last)) for first in range(0, max(last, 1), SPAN)]
-    tasks.sort(key=lambda task: (task[1] - task[0]) * (task[2] - task[3]))  # the long ones first
     with full_precision():
         workers.run(work, tasks)
     return coverage, keep

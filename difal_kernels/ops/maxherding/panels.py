@@ -65,9 +65,13 @@ class Panels:
 
     def rows(self, features: torch.Tensor, side: int = 0) -> torch.Tensor:
         """The same for any rows, contiguous and of the type of `features`."""
-        out = self._buffers[side][: features.shape[0]]
+        out = self.prepared(features.shape[0], side)
         self.rows_into(features, out)
         return out
+
+    def prepared(self, count: int, side: int) -> torch.Tensor:
+        """What `block` or `rows` returned last for this side."""
+        return self._buffers[side][:count]
 
     def rows_into(self, features: torch.Tensor, out: torch.Tensor, scale: torch.Tensor | None = None) -> None:
         """Any number of such rows as a GEMM wants them, into contiguous float32 `out`, and their s_i."""
