@@ -15,7 +15,7 @@ from .problem import Problem
 from .reference import initial_coverage
 from .result import Result
 
-TILE = 512, 256  # rows and columns of the matrix that are made at once: turned into kernel values while in cache
+TILE = 512  # most rows and columns of the matrix that are made at once: turned into kernel values while in cache
 SPAN = 2048  # columns per task
 ROWS = 1024  # most rows that are prepared at a time, for all the tiles beside them
 CORNER = 128  # rows of a tile on the diagonal that are made at once: what lies above the diagonal is made for nothing
@@ -39,8 +39,8 @@ def workspace_bytes(p: Problem, threads: int) -> int:
 
 def _heights(n: int, d: int) -> tuple[int, int]:
     """Rows that each worker has prepared at a time, and columns: little beside the matrix, unless D is above N."""
-    most = max(64, NUMBERS // d)
-    return min(n, most, max(TILE[1], min(ROWS, n // 8))), min(n, most, TILE[1])
+    most = min(n, max(64, NUMBERS // d))
+    return min(most, max(256, min(ROWS, n // 8))), min(most, max(256, min(TILE, n // 16)))
 
 
 def plan(p: Problem) -> str:
@@ -131,7 +131,7 @@ def _from_features(p: Problem, panels: Panels, workers: Workers, storage: torch.
         for c, stop in ((c, min(c + width, last)) for c in range(first, last, width)):
             rows = features[c:stop] if symmetric else features[p.candidates[c:stop]]
             other = panels.rows(rows, 2 * slot + 1)
-            for begin, end in cut(e - b, TILE[0]):
+            for begin, end in cut(e - b, TILE):
                 torch.mm(own[begin:end], other.T, out=gram[b + begin : b + end, c:stop])
                 coverage.fill(b + begin, b + end, c, stop)
         if symmetric and last == b:
