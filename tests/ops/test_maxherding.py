@@ -96,9 +96,10 @@ def test_odd_sizes_down_to_one_and_the_whole_pool(backend, n, two_threads):
 
 @pytest.mark.parametrize("backend", NATIVE)
 def test_pools_wider_than_a_panel(backend, monkeypatch, two_threads):
-    from difal_kernels.ops.maxherding import panels
+    from difal_kernels.ops.maxherding import dense
 
-    monkeypatch.setattr(panels, "ROWS", 100)
+    for name, value in {"ROWS": 100, "LEAST": 1, "TILE": 48, "SPAN": 70, "CORNER": 32}.items():
+        monkeypatch.setattr(dense, name, value)
     x = blobs(730, d=9)
     assert_same(x, 200, backend, labeled=blobs(230, d=9, seed=3))
     assert_same(x, 100, backend, candidates=torch.arange(0, 730, 3))

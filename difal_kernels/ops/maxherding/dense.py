@@ -18,6 +18,7 @@ from .result import Result
 TILE = 512  # most rows and columns of the matrix that are made at once: turned into kernel values while in cache
 SPAN = 2048  # columns per task
 ROWS = 1024  # most rows that are prepared at a time, for all the tiles beside them
+LEAST = 256  # and the least, in a small pool
 CORNER = 128  # rows of a tile on the diagonal that are made at once: what lies above the diagonal is made for nothing
 
 
@@ -40,7 +41,7 @@ def workspace_bytes(p: Problem, threads: int) -> int:
 def _heights(n: int, d: int) -> tuple[int, int]:
     """Rows that each worker has prepared at a time, and columns: little beside the matrix, unless D is above N."""
     most = min(n, max(64, NUMBERS // d))
-    return min(most, max(256, min(ROWS, n // 8))), min(most, max(256, min(TILE, n // 16)))
+    return min(most, max(LEAST, min(ROWS, n // 8))), min(most, max(LEAST, min(TILE, n // 16)))
 
 
 def plan(p: Problem) -> str:
