@@ -71,25 +71,24 @@ int64_t live_as(const ErrorModel& error, const float* __restrict k, const float*
     const ErrorModel e = error;
     const float stretch = 1 + 2 * e.tolerance + e.relative, absolute = e.absolute;  // as Greedy::may_reach
     int64_t count = 0;
-    constexpr int64_t kChunk = 64;
+    constexpr int64_t kChunk = 64, kAhead = 512;
     for (int64_t begin = 0; begin < n; begin += kChunk) {
         const int64_t size = n - begin < kChunk ? n - begin : kChunk;
-        int32_t flags[kChunk];
+        for (int64_t line = 0; line < kChunk; line += 16) __builtin_prefetch(k + begin + line + kAhead);
         int32_t any = 0;
 #pragma omp simd reduction(| : any)
         for (int64_t i = begin; i < begin + size; ++i) any |= k[i] * stretch + absolute > m[i];
         if (!any) continue;
-        any = 0;
-#pragma omp simd reduction(| : any)
+        uint8_t flags[kChunk] = {};
+#pragma omp simd
         for (int64_t c = 0; c < size; ++c) {
             const int64_t i = begin + c;
             flags[c] = k[i] + entry_bound<kind>(e, k[i], s[i] + s_j) > m[i];
-            any |= flags[c];
         }
-        if (!any) continue;
-        for (int64_t c = 0; c < size; ++c) {
-            rows[count] = static_cast<int32_t>(begin + c);
-            count += flags[c];
+        for (int64_t c = 0; c < size; c += 8) {
+            uint64_t eight;  // flags, of which few are set: the lowest one is the next row
+            __builtin_memcpy(&eight, flags + c, 8);
+            for (; eight; eight &= eight - 1) rows[count++] = static_cast<int32_t>(begin + c + __builtin_ctzll(eight) / 8);
         }
     }
     return count;

@@ -204,6 +204,19 @@ void Greedy::find_contenders(double reach, std::vector<int64_t>& found) {
     }
 }
 
+// Where many contend only because their bounds are from long ago, all of those are scanned at once: they would have to
+// be, one after another, at the next picks. A column is scanned so no more often than the picks double.
+bool Greedy::rescan_old(const std::vector<int64_t>& contenders) {
+    if (static_cast<int64_t>(contenders.size()) <= kBatch) return false;
+    std::vector<int64_t> old;
+    for (int64_t j : contenders) {
+        if (scanned_at_[j] != stats.picks && 2 * scanned_at_[j] <= stats.picks) old.push_back(j);
+    }
+    if (static_cast<int64_t>(old.size()) <= kBatch) return false;
+    team.parallel_for(static_cast<int64_t>(old.size()), [&](int64_t c) { rescan(old[c], scratch(p.rows)); });
+    return true;
+}
+
 int64_t Greedy::choose() {
     double best = kTaken;
     for (int64_t j : settled_) best = std::max(best, settled_gain_[j]);
@@ -234,6 +247,7 @@ int64_t Greedy::choose() {
         }
         const double reach = best - tie(best) - drift();
         find_contenders(reach, contenders);
+        if (rescan_old(contenders)) find_contenders(reach, contenders);
         if (contenders.empty()) break;
         if (static_cast<int64_t>(contenders.size()) > kBatch) {
             std::nth_element(

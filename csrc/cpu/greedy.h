@@ -111,6 +111,7 @@ class Greedy {
     void settle(int64_t j, const int32_t* rows, const double* values, int64_t count);
     void make_column(int64_t j);
     void find_contenders(double reach, std::vector<int64_t>& found);
+    bool rescan_old(const std::vector<int64_t>& contenders);
     int64_t choose();
     void take(int64_t j);
     double drift() const;
