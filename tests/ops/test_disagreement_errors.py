@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import difal_kernels as dk
+from difal_kernels.ops.disagreement import contract, cuda, triton
 
 X = torch.zeros(4, 3, 5)
 P = X.softmax(-1)
@@ -61,7 +62,6 @@ GENERATOR = torch.Generator()
         ),
         (lambda: dk.disagreement(X, outputs=("edald",)), ValueError, "`single` must be given"),
         (lambda: dk.disagreement(X, backend="gpu"), ValueError, "`backend` must be 'auto' or one of"),
-        (lambda: dk.balentacq(X, backend="cpu"), dk.BackendUnavailableError, "backend 'cpu' cannot run balentacq"),
         (lambda: dk.power_bald(X, generator=0), TypeError, "`generator` must be a torch.Generator, got 0"),
         (
             lambda: dk.power_bald(X, generator=GENERATOR, beta=0),
@@ -70,16 +70,6 @@ GENERATOR = torch.Generator()
         ),
         (lambda: dk.power_bald(X, generator=GENERATOR, beta="x"), TypeError, "`beta` must be a float"),
         (lambda: dk.power_bald(X, generator=GENERATOR, noise="white"), ValueError, "`noise` must be one of"),
-        (
-            lambda: dk.balentacq(X, backend="cpu"),
-            dk.BackendUnavailableError,
-            "balentacq has a reference implementation only",
-        ),
-        (
-            lambda: dk.edald(X, X[:, 0], compat="released", backend="cpu"),
-            dk.BackendUnavailableError,
-            "compat='released' has a reference implementation only",
-        ),
     ],
 )
 def test_arguments(call, error, words):
@@ -164,9 +154,21 @@ def test_explain_and_available_backends():
     text = dk.explain(dk.bald, torch.zeros(5, 19, 8, 8), sample_dim=0, class_dim=1)
     assert "-> cpu: can run" in text
     assert "K=5, C=19, places (64,)" in text
-    assert "-> reference" in dk.explain(dk.balentacq, X)
-    assert "-> reference" in dk.explain("edald", X, X[:, 0], compat="released")
+    assert "-> cpu: can run" in dk.explain(dk.balentacq, X)
+    assert "-> cpu: can run" in dk.explain("edald", X, X[:, 0], compat="released")
     assert "-> cpu" in dk.explain(dk.power_bald, X, generator=GENERATOR)
     assert {"reference", "cpu"} <= set(dk.available_backends("edald"))
     for name in ("disagreement", "entropy", "margin", "least_confidence", "bald", "entropy_bald"):
         assert "reference" in dk.available_backends(name)
+
+
+def test_no_gpu_backend_takes_what_it_has_no_kernel_for():
+    """Whatever the machine: the reason for the scores comes with the other reasons, and names the way out."""
+    single = X[:, 0]
+    for scores, options in (("balentacq", {"outputs": ("balentacq", "bald")}), ("compat", {"compat": "released"})):
+        problem = contract.prepare(X, single, **{"outputs": ("edald",), **options})
+        assert scores in contract.beyond_gpu(problem)
+        assert "backend='reference'" in contract.beyond_gpu(problem)
+        for backend in (cuda, triton):
+            assert backend.supports(problem) is not None
+    assert contract.beyond_gpu(contract.prepare(X, single, outputs=("edald", "margin", "variation_ratio"))) is None

@@ -186,7 +186,7 @@ def test_any_strides(shape, order, step, dtype, seed):
 
 def test_threads_do_not_change_the_answer():
     x = torch.randn(5, 19, 96, 97, generator=torch.Generator().manual_seed(0))
-    names = ("entropy", "bald", "margin", "variation_ratio")
+    names = ("entropy", "bald", "margin", "variation_ratio", "balentacq")
     before = torch.get_num_threads()
     answers = []
     try:
@@ -220,6 +220,12 @@ for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
                 a, b = (dk.disagreement(t.to(dtype), u.to(dtype), outputs=names, input=input, sample_dim=sd,
                                         class_dim=cd, backend=k) for k in ("cpu", "reference"))
                 worst = max([worst] + [float((a[n] - b[n]).abs().max()) for n in names])
+                t, u = t.to(dtype), u.to(dtype)
+                options = dict(input=input, sample_dim=sd, class_dim=cd)
+                a, b = (dk.edald(t, u, compat="released", backend=k, **options) for k in ("cpu", "reference"))
+                worst = max(worst, float((a - b).abs().max()))
+                a, b = (dk.balentacq(t, backend=k, **options) for k in ("cpu", "reference"))
+                worst = max(worst, float(((a - b).abs() / (1 + b.abs())).max()))
 try:
     dk.bald(torch.full((9, 2, 3), float("nan")), backend="cpu")
 except ValueError:

@@ -12,7 +12,7 @@ import torch
 from ..._checks import as_choice, as_data, as_int, as_tensor
 
 INPUTS = ("logits", "log_probs", "probs")
-# What an implementation computes. `combined` is entropy + weight * bald.
+# What an implementation computes. `combined` is entropy + weight * bald; `released_edald` what compat="released" asks.
 SCORES = (
     "entropy",
     "bald",
@@ -22,9 +22,11 @@ SCORES = (
     "variation_ratio",
     "combined",
     "balentacq",
+    "released_edald",
 )
+GPU_SCORES = SCORES[: SCORES.index("balentacq")]  # those that cuda and triton have
 # The public names and the score behind each.
-OUTPUTS = {name: name for name in SCORES if name != "combined"} | {
+OUTPUTS = {name: name for name in SCORES if name not in ("combined", "released_edald")} | {
     "mutual_information": "bald",
     "dald": "bald",
     "edald": "combined",
@@ -44,7 +46,6 @@ class Problem:
     input: str
     weight: float
     check_finite: bool
-    compat: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -94,15 +95,28 @@ def prepare(
         single = _as_single(single, name, tensor, sample_dim, class_dim)
     elif "edald" in outputs:
         raise ValueError("`single` must be given for 'edald': the prediction without perturbation, got None")
+    if compat is None:
+        scores = tuple(dict.fromkeys(OUTPUTS[output] for output in outputs))
+    else:
+        scores = ("released_edald",)
     return Problem(
         samples=tensor.movedim((sample_dim, class_dim), (-2, -1)),
         single=single,
-        scores=tuple(dict.fromkeys(OUTPUTS[output] for output in outputs)),
+        scores=scores,
         input=input,
         weight=weight,
         check_finite=check_finite,
-        compat=compat,
     )
+
+
+def beyond_gpu(problem: Problem) -> str | None:
+    """Why no GPU backend computes the scores of a problem, or None."""
+    reasons = {
+        "balentacq": "balentacq has no GPU kernel, for it is made of digamma and ln Gamma in float64",
+        "released_edald": "compat='released' has no GPU kernel, for it only traces published numbers",
+    }
+    lacking = next((reasons[score] for score in problem.scores if score not in GPU_SCORES), None)
+    return lacking and f"{lacking}; backend='reference' runs it on any device"
 
 
 def _as_outputs(outputs: Any) -> tuple[str, ...]:

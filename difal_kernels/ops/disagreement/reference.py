@@ -53,8 +53,8 @@ def _compute(problem: Problem, samples: torch.Tensor, single: torch.Tensor | Non
     if single is not None:
         q, single_valid = probabilities(problem, single)
         valid = valid & single_valid
-    if problem.compat == "released":
-        return {"combined": released_edald(p, q, problem.weight)}, valid
+    if "released_edald" in problem.scores:
+        return {"released_edald": released_edald(p, q, problem.weight)}, valid
 
     K, C = p.shape[-2:]
     expected_entropy = entropy(p).mean(-1)
