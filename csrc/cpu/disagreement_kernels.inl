@@ -127,7 +127,7 @@ Rows accumulate(const Vd* x, int64_t C, double tolerance) {
     }
     rows.entropy = ln(Z) - T / Z;
     rows.scale = 1 / Z;
-    rows.bad = (lowest < 0) | (Z > 1 + tolerance) | (Z < 1 - tolerance);
+    rows.bad = (lowest < 0) | ((Z > 1 + tolerance) & (Z < infinity)) | (Z < 1 - tolerance);
     rows.top *= rows.scale;
     rows.second *= rows.scale;
     return rows;

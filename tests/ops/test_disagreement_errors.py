@@ -41,7 +41,7 @@ GENERATOR = torch.Generator()
             r"`samples` must have at least one class, got shape \(4, 3, 0\)",
         ),
         (lambda: dk.bald(X[:, :0]), ValueError, "`samples` must have at least one sample"),
-        (lambda: dk.bald(X, check_finite=1), TypeError, "`check_finite` must be a bool, got 1"),
+        (lambda: dk.bald(X, check_finite=1), TypeError, "`check_finite` must be True or False, got 1"),
         (lambda: dk.edald(X, None), ValueError, "`single` must be given"),
         (lambda: dk.edald(X, X), ValueError, r"`single` must have the shape .* \(4, 5\), got \(4, 3, 5\)"),
         (
@@ -50,6 +50,8 @@ GENERATOR = torch.Generator()
             "`weight` must be finite and at least 0, got -1",
         ),
         (lambda: dk.edald(X, X[:, 0], weight=math.nan), ValueError, "`weight` must be finite"),
+        (lambda: dk.edald(X, X[:, 0], weight=10**400), ValueError, "`weight` must be finite and at least 0, got inf"),
+        (lambda: dk.edald(X, X[:, 0], weight=True), TypeError, "`weight` must be a float, got True"),
         (lambda: dk.edald(X, X[:, 0], weight="1"), TypeError, "`weight` must be a float, got '1'"),
         (lambda: dk.edald(X, X[:, 0], compat="paper"), ValueError, "`compat` must be one of 'released'"),
         (lambda: dk.edald(X, X[:, 0].to("meta")), ValueError, "`single` must be on the device of `samples`"),
@@ -68,6 +70,7 @@ GENERATOR = torch.Generator()
             ValueError,
             "`beta` must be finite and above 0",
         ),
+        (lambda: dk.power_bald(X, generator=GENERATOR, beta=10**400), ValueError, "`beta` must be finite and above 0"),
         (lambda: dk.power_bald(X, generator=GENERATOR, beta="x"), TypeError, "`beta` must be a float"),
         (lambda: dk.power_bald(X, generator=GENERATOR, noise="white"), ValueError, "`noise` must be one of"),
     ],
@@ -127,6 +130,30 @@ def test_values(x, input, words, backend):
 def test_a_bad_sum_raises_without_the_finite_check_too(backend):
     with pytest.raises(ValueError, match="sum to one"):
         dk.bald(X + 1, input="probs", check_finite=False, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("C", [1, 2, 19])
+@pytest.mark.parametrize("off", [-1e-3, 1e-3])
+def test_a_sum_on_the_limit_is_accepted_or_refused_in_words(backend, C, off):
+    """An implementation's own rounding decides."""
+    x = torch.full((C,), off - math.log(C), dtype=torch.float64)
+    for step in (0, 1e-13, -1e-13, 1e-11, -1e-11):
+        try:
+            got = dk.entropy(x + step, input="log_probs", backend=backend)
+        except ValueError as error:
+            assert "sum to one" in str(error)  # noqa: PT017 (either is right)
+        else:
+            assert float(got) == pytest.approx(math.log(C), abs=1e-6)
+
+
+def test_numbers_of_numpy_are_numbers():
+    single = X[:, 0]
+    plain = dk.edald(X, single, weight=0.5, check_finite=True)
+    assert torch.equal(dk.edald(X, single, weight=np.float32(0.5), check_finite=np.bool_(True)), plain)
+    assert torch.equal(dk.edald(X, single, weight=np.int64(2)), dk.edald(X, single, weight=2))
+    draws = [dk.power_bald(X, generator=torch.Generator().manual_seed(0), beta=b) for b in (2, np.float64(2))]
+    assert torch.equal(*draws)
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])

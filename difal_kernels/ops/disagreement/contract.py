@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from ..._checks import as_choice, as_data, as_int, as_tensor
+from ..._checks import as_bool, as_choice, as_data, as_float, as_int, as_tensor
 
 INPUTS = ("logits", "log_probs", "probs")
 # What an implementation computes. `combined` is entropy + weight * bald; `released_edald` what compat="released" asks.
@@ -75,8 +75,7 @@ def prepare(
     as_choice(input, "input", INPUTS)
     if compat is not None:
         as_choice(compat, "compat", ("released",))
-    if not isinstance(check_finite, bool):
-        raise TypeError(f"`check_finite` must be a bool, got {check_finite!r}")
+    check_finite = as_bool(check_finite, "check_finite")
     weight = _as_weight(weight)
 
     class_dim = _as_dim(class_dim, "class_dim", name, tensor)
@@ -128,11 +127,10 @@ def _as_outputs(outputs: Any) -> tuple[str, ...]:
 
 
 def _as_weight(weight: Any) -> float:
-    if isinstance(weight, bool) or not isinstance(weight, int | float):
-        raise TypeError(f"`weight` must be a float, got {weight!r}")
+    weight = as_float(weight, "weight")
     if not (math.isfinite(weight) and weight >= 0):
         raise ValueError(f"`weight` must be finite and at least 0, got {weight}")
-    return float(weight)
+    return weight
 
 
 def _as_dim(dim: Any, argument: str, name: str, tensor: torch.Tensor) -> int:
@@ -175,7 +173,10 @@ def raise_invalid(problem: Problem, place: int, name: str) -> NoReturn:
 
 
 def _fault(problem: Problem, row: torch.Tensor) -> tuple[str, str, str] | None:
-    """What is wrong with one prediction (C,), if anything: what must hold, what was found, what to do."""
+    """What is wrong with one prediction (C,), if anything: what must hold, what was found, what to do.
+
+    An implementation's own rounding decides on the limit of a sum; what it refused is to be found here again.
+    """
     values = row.double()
     if problem.check_finite:
         cure = "repair or leave out such predictions, or pass check_finite=False to get NaN there"
@@ -191,7 +192,7 @@ def _fault(problem: Problem, row: torch.Tensor) -> tuple[str, str, str] | None:
         return "must hold no negative probability", f"{values.min().item()}", "pass input='logits' for logits"
     total = (values if problem.input == "probs" else values.exp()).sum().item()
     excess = total - 1 if problem.input == "probs" else values.logsumexp(-1).item()
-    if abs(excess) > SUM_TOLERANCE[row.dtype]:
+    if math.isfinite(excess) and abs(excess) > SUM_TOLERANCE[row.dtype] - 1e-6:
         return (
             "must hold probabilities that sum to one over `class_dim`",
             f"a sum of {total:.6g}",
