@@ -96,8 +96,7 @@ Rows exponentiate(Vd* x, int64_t C, Input input, double tolerance) {
     }
     Vd Z = {}, T = {};
     for (int64_t c = 0; c < C; ++c) {
-        Vd d = x[c] - rows.top;
-        d = d < lowest_log ? splat(lowest_log) : d;
+        const Vd d = max(splat(lowest_log), x[c] - rows.top);  // keeps NaN
         x[c] = exp_negative<exact>(d);
         Z += x[c];
         T += x[c] * d;
@@ -109,7 +108,7 @@ Rows exponentiate(Vd* x, int64_t C, Input input, double tolerance) {
         const Vd log_sum = rows.top + log_Z;
         rows.bad = (log_sum > tolerance) | (log_sum < -tolerance);
     }
-    if (ranks) rows.second = exp_negative(rows.second - rows.top) * rows.scale;
+    if (ranks) rows.second = exp_negative(max(rows.second - rows.top, splat(lowest_log))) * rows.scale;
     rows.top = rows.scale;
     return rows;
 }
@@ -147,14 +146,15 @@ Rows summarise(double* block, int64_t C, const DisagreementJob& job, double tole
     return rows;
 }
 
-// Entropy and ranks of the mean of the samples, from the sum of their probabilities; `share` is 1 / K.
+// Entropy, and if asked for ranks, of the mean of the samples, from the sum of their probabilities; `share` is 1 / K.
+template <bool ranks>
 Rows summarise_mean(const double* sums, int64_t C, double share) {
     const Vd* x = reinterpret_cast<const Vd*>(sums);
     Rows rows = unranked();
     for (int64_t c = 0; c < C; ++c) {
         const Vd m = x[c] * share;
         rows.entropy -= m * ln(max(m, splat(smallest)));
-        rank(m, c, rows);
+        if (ranks) rank(m, c, rows);
     }
     return rows;
 }
@@ -279,7 +279,8 @@ int64_t DIFAL_DISAGREEMENT(const DisagreementTile& tile) {
         const Vd expected = sum_entropy[b] / static_cast<double>(K);
         Vd information = expected - expected;  // 0, or NaN where the input has one
         if (wants_mean) {
-            const Rows mean = summarise_mean(sums + b * C * W, C, share);
+            const double* sum = sums + b * C * W;
+            const Rows mean = wants_ranks ? summarise_mean<true>(sum, C, share) : summarise_mean<false>(sum, C, share);
             information = mean.entropy - expected;
             if (!has_single) prediction[b] = mean;
         }

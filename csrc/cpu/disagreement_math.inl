@@ -50,13 +50,12 @@ constexpr double minimax[] = {0.99999999996167976,   1.0000000002431193,    0.50
 constexpr double taylor[] = {1,         1,          1. / 2,      1. / 6,       1. / 24,       1. / 120,      1. / 720,
                              1. / 5040, 1. / 40320, 1. / 362880, 1. / 3628800, 1. / 39916800, 1. / 479001600};
 
-// exp(x) for x <= 0: 2^n times a polynomial on |r| <= ln(2) / 2, good to 4e-11 or, if `exact`, to the last places of
-// a double. NaN stays NaN.
+// exp(x) for lowest_log <= x <= 0: 2^n times a polynomial on |r| <= ln(2) / 2, good to 4e-11 or, if `exact`, to the
+// last places of a double. NaN stays NaN.
 template <bool exact = false>
 inline Vd exp_negative(Vd x) {
     constexpr int degree = exact ? 12 : 7;
     constexpr const double* polynomial = exact ? taylor : minimax;
-    x = x < lowest_log ? splat(lowest_log) : x;
     const Vd shifted = x * 1.4426950408889634 + shifter;
     const Vd r = x - (shifted - shifter) * 0.6931471805599453;
     Vd y = splat(polynomial[degree]);
