@@ -240,8 +240,8 @@ difal::Predictions predictions(const py::tuple& from) {
 
 void disagreement(At at, const py::tuple& samples, const py::tuple& single, int input, bool check_finite, double weight,
                   int64_t num_samples, int64_t num_classes, const std::vector<int64_t>& place_sizes,
-                  const std::array<std::uintptr_t, difal::score_count>& scores, double entropy_limit, double bald_limit,
-                  std::uintptr_t first_bad) {
+                  const std::array<std::uintptr_t, difal::gpu_score_count>& scores, double entropy_limit,
+                  double bald_limit, std::uintptr_t first_bad) {
     difal::DisagreementJob job;
     if (place_sizes.size() > difal::max_place_dims) {
         throw std::invalid_argument("at most " + std::to_string(difal::max_place_dims) + " place dimensions");
@@ -254,7 +254,7 @@ void disagreement(At at, const py::tuple& samples, const py::tuple& single, int 
     job.num_samples = num_samples;
     job.num_classes = num_classes;
     for (int64_t size : place_sizes) job.place_sizes[job.place_dims++] = size;
-    for (int i = 0; i < difal::score_count; ++i) job.scores[i] = address<float>(scores[i]);
+    for (int i = 0; i < difal::gpu_score_count; ++i) job.scores[i] = address<float>(scores[i]);
     py::gil_scoped_release release;
     difal::cuda::disagreement(queue(at), job, {entropy_limit, bald_limit}, address<unsigned long long>(first_bad));
 }

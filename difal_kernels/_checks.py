@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +15,11 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def as_tensor(value: Any, name: str, dtypes: Sequence[torch.dtype] = FLOATS) -> torch.Tensor:
-    """View a torch tensor or NumPy array as a detached tensor of one of `dtypes`, never copying."""
+    """View a torch tensor or NumPy array as a detached tensor of one of `dtypes`.
+
+    Copied only where the memory does not hold the numbers: a torch tensor negated by its flag alone, such as
+    `z.conj().imag`, NumPy's other byte order, and strides that torch has not.
+    """
     if isinstance(value, np.ndarray):
         value = _from_numpy(value, name)
     if not isinstance(value, torch.Tensor):
@@ -26,12 +32,12 @@ def as_tensor(value: Any, name: str, dtypes: Sequence[torch.dtype] = FLOATS) -> 
     if value.dtype not in dtypes:
         allowed = ", ".join(str(d).removeprefix("torch.") for d in dtypes)
         raise TypeError(f"`{name}` must have dtype {allowed}, got {str(value.dtype).removeprefix('torch.')}")
-    return value.detach()
+    return value.detach().resolve_neg()
 
 
-def as_data(value: Any, name: str) -> torch.Tensor:
-    """`as_tensor` for the argument that decides the device: it must be one that holds data."""
-    value = as_tensor(value, name)
+def as_data(value: Any, name: str, dtypes: Sequence[torch.dtype] = FLOATS) -> torch.Tensor:
+    """`as_tensor` for what is read or moved before its device is compared with another's: it must hold data."""
+    value = as_tensor(value, name, dtypes)
     if value.is_meta:
         raise TypeError(f"`{name}` must hold data, got a tensor on the meta device")
     return value
@@ -78,6 +84,22 @@ def as_int(value: Any, name: str, low: int | None = None, high: int | None = Non
         bounds = f"at least {low}" if high is None else f"between {low} and {high}"
         raise ValueError(f"`{name}` must be {bounds}, got {value}")
     return value
+
+
+def as_float(value: Any, name: str) -> float:
+    """Any real number, NumPy's included; one beyond a float's range is infinite."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        raise TypeError(f"`{name}` must be a float, got {value!r}")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def as_bool(value: Any, name: str) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"`{name}` must be True or False, got {value!r}")
+    return bool(value)
 
 
 def as_choice(value: Any, name: str, choices: Sequence[str]) -> str:

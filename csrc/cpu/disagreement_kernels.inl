@@ -11,149 +11,11 @@
 //     e_c = exp(x_c - max x),  Z = sum e,  T = sum e_c (x_c - max x),  H = ln Z - T / Z,  p_c = e_c / Z;
 // with x its probabilities, e = x and T = sum x_c ln x_c: the same formulas divide out a sum that is nearly
 // one.
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
-
-#include "difal/disagreement.h"
+#include "disagreement_beta.inl"
+#include "disagreement_math.inl"
 
 namespace difal {
 namespace {
-
-#if defined(__AVX512F__)
-constexpr int W = 8;
-#elif defined(__AVX2__)
-constexpr int W = 4;
-#else
-constexpr int W = 2;
-#endif
-
-typedef double Vd __attribute__((vector_size(W * 8)));
-typedef int64_t Vi __attribute__((vector_size(W * 8)));
-typedef float Vf __attribute__((vector_size(W * 4)));
-
-constexpr double infinity = __builtin_inf();
-constexpr double lowest_log = -690.0;  // exp of it is 1e-300: added to a sum it is nothing, and it is no denormal
-constexpr double smallest = 1e-300;    // stands for 0 under ln; 0 ln 0 comes out as 0
-constexpr double shifter = 6755399441055744.0;  // 1.5 * 2^52: adding it leaves the integer in the low bits
-
-template <class T>
-inline T load(const void* from) {
-    T value;
-    __builtin_memcpy(&value, from, sizeof(T));
-    return value;
-}
-
-inline Vd splat(double value) {
-    return value - Vd{};
-}
-inline Vd max(Vd a, Vd b) {
-    return a > b ? a : b;
-}  // b where a is NaN
-inline Vd min(Vd a, Vd b) {
-    return a < b ? a : b;
-}
-
-// exp(x) for x <= 0: 2^n times a minimax polynomial on |r| <= ln(2) / 2. NaN stays NaN.
-inline Vd exp_negative(Vd x) {
-    x = x < lowest_log ? splat(lowest_log) : x;
-    const Vd shifted = x * 1.4426950408889634 + shifter;
-    const Vd r = x - (shifted - shifter) * 0.6931471805599453;
-    Vd y = r * 0.00019775163755429842 + 0.0013948183614540877;
-    y = y * r + 0.0083335611089041944;
-    y = y * r + 0.041666225421174798;
-    y = y * r + 0.16666665126010685;
-    y = y * r + 0.50000001045378151;
-    y = y * r + 1.0000000002431193;
-    y = y * r + 0.99999999996167976;
-    return (Vd)((Vi)y + ((Vi)shifted << 52));
-}
-
-// ln(x) for x >= smallest: the exponent, and 2 artanh((m - 1) / (m + 1)) of the mantissa m in [sqrt(1/2),
-// sqrt(2)).
-inline Vd ln(Vd x) {
-    constexpr int64_t one = 0x3ff0000000000000, sqrt_half = 0x3fe6a09e667f3bcd;
-    const Vi bits = (Vi)x + (one - sqrt_half);
-    const Vd exponent = (Vd)((bits >> 52) + (Vi)(splat(shifter))) - (shifter + 1023);
-    const Vd m = (Vd)((bits & 0x000fffffffffffff) + sqrt_half);
-    const Vd s = (m - 1) / (m + 1), q = s * s;
-    Vd y = q * (2.0 / 11) + 2.0 / 9;
-    y = y * q + 2.0 / 7;
-    y = y * q + 2.0 / 5;
-    y = y * q + 2.0 / 3;
-    y = y * q + 2.0;
-    const Vd result = exponent * 0.6931471805599453 + s * y;
-    return x == x ? result : x;  // the bits of a NaN are no number
-}
-
-// Elements of each type as doubles: W that lie side by side, and one. Halves are widened as integers.
-#if defined(__AVX512F__)
-inline __m128i load_halves(const uint16_t* p) {
-    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-}
-inline Vf wide_bfloat(const uint16_t* p) {
-    return (Vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_halves(p)), 16);
-}
-inline Vf wide_half(const uint16_t* p) {
-    return (Vf)_mm256_cvtph_ps(load_halves(p));
-}
-#elif defined(__AVX2__)
-inline __m128i load_halves(const uint16_t* p) {
-    return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
-}
-inline Vf wide_bfloat(const uint16_t* p) {
-    return (Vf)_mm_slli_epi32(_mm_cvtepu16_epi32(load_halves(p)), 16);
-}
-inline Vf wide_half(const uint16_t* p) {
-    return (Vf)_mm_cvtph_ps(load_halves(p));
-}
-#else
-inline float float_of_bits(uint32_t bits) {
-    return load<float>(&bits);
-}
-inline float float_of_half(uint16_t half) {
-    const uint32_t magnitude = (half & 0x7fffu) << 13, sign = (half & 0x8000u) << 16;
-    const float scaled = float_of_bits(magnitude) * 0x1p112f;           // exact, for subnormal numbers too
-    const uint32_t special = magnitude >= 0x0f800000 ? 0x7f800000 : 0;  // infinities and NaN
-    return float_of_bits(load<uint32_t>(&scaled) | special | sign);
-}
-inline Vf wide_bfloat(const uint16_t* p) {
-    return Vf{float_of_bits(uint32_t{p[0]} << 16), float_of_bits(uint32_t{p[1]} << 16)};
-}
-inline Vf wide_half(const uint16_t* p) {
-    return Vf{float_of_half(p[0]), float_of_half(p[1])};
-}
-#endif
-
-struct F32 {
-    typedef float Type;
-    static Vd wide(const Type* p) { return __builtin_convertvector(load<Vf>(p), Vd); }
-    static double one(const Type* p) { return *p; }
-};
-struct F64 {
-    typedef double Type;
-    static Vd wide(const Type* p) { return load<Vd>(p); }
-    static double one(const Type* p) { return *p; }
-};
-struct F16 {
-    typedef uint16_t Type;
-    static Vd wide(const Type* p) { return __builtin_convertvector(wide_half(p), Vd); }
-    static double one(const Type* p) {
-#if defined(__AVX2__)
-        return _cvtsh_ss(*p);
-#else
-        return float_of_half(*p);
-#endif
-    }
-};
-struct Bf16 {
-    typedef uint16_t Type;
-    static Vd wide(const Type* p) { return __builtin_convertvector(wide_bfloat(p), Vd); }
-    static double one(const Type* p) {
-        const uint32_t bits = static_cast<uint32_t>(*p) << 16;
-        return load<float>(&bits);
-    }
-};
 
 // Reads one sample of the tile into `block`: W places side by side, then the classes, then the next W places.
 // The C streams are too many and too far apart for the processor's own prefetching, so what is read next,
@@ -222,8 +84,8 @@ inline Rows unranked() {
     return {Vd{}, Vd{}, splat(-infinity), splat(-infinity), Vd{}, Vi{}};
 }
 
-// Turns W rows x of `block` into e in place. `ranks`: second and argmax are wanted.
-template <bool ranks>
+// Turns W rows x of `block` into e in place. `ranks`: second and argmax are wanted; `exact`: exp is.
+template <bool ranks, bool exact>
 Rows exponentiate(Vd* x, int64_t C, Input input, double tolerance) {
     Rows rows = unranked();
     for (int64_t c = 0; c < C; ++c) {
@@ -234,9 +96,8 @@ Rows exponentiate(Vd* x, int64_t C, Input input, double tolerance) {
     }
     Vd Z = {}, T = {};
     for (int64_t c = 0; c < C; ++c) {
-        Vd d = x[c] - rows.top;
-        d = d < lowest_log ? splat(lowest_log) : d;
-        x[c] = exp_negative(d);
+        const Vd d = max(splat(lowest_log), x[c] - rows.top);  // keeps NaN
+        x[c] = exp_negative<exact>(d);
         Z += x[c];
         T += x[c] * d;
     }
@@ -247,7 +108,7 @@ Rows exponentiate(Vd* x, int64_t C, Input input, double tolerance) {
         const Vd log_sum = rows.top + log_Z;
         rows.bad = (log_sum > tolerance) | (log_sum < -tolerance);
     }
-    if (ranks) rows.second = exp_negative(rows.second - rows.top) * rows.scale;
+    if (ranks) rows.second = exp_negative(max(rows.second - rows.top, splat(lowest_log))) * rows.scale;
     rows.top = rows.scale;
     return rows;
 }
@@ -265,7 +126,7 @@ Rows accumulate(const Vd* x, int64_t C, double tolerance) {
     }
     rows.entropy = ln(Z) - T / Z;
     rows.scale = 1 / Z;
-    rows.bad = (lowest < 0) | (Z > 1 + tolerance) | (Z < 1 - tolerance);
+    rows.bad = (lowest < 0) | ((Z > 1 + tolerance) & (Z < infinity)) | (Z < 1 - tolerance);
     rows.top *= rows.scale;
     rows.second *= rows.scale;
     return rows;
@@ -276,22 +137,61 @@ Rows summarise(double* block, int64_t C, const DisagreementJob& job, double tole
     Rows rows;
     if (job.input == Input::probs)
         rows = ranks ? accumulate<true>(x, C, tolerance) : accumulate<false>(x, C, tolerance);
+    else if (job.scores[balentacq] != nullptr)
+        rows = exponentiate<true, true>(x, C, job.input, tolerance);
     else
-        rows = ranks ? exponentiate<true>(x, C, job.input, tolerance) : exponentiate<false>(x, C, job.input, tolerance);
+        rows = ranks ? exponentiate<true, false>(x, C, job.input, tolerance)
+                     : exponentiate<false, false>(x, C, job.input, tolerance);
     if (job.check_finite) rows.bad |= rows.entropy != rows.entropy;  // any NaN, +inf or all -inf ends up there
     return rows;
 }
 
-// Entropy and ranks of the mean of the samples, from the sum of their probabilities; `share` is 1 / K.
+// Entropy, and if asked for ranks, of the mean of the samples, from the sum of their probabilities; `share` is 1 / K.
+template <bool ranks>
 Rows summarise_mean(const double* sums, int64_t C, double share) {
     const Vd* x = reinterpret_cast<const Vd*>(sums);
     Rows rows = unranked();
     for (int64_t c = 0; c < C; ++c) {
         const Vd m = x[c] * share;
         rows.entropy -= m * ln(max(m, splat(smallest)));
-        rank(m, c, rows);
+        if (ranks) rank(m, c, rows);
     }
     return rows;
+}
+
+// The sum of W predictions' probabilities, and what balanced() needs beyond it; `k` predictions came before.
+void add_probabilities(const Vd* e, Vd scale, int64_t k, int64_t C, Vd* sum, Vd* square) {
+    if (k == 0) {
+        for (int64_t c = 0; c < C; ++c) sum[c] = e[c] * scale;
+    } else {
+        for (int64_t c = 0; c < C; ++c) sum[c] += e[c] * scale;
+    }
+    if (square == nullptr) return;
+    // Youngs and Cramer's update of the squared distances from the mean: nothing of the mean's size cancels.
+    const double n = static_cast<double>(k + 1), share = k == 0 ? 0 : 1 / (n * static_cast<double>(k));
+    for (int64_t c = 0; c < C; ++c) {
+        const Vd distance = e[c] * scale * n - sum[c], before = k == 0 ? Vd{} : square[c];
+        square[c] = before + distance * distance * share;
+    }
+}
+
+// The released code's entropy, and a sample's share in its "information": a probability p stands where ln p is
+// expected, so that exp(p) is scored, which sums to no one.
+Vd released_entropy(const Vd* x, Vd scale, int64_t C) {
+    Vd sum = {};
+    for (int64_t c = 0; c < C; ++c) sum -= x[c] * scale * ln(x[c] * scale + 1e-8);
+    return sum;
+}
+
+Vd add_released(const Vd* e, Vd scale, int64_t k, int64_t C, Vd* sum) {
+    constexpr double e_1 = 2.718281828459045;
+    Vd entropy = {};
+    for (int64_t c = 0; c < C; ++c) {
+        const Vd r = exp_negative(e[c] * scale - 1) * e_1;
+        entropy -= r * ln(r + 1e-8);
+        sum[c] = k == 0 ? r : sum[c] + r;
+    }
+    return entropy;
 }
 
 // 1 - the share of samples that vote for the favourite class.
@@ -323,16 +223,23 @@ void store(float* scores, int64_t first, int64_t count, Vd values) {
 int64_t DIFAL_DISAGREEMENT(const DisagreementTile& tile) {
     const DisagreementJob& job = *tile.job;
     const int64_t K = job.num_samples, C = job.num_classes, columns = (tile.count + W - 1) / W;
+    const double share = 1.0 / static_cast<double>(K);
     const bool has_single = job.single.data != nullptr;
     const bool wants_ranks = job.scores[margin] != nullptr || job.scores[least_confidence] != nullptr;
     const bool wants_votes = job.scores[variation_ratio] != nullptr;
     const bool wants_mean = K > 1 && (job.scores[bald] != nullptr || job.scores[combined] != nullptr ||
                                       (!has_single && (wants_ranks || job.scores[entropy] != nullptr)));
+    const bool wants_balanced = job.scores[balentacq] != nullptr;
+    const bool wants_released = job.scores[released_edald] != nullptr;
     double* block = tile.scratch;
     double* sums = block + tile.places * C;
     double* votes = sums + tile.places * C;
+    double* squares = votes + (wants_votes ? tile.places * K : 0);
+    double* released_sums = squares + (wants_balanced ? tile.places * C : 0);
     Vd sum_entropy[max_tile_places / W];
     Rows prediction[max_tile_places / W];  // of `single` if there is one, else of the mean
+    Vd released[max_tile_places / W];      // sum of the samples' released entropies
+    Vd released_single[max_tile_places / W];
     Vi bad[max_tile_places / W] = {};
 
     for (int64_t k = 0; k < K; ++k) {
@@ -345,13 +252,14 @@ int64_t DIFAL_DISAGREEMENT(const DisagreementTile& tile) {
             bad[b] |= rows.bad;
             if (wants_votes) __builtin_memcpy(votes + (b * K + k) * W, &rows.argmax, sizeof(Vd));
             prediction[b] = rows;  // the prediction itself where K is 1
-            if (!wants_mean) continue;
             const Vd* e = reinterpret_cast<const Vd*>(block + b * C * W);
-            Vd* sum = reinterpret_cast<Vd*>(sums + b * C * W);
-            if (k == 0) {
-                for (int64_t c = 0; c < C; ++c) sum[c] = e[c] * rows.scale;
-            } else {
-                for (int64_t c = 0; c < C; ++c) sum[c] += e[c] * rows.scale;
+            if (wants_mean || wants_balanced) {
+                add_probabilities(e, rows.scale, k, C, reinterpret_cast<Vd*>(sums + b * C * W),
+                                  wants_balanced ? reinterpret_cast<Vd*>(squares + b * C * W) : nullptr);
+            }
+            if (wants_released) {
+                const Vd one = add_released(e, rows.scale, k, C, reinterpret_cast<Vd*>(released_sums + b * C * W));
+                released[b] = k == 0 ? one : released[b] + one;
             }
         }
     }
@@ -360,6 +268,10 @@ int64_t DIFAL_DISAGREEMENT(const DisagreementTile& tile) {
         for (int64_t b = 0; b < columns; ++b) {
             prediction[b] = summarise(block + b * C * W, C, job, job.single.sum_tolerance, wants_ranks);
             bad[b] |= prediction[b].bad;
+            if (wants_released) {
+                const Vd* e = reinterpret_cast<const Vd*>(block + b * C * W);
+                released_single[b] = released_entropy(e, prediction[b].scale, C);
+            }
         }
     }
     for (int64_t b = 0; b < columns; ++b) {
@@ -367,7 +279,8 @@ int64_t DIFAL_DISAGREEMENT(const DisagreementTile& tile) {
         const Vd expected = sum_entropy[b] / static_cast<double>(K);
         Vd information = expected - expected;  // 0, or NaN where the input has one
         if (wants_mean) {
-            const Rows mean = summarise_mean(sums + b * C * W, C, 1.0 / static_cast<double>(K));
+            const double* sum = sums + b * C * W;
+            const Rows mean = wants_ranks ? summarise_mean<true>(sum, C, share) : summarise_mean<false>(sum, C, share);
             information = mean.entropy - expected;
             if (!has_single) prediction[b] = mean;
         }
@@ -383,6 +296,15 @@ int64_t DIFAL_DISAGREEMENT(const DisagreementTile& tile) {
         store(job.scores[least_confidence], first, left, clamp(1 - q.top + q_nan, 1));
         if (wants_votes) {
             store(job.scores[variation_ratio], first, left, variation(votes + b * K * W, K) + samples_nan);
+        }
+        if (wants_balanced) {
+            store(job.scores[balentacq], first, left, balanced(sums + b * C * W, squares + b * C * W, C, share));
+        }
+        if (wants_released) {
+            const Vd* sum = reinterpret_cast<const Vd*>(released_sums + b * C * W);
+            const Vd gain = released_entropy(sum, splat(share), C) - released[b] * share;
+            const Vd kept = gain < 1e-9 ? splat(1e-9) : gain;  // keeps NaN
+            store(job.scores[released_edald], first, left, released_single[b] + job.weight * kept);
         }
     }
     for (int64_t i = 0; i < tile.count; ++i) {

@@ -25,9 +25,11 @@ const HypercolumnKernels& kernels() {
 // By image, row, column, so that neighbours in the order share cache lines; the output keeps the caller's
 // order.
 std::vector<int64_t> reading_order(const HypercolumnJob& job) {
-    std::vector<int64_t> key(job.point_count), order(job.point_count);
+    std::vector<uint64_t> key(job.point_count);  // may wrap around, which then costs time alone
+    std::vector<int64_t> order(job.point_count);
     for (int64_t p = 0; p < job.point_count; ++p) {
-        key[p] = (job.image[p] * job.height + job.points[2 * p]) * job.width + job.points[2 * p + 1];
+        key[p] =
+            (static_cast<uint64_t>(job.image[p]) * job.height + job.points[2 * p]) * job.width + job.points[2 * p + 1];
         order[p] = p;
     }
     if (!std::is_sorted(key.begin(), key.end())) {

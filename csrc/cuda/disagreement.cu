@@ -120,7 +120,7 @@ __device__ Row summarise(const Predictions& from, int64_t offset, int64_t C, Inp
         lowest = -group_max<G>(-lowest);
         row.entropy = log(Z) - sum / Z;
         row.scale = 1 / Z;
-        row.bad = lowest < 0 || Z > 1 + from.sum_tolerance || Z < 1 - from.sum_tolerance;
+        row.bad = lowest < 0 || (Z > 1 + from.sum_tolerance && Z < INFINITY) || Z < 1 - from.sum_tolerance;
         row.top *= row.scale;
         row.second *= row.scale;
     } else {

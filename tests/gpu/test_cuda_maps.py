@@ -20,7 +20,7 @@ def agree(device, samples, single, **options):
     want = disagreement(samples, single, outputs=SCORES, backend="reference", **options)
     got = disagreement(samples.to(device), single.to(device), outputs=SCORES, backend="cuda", **options)
     for name in SCORES:
-        torch.testing.assert_close(got[name].cpu(), want[name], rtol=0, atol=TOLERANCE, msg=name)
+        torch.testing.assert_close(got[name].cpu(), want[name], rtol=0, atol=TOLERANCE, equal_nan=True, msg=name)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
@@ -53,6 +53,11 @@ def test_invalid_places_are_named_and_nan_stays_where_it_is(device):
         disagreement(x.to(device), backend="cuda")
     free = disagreement(x.to(device), backend="cuda", check_finite=False)["bald"].cpu()
     assert free.isnan().nonzero()[:, 0].tolist() == [17, 30]
+    for kind in ("log_probs", "probs"):
+        p = logits(4, 2, 3).log_softmax(-1)
+        p = p.exp() if kind == "probs" else p
+        p[1, 0, 2] = math.inf
+        agree(device, p, p[:, 1], input=kind, check_finite=False)
     with pytest.raises(ValueError, match="sum to one"):
         entropy(torch.full((4, 3), 0.5).to(device), input="probs", backend="cuda")
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 import difal_kernels as dk
 from backends import for_cpu_tensors
+from predictions import LAYOUTS, draw, lay_out
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "edald_c11.safetensors"
 BACKENDS = for_cpu_tensors("disagreement")
@@ -48,10 +49,6 @@ def softmax(x):
     return e / e.sum(-1, keepdims=True)
 
 
-def draw(shape, seed=0, scale=3.0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale
-
-
 def assert_scores(actual, expected, shape):
     for name, value in expected.items():
         got = torch.as_tensor(actual[name])
@@ -67,36 +64,6 @@ def test_stored_values(stored, backend):
     scores = dk.disagreement(samples, single, outputs=("entropy", "bald", "edald"), backend=backend)
     for name, key in (("entropy", "entropy"), ("bald", "mutual_information"), ("edald", "edald")):
         assert (scores[name] - stored[key]).abs().max() <= TOLERANCE
-
-
-def test_released_edald(stored):
-    samples, single = stored["logits_samples"], stored["logits_single"]
-    released = dk.edald(samples, single, compat="released")
-    assert (released - stored["released_edald"]).abs().max() <= TOLERANCE
-    first = [set(scores.topk(20).indices.tolist()) for scores in (released, dk.edald(samples, single))]
-    assert len(first[0] & first[1]) == 14  # it ranks otherwise: the docstring says by how much
-
-
-LAYOUTS = {
-    # name: (order in memory of the axes place, place, K, C; what is cut from a larger array)
-    "places_last": ((2, 3, 0, 1), (0, 0, 0, 0)),  # (K, C, H, W)
-    "classes_last": ((0, 1, 2, 3), (0, 0, 0, 0)),  # (H, W, K, C)
-    "samples_first": ((2, 0, 1, 3), (0, 0, 0, 0)),  # (K, H, W, C)
-    "samples_last": ((0, 1, 3, 2), (0, 0, 0, 0)),
-    "classes_first": ((3, 2, 0, 1), (0, 0, 0, 0)),
-    "between": ((0, 2, 3, 1), (0, 0, 0, 0)),  # (B, K, C, W)
-    "cropped": ((2, 3, 0, 1), (3, 5, 1, 2)),  # a view of a larger (K, C, H, W)
-}
-
-
-def lay_out(x, layout):
-    """x of shape (H, W, K, C), with equal values in memory of another order; a view of that shape."""
-    order, cut = LAYOUTS[layout]
-    larger = torch.full([size + extra for size, extra in zip(x.shape, cut, strict=True)], 77.0, dtype=x.dtype)
-    memory = larger.permute(order).contiguous().permute(np.argsort(order).tolist())
-    view = memory[tuple(slice(extra // 2, extra // 2 + n) for n, extra in zip(x.shape, cut, strict=True))]
-    view.copy_(x)
-    return view
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -119,6 +86,56 @@ def test_layouts_and_dtypes(backend, dtype, layout, input):
 
     expected = expected_scores(probabilities(x).reshape(-1, 5, 19), probabilities(single).reshape(-1, 19), 0.7)
     assert_scores(scores, expected, x.shape[:2])
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_released_edald(stored, backend):
+    samples, single = stored["logits_samples"], stored["logits_single"]
+    released = dk.edald(samples, single, compat="released", backend=backend)
+    assert (released - stored["released_edald"]).abs().max() <= TOLERANCE
+    first = [set(scores.topk(20).indices.tolist()) for scores in (released, dk.edald(samples, single))]
+    assert len(first[0] & first[1]) == 14  # it ranks otherwise: the docstring says by how much
+
+
+def released_edald(p, q, weight):
+    """The released code's arithmetic: p where ln p is expected."""
+
+    def entropy(x):
+        return -np.sum(x * np.log(x + 1e-8), axis=-1)
+
+    information = entropy(np.exp(p).mean(-2)) - entropy(np.exp(p)).mean(-1)
+    return entropy(q) + weight * np.maximum(information, 1e-9)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("input", ["logits", "log_probs", "probs"])
+def test_released_edald_layouts_and_dtypes(backend, dtype, layout, input):
+    x, single = draw((5, 29, 5, 19)), draw((5, 29, 19), seed=1)
+    make = {"logits": lambda t: t, "log_probs": lambda t: t.log_softmax(-1), "probs": lambda t: t.softmax(-1)}[input]
+    x, single = lay_out(make(x).to(dtype), layout), make(single).to(dtype)
+    got = dk.edald(x, single, weight=0.7, compat="released", input=input, backend=backend)
+    p, q = (t.double().numpy() for t in (x, single))
+    p, q = (
+        (p / p.sum(-1, keepdims=True), q / q.sum(-1, keepdims=True)) if input == "probs" else (softmax(p), softmax(q))
+    )
+    assert got.dtype == torch.float32
+    assert np.abs(got.double().numpy() - released_edald(p, q, 0.7)).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize(
+    ("places", "K", "C", "scale"),
+    [(1, 1, 1, 3), (1, 5, 1, 3), (7, 1, 3, 3), (65, 4, 7, 1e4), (2049, 2, 5, 30), (9, 3, 512, 3), (30, 101, 5, 3),
+     (64, 5, 11, 0), (0, 3, 4, 3)],
+)  # fmt: skip
+def test_released_edald_shapes_and_saturation(backend, places, K, C, scale):
+    x, single = draw((places, K, C), scale=scale), draw((places, C), seed=1, scale=scale)
+    got = dk.edald(x, single, compat="released", backend=backend)
+    expected = released_edald(softmax(x.double().numpy()), softmax(single.double().numpy()), 1)
+    assert got.shape == (places,)
+    assert np.abs(got.double().numpy() - expected).max(initial=0) <= TOLERANCE
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -207,29 +224,6 @@ def test_the_input_is_not_written_to():
 
 def test_gradients_are_left_behind():
     assert not dk.bald(draw((4, 3, 2)).requires_grad_()).requires_grad
-
-
-def test_balentacq_against_torch_beta(stored):
-    p = stored["logits_samples"].double().softmax(-1)
-    mean, variance = p.mean(1), p.var(1, correction=0)
-    strength = (mean * (1 - mean) / variance - 1).clamp(1e-6, 1e8)
-    h = torch.distributions.Beta(mean * strength + 1, (1 - mean) * strength).entropy()
-    label = torch.special.entr(mean).sum(-1)
-    balent = ((mean * h).sum(-1) + label) / (label + math.log(2))
-    expected = torch.where(balent >= 0, 1 / balent, balent)
-    got = dk.balentacq(stored["logits_samples"])
-    assert bool(((got - expected).abs() <= 1e-5 * (1 + expected.abs())).all())
-    assert bool(stored["released_balentacq"].isnan().all())  # the released code: nothing to compare with
-    assert bool((balent >= 0).any())
-    assert bool((balent < 0).any())
-
-
-def test_balentacq_without_disagreement_is_finite_and_last():
-    same = draw((1, 1, 5)).expand(4, 6, 5)
-    one_hot = torch.eye(5)[[0, 1, 2, 3, 4, 0]][None] * 1e4
-    scores = dk.balentacq(torch.cat([draw((30, 6, 5), seed=2), same, one_hot]))
-    assert bool(scores.isfinite().all())
-    assert scores[:30].min() > scores[30:].max()
 
 
 def test_power_bald_is_bald_plus_seeded_noise():

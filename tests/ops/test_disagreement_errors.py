@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import difal_kernels as dk
+from difal_kernels.ops.disagreement import contract, cuda, triton
 
 X = torch.zeros(4, 3, 5)
 P = X.softmax(-1)
@@ -40,7 +41,7 @@ GENERATOR = torch.Generator()
             r"`samples` must have at least one class, got shape \(4, 3, 0\)",
         ),
         (lambda: dk.bald(X[:, :0]), ValueError, "`samples` must have at least one sample"),
-        (lambda: dk.bald(X, check_finite=1), TypeError, "`check_finite` must be a bool, got 1"),
+        (lambda: dk.bald(X, check_finite=1), TypeError, "`check_finite` must be True or False, got 1"),
         (lambda: dk.edald(X, None), ValueError, "`single` must be given"),
         (lambda: dk.edald(X, X), ValueError, r"`single` must have the shape .* \(4, 5\), got \(4, 3, 5\)"),
         (
@@ -49,6 +50,8 @@ GENERATOR = torch.Generator()
             "`weight` must be finite and at least 0, got -1",
         ),
         (lambda: dk.edald(X, X[:, 0], weight=math.nan), ValueError, "`weight` must be finite"),
+        (lambda: dk.edald(X, X[:, 0], weight=10**400), ValueError, "`weight` must be finite and at least 0, got inf"),
+        (lambda: dk.edald(X, X[:, 0], weight=True), TypeError, "`weight` must be a float, got True"),
         (lambda: dk.edald(X, X[:, 0], weight="1"), TypeError, "`weight` must be a float, got '1'"),
         (lambda: dk.edald(X, X[:, 0], compat="paper"), ValueError, "`compat` must be one of 'released'"),
         (lambda: dk.edald(X, X[:, 0].to("meta")), ValueError, "`single` must be on the device of `samples`"),
@@ -61,25 +64,15 @@ GENERATOR = torch.Generator()
         ),
         (lambda: dk.disagreement(X, outputs=("edald",)), ValueError, "`single` must be given"),
         (lambda: dk.disagreement(X, backend="gpu"), ValueError, "`backend` must be 'auto' or one of"),
-        (lambda: dk.balentacq(X, backend="cpu"), dk.BackendUnavailableError, "backend 'cpu' cannot run balentacq"),
         (lambda: dk.power_bald(X, generator=0), TypeError, "`generator` must be a torch.Generator, got 0"),
         (
             lambda: dk.power_bald(X, generator=GENERATOR, beta=0),
             ValueError,
             "`beta` must be finite and above 0",
         ),
+        (lambda: dk.power_bald(X, generator=GENERATOR, beta=10**400), ValueError, "`beta` must be finite and above 0"),
         (lambda: dk.power_bald(X, generator=GENERATOR, beta="x"), TypeError, "`beta` must be a float"),
         (lambda: dk.power_bald(X, generator=GENERATOR, noise="white"), ValueError, "`noise` must be one of"),
-        (
-            lambda: dk.balentacq(X, backend="cpu"),
-            dk.BackendUnavailableError,
-            "balentacq has a reference implementation only",
-        ),
-        (
-            lambda: dk.edald(X, X[:, 0], compat="released", backend="cpu"),
-            dk.BackendUnavailableError,
-            "compat='released' has a reference implementation only",
-        ),
     ],
 )
 def test_arguments(call, error, words):
@@ -140,6 +133,30 @@ def test_a_bad_sum_raises_without_the_finite_check_too(backend):
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("C", [1, 2, 19])
+@pytest.mark.parametrize("off", [-1e-3, 1e-3])
+def test_a_sum_on_the_limit_is_accepted_or_refused_in_words(backend, C, off):
+    """An implementation's own rounding decides."""
+    x = torch.full((C,), off - math.log(C), dtype=torch.float64)
+    for step in (0, 1e-13, -1e-13, 1e-11, -1e-11):
+        try:
+            got = dk.entropy(x + step, input="log_probs", backend=backend)
+        except ValueError as error:
+            assert "sum to one" in str(error)  # noqa: PT017 (either is right)
+        else:
+            assert float(got) == pytest.approx(math.log(C), abs=1e-6)
+
+
+def test_numbers_of_numpy_are_numbers():
+    single = X[:, 0]
+    plain = dk.edald(X, single, weight=0.5, check_finite=True)
+    assert torch.equal(dk.edald(X, single, weight=np.float32(0.5), check_finite=np.bool_(True)), plain)
+    assert torch.equal(dk.edald(X, single, weight=np.int64(2)), dk.edald(X, single, weight=2))
+    draws = [dk.power_bald(X, generator=torch.Generator().manual_seed(0), beta=b) for b in (2, np.float64(2))]
+    assert torch.equal(*draws)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_rounded_softmax_is_accepted(backend, dtype):
     x = torch.randn(300, 2, 150, generator=torch.Generator().manual_seed(0)) * 4
@@ -164,9 +181,21 @@ def test_explain_and_available_backends():
     text = dk.explain(dk.bald, torch.zeros(5, 19, 8, 8), sample_dim=0, class_dim=1)
     assert "-> cpu: can run" in text
     assert "K=5, C=19, places (64,)" in text
-    assert "-> reference" in dk.explain(dk.balentacq, X)
-    assert "-> reference" in dk.explain("edald", X, X[:, 0], compat="released")
+    assert "-> cpu: can run" in dk.explain(dk.balentacq, X)
+    assert "-> cpu: can run" in dk.explain("edald", X, X[:, 0], compat="released")
     assert "-> cpu" in dk.explain(dk.power_bald, X, generator=GENERATOR)
     assert {"reference", "cpu"} <= set(dk.available_backends("edald"))
     for name in ("disagreement", "entropy", "margin", "least_confidence", "bald", "entropy_bald"):
         assert "reference" in dk.available_backends(name)
+
+
+def test_no_gpu_backend_takes_what_it_has_no_kernel_for():
+    """Whatever the machine: the reason for the scores comes with the other reasons, and names the way out."""
+    single = X[:, 0]
+    for scores, options in (("balentacq", {"outputs": ("balentacq", "bald")}), ("compat", {"compat": "released"})):
+        problem = contract.prepare(X, single, **{"outputs": ("edald",), **options})
+        assert scores in contract.beyond_gpu(problem)
+        assert "backend='reference'" in contract.beyond_gpu(problem)
+        for backend in (cuda, triton):
+            assert backend.supports(problem) is not None
+    assert contract.beyond_gpu(contract.prepare(X, single, outputs=("edald", "margin", "variation_ratio"))) is None

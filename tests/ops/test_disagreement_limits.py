@@ -113,6 +113,32 @@ def test_check_finite_false_keeps_the_damage_in_its_place(backend, bad, where):
         assert torch.equal(got[name][others], clean[name][others])
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("input", ["log_probs", "probs"])
+@pytest.mark.parametrize("bad", ["nan", "inf", "all_minus_inf"])
+def test_check_finite_false_of_probabilities(backend, input, bad):
+    x = torch.randn(70, 3, 5, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    x = x.exp() if input == "probs" else x
+    clean = dk.disagreement(x, input=input, backend=backend)
+    x[11, 1, 2] = math.nan if bad == "nan" else INF
+    if bad == "all_minus_inf":
+        x[11, 1] = -INF
+        if input == "probs":
+            with pytest.raises(ValueError, match="no negative probability"):  # no number of a class, but a mistake
+                dk.bald(x, input=input, check_finite=False, backend=backend)
+            return
+    got = dk.disagreement(x, input=input, check_finite=False, backend=backend)
+    for name in got:
+        assert got[name].isnan().nonzero().tolist() == [[11]]
+        others = torch.arange(70) != 11
+        assert torch.equal(got[name][others], clean[name][others])
+    with pytest.raises(ValueError, match=r"at place \(11,\), sample 1"):
+        dk.bald(x, input=input, backend=backend)
+    x[50, 0, 0] = 0.9  # a wrong sum is no such case, and is what is named
+    with pytest.raises(ValueError, match=r"sum to one .* at place \(50,\), sample 0"):
+        dk.bald(x, input=input, check_finite=False, backend=backend)
+
+
 @pytest.mark.parametrize("where", [0, 63, 64, 2047, 2048, 5000])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_first_bad_place_is_named(where, backend):
@@ -186,7 +212,7 @@ def test_any_strides(shape, order, step, dtype, seed):
 
 def test_threads_do_not_change_the_answer():
     x = torch.randn(5, 19, 96, 97, generator=torch.Generator().manual_seed(0))
-    names = ("entropy", "bald", "margin", "variation_ratio")
+    names = ("entropy", "bald", "margin", "variation_ratio", "balentacq")
     before = torch.get_num_threads()
     answers = []
     try:
@@ -220,6 +246,12 @@ for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
                 a, b = (dk.disagreement(t.to(dtype), u.to(dtype), outputs=names, input=input, sample_dim=sd,
                                         class_dim=cd, backend=k) for k in ("cpu", "reference"))
                 worst = max([worst] + [float((a[n] - b[n]).abs().max()) for n in names])
+                t, u = t.to(dtype), u.to(dtype)
+                options = dict(input=input, sample_dim=sd, class_dim=cd)
+                a, b = (dk.edald(t, u, compat="released", backend=k, **options) for k in ("cpu", "reference"))
+                worst = max(worst, float((a - b).abs().max()))
+                a, b = (dk.balentacq(t, backend=k, **options) for k in ("cpu", "reference"))
+                worst = max(worst, float(((a - b).abs() / (1 + b.abs())).max()))
 try:
     dk.bald(torch.full((9, 2, 3), float("nan")), backend="cpu")
 except ValueError:

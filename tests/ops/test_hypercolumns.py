@@ -191,6 +191,19 @@ def test_maps_are_not_copied():
     assert torch.equal(got, torch.full((2, 64), 0.125))
 
 
+def test_the_largest_image():
+    """Pixels are counted to 2^62; the corners and the middle of a map stretched over all of them are its own."""
+    last = 2**31 - 2
+    m = torch.arange(12.0).view(2, 2, 1, 3) + 1
+    points = torch.tensor([[0, 0], [last, last], [last // 2, last // 2], [last, 0]])
+    for backend in BACKENDS:
+        got = hypercolumns(
+            [m], points, (last + 1, last + 1), image_index=torch.tensor([0, 1, 1, 0]), normalize=False, backend=backend
+        )
+        want = torch.tensor([[1.0, 4.0], [9.0, 12.0], [8.0, 11.0], [1.0, 4.0]])
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
+
+
 def test_numpy_in_numpy_out(tmp_path):
     maps, size = make("odd", torch.float16)
     points, image = random_points(64, size, 3)
@@ -249,8 +262,11 @@ ERRORS = [
         r"`points` must have columns between 0 and 7, got 9",
         {"points": torch.tensor([[0, 1], [1, 9]])},
     ),
+    (TypeError, r"`points` must hold data, got a tensor on the meta device", {"points": POINTS.to("meta")}),
+    (TypeError, r"`image_index` must hold data, got a tensor on the meta device", {"image_index": IMAGE.to("meta")}),
+    (ValueError, r"`size\[0\]` must be between 1 and 2147483647, got 2147483648", {"size": (2**31, 8)}),
     (TypeError, r"`size` must be a pair \(H, W\), got 8", {"size": 8}),
-    (ValueError, r"`size\[1\]` must be at least 1, got 0", {"size": (8, 0)}),
+    (ValueError, r"`size\[1\]` must be between 1 and 2147483647, got 0", {"size": (8, 0)}),
     (TypeError, r"`size\[0\]` must be an int, got 8.0", {"size": (8.0, 8)}),
     (ValueError, r"`image_index` must be given for maps of 2 images", {"image_index": None}),
     (ValueError, r"`image_index` must have shape \(2,\)", {"image_index": IMAGE[:1]}),

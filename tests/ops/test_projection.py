@@ -49,7 +49,7 @@ def test_without_normalisation_or_bias(backend, case):
     torch.testing.assert_close(got.double(), want, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("rows_per_chunk", [None, 1, 5, 1000])
+@pytest.mark.parametrize("rows_per_chunk", [None, 1, 5, 10**12])
 @pytest.mark.parametrize("case", ["paper-like", "odd"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_tail_is_the_rest_of_the_head(backend, case, rows_per_chunk):
@@ -251,6 +251,18 @@ ERRORS = [
         r"`tail` must return one row per pixel, \(64, ...\), got shape \(2,\)",
         {"tail": lambda y: y[0]},
     ),
+    (
+        ValueError,
+        r"`tail` must return the same kind of row .*, got shape \(8, 1\) of torch.float32 after rows of shape \(2,\)",
+        {"tail": lambda y: y if len(y) > 8 else y[:, :1], "rows_per_chunk": 7},
+    ),
+    (
+        ValueError,
+        r"`tail` must return the same kind of row .* of torch.float64 after rows .* of torch.float32",
+        {"tail": lambda y: y if len(y) > 8 else y.double(), "rows_per_chunk": 7},
+    ),
+    (TypeError, r"`weight` must hold data, got a tensor on the meta device", {"weight": WEIGHT.to("meta")}),
+    (TypeError, r"`bias` must hold data, got a tensor on the meta device", {"bias": torch.ones(2, device="meta")}),
     (ValueError, r"`rows_per_chunk` must be at least 1, got 0", {"rows_per_chunk": 0}),
     (TypeError, r"`rows_per_chunk` must be an int, got 1.5", {"rows_per_chunk": 1.5}),
     (BackendUnavailableError, r"no 'triton' implementation", {"backend": "triton"}),

@@ -95,6 +95,13 @@ def test_invalid_places_are_named_and_nan_stays_where_it_is(device):
         input="log_probs",
         check_finite=False,
     )
+    for kind in ("log_probs", "probs"):
+        p = logits(4, 2, 3).log_softmax(-1)
+        p = p.exp() if kind == "probs" else p
+        p[1, 0, 2] = math.inf
+        agree(device, p, outputs=outputs, input=kind, check_finite=False)
+    p = logits(4, 2, 3).log_softmax(-1).index_fill(0, torch.tensor(1), -math.inf)
+    agree(device, p, outputs=outputs, input="log_probs", check_finite=False)
     single = logits(50, 5)
     single[3, 1] = math.nan
     with pytest.raises(ValueError, match=r"`single` must hold no NaN, got NaN for class 1 at place \(3,\)"):

@@ -7,8 +7,21 @@ namespace difal {
 
 enum class Input : int { logits, log_probs, probs };
 enum class Scalar : int { f32, f64, f16, bf16 };
-// In the order of SCORES in difal_kernels/ops/disagreement/contract.py. combined: entropy + weight * bald.
-enum Score : int { entropy, bald, expected_entropy, margin, least_confidence, variation_ratio, combined, score_count };
+// In the order of SCORES in difal_kernels/ops/disagreement/contract.py. combined: entropy + weight * bald;
+// released_edald needs `single`.
+enum Score : int {
+    entropy,
+    bald,
+    expected_entropy,
+    margin,
+    least_confidence,
+    variation_ratio,
+    combined,
+    balentacq,
+    released_edald,
+    score_count
+};
+constexpr int gpu_score_count = balentacq;  // csrc/cuda has those before it
 
 constexpr int max_place_dims = 16;
 constexpr int max_tile_places = 64;
@@ -52,7 +65,8 @@ int64_t disagreement_avx512(const DisagreementTile& tile);
 
 inline int64_t disagreement_scratch(const DisagreementJob& job, int64_t places) {
     const int64_t votes = job.scores[variation_ratio] != nullptr ? job.num_samples : 0;
-    return places * (2 * job.num_classes + votes);
+    const int64_t blocks = 2 + (job.scores[balentacq] != nullptr) + (job.scores[released_edald] != nullptr);
+    return places * (blocks * job.num_classes + votes);
 }
 
 }  // namespace difal

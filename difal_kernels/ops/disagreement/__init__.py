@@ -14,7 +14,8 @@ Arguments that all functions share:
     check_finite  True: NaN, +inf and predictions of -inf alone raise. False: such a prediction gives NaN at
                   its place, in the scores that use it, and nowhere else. A logit of -inf among others is
                   a class of probability 0 and always allowed.
-    backend       "auto", "reference" (float64 torch, any device), "cpu" (C++) or "cuda", both one read of the input.
+    backend       "auto", "reference" (float64 torch, any device), "cpu" (C++), "triton" or "cuda", each one read of
+                  the input.
 
 References:
     Houlsby et al. (2011), "Bayesian Active Learning for Classification and Preference Learning",

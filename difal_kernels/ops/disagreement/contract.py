@@ -9,10 +9,10 @@ from typing import Any, NoReturn
 
 import torch
 
-from ..._checks import as_choice, as_data, as_int, as_tensor
+from ..._checks import as_bool, as_choice, as_data, as_float, as_int, as_tensor
 
 INPUTS = ("logits", "log_probs", "probs")
-# What an implementation computes. `combined` is entropy + weight * bald.
+# What an implementation computes. `combined` is entropy + weight * bald; `released_edald` what compat="released" asks.
 SCORES = (
     "entropy",
     "bald",
@@ -22,9 +22,11 @@ SCORES = (
     "variation_ratio",
     "combined",
     "balentacq",
+    "released_edald",
 )
+GPU_SCORES = SCORES[: SCORES.index("balentacq")]  # those that cuda and triton have
 # The public names and the score behind each.
-OUTPUTS = {name: name for name in SCORES if name != "combined"} | {
+OUTPUTS = {name: name for name in SCORES if name not in ("combined", "released_edald")} | {
     "mutual_information": "bald",
     "dald": "bald",
     "edald": "combined",
@@ -44,7 +46,6 @@ class Problem:
     input: str
     weight: float
     check_finite: bool
-    compat: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -74,8 +75,7 @@ def prepare(
     as_choice(input, "input", INPUTS)
     if compat is not None:
         as_choice(compat, "compat", ("released",))
-    if not isinstance(check_finite, bool):
-        raise TypeError(f"`check_finite` must be a bool, got {check_finite!r}")
+    check_finite = as_bool(check_finite, "check_finite")
     weight = _as_weight(weight)
 
     class_dim = _as_dim(class_dim, "class_dim", name, tensor)
@@ -94,15 +94,28 @@ def prepare(
         single = _as_single(single, name, tensor, sample_dim, class_dim)
     elif "edald" in outputs:
         raise ValueError("`single` must be given for 'edald': the prediction without perturbation, got None")
+    if compat is None:
+        scores = tuple(dict.fromkeys(OUTPUTS[output] for output in outputs))
+    else:
+        scores = ("released_edald",)
     return Problem(
         samples=tensor.movedim((sample_dim, class_dim), (-2, -1)),
         single=single,
-        scores=tuple(dict.fromkeys(OUTPUTS[output] for output in outputs)),
+        scores=scores,
         input=input,
         weight=weight,
         check_finite=check_finite,
-        compat=compat,
     )
+
+
+def beyond_gpu(problem: Problem) -> str | None:
+    """Why no GPU backend computes the scores of a problem, or None."""
+    reasons = {
+        "balentacq": "balentacq has no GPU kernel, for it is made of digamma and ln Gamma in float64",
+        "released_edald": "compat='released' has no GPU kernel, for it only traces published numbers",
+    }
+    lacking = next((reasons[score] for score in problem.scores if score not in GPU_SCORES), None)
+    return lacking and f"{lacking}; backend='reference' runs it on any device"
 
 
 def _as_outputs(outputs: Any) -> tuple[str, ...]:
@@ -114,11 +127,10 @@ def _as_outputs(outputs: Any) -> tuple[str, ...]:
 
 
 def _as_weight(weight: Any) -> float:
-    if isinstance(weight, bool) or not isinstance(weight, int | float):
-        raise TypeError(f"`weight` must be a float, got {weight!r}")
+    weight = as_float(weight, "weight")
     if not (math.isfinite(weight) and weight >= 0):
         raise ValueError(f"`weight` must be finite and at least 0, got {weight}")
-    return float(weight)
+    return weight
 
 
 def _as_dim(dim: Any, argument: str, name: str, tensor: torch.Tensor) -> int:
@@ -161,7 +173,10 @@ def raise_invalid(problem: Problem, place: int, name: str) -> NoReturn:
 
 
 def _fault(problem: Problem, row: torch.Tensor) -> tuple[str, str, str] | None:
-    """What is wrong with one prediction (C,), if anything: what must hold, what was found, what to do."""
+    """What is wrong with one prediction (C,), if anything: what must hold, what was found, what to do.
+
+    An implementation's own rounding decides on the limit of a sum; what it refused is to be found here again.
+    """
     values = row.double()
     if problem.check_finite:
         cure = "repair or leave out such predictions, or pass check_finite=False to get NaN there"
@@ -177,7 +192,7 @@ def _fault(problem: Problem, row: torch.Tensor) -> tuple[str, str, str] | None:
         return "must hold no negative probability", f"{values.min().item()}", "pass input='logits' for logits"
     total = (values if problem.input == "probs" else values.exp()).sum().item()
     excess = total - 1 if problem.input == "probs" else values.logsumexp(-1).item()
-    if abs(excess) > SUM_TOLERANCE[row.dtype]:
+    if math.isfinite(excess) and abs(excess) > SUM_TOLERANCE[row.dtype] - 1e-6:
         return (
             "must hold probabilities that sum to one over `class_dim`",
             f"a sum of {total:.6g}",

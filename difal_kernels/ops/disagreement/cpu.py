@@ -7,7 +7,6 @@ import torch
 from ..._native import load, missing, num_threads
 from .contract import INPUTS, SCORES, SUM_TOLERANCE, Problem
 
-NATIVE_SCORES = SCORES[: SCORES.index("balentacq")]
 SCALARS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 MAX_PLACE_DIMS = 16
 
@@ -19,9 +18,6 @@ def unavailable() -> str | None:
 def supports(problem: Problem) -> str | None:
     if problem.device.type != "cpu":
         return f"it needs tensors on the CPU, these are on {problem.device}"
-    if problem.compat is not None or "balentacq" in problem.scores:
-        what = "balentacq" if problem.compat is None else f"compat={problem.compat!r}"
-        return f"{what} has a reference implementation only"
     if len(_merged_places(problem)[0]) > MAX_PLACE_DIMS:
         return f"it takes at most {MAX_PLACE_DIMS} place dimensions that cannot be merged; reshape the input"
     return unavailable()
@@ -47,7 +43,7 @@ def run(problem: Problem) -> tuple[dict[str, torch.Tensor], int]:
         K,
         C,
         sizes,
-        tuple(scores[name].data_ptr() if name in scores else 0 for name in NATIVE_SCORES),
+        tuple(scores[name].data_ptr() if name in scores else 0 for name in SCORES),
         num_threads(),
     )
     return scores, first_bad

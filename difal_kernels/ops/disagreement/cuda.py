@@ -10,20 +10,17 @@ import torch
 
 from ..._native import load
 from .. import _gpu
-from .contract import INPUTS, Problem
-from .cpu import MAX_PLACE_DIMS, NATIVE_SCORES, _describe, _merged_places
+from .contract import GPU_SCORES, INPUTS, Problem, beyond_gpu
+from .cpu import MAX_PLACE_DIMS, _describe, _merged_places
 
 unavailable = _gpu.unavailable
 NO_PLACE = -1  # all bits set: the largest unsigned number
 
 
 def supports(problem: Problem) -> str | None:
-    reason = unavailable() or _gpu.wrong_device(problem.device)
+    reason = unavailable() or _gpu.wrong_device(problem.device) or beyond_gpu(problem)
     if reason is not None:
         return reason
-    if problem.compat is not None or "balentacq" in problem.scores:
-        what = "balentacq" if problem.compat is None else f"compat={problem.compat!r}"
-        return f"{what} has a reference implementation only"
     if len(_merged_places(problem)[0]) > MAX_PLACE_DIMS:
         return f"it takes at most {MAX_PLACE_DIMS} place dimensions that cannot be merged; reshape the input"
     K, C = problem.samples.shape[-2:]
@@ -67,7 +64,7 @@ def _launch(problem: Problem, samples: torch.Tensor, single: torch.Tensor | None
             K,
             C,
             sizes,
-            tuple(scores[name].data_ptr() if name in scores else 0 for name in NATIVE_SCORES),
+            tuple(scores[name].data_ptr() if name in scores else 0 for name in GPU_SCORES),
             _log_rounded_down(C),
             _log_rounded_down(min(C, K)),
             first_bad.data_ptr(),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..._checks import as_choice
+from ..._checks import as_choice, as_float
 from ..._dispatch import Op
 from ..._settings import on_cpu_by_default
 from .contract import Problem, prepare
@@ -61,7 +61,7 @@ def power_bald(
         >>> power_bald(samples, generator=torch.Generator().manual_seed(1)).topk(3).indices.shape
         torch.Size([3])
     """
-    _check_noise(generator, beta, noise)
+    beta = _check_noise(generator, beta, noise)
     information = bald(
         samples,
         input=input,
@@ -81,14 +81,14 @@ def power_bald(
     return scores.numpy() if isinstance(information, np.ndarray) else scores
 
 
-def _check_noise(generator: Any, beta: Any, noise: Any) -> None:
+def _check_noise(generator: Any, beta: Any, noise: Any) -> float:
     if not isinstance(generator, torch.Generator):
         raise TypeError(f"`generator` must be a torch.Generator, got {generator!r}")
-    if isinstance(beta, bool) or not isinstance(beta, int | float):
-        raise TypeError(f"`beta` must be a float, got {beta!r}")
+    beta = as_float(beta, "beta")
     if not (math.isfinite(beta) and beta > 0):
         raise ValueError(f"`beta` must be finite and above 0, got {beta}")
     as_choice(noise, "noise", ("gumbel", "pareto"))
+    return beta
 
 
 def _prepare(samples: Any, *, generator: Any, beta: Any = 1.0, noise: Any = "gumbel", **options: Any) -> Problem:

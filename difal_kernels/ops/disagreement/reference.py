@@ -53,8 +53,8 @@ def _compute(problem: Problem, samples: torch.Tensor, single: torch.Tensor | Non
     if single is not None:
         q, single_valid = probabilities(problem, single)
         valid = valid & single_valid
-    if problem.compat == "released":
-        return {"combined": released_edald(p, q, problem.weight)}, valid
+    if "released_edald" in problem.scores:
+        return {"released_edald": released_edald(p, q, problem.weight)}, valid
 
     K, C = p.shape[-2:]
     expected_entropy = entropy(p).mean(-1)
@@ -81,15 +81,20 @@ def probabilities(problem: Problem, x: torch.Tensor) -> tuple[torch.Tensor, torc
     if problem.input == "probs":
         total = x.sum(-1, keepdim=True)
         p = x / total
-        wrong = (x < 0).any(-1) | ((total[..., 0] - 1).abs() > tolerance)
+        wrong = (x < 0).any(-1) | off(total[..., 0] - 1, tolerance)
     else:
         p = x.softmax(-1)
         wrong = torch.zeros_like(p[..., 0], dtype=torch.bool)
         if problem.input == "log_probs":
-            wrong = x.logsumexp(-1).abs() > tolerance
+            wrong = off(x.logsumexp(-1), tolerance)
     if problem.check_finite:
         wrong = wrong | p.isnan().any(-1)
     return p, ~wrong
+
+
+def off(excess: torch.Tensor, tolerance: float) -> torch.Tensor:
+    """Where the sum is wrong; an infinite one is `check_finite`'s to refuse, like NaN."""
+    return excess.isfinite() & (excess.abs() > tolerance)
 
 
 def entropy(p: torch.Tensor) -> torch.Tensor:

@@ -8,25 +8,22 @@ from dataclasses import replace
 import torch
 
 from .. import _triton
-from .contract import INPUTS, SUM_TOLERANCE, Problem
-from .cpu import NATIVE_SCORES, _merged_places
+from .contract import GPU_SCORES, INPUTS, SUM_TOLERANCE, Problem, beyond_gpu
+from .cpu import _merged_places
 from .reference import round_down
 
 unavailable = _triton.unavailable
 MOST_CLASSES = 4096  # a place's mean over the samples stays in registers
 MOST_PLACE_DIMS = 8
 NUMBERS = 1024  # logits of a tile, a few more where the classes are many
-FLAGS = ("ENTROPY", "BALD", "EXPECTED", "MARGIN", "LEAST", "VARIATION", "COMBINED")  # as NATIVE_SCORES
+FLAGS = ("ENTROPY", "BALD", "EXPECTED", "MARGIN", "LEAST", "VARIATION", "COMBINED")  # as GPU_SCORES
 NO_PLACE = torch.iinfo(torch.int64).max
 
 
 def supports(problem: Problem) -> str | None:
-    reason = unavailable() or _triton.wrong_device(problem.device)
+    reason = unavailable() or _triton.wrong_device(problem.device) or beyond_gpu(problem)
     if reason is not None:
         return reason
-    if problem.compat is not None or "balentacq" in problem.scores:
-        what = "balentacq" if problem.compat is None else f"compat={problem.compat!r}"
-        return f"{what} has a reference implementation only"
     if len(_merged_places(problem)[0]) > MOST_PLACE_DIMS:
         return f"it takes at most {MOST_PLACE_DIMS} place dimensions that cannot be merged; reshape the input"
     classes = problem.samples.shape[-1]
@@ -60,7 +57,7 @@ def run(problem: Problem) -> tuple[dict[str, torch.Tensor], int]:
     device, samples, single = problem.device, problem.samples, problem.single
     out = {
         name: torch.empty(problem.place_shape, dtype=torch.float32, device=device)
-        for name in NATIVE_SCORES
+        for name in GPU_SCORES
         if name in problem.scores
     }
     count = math.prod(problem.place_shape)
@@ -84,9 +81,9 @@ def run(problem: Problem) -> tuple[dict[str, torch.Tensor], int]:
     with _triton.on(device):
         score[(blocks,)](
             *(samples, samples if single is None else single, places, bounds, first_bad),
-            *(out.get(name, spare) for name in NATIVE_SCORES),
+            *(out.get(name, spare) for name in GPU_SCORES),
             *(count, K, C, samples.stride(-2), samples.stride(-1), 0 if single is None else single.stride(-1)),
-            **{flag: name in out for flag, name in zip(FLAGS, NATIVE_SCORES, strict=True)},
+            **{flag: name in out for flag, name in zip(FLAGS, GPU_SCORES, strict=True)},
             DIMS=places.shape[1],
             INPUT=INPUTS.index(problem.input),
             SINGLE=single is not None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .._triton import Build
-from .cpu import NATIVE_SCORES
+from .contract import GPU_SCORES
 from .triton import FLAGS, options, shape_of_tile
 from .triton_scores import score
 
@@ -13,7 +13,7 @@ OUTPUTS = ("entropy_out", "bald_out", "expected_out", "margin_out", "least_out",
 
 def builds() -> list[Build]:
     """eDALD of each type and both layouts; all scores; many classes; probabilities."""
-    assert len(OUTPUTS) == len(FLAGS) == len(NATIVE_SCORES)
+    assert len(OUTPUTS) == len(FLAGS) == len(GPU_SCORES)
     made = [_build(dtype, 19, stride, ("COMBINED",)) for dtype in ("fp32", "fp16", "bf16", "fp64") for stride in (1, 2)]
     made += [_build("fp32", classes, 1, FLAGS) for classes in (19, 512)]
     made += [_build("fp32", 19, 1, ("BALD",), INPUT=kind, SINGLE=False) for kind in (1, 2)]

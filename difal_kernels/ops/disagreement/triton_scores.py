@@ -74,7 +74,7 @@ def read(x, tolerance, INPUT: tl.constexpr, CHECK: tl.constexpr, AXIS: tl.conste
         lowest = tl.min(wide, axis=AXIS)
         largest = tl.max(wide, axis=AXIS)
         total = tl.sum(wide, axis=AXIS)
-        wrong = ((lowest < 0) | (tl.abs(total - 1) > tolerance)) & (nan == 0)
+        wrong = ((lowest < 0) | ((tl.abs(total - 1) > tolerance) & (largest < float("inf")))) & (nan == 0)
         lost = nan | (largest == float("inf")) | (total == 0)
         scale = tl.where(lost, float("nan"), 1 / total)
         p = wide * per_place(scale, CLASSES_LAST)
@@ -93,9 +93,8 @@ def read(x, tolerance, INPUT: tl.constexpr, CHECK: tl.constexpr, AXIS: tl.conste
         H = log_z + moment * scale
         wrong = lost & (tl.abs(top) != tl.abs(top))  # never: of the right shape
         if INPUT == LOG_PROBS:
-            infinite = tl.abs(top) == float("inf")
-            excess = tl.where(infinite, float("inf"), top.to(tl.float64) + log_z)
-            wrong = (tl.abs(excess) > tolerance) & (nan == 0)
+            excess = tl.where(lost, 0.0, top.to(tl.float64) + log_z)
+            wrong = tl.abs(excess) > tolerance
     if CHECK:
         wrong = wrong | lost
     return p, H, tl.argmax(x, axis=AXIS, tie_break_left=True), wrong

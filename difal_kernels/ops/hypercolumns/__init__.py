@@ -84,7 +84,9 @@ def hypercolumns(
         Not differentiable: the answer carries no gradient. Coordinates, weights, sums and norms are float64;
         each value is rounded once to float32 (unless a map or the answer is float64) and once to `out_dtype`.
         Unlike `torch.nn.functional.normalize` there is no epsilon: short rows get norm 1 too.
-        What lies beyond the range of `out_dtype` becomes infinite (only without `normalize`).
+        That rounding costs digits where float32 values are below 1e-38, and float64 rows shorter than 1e-154, whose
+        squares vanish, are not normalised. What lies beyond the range of `out_dtype` becomes infinite (only
+        without `normalize`).
         O(P D) work; points are visited by image, row and column, whatever their order. Workspace: 128 rows of
         the answer per thread. Results do not depend on the number of threads.
 
@@ -108,7 +110,7 @@ def prepare(maps, points, size, *, image_index=None, normalize=True, out_dtype=N
     views = _maps.as_maps(maps)
     height, width = _maps.as_size(size)
     device = views[0].device
-    at = _checks.as_tensor(points, "points", INTEGERS)
+    at = _checks.as_data(points, "points", INTEGERS)
     if at.ndim != 2 or at.shape[1] != 2:
         raise ValueError(f"`points` must be 2-D (P, 2) of (row, column), got shape {tuple(at.shape)}")
     at = at.to(device, torch.int64).contiguous()
@@ -119,7 +121,7 @@ def prepare(maps, points, size, *, image_index=None, normalize=True, out_dtype=N
         points=at,
         image=_image_index(image_index, len(at), views[0]),
         size=(height, width),
-        normalize=_maps.as_bool(normalize, "normalize"),
+        normalize=_checks.as_bool(normalize, "normalize"),
         out_dtype=_maps.out_dtype(out_dtype, views, maps[0]),
     )
 
@@ -130,7 +132,7 @@ def _image_index(image_index: Any, count: int, first: torch.Tensor) -> torch.Ten
         if images != 1:
             raise ValueError(f"`image_index` must be given for maps of {images} images, got None")
         return torch.zeros(count, dtype=torch.int64, device=first.device)
-    index = _checks.as_tensor(image_index, "image_index", INTEGERS)
+    index = _checks.as_data(image_index, "image_index", INTEGERS)
     if tuple(index.shape) != (count,):
         raise ValueError(f"`image_index` must have shape ({count},) like the points, got {tuple(index.shape)}")
     index = index.to(first.device, torch.int64).contiguous()

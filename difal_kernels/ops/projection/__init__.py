@@ -86,7 +86,8 @@ def project_then_resize(
     Raises:
         TypeError: an argument is of the wrong kind or dtype.
         ValueError: no map, a wrong shape, NaN or infinity, a `tail` with batch normalisation in training mode
-            (its answer would depend on the chunks), or one that returns another number of rows.
+            (its answer would depend on the chunks), or one that returns another number of rows or, for another
+            chunk, another shape or dtype.
         BackendUnavailableError: the backend named cannot run here.
 
     Notes:
@@ -121,7 +122,7 @@ def prepare(maps, weight, bias, size, *, normalize=True, tail=None, rows_per_chu
     views = _maps.as_maps(maps)
     height, width = _maps.as_size(size)
     channels = sum(view.shape[1] for view in views)
-    matrix = _checks.as_tensor(weight, "weight")
+    matrix = _checks.as_data(weight, "weight")
     if matrix.ndim != 2 or matrix.shape[1] != channels or matrix.shape[0] == 0:
         raise ValueError(
             f"`weight` must be 2-D (O, D) with D = {channels}, the channels of all maps, got shape "
@@ -129,7 +130,7 @@ def prepare(maps, weight, bias, size, *, normalize=True, tail=None, rows_per_chu
         )
     given = [*views, matrix]
     if bias is not None:
-        bias = _checks.as_tensor(bias, "bias")
+        bias = _checks.as_data(bias, "bias")
         if tuple(bias.shape) != (len(matrix),):
             raise ValueError(f"`bias` must have shape ({len(matrix)},), got {tuple(bias.shape)}")
         given.append(bias)
@@ -147,9 +148,9 @@ def prepare(maps, weight, bias, size, *, normalize=True, tail=None, rows_per_chu
         weight=matrix,
         bias=bias,
         size=(height, width),
-        normalize=_maps.as_bool(normalize, "normalize"),
+        normalize=_checks.as_bool(normalize, "normalize"),
         tail=tail,
-        rows_per_chunk=_checks.as_int(rows_per_chunk, "rows_per_chunk", 1),
+        rows_per_chunk=min(height, _checks.as_int(rows_per_chunk, "rows_per_chunk", 1)),
     )
 
 

@@ -33,6 +33,7 @@ def assemble(problem, filler: Callable[[object, int], Fill]) -> torch.Tensor:
             part = _apply(problem.tail, chunk)
             if answer is None:
                 answer = part.new_empty(images * height * width, *part.shape[1:])
+            _check_alike(part, answer)
             answer[rows] = part
     return answer.view(images, height, width, *answer.shape[1:])
 
@@ -44,3 +45,11 @@ def _apply(tail, chunk: torch.Tensor) -> torch.Tensor:
     if part.ndim == 0 or len(part) != len(chunk):
         raise ValueError(f"`tail` must return one row per pixel, ({len(chunk)}, ...), got shape {tuple(part.shape)}")
     return part
+
+
+def _check_alike(part: torch.Tensor, answer: torch.Tensor) -> None:
+    if part.shape[1:] != answer.shape[1:] or part.dtype != answer.dtype:
+        raise ValueError(
+            f"`tail` must return the same kind of row for every chunk, got shape {tuple(part.shape)} of {part.dtype} "
+            f"after rows of shape {tuple(answer.shape[1:])} of {answer.dtype}"
+        )
