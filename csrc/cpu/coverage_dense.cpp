@@ -46,9 +46,9 @@ struct Coverage::State final : Greedy {
         const float* k = column(j, s);
         const float* covered = level.rounded.data();
         // Later few entries are live, and finding those costs a fraction of summing all.
-        const int64_t live =
-            stats.picks == 0 ? p.rows
-                             : simd_.live(p.kind, p.error, k, covered, p.rows, scale_of(j), p.scale, s.rows.data());
+        const int64_t live = stats.picks == 0
+                                 ? p.rows
+                                 : simd_.live(p.kind, p.error, k, covered, p.rows, scale_of(j), p.scale, s.rows.data());
         if (live * kSparse < p.rows) {
             for (int64_t r = 0; r < live; ++r) {
                 const int32_t i = s.rows[r];
@@ -79,8 +79,7 @@ struct Coverage::State final : Greedy {
                 const double estimated = p.error.lambda * steepest(p.kind) * (spreads[c] + scale_of(first + c) * total);
                 gains_[first + c] = total;
                 // NaN, of scales beyond float32's range, is not below `most`.
-                bounds_[first + c] =
-                    1.0001 * (p.error.relative * total + 1.01 * (estimated < most ? estimated : most));
+                bounds_[first + c] = 1.0001 * (p.error.relative * total + 1.01 * (estimated < most ? estimated : most));
             }
         }
         return true;

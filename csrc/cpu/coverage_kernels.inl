@@ -43,7 +43,8 @@ void scan_as(const ErrorModel& error, const float* __restrict k, const float* __
 template <int rows>
 void weigh_some(const float* __restrict k, int64_t stride, int64_t n, const double* __restrict w,
                 const double* __restrict ws, double* __restrict total, double* __restrict spread) {
-    const float *k0 = k, *k1 = k + (rows > 1) * stride, *k2 = k + (rows > 2) * 2 * stride, *k3 = k + (rows > 3) * 3 * stride;
+    const float *k0 = k, *k1 = k + (rows > 1) * stride, *k2 = k + (rows > 2) * 2 * stride,
+                *k3 = k + (rows > 3) * 3 * stride;
     double t0 = 0, t1 = 0, t2 = 0, t3 = 0, u0 = 0, u1 = 0, u2 = 0, u3 = 0;
 #pragma omp simd reduction(+ : t0, t1, t2, t3, u0, u1, u2, u3)
     for (int64_t i = 0; i < n; ++i) {
@@ -88,7 +89,8 @@ int64_t live_as(const ErrorModel& error, const float* __restrict k, const float*
         for (int64_t c = 0; c < size; c += 8) {
             uint64_t eight;  // flags, of which few are set: the lowest one is the next row
             __builtin_memcpy(&eight, flags + c, 8);
-            for (; eight; eight &= eight - 1) rows[count++] = static_cast<int32_t>(begin + c + __builtin_ctzll(eight) / 8);
+            for (; eight; eight &= eight - 1)
+                rows[count++] = static_cast<int32_t>(begin + c + __builtin_ctzll(eight) / 8);
         }
     }
     return count;
@@ -128,7 +130,7 @@ void scan(KernelKind kind, const ErrorModel& error, const float* k, const float*
 }
 
 int64_t live(KernelKind kind, const ErrorModel& error, const float* k, const float* m, int64_t n, float s_j,
-             const float* s, int32_t* rows) {
+             const float* s, int32_t* rows){
 #define DIFAL_CALL(K) live_as<K>(error, k, m, n, s_j, s, rows)
     DIFAL_EACH_KIND(DIFAL_CALL)
 #undef DIFAL_CALL

@@ -9,9 +9,9 @@ namespace {
 constexpr int64_t kStrip = 16;   // columns per task of the first scan
 constexpr int64_t kSpan = 1024;  // rows per task of cover_by_labeled
 constexpr int64_t kBatch = 32;   // contenders settled between two looks at the best
-constexpr int64_t kPart = 256;   // rows of a column per task of settling it, a multiple of what ExactKernel does at once
+constexpr int64_t kPart = 256;  // rows of a column per task of settling it, a multiple of what ExactKernel does at once
 constexpr int64_t kWake = 1 << 16;  // fewer numbers than this are not worth waking threads for
-constexpr double kTie = 1e-12;   // of the first gain: closer than this is a tie
+constexpr double kTie = 1e-12;      // of the first gain: closer than this is a tie
 constexpr double kUnit = 0x1p-52;
 constexpr double kTaken = -std::numeric_limits<double>::infinity();
 

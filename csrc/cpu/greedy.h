@@ -77,8 +77,8 @@ class Greedy {
   protected:
     // What a matrix can be asked. Column j's estimate and bound:
     virtual void scan(int64_t j, Scratch& s, double* gain, double* bound) = 0;
-    // The same for all columns in [begin, end) at once, into gains_ and bounds_, while nothing is covered; bounds may be
-    // looser. False where that is no faster.
+    // The same for all columns in [begin, end) at once, into gains_ and bounds_, while nothing is covered; bounds may
+    // be looser. False where that is no faster.
     virtual bool weigh(int64_t /*begin*/, int64_t /*end*/) { return false; }
     // Its rows that may still rise, ascending or not, into s.rows.
     virtual int64_t live_rows(int64_t j, Scratch& s) = 0;
@@ -98,7 +98,7 @@ class Greedy {
     }
 
     const CoverageKernels& simd_ = coverage_kernels();
-    std::vector<double> gains_;  // estimates; -inf once picked or where not allowed
+    std::vector<double> gains_;   // estimates; -inf once picked or where not allowed
     std::vector<double> bounds_;  // error bound of the estimate at its last scan; valid ever after
     std::vector<uint8_t> is_settled_;
     std::vector<int64_t> settled_;  // columns whose settled gain is still exact

@@ -41,7 +41,9 @@ struct Sweep::State final : Greedy {
 
     int64_t steps() const { return static_cast<int64_t>(levels.size()) - 1 - first; }
     bool is_allowed(int64_t j) const { return !p.allowed || p.allowed[j]; }
-    float rounded(int64_t step, int64_t i) const { return step > steps() ? std::numeric_limits<float>::infinity() : levels[first + step].rounded[i]; }
+    float rounded(int64_t step, int64_t i) const {
+        return step > steps() ? std::numeric_limits<float>::infinity() : levels[first + step].rounded[i];
+    }
     float weight_of(int64_t i) const { return static_cast<float>(p.weights[i] / largest_weight); }
 
     void add_event(TileEvents& to, int64_t row, int64_t i, float low, float high, bool undo) const {
