@@ -65,7 +65,7 @@ def draw(pool, ledger: Ledger, found: dict[int, np.ndarray], out: Path) -> None:
         axis.set_axis_off()
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=72, metadata={"Software": None})
-    print(f"{len(labels)} labeled pixels of {len(pool)} scenes; drawn in {out}")
+    print(f"{len(labels)} pixels asked of {len(pool)} scenes; drawn in {out}")
 
 
 if __name__ == "__main__":
