@@ -133,7 +133,7 @@ def test_a_table_is_of_one_machine(tmp_path, monkeypatch):
     assert list(json.loads(results.read_text())["rows"]) == ["N2000 b50 L0 x"]
     results.write_text(json.dumps({"machine": {**machine, "cpu": "another"}, "rows": rows}))
     before = results.read_text()
-    with pytest.raises(SystemExit, match="rows measured with cpu 'another'.*one table, one machine"):
+    with pytest.raises(SystemExit, match=r"rows measured with cpu 'another'.*one table, one machine"):
         peers.measure(1.0, ["difal"])
     assert results.read_text() == before
     peers.measure(1.0, ["N"])
