@@ -47,6 +47,7 @@ peers: venv
 docs: venv
 	$(BIN)/python docs/make_theory_figure.py
 	$(BIN)/python docs/make_disagreement_figure.py
+	$(BIN)/python docs/make_loop_figure.py
 	$(BIN)/python examples/photo.py docs/img/picks.png
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 

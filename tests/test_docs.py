@@ -14,6 +14,7 @@ import pytest
 
 import difal
 import difal_kernels
+from difal.cli import make_parser
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
@@ -45,12 +46,81 @@ def test_site_builds_without_a_warning(tmp_path):
     assert "<math" in (tmp_path / "site" / "theory" / "index.html").read_text()
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/start.md"])
-def test_code_of_a_page_runs(page, capsys):
+@pytest.mark.parametrize("page", ["README.md", "docs/start.md", "docs/large.md", "docs/hypercolumns.md"])
+def test_code_of_a_page_runs(page):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert blocks
     exec(compile("\n".join(blocks), page, "exec"), {})
-    assert capsys.readouterr().out
+
+
+def test_commands_of_the_pages_are_commands():
+    """Each `difal ...` on a line of its own has options that there are; `python` and `make` have what they name."""
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    seen = set()
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")):
+        text = page.read_text().replace("\\\n", " ")
+        for program, rest in re.findall(r"^ {4}(difal|python|make|bash) (.+)$", text, re.MULTILINE):
+            seen.add(program)
+            first, *more = rest.split()
+            if program == "difal":
+                make_parser().parse_args([first, *more])
+            elif program == "make":
+                assert first in targets, (page, rest)
+            elif first != "-m":
+                assert (ROOT / first).exists(), (page, rest)
+    assert seen == {"difal", "python", "make", "bash"}
+
+
+def test_reference_has_every_public_name():
+    reference = (ROOT / "docs" / "reference.md").read_text()
+    named = set(re.findall(r"(?:^::: |`)(difal[\w.]+)", reference, re.MULTILINE))
+    packages = ("difal_kernels", "difal_kernels.distributed", "difal.encoders", "difal.data", "difal.acquisition")
+    for name in packages:
+        public = {f"{name}.{one}" for one in importlib.import_module(name).__all__ if one != "__version__"}
+        assert public <= named, public - named
+    adapters = {f"difal.adapters.{path.stem}" for path in ROOT.glob("python_api/difal/adapters/[a-z]*.py")}
+    assert adapters <= named
+
+
+def pictures():
+    """All under docs/, and those that the site's other pages show."""
+    spec = importlib.util.spec_from_file_location("site_hooks", ROOT / "docs" / "site_hooks.py")
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    pages = [*ROOT.glob("docs/*.md"), *(page for pattern in hooks.OUTSIDE for page in ROOT.glob(pattern))]
+    shown = [
+        (page.parent / link).resolve()
+        for page in pages
+        if page.suffix == ".md"
+        for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text())
+    ]
+    return {*shown, *(path for path in ROOT.glob("docs/**/*.*") if path.suffix in (".png", ".svg", ".jpg", ".gif"))}
+
+
+def test_gallery_has_every_picture_and_the_command_that_makes_it():
+    pytest.importorskip("latex2mathml", reason="latex2mathml is not installed: pip install '.[docs]'")
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed: pip install '.[docs]'")
+    gallery = {}
+    for section in (ROOT / "docs" / "gallery.md").read_text().split("\n## ")[1:]:
+        (link,) = re.findall(r"!\[[^]]*\]\(([^)]+)\)", section)
+        (command,) = re.findall(r"^ {4}(\S.*)$", section, re.MULTILINE)
+        gallery[(ROOT / "docs" / link).resolve()] = command
+    assert set(gallery) == pictures()
+    for picture, command in gallery.items():
+        assert picture.is_file()
+        program, *arguments = command.split()
+        if program == "difal":
+            assert make_parser().parse_args(arguments).function.__name__ == f"{arguments[0]}_command"
+            continue
+        assert program == "python"
+        if arguments[0] == "-m":
+            assert importlib.util.find_spec(arguments[1]), command
+            continue
+        script = ROOT / arguments[0]
+        source = (script / "report.py" if script.is_dir() else script).read_text()
+        assert "savefig" in source, command
+        drawn_there = picture.name in source or (script.is_dir() and picture.stem == script.name)
+        assert drawn_there or str(picture.relative_to(ROOT)) in arguments, command
 
 
 @pytest.mark.filterwarnings("default")

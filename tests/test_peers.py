@@ -116,3 +116,25 @@ def test_tables(tmp_path):
     readme.write_text("no marks")
     with pytest.raises(SystemExit, match="must have the marks"):
         write_readme(data, readme)
+
+
+def test_a_table_is_of_one_machine(tmp_path, monkeypatch):
+    from peers import __main__ as peers
+
+    results = tmp_path / "peers.json"
+    monkeypatch.setattr(peers, "RESULTS", results)
+    monkeypatch.setattr(peers, "CASES", [])
+    monkeypatch.setattr(peers, "_version", lambda name: "1")
+    peers.measure(1.0, [])
+    machine = json.loads(results.read_text())["machine"]
+    rows = {"N2000 b50 L0 x": {"seconds": 1.0}, "N2000 b50 L0 difal": {"seconds": 2.0}}
+    results.write_text(json.dumps({"machine": machine, "rows": rows}))
+    peers.measure(1.0, ["difal"])
+    assert list(json.loads(results.read_text())["rows"]) == ["N2000 b50 L0 x"]
+    results.write_text(json.dumps({"machine": {**machine, "cpu": "another"}, "rows": rows}))
+    before = results.read_text()
+    with pytest.raises(SystemExit, match=r"rows measured with cpu 'another'.*one table, one machine"):
+        peers.measure(1.0, ["difal"])
+    assert results.read_text() == before
+    peers.measure(1.0, ["N"])
+    assert json.loads(results.read_text())["rows"] == {}

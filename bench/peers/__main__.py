@@ -74,7 +74,7 @@ def pool(n: int) -> tuple[Path, Path, Path, float]:
 
 def measure(minutes: float, again: list[str]) -> None:
     data, until = load(), time.monotonic() + 60 * minutes
-    data["machine"] = {
+    machine = {
         "cpu": cpu_name(),
         "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
         "memory_limit_bytes": MEMORY,
@@ -83,7 +83,14 @@ def measure(minutes: float, again: list[str]) -> None:
     }
     if again:
         data["rows"] = {k: row for k, row in data["rows"].items() if not any(part in k for part in again)}
-        save(data)
+    for field in ("cpu", "threads", "memory_limit_bytes"):
+        if data["rows"] and data["machine"].get(field) != machine[field]:
+            raise SystemExit(
+                f"{RESULTS} has rows measured with {field} {data['machine'].get(field)!r}, here it is "
+                f"{machine[field]!r}: one table, one machine; measure them all anew with --again N"
+            )
+    data["machine"] = machine
+    save(data)
     for n, budget, conditioned in CASES:
         todo = [name for name in LIBRARIES if key(n, budget, conditioned, name) not in data["rows"]]
         if not todo:
@@ -157,7 +164,8 @@ def check() -> None:
                 for k, row in data["rows"].items()
                 if row["n"] == n and bool(row["labeled"]) == conditioned and row["status"] == "ok"
             }
-            if all("coverage" in row for row in rows.values()):
+            rows = {k: row for k, row in rows.items() if "coverage" not in row}
+            if not rows:
                 continue
             features, none, some, bandwidth = pool(n)
             replay = Replay(np.load(features), bandwidth, np.load(some if conditioned else none))

@@ -266,8 +266,8 @@ void take_gains(const ErrorModel& error, const float* __restrict k, int64_t stri
                 sum0 += event.weight * ((above0 < high ? above0 : high) - low);
                 sum1 += event.weight * ((above1 < high ? above1 : high) - low);
                 const Lanes reach0 = k0 * stretch + absolute, reach1 = k1 * stretch + absolute;
-                seen0 += (reach0 > low) & (reach0 <= high) ? seen : zero;
-                seen1 += (reach1 > low) & (reach1 <= high) ? seen : zero;
+                seen0 += ((reach0 > low) & (reach0 <= high)) ? seen : zero;
+                seen1 += ((reach1 > low) & (reach1 <= high)) ? seen : zero;
             }
             total0 += __builtin_convertvector(sum0, WideLanes);
             total1 += __builtin_convertvector(sum1, WideLanes);

@@ -20,11 +20,13 @@ def embeddings():
     return (rng.normal(size=(80, 6)) + 4 * rng.integers(0, 4, size=(80, 1))).astype(np.float32)
 
 
-@pytest.mark.parametrize("form", ["array", "tensor", "generator", "iterations"])
+@pytest.mark.parametrize("form", ["array", "tensor", "gradient", "generator", "items", "iterations"])
 def test_ranks_begin_with_the_picks(embeddings, form):
     given = {
         "array": lambda: embeddings,
         "tensor": lambda: torch.from_numpy(embeddings),
+        "gradient": lambda: torch.from_numpy(embeddings).requires_grad_(),
+        "items": lambda: [torch.from_numpy(row) for row in embeddings],
         "generator": lambda: (embeddings[i : i + 7] for i in range(0, 80, 7)),
         "iterations": lambda: np.stack([embeddings] * 4, axis=-1),
     }[form]()
@@ -43,6 +45,15 @@ def test_labeled_embeddings_condition_the_choice(embeddings):
     np.testing.assert_array_equal(MaxHerding(6, labeled=lambda: known, bandwidth=2.0)(embeddings)[:6], expected)
     np.testing.assert_array_equal(MaxHerding(6, labeled=lambda: known[:0])(embeddings)[:6], maxherding(embeddings, 6))
     assert len(MaxHerding(1000)(embeddings)) == 80
+
+
+def test_whole_numbers_half_precision_and_nothing(embeddings):
+    counts = np.round(embeddings).astype(int)
+    np.testing.assert_array_equal(MaxHerding(6)(counts)[:6], maxherding(counts.astype(float), 6))
+    half = torch.from_numpy(embeddings).bfloat16()
+    np.testing.assert_array_equal(MaxHerding(6)(half)[:6], maxherding(half, 6).numpy())
+    with pytest.raises(ValueError, match="`predictions` must hold an embedding an item, got none"):
+        MaxHerding(6)(iter([]))
 
 
 def test_inside_the_librarys_loop(embeddings):
@@ -75,6 +86,9 @@ def test_edald_is_entropy_plus_baals_own_bald():
     np.testing.assert_allclose(heuristic.compute_score(logits), entropy + disagreement, atol=1e-6)
     np.testing.assert_allclose(EDALD(input="probs", weight=0.5).compute_score(p), entropy + disagreement / 2, atol=1e-6)
     ranks, scores = heuristic.get_ranks(torch.from_numpy(logits))
+    batches = (logits[i : i + 8] for i in range(0, 30, 8))
+    np.testing.assert_array_equal(heuristic.get_ranks(batches)[0], ranks)
+    np.testing.assert_array_equal(heuristic.compute_score(torch.from_numpy(logits).requires_grad_()), scores)
     assert ranks[0] == np.argmax(entropy + disagreement)
     assert (np.diff(scores[ranks]) <= 0).all()
 

@@ -5,6 +5,7 @@ import types
 
 import numpy as np
 import pytest
+import torch
 
 from difal.adapters.deep_al import MaxHerding, ProbCover, UHerding
 from difal_kernels import maxherding
@@ -63,6 +64,27 @@ def test_features_come_from_the_codebase(monkeypatch):
     check(answer, maxherding(FEATURES, 4), np.arange(90))
 
 
-def test_errors():
-    with pytest.raises(ValueError, match="`budget`"):
-        MaxHerding(None, [0], [1, 2], 3, features=FEATURES).select_samples()
+@pytest.mark.parametrize(
+    ("labeled", "unlabeled", "budget", "message"),
+    [
+        ([0], [1, 2], 3, "`budgetSize` must be from 0 to 2"),
+        ([], [], 1, "`budgetSize` must be from 0 to 0"),
+        ([0], [1, 90], 1, "`uSet` must hold indices from 0 to 89, got 90"),
+        ([-1], [1, 2], 1, "`lSet` must hold indices from 0 to 89, got -1"),
+        ([0], [1, 2, 1], 1, "`uSet` must not repeat, got 1 more than once"),
+        ([0, 2], [1, 2], 1, "`uSet` must not share samples with `lSet`, got 2 in both"),
+        ([[0, 2]], [1], 1, "`lSet` must be 1-D"),
+    ],
+)
+def test_errors(labeled, unlabeled, budget, message):
+    with pytest.raises(ValueError, match=message):
+        MaxHerding(None, labeled, unlabeled, budget, features=FEATURES)
+
+
+def test_uncertainty_is_of_the_whole_data_set():
+    with pytest.raises(ValueError, match=r"for each of the 90 samples of the whole data set, got shape \(89,\)"):
+        UHerding(None, [0], np.arange(1, 90), 3, np.ones(89), features=FEATURES)
+    given = [UHerding(None, [0], np.arange(1, 90), 3, w, features=FEATURES) for w in ([1] * 90, torch.ones(90))]
+    expected = MaxHerding(None, [0], np.arange(1, 90), 3, features=torch.from_numpy(FEATURES)).select_samples()[0]
+    for sampler in given:
+        np.testing.assert_array_equal(sampler.select_samples()[0], expected)

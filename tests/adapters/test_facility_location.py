@@ -3,9 +3,12 @@ import pytest
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 
+from scipy import sparse
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import estimator_checks
 
 from difal.adapters.facility_location import FacilityLocationSelection
 from difal_kernels import maxherding
@@ -41,8 +44,9 @@ def test_features_and_their_kernel_agree():
 
 def test_estimator_conventions():
     selector = FacilityLocationSelection(12, bandwidth=1.5)
-    with pytest.raises(ValueError, match="call fit first"):
-        selector.transform(X)
+    for unfitted in (lambda: selector.transform(X), lambda: selector.ranking, lambda: selector.gains):
+        with pytest.raises(NotFittedError):
+            unfitted()
     copy = clone(selector)
     assert copy.get_params() == selector.get_params()
     y, w = np.arange(150), np.linspace(0, 1, 150)
@@ -66,7 +70,72 @@ def test_integers_and_initial_rows():
     assert sorted(ranking) == list(range(3, 40))
     with pytest.raises(ValueError, match="`initial_subset` must be row indices"):
         FacilityLocationSelection(5, initial_subset=[40]).fit(counts)
-    with pytest.raises(ValueError, match="`kernel` must be one of"):
-        FacilityLocationSelection(5, metric="manhattan").fit(counts)
-    with pytest.raises(ValueError, match="`budget`"):
-        FacilityLocationSelection(41).fit(counts)
+
+
+def test_apricots_arguments_in_apricots_order():
+    given = FacilityLocationSelection(5, "precomputed", [3, 70], "lazy", n_jobs=1, random_state=0, verbose=False)
+    np.testing.assert_array_equal(
+        given.fit(KERNEL).ranking,
+        FacilityLocationSelection(5, metric="precomputed", initial_subset=[3, 70]).fit(KERNEL).ranking,
+    )
+
+
+@pytest.mark.parametrize(
+    ("selector", "options", "message"),
+    [
+        (FacilityLocationSelection(151), {}, "`n_samples` must be from 0 to 150"),
+        (FacilityLocationSelection(150, initial_subset=[1]), {}, "`n_samples` must be from 0 to 149"),
+        (FacilityLocationSelection(5, metric="manhattan"), {}, "`metric` must be 'euclidean' or one of rbf"),
+        (FacilityLocationSelection(5, bandwidth=-1.0), {}, "`bandwidth` must be positive"),
+        (FacilityLocationSelection(5), {"sample_weight": np.ones(149)}, r"`sample_weight` must have shape \(150,\)"),
+        (FacilityLocationSelection(5), {"X": np.where(X > 2, np.nan, X)}, "NaN"),
+    ],
+)
+def test_errors_name_what_was_given(selector, options, message):
+    with pytest.raises(ValueError, match=message):
+        selector.fit(**{"X": X, **options})
+    with pytest.raises(TypeError, match="`n_samples` must be an integer, got 2"):
+        FacilityLocationSelection(2.5).fit(X)
+    with pytest.raises(TypeError, match="Sparse data"):
+        FacilityLocationSelection(5).fit(sparse.csr_matrix(X))
+
+
+def test_transform_takes_anything_with_the_fitted_rows():
+    selector = FacilityLocationSelection(5).fit(X.tolist(), sample_weight=[1.0] * 150)
+    images = np.arange(150 * 4).reshape(150, 2, 2)
+    np.testing.assert_array_equal(selector.transform(images), images[selector.ranking])
+    picked = selector.transform(sparse.coo_matrix(X))
+    np.testing.assert_array_equal(picked.toarray(), X[selector.ranking])
+    with pytest.raises(ValueError, match="`X` must have the 150 rows that were fitted"):
+        selector.transform(X[:149])
+    with pytest.raises(ValueError, match="`y` must have the 150 rows that were fitted"):
+        selector.transform(X, np.arange(151))
+
+
+# These ask of a transformer that it maps rows that it was not fitted to, which a selector of rows cannot.
+NOT_A_MAP = {
+    "check_fit2d_predict1d",
+    "check_fit_idempotent",
+    "check_methods_sample_order_invariance",
+    "check_methods_subset_invariance",
+    "check_pipeline_consistency",
+    "check_sample_weight_equivalence_on_dense_data",
+    "check_transformer_data_not_an_array",
+    "check_transformer_general",
+}
+ALLOWED = {
+    "check_n_features_in_after_fitting",  # of what is transformed, such as images
+    "check_estimators_nan_inf",  # there
+    "check_all_zero_sample_weights_error",  # no gains, the lowest rows
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_scikit_learns_own_checks():
+    if not hasattr(estimator_checks, "estimator_checks_generator"):
+        pytest.skip("scikit-learn before 1.6 stops at the first failed check")
+    results = estimator_checks.check_estimator(FacilityLocationSelection(1), on_fail=None)
+    failed = {result["check_name"] for result in results if result["status"] == "failed"}
+    assert failed <= NOT_A_MAP | ALLOWED
+    passed = {result["check_name"] for result in results if result["status"] == "passed"}
+    assert {"check_estimator_cloneable", "check_dont_overwrite_parameters", "check_estimator_sparse_array"} <= passed

@@ -79,5 +79,31 @@ def test_options_go_through(iris):
     _, _, pool, _ = iris
     picks, _ = learner(iris).query(pool, n_instances=4, labeled=None, kernel="tophat", bandwidth=0.8)
     np.testing.assert_array_equal(picks, maxherding(pool, 4, kernel="tophat", bandwidth=0.8))
-    with pytest.raises(ValueError, match="`budget`"):
+    picks, _ = learner(iris).query(pool, n_instances=4, random_tie_break=True)
+    np.testing.assert_array_equal(picks, learner(iris).query(pool, n_instances=4)[0])
+    with pytest.raises(ValueError, match="`n_instances` must be from 0 to 146"):
         maxherding_sampling(learner(iris), pool, 1000)
+    with pytest.raises(ValueError, match="`n_instances` must be from 0 to 0"):
+        maxherding_sampling(learner(iris), pool[:0], 1)
+
+
+@pytest.mark.parametrize("strategy", [maxherding_sampling, uherding_sampling])
+def test_tables_lists_and_text_labels(iris, strategy):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    X, y, pool, _ = iris
+    expected = learner(iris, strategy).query(pool, n_instances=5)[0]
+    table = pandas.DataFrame(pool, index=np.arange(len(pool))[::-1])
+    of_table = ActiveLearner(LogisticRegression(), strategy, X_training=pandas.DataFrame(X), y_training=y)
+    picks, rows = of_table.query(table, n_instances=5)
+    np.testing.assert_array_equal(picks, expected)
+    np.testing.assert_array_equal(rows, pool[expected])
+    of_lists = learner((X.tolist(), np.array(["a", "b", "c"])[y].tolist()), strategy)
+    np.testing.assert_array_equal(of_lists.query(pool.tolist(), n_instances=5)[0], expected)
+
+
+def test_all_that_a_committee_was_taught_counts(iris):
+    X, y, pool, _ = iris
+    members = [learner((X, y)), learner((pool[:50:7], np.array([0, 0, 0, 0, 0, 1, 1, 2])))]
+    committee = Committee(members, query_strategy=maxherding_sampling)
+    expected = maxherding(pool, 6, labeled=np.concatenate([X, pool[:50:7]]))
+    np.testing.assert_array_equal(committee.query(pool, n_instances=6)[0], expected)

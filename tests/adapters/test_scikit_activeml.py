@@ -46,9 +46,10 @@ def test_each_pick_is_the_librarys_best_and_each_gain_its_utility(pool, normaliz
     theirs = MaxHerding(normalize_samples=normalize, metric="rbf", metric_dict={"gamma": bandwidth**-2})
     ours = MaxHerdingQuery(normalize_samples=normalize, bandwidth=bandwidth)
     picks, gains = ours.query(X, y, batch_size=25, return_utilities=True)
+    unlabeled = np.isnan(y).sum()
     for pick, gain in zip(picks, gains, strict=True):
         _, utility = theirs.query(X, y, return_utilities=True)
-        utility = utility[0] * np.isnan(y).sum() / len(y)  # theirs is the mean over the unlabeled, ours over all
+        utility = utility[0] * np.isnan(y).sum() / unlabeled  # theirs is the mean over those that are still unlabeled
         np.testing.assert_allclose(gain, utility, atol=1e-12)
         assert utility[pick] >= np.nanmax(utility) - 1e-14
         y[pick] = 0
@@ -63,8 +64,9 @@ def test_utilities_of_the_picks_are_their_gains(pool, kernel):
         X, 9, labeled=X[known], candidates=np.flatnonzero(~known), kernel=kernel, bandwidth=2.0, return_info=True
     )
     np.testing.assert_array_equal(picks, selection.indices)
-    np.testing.assert_allclose(utilities[np.arange(9), picks], selection.gains, atol=1e-12)
-    np.testing.assert_allclose(np.nanmax(utilities, axis=1), selection.gains, atol=1e-12)
+    gains = selection.gains * len(X) / np.isnan(y).sum()
+    np.testing.assert_allclose(utilities[np.arange(9), picks], gains, atol=1e-12)
+    np.testing.assert_allclose(np.nanmax(utilities, axis=1), gains, atol=1e-12)
 
 
 def test_uncertainty_weighs_the_coverage(pool):
@@ -78,7 +80,7 @@ def test_uncertainty_weighs_the_coverage(pool):
         X, 6, labeled=X[known], candidates=np.flatnonzero(~known), weights=weights, bandwidth=2.0, return_info=True
     )
     np.testing.assert_array_equal(picks, expected.indices)
-    np.testing.assert_allclose(gains[np.arange(6), picks], expected.gains, atol=1e-12)
+    np.testing.assert_allclose(gains[np.arange(6), picks], expected.gains * 120 / 117, atol=1e-12)
     plain = MaxHerdingQuery(False, bandwidth=2.0).query(X, y, batch_size=6)
     assert not np.array_equal(picks, plain)
 
@@ -136,13 +138,57 @@ class TestConventions:
         assert len(set(picks)) == 30
         assert picks.dtype.kind == "i"
 
-    def test_missing_labels_of_other_kinds(self, make, pool):
+    def test_candidates_as_indices_or_as_samples_are_worth_the_same(self, make, pool):
+        """The library's template demands it of its strategies: utilities of the first step, in three ways."""
         X, y = pool
-        expected = query(make(), X, y, batch_size=5)
-        none = np.array([None if np.isnan(v) else str(int(v)) for v in y], dtype=object)
-        strategy = make(missing_label=None)
-        clf = ParzenWindowClassifier(classes=["0", "1"], missing_label=None)
-        np.testing.assert_array_equal(call_func(strategy.query, X=X, y=none, clf=clf, batch_size=5), expected)
+        unlabeled = np.flatnonzero(np.isnan(y))
+        _, of_all = query(make(), X, y, return_utilities=True)
+        _, of_indices = query(make(), X, y, candidates=unlabeled, return_utilities=True)
+        np.testing.assert_array_equal(of_all, of_indices)
+        _, of_samples = query(make(), X, y, candidates=X[unlabeled], return_utilities=True)
+        np.testing.assert_allclose(of_samples[0], of_all[0, unlabeled], rtol=1e-12)
+
+    @pytest.mark.parametrize(
+        ("missing", "classes", "dtype"),
+        [
+            (np.nan, [1.0, 2.0], float),
+            (0, [1, 2], int),
+            (-1, [0, 1], int),
+            (None, [1, 2], object),
+            (None, ["A", "B"], object),
+            ("", ["A", "B"], str),
+            ("none", ["A", "B"], "U4"),
+        ],
+    )
+    def test_missing_labels_of_other_kinds(self, make, pool, missing, classes, dtype):
+        X, known = pool
+        y = np.full(len(X), missing, dtype=dtype)
+        for index in np.flatnonzero(~np.isnan(known)):
+            y[index] = classes[int(known[index])]
+        clf = ParzenWindowClassifier(classes=classes, missing_label=missing)
+        for labels in (y, y.tolist()):
+            picks = call_func(make(missing_label=missing).query, X=X, y=labels, clf=clf, batch_size=5)
+            np.testing.assert_array_equal(picks, query(make(), X, known, batch_size=5))
+
+    def test_everything_or_nearly_everything_labeled(self, make, pool):
+        X, _ = pool
+        y = np.zeros(len(X))
+        with pytest.warns(UserWarning, match="batch_size"):
+            picks, utilities = query(make(), X, y, return_utilities=True)
+        assert picks.shape == (0,)
+        assert utilities.shape == (0, len(X))
+        y[17] = np.nan
+        assert query(make(), X, y).tolist() == [17]
+
+    def test_tables_lists_and_whole_numbers(self, make, pool):
+        pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+        X, y = pool
+        X = np.round(X).astype(int)
+        expected = query(make(normalize_samples=False), X.astype(float), y, batch_size=4)
+        turned = np.arange(len(X))[::-1]
+        table, column = pandas.DataFrame(X, index=turned), pandas.Series(y, index=turned)
+        for given in ((X, y), (X.tolist(), y.tolist()), (table, column)):
+            np.testing.assert_array_equal(query(make(normalize_samples=False), *given, batch_size=4), expected)
 
     def test_more_than_there_is(self, make, pool):
         X, y = pool
@@ -160,6 +206,12 @@ class TestConventions:
             ({}, {"candidates": [500]}),
             ({}, {"batch_size": 0}),
             ({}, {"return_utilities": "yes"}),
+            ({"random_state": "text"}, {}),
+            ({"normalize_samples": 1}, {}),
+            ({"bandwidth": np.nan}, {}),
+            ({}, {"candidates": [-1]}),
+            ({}, {"candidates": np.arange(120) < 9}),
+            ({}, {"candidates": np.ones((4, 2))}),
         ],
     )
     def test_errors(self, make, pool, parameters, options):

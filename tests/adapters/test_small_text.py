@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("small_text", reason="small-text is not installed")
 
@@ -69,6 +70,19 @@ def test_given_embeddings_nothing_labeled_and_raw(pool):
     assert str(strategy) == "MaxHerdingStrategy(normalize=False)"
     with pytest.raises(PoolExhaustedException):
         strategy.query(None, dataset, everything, none, none, n=61, embeddings=x)
+
+
+@pytest.mark.parametrize("strategy", [MaxHerdingStrategy(), MaxHerdingStrategy(normalize=False), UHerdingStrategy()])
+def test_embeddings_of_other_kinds(pool, strategy):
+    dataset, unlabeled, labeled, y = pool
+    clf = fitted(Embeds, pool)
+    x = np.asarray(dataset.x.todense())[np.concatenate([unlabeled, labeled])]
+    expected = strategy.query(clf, dataset, unlabeled, labeled, y, n=7, embeddings=x)
+    for given in (sparse.csr_matrix(x), torch.from_numpy(x)):
+        picks = strategy.query(clf, dataset, unlabeled, labeled, y, n=7, embeddings=given)
+        np.testing.assert_array_equal(picks, expected)
+    with pytest.raises(ValueError, match="`embeddings` must have 60 rows, the unlabeled instances and then"):
+        strategy.query(clf, dataset, unlabeled, labeled, y, n=7, embeddings=x[:56])
 
 
 @pytest.mark.parametrize("kind", [Embeds, EmbedsWithProba])

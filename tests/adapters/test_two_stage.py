@@ -64,6 +64,17 @@ def test_kernels(kernel_fn, kernel, bandwidth):
     np.testing.assert_array_equal(picks, maxherding(FEATURES, 9, kernel=kernel, bandwidth=bandwidth).numpy())
 
 
+def test_arrays_do_as_well():
+    array = FEATURES.numpy()
+    expected = local_herding(FEATURES, 9, sigma=1.5, prev_rep_features=FEATURES[:6], disable_tqdm=True)
+    given = local_herding(array, 9, sigma=1.5, device="cpu", prev_rep_features=array[:6], disable_tqdm=True)
+    np.testing.assert_array_equal(given[0], expected[0])
+    assert given[3] == expected[3]
+    np.testing.assert_array_equal(
+        GlobalHerding().greedy_select(array, 8, num_prev=10), GlobalHerding().greedy_select(FEATURES, 8, num_prev=10)
+    )
+
+
 def test_unknown_kernel():
     with pytest.raises(ValueError, match="`kernel_fn` must be a name"):
         local_herding(FEATURES, 3, kernel_fn=object(), disable_tqdm=True)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from difal.adapters._arguments import float_array
 from difal.adapters._require import required
 from difal_kernels import edald, maxherding
 
@@ -41,7 +42,7 @@ class MaxHerding(AbstractHeuristic):
 
         Args:
             predictions: (N, D) embeddings, or (N, D, ..., iterations), of which the mean over iterations and places is
-                taken; an array, a tensor, or an iterable of arrays.
+                taken; an array, a tensor, or an iterable of batches of items or of single items, (D,) each.
             target_predictions: not used.
 
         Returns:
@@ -88,10 +89,10 @@ class EDALD(AbstractHeuristic):
         Raises:
             ValueError: fewer than two iterations, or no iteration `single`.
         """
-        values = np.asarray(predictions)
-        passes = values.shape[-1]
-        if values.ndim < 3 or passes < 2:
+        values = float_array(predictions)
+        if values.ndim < 3 or values.shape[-1] < 2:
             raise ValueError(f"`predictions` must be (N, C, ..., iterations) with 2 or more, got shape {values.shape}")
+        passes = values.shape[-1]
         if not -passes <= self.single < passes:
             raise ValueError(f"`single` must be one of the {passes} iterations, got {self.single}")
         samples = np.delete(values, self.single, axis=-1)
@@ -101,8 +102,10 @@ class EDALD(AbstractHeuristic):
 
 
 def _embeddings(values: Any) -> np.ndarray:
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu().numpy()
-    elif isinstance(values, Iterable) and not isinstance(values, np.ndarray):
-        values = np.concatenate([np.asarray(part) for part in values])
+    if isinstance(values, Iterable) and not isinstance(values, (np.ndarray, torch.Tensor)):
+        parts = [float_array(part) for part in values]
+        if not parts:
+            raise ValueError("`predictions` must hold an embedding an item, got none")
+        values = np.stack(parts) if parts[0].ndim == 1 else np.concatenate(parts)
+    values = float_array(values)
     return values.mean(axis=tuple(range(2, values.ndim))) if values.ndim > 2 else values

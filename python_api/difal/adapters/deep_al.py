@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from difal.adapters._arguments import count, float_array
 from difal_kernels import maxherding
 
 
@@ -27,6 +28,10 @@ class MaxHerding:
             name and the seed of `cfg`.
         weights: (whole data set,), how much each sample's coverage counts.
         **options: for `difal_kernels.maxherding`: `kernel`, `bandwidth` ...
+
+    Raises:
+        TypeError, ValueError: an index that the features lack or that comes twice, a weight for too few samples, more
+            to choose than `uSet` has.
     """
 
     def __init__(
@@ -41,11 +46,20 @@ class MaxHerding:
         **options: Any,
     ) -> None:
         self.cfg = cfg
-        self.lSet = np.asarray(lSet).astype(np.int64)
-        self.uSet = np.asarray(uSet).astype(np.int64)
-        self.budgetSize = int(budgetSize)
-        self.all_features = np.asarray(_load_features(cfg) if features is None else features)
-        self.weights = None if weights is None else np.asarray(weights)
+        self.all_features = float_array(_load_features(cfg) if features is None else features)
+        samples = len(self.all_features)
+        self.lSet = _indices(lSet, "lSet", samples)
+        self.uSet = _indices(uSet, "uSet", samples)
+        both = np.intersect1d(self.lSet, self.uSet)
+        if len(both):
+            raise ValueError(f"`uSet` must not share samples with `lSet`, got {both[0]} in both")
+        self.budgetSize = count(budgetSize, "budgetSize", len(self.uSet), "samples in `uSet`")
+        self.weights = None if weights is None else float_array(weights)
+        if self.weights is not None and self.weights.shape != (samples,):
+            raise ValueError(
+                f"the uncertainty must be a number for each of the {samples} samples of the whole data set, got shape "
+                f"{self.weights.shape}"
+            )
         self.options = options
 
     def select_samples(self) -> tuple[np.ndarray, np.ndarray]:
@@ -92,6 +106,19 @@ class UHerding(MaxHerding):
 
     def __init__(self, cfg: Any, lSet: Any, uSet: Any, budgetSize: int, uncertainty: Any, **options: Any) -> None:
         super().__init__(cfg, lSet, uSet, budgetSize, weights=uncertainty, **options)
+
+
+def _indices(values: Any, name: str, samples: int) -> np.ndarray:
+    index = np.asarray(values).astype(np.int64)  # these codebases also hand over float and text
+    if index.ndim != 1:
+        raise ValueError(f"`{name}` must be 1-D, got shape {index.shape}")
+    outside = index[(index < 0) | (index >= samples)]
+    if len(outside):
+        raise ValueError(f"`{name}` must hold indices from 0 to {samples - 1}, got {outside[0]}")
+    found, times = np.unique(index, return_counts=True)
+    if (times > 1).any():
+        raise ValueError(f"`{name}` must not repeat, got {found[times > 1][0]} more than once")
+    return index
 
 
 def _load_features(cfg: Any) -> Any:

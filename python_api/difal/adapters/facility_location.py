@@ -14,12 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from difal.adapters._arguments import count, float_array
 from difal.adapters._require import required
 from difal_kernels import maxherding
+from difal_kernels.ops.maxherding.kernels import KERNELS
 
 with required("scikit-learn", "scikit-learn"):
     from sklearn.base import BaseEstimator, TransformerMixin
     from sklearn.metrics import pairwise_distances
+    from sklearn.utils.validation import check_array, check_is_fitted
 
 
 class FacilityLocationSelection(TransformerMixin, BaseEstimator):
@@ -29,14 +32,16 @@ class FacilityLocationSelection(TransformerMixin, BaseEstimator):
         n_samples: how many rows to select.
         metric: a kernel of `maxherding` ("rbf", "cosine", ...), "precomputed" for an (n, n) similarity matrix, or
             "euclidean" for apricot's similarity, the largest squared distance minus the squared distance.
-        bandwidth: of the kernel, in feature units, or "median".
         initial_subset: indices of rows selected before; not selected again.
+        optimizer, n_jobs, random_state: apricot's, accepted and not used: every optimizer of apricot's looks for the
+            picks of the greedy one, which are found here in any case.
         verbose: show a progress bar.
+        bandwidth: of the kernel, in feature units, or "median".
 
     Attributes:
-        ranking: (n_samples,) int64 rows, in the order of selection.
-        gains: (n_samples,) float64, what each row added to the sum.
-        subset: (n_samples, d), the selected rows.
+        ranking, ranking_: (n_samples,) int64 rows, in the order of selection.
+        gains, gains_: (n_samples,) float64, what each row added to the sum.
+        subset, subset_: (n_samples, d), the selected rows.
 
     Notes:
         Equal to apricot's naive and lazy optimizers where those do not lose digits: float64 greedy selection, ties to
@@ -47,15 +52,22 @@ class FacilityLocationSelection(TransformerMixin, BaseEstimator):
         self,
         n_samples: int,
         metric: str = "rbf",
-        bandwidth: float | str = "median",
         initial_subset: Any = None,
+        optimizer: Any = "lazy",
+        *,
+        n_jobs: int | None = None,
+        random_state: Any = None,
         verbose: bool = False,
+        bandwidth: float | str = "median",
     ) -> None:
         self.n_samples = n_samples
         self.metric = metric
-        self.bandwidth = bandwidth
         self.initial_subset = initial_subset
+        self.optimizer = optimizer
+        self.n_jobs = n_jobs
+        self.random_state = random_state
         self.verbose = verbose
+        self.bandwidth = bandwidth
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> FacilityLocationSelection:
         """Select rows.
@@ -66,11 +78,11 @@ class FacilityLocationSelection(TransformerMixin, BaseEstimator):
             sample_weight: (n,) numbers >= 0: how much it counts that a row is represented.
 
         Raises:
-            TypeError, ValueError: as in `maxherding`.
+            TypeError, ValueError: as in `maxherding`; more rows asked for than there are, an unknown metric.
         """
-        X = np.asarray(X)
-        if X.dtype not in (np.float16, np.float32, np.float64):
-            X = X.astype(np.float64)
+        X = check_array(X, dtype=[np.float64, np.float32, np.float16])  # integers become the first
+        if not isinstance(self.metric, str) or self.metric not in ("euclidean", *KERNELS):
+            raise ValueError(f"`metric` must be 'euclidean' or one of {', '.join(KERNELS)}, got {self.metric!r}")
         features, kernel = X, self.metric
         if self.metric == "euclidean":
             squared = pairwise_distances(X, metric="sqeuclidean")
@@ -82,34 +94,67 @@ class FacilityLocationSelection(TransformerMixin, BaseEstimator):
                 raise ValueError(f"`initial_subset` must be row indices from 0 to {len(X) - 1}, got {before.tolist()}")
             labeled = features[:, before].T if kernel == "precomputed" else features[before]
             candidates = np.setdiff1d(np.arange(len(X)), before)
+        count(self.n_samples, "n_samples", len(X) if candidates is None else len(candidates), "rows to select from")
+        weights = None if sample_weight is None else float_array(sample_weight)
+        if weights is not None and weights.shape != (len(X),):
+            raise ValueError(f"`sample_weight` must have shape ({len(X)},), got {weights.shape}")
         selection = maxherding(
             features,
             self.n_samples,
             labeled=labeled,
             candidates=candidates,
-            weights=sample_weight,
+            weights=weights,
             kernel=kernel,
             bandwidth=self.bandwidth,
             return_info=True,
             progress=self.verbose,
         )
-        self.ranking = selection.indices
-        self.gains = selection.gains * len(X)
-        self.subset = X[self.ranking]
+        self.ranking_ = selection.indices
+        self.gains_ = selection.gains * len(X)
+        self.subset_ = X[self.ranking_]
         self.n_features_in_ = X.shape[1]
+        self.n_rows_in_ = len(X)
         return self
 
     def transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """The selected rows of `X`, in the order of selection; with `y` and `sample_weight` those of them too."""
-        if not hasattr(self, "ranking"):
-            raise ValueError("nothing is selected yet: call fit first")
-        rows = np.asarray(X)[self.ranking]
+        """The selected rows of `X`, in the order of selection; with `y` and `sample_weight` those of them too.
+
+        `X` may be anything with a row for each row that was fitted, such as the images whose embeddings were.
+        """
+        check_is_fitted(self)
+        rows = self._selected(X, "X")
         if sample_weight is not None:
-            return rows, None if y is None else np.asarray(y)[self.ranking], np.asarray(sample_weight)[self.ranking]
-        return rows if y is None else (rows, np.asarray(y)[self.ranking])
+            return rows, None if y is None else self._selected(y, "y"), self._selected(sample_weight, "sample_weight")
+        return rows if y is None else (rows, self._selected(y, "y"))
 
     def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         return self.fit(X, y, sample_weight).transform(X, y, sample_weight)
 
+    @property
+    def ranking(self) -> np.ndarray:
+        check_is_fitted(self)
+        return self.ranking_
+
+    @property
+    def gains(self) -> np.ndarray:
+        check_is_fitted(self)
+        return self.gains_
+
+    @property
+    def subset(self) -> np.ndarray:
+        check_is_fitted(self)
+        return self.subset_
+
+    def _selected(self, values: Any, name: str) -> Any:
+        array = values.tocsr() if hasattr(values, "tocsr") else np.asarray(values)
+        if array.ndim == 0 or array.shape[0] != self.n_rows_in_:
+            raise ValueError(f"`{name}` must have the {self.n_rows_in_} rows that were fitted, got shape {array.shape}")
+        return array[self.ranking_]
+
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "ranking")
+        return hasattr(self, "ranking_")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.pairwise = self.metric == "precomputed"
+        return tags

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from difal.adapters._arguments import count, float_array
 from difal.adapters._require import required
 from difal_kernels import maxherding
 
@@ -27,23 +28,30 @@ UNCERTAINTIES = {
 }
 
 
-def maxherding_sampling(learner: Any, X_pool: Any, n_instances: int = 1, **options: Any) -> tuple[Any, Any]:
+def maxherding_sampling(
+    learner: Any, X_pool: Any, n_instances: int = 1, random_tie_break: bool = False, **options: Any
+) -> tuple[Any, Any]:
     """Choose the instances that cover the pool best, given those that the learner was taught.
 
     Args:
         learner: an ActiveLearner or a Committee; its training instances count as labeled.
         X_pool: (N, D) unlabeled instances.
         n_instances: how many to choose.
+        random_tie_break: accepted, as modAL's strategies do, and not used: ties go to the lowest index.
         **options: for `difal_kernels.maxherding`; `labeled` replaces the learner's training instances.
 
     Returns:
         indices: (n_instances,) int64 into `X_pool`, in the order of choice.
         gains: (n_instances,) float64, what each added to the coverage.
+
+    Raises:
+        TypeError, ValueError: as in `maxherding`; more instances asked for than there are.
     """
     pool = _seen(learner, X_pool)
+    count(n_instances, "n_instances", len(pool), "instances in `X_pool`")
     if "labeled" not in options:
-        taught = _taught(learner)
-        options["labeled"] = None if taught is None else _seen(learner, taught)
+        taught = [_seen(learner, instances) for instances in _taught(learner)]
+        options["labeled"] = np.concatenate(taught) if taught else None
     selection = maxherding(pool, n_instances, return_info=True, **options)
     return selection.indices, selection.gains
 
@@ -69,20 +77,16 @@ def uherding_sampling(
     return maxherding_sampling(learner, X_pool, n_instances, weights=weights, **options)
 
 
-def _taught(learner: Any) -> Any:
-    taught = getattr(learner, "X_training", None)
-    if taught is None and getattr(learner, "learner_list", None):
-        taught = learner.learner_list[0].X_training
-    return taught
+def _taught(learner: Any) -> list[Any]:
+    """What the learner was taught, or each member of a committee; a set that all members share comes once."""
+    members = getattr(learner, "learner_list", None) or [learner]
+    sets = {id(taught): taught for taught in (getattr(member, "X_training", None) for member in members)}
+    return [taught for taught in sets.values() if taught is not None]
 
 
 def _seen(learner: Any, instances: Any) -> np.ndarray:
     """As the estimator sees them, where the learner says so; always a 2-D float array."""
     if getattr(learner, "on_transformed", False):
         instances = learner.transform_without_estimating(instances)
-    if hasattr(instances, "toarray"):  # a sparse matrix
-        instances = instances.toarray()
-    array = np.asarray(instances)
-    if array.dtype not in (np.float16, np.float32, np.float64):
-        array = array.astype(np.float64)
-    return array.reshape(len(array), -1)
+    array = float_array(instances)
+    return array.reshape(len(array), -1) if len(array) else array

@@ -11,10 +11,13 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
+from difal.adapters._arguments import float_array
 from difal.adapters._require import required
 from difal.adapters._utilities import step_gains
 from difal_kernels import maxherding
+from difal_kernels.ops.maxherding.kernels import median_bandwidth
 
 with required("scikit-activeml", "scikit-activeml"):
     from skactiveml.base import SingleAnnotatorPoolQueryStrategy, SkactivemlClassifier
@@ -37,7 +40,8 @@ class MaxHerdingQuery(SingleAnnotatorPoolQueryStrategy):
     kernel : str, default="rbf"
         A kernel of `difal_kernels.maxherding` that is a function of features.
     bandwidth : float or "median", default="median"
-        In units of the (normalized) features. scikit-learn's `gamma` is 1 / bandwidth ** 2.
+        In units of the (normalized) features. scikit-learn's `gamma` is 1 / bandwidth ** 2. The median is that of
+        `X`, whatever the candidates.
     missing_label : scalar or string or np.nan or None, default=np.nan
         What stands for a label that is not there.
     random_state : None or int or np.random.RandomState, default=None
@@ -78,12 +82,16 @@ class MaxHerdingQuery(SingleAnnotatorPoolQueryStrategy):
         query_indices : numpy.ndarray of shape (batch_size,)
             Indices into `X`, or into `candidates` where those are samples; in the order of choice.
         utilities : numpy.ndarray of shape (batch_size, n_samples) or (batch_size, n_candidates)
-            The gain in coverage of each candidate at each choice; NaN for labeled, chosen and other samples.
+            The gain in coverage of each candidate at each choice, a mean over the unlabeled samples; NaN for labeled,
+            chosen and other samples.
         """
-        X, y, candidates, batch_size, return_utilities = self._validate_data(
-            X, y, candidates, batch_size, return_utilities, reset=True
-        )
+        X, y, candidates, batch_size, return_utilities = self._checked(X, y, candidates, batch_size, return_utilities)
         return self._herd(X, y, candidates, batch_size, return_utilities)
+
+    def _checked(self, X, y, candidates, batch_size, return_utilities):
+        if np.asarray(candidates).dtype == bool:  # would be read as the indices 0 and 1
+            raise TypeError("`candidates` must be indices or samples, got a mask; give numpy.flatnonzero(mask)")
+        return self._validate_data(X, y, candidates, batch_size, return_utilities, reset=True)
 
     def _herd(self, X, y, candidates, batch_size, return_utilities, weigh=None):
         """`weigh` maps the pool, (n, n_features), to its weights."""
@@ -92,21 +100,25 @@ class MaxHerdingQuery(SingleAnnotatorPoolQueryStrategy):
         if self.kernel == "precomputed":
             raise ValueError("`kernel` must be a function of features here, got 'precomputed'")
         samples, mapping = self._transform_candidates(candidates, X, y)
+        known = is_labeled(y, missing_label=self.missing_label_)
         pool = samples if mapping is None else X
         allowed = np.arange(len(samples)) if mapping is None else np.asarray(mapping)
         weights = None if weigh is None else weigh(pool)
-        labeled = X[is_labeled(y, missing_label=self.missing_label_)]
-        if self.normalize_samples:
-            pool = normalize(pool)
-            labeled = normalize(labeled) if len(labeled) else labeled
-        options = {"kernel": self.kernel, "weights": weights, "labeled": labeled if len(labeled) else None}
-        selection = maxherding(
-            pool, batch_size, candidates=allowed, bandwidth=self.bandwidth, return_info=True, **options
-        )
+        prepare = normalize if self.normalize_samples else float_array
+        X = prepare(X)
+        pool = prepare(samples) if mapping is None else X
+        bandwidth = self.bandwidth
+        if mapping is None and isinstance(bandwidth, str) and bandwidth == "median":
+            bandwidth = median_bandwidth(torch.from_numpy(X))
+        options = {"kernel": self.kernel, "weights": weights, "labeled": X[known] if known.any() else None}
+        selection = maxherding(pool, batch_size, candidates=allowed, bandwidth=bandwidth, return_info=True, **options)
         if not return_utilities:
             return selection.indices
+        gains = step_gains(pool, selection.indices, allowed, bandwidth=selection.bandwidth, **options)
+        # The library's mean is over the unlabeled; labeled samples gain nothing.
+        counted = len(pool) if mapping is None else max(1, len(pool) - int(known.sum()))
         utilities = np.full((len(selection.indices), len(pool)), np.nan)
-        utilities[:, allowed] = step_gains(pool, selection.indices, allowed, bandwidth=selection.bandwidth, **options)
+        utilities[:, allowed] = gains * (len(pool) / counted)
         return selection.indices, utilities
 
 
@@ -159,9 +171,7 @@ class UHerdingQuery(MaxHerdingQuery):
         query_indices, utilities
             As in `MaxHerdingQuery.query`.
         """
-        X, y, candidates, batch_size, return_utilities = self._validate_data(
-            X, y, candidates, batch_size, return_utilities, reset=True
-        )
+        X, y, candidates, batch_size, return_utilities = self._checked(X, y, candidates, batch_size, return_utilities)
         check_type(clf, "clf", SkactivemlClassifier)
         check_equal_missing_label(clf.missing_label, self.missing_label_)
         check_type(fit_clf, "fit_clf", bool)

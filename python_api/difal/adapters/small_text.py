@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from difal.adapters._arguments import float_array
 from difal.adapters._require import required
 from difal_kernels import entropy, maxherding
 
@@ -34,8 +35,14 @@ class MaxHerdingStrategy(EmbeddingBasedQueryStrategy):
         self, clf, dataset, indices_unlabeled, indices_labeled, y, n, embeddings, embeddings_proba=None
     ) -> np.ndarray:
         """Positions in `embeddings` of the `n` chosen, in the order of choice."""
+        pool = float_array(embeddings)
+        rows = len(indices_unlabeled) + len(indices_labeled)
+        if len(pool) != rows:
+            raise ValueError(
+                f"`embeddings` must have {rows} rows, the unlabeled instances and then the labeled, got {len(pool)}"
+            )
         weights = self._weights(clf, dataset, embeddings_proba)
-        pool = unit_length(embeddings) if self.normalize else np.asarray(embeddings)
+        pool = unit_length(pool) if self.normalize else pool
         labeled = pool[indices_labeled] if len(indices_labeled) else None
         return maxherding(pool, n, labeled=labeled, candidates=indices_unlabeled, weights=weights, **self.options)
 

@@ -43,7 +43,7 @@ def local_herding(
     """Choose the candidates that represent all candidates of one image best.
 
     Args:
-        candidate_features: (N, D).
+        candidate_features: (N, D), a tensor or an array.
         budget: how many to choose.
         kernel_fn: None for "rbf", a name of `maxherding`'s, or an object of one of the released kernel classes.
         sigma: the bandwidth; "auto" for twice the median distance.
@@ -61,10 +61,10 @@ def local_herding(
     Raises:
         TypeError, ValueError: as in `maxherding`, or an unknown kernel.
     """
-    features = candidate_features if device is None else candidate_features.to(device)
+    features = torch.as_tensor(candidate_features, device=device)
     previous = prev_rep_features if prev_rep_features is not None and len(prev_rep_features) else None
     if previous is not None:
-        previous = previous.to(features)
+        previous = torch.as_tensor(previous).to(features)
     selection = maxherding(
         features, budget, labeled=previous, return_info=True, progress=not disable_tqdm, **_kernel(kernel_fn, sigma)
     )
@@ -121,7 +121,7 @@ class GlobalHerding:
         budget = min(budget, len(feats) - num_prev)
         if budget <= 0:
             return np.empty(0, dtype=np.int64)
-        features = feats.to(device=self.device, dtype=self.dtype)
+        features = torch.as_tensor(feats, device=self.device, dtype=self.dtype)
         options = _kernel(self.kernel_fn, self.sigma)
         labeled = features[:num_prev] if num_prev else None
         picks = maxherding(features[num_prev:], budget, labeled=labeled, **options)

@@ -1,0 +1,72 @@
+"""Draws docs/img/loop.png: `python docs/make_loop_figure.py [OUT.png]`.
+
+Three rounds of `difal run` on twelve drawn scenes, one pixel an image and round, and what `difal predict` makes of two
+scenes that it has never seen.
+"""
+
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
+
+from difal.config import Config
+from difal.data.scenes import draw_scene, open_scenes
+from difal.ledger import Ledger
+from difal.loop import run
+from difal.predict import predict
+
+SCENES = "scenes:12,0,0"
+SETTINGS = {"rounds": 3, "budget": 1, "candidates": 500, "draws": 2, "pictures": 0, "acquisition": "coverage"}
+UNSEEN = (901, 905)  # seeds of the scenes to predict
+
+
+def main() -> None:
+    out = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "img" / "loop.png"
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        run(Config(data=SCENES, out=str(place / "run"), **SETTINGS))
+        (place / "new").mkdir()
+        for seed in UNSEEN:
+            Image.fromarray(draw_scene(seed)[0]).save(place / "new" / f"{seed}.png")
+        predict(place / "run", place / "new", place / "classes")
+        found = {seed: np.array(Image.open(place / "classes" / "masks" / f"{seed}.png")) for seed in UNSEEN}
+        ledger = Ledger(place / "run")
+        draw(open_scenes(SCENES).train, ledger, found, out)
+
+
+def draw(pool, ledger: Ledger, found: dict[int, np.ndarray], out: Path) -> None:
+    colors = np.zeros((256, 3), np.uint8)
+    colors[: len(ledger.facts()["colors"])] = ledger.facts()["colors"]
+    labels = [label for entry in ledger.rounds() for label in entry.labels()]
+    figure, axes = plt.subplots(2, 4, figsize=(13, 6.8), layout="constrained")
+    most = Counter(label.image for label in labels).most_common(2)
+    for axis, (name, _) in zip(axes[:, 0], most, strict=True):
+        axis.imshow(pool.image(pool.ids.index(name)))
+        asked = [label for label in labels if label.image == name]
+        for label in asked:
+            axis.plot(label.x, label.y, "o", ms=9, mfc=colors[label.class_id or 0] / 255, mec="white", mew=1.5)
+            axis.annotate(label.class_name or "void", (label.x, label.y), (6, 6), textcoords="offset points", c="white")
+        axis.set_title(f"asked of this image: {len(asked)} pixels")
+    for row, (seed, classes) in zip(axes, found.items(), strict=True):
+        image, mask = draw_scene(seed)
+        for axis, picture, title in zip(
+            row[1:], (image, colors[classes], colors[mask]), ("never seen", "predicted", "the truth"), strict=True
+        ):
+            axis.imshow(picture)
+            axis.set_title(title)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=72, metadata={"Software": None})
+    print(f"{len(labels)} pixels asked of {len(pool)} scenes; drawn in {out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""What adapters take and the selections do not: counts under the library's own names, arrays of many kinds."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def count(value: Any, name: str, most: int, of: str) -> int:
+    """An integer from 0 to `most`, the number of `of`.
+
+    Example:
+        >>> count(5, "n_instances", 3, "instances in `X_pool`")
+        Traceback (most recent call last):
+        ...
+        ValueError: `n_instances` must be from 0 to 3, the number of instances in `X_pool`, got 5
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"`{name}` must be an integer, got {value!r}") from None
+    if not 0 <= number <= most:
+        raise ValueError(f"`{name}` must be from 0 to {most}, the number of {of}, got {number}")
+    return number
+
+
+def float_array(values: Any) -> np.ndarray:
+    """An array of float16, float32 or float64 from an array, tensor, table, list or sparse matrix.
+
+    Example:
+        >>> float_array([[1, 2]]).dtype
+        dtype('float64')
+    """
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        values = values.float() if values.dtype == torch.bfloat16 else values
+    elif hasattr(values, "toarray"):
+        values = values.toarray()
+    array = np.asarray(values)
+    return array if array.dtype in (np.float16, np.float32, np.float64) else array.astype(np.float64)
