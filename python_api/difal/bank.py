@@ -13,6 +13,7 @@ it was cut short.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -142,6 +143,11 @@ def check_settings(path: Path, wanted: dict) -> dict:
                 f"{path.parent} holds features of other weights: encoder {wanted['encoder']!r} had the digest {found} "
                 f"then and has {value} now; put the old weights back, or give another --bank folder"
             )
+        if found != value and name in ("images", "pool"):
+            raise ConfigError(
+                f"{path.parent} holds features of other images (names, file sizes and --size count): put them back as "
+                f"they were, or delete {path.parent}, or give another --bank folder"
+            )
         if found != value:
             raise ConfigError(
                 f"{path.parent} holds features with {name} = {found!r}, this run has {value!r}; "
@@ -202,7 +208,7 @@ class _Maker:
         self.given, self.clock = list(given), StageClock()
 
     def create(self) -> list[str]:
-        """Empty (sparse) files of the full size."""
+        """Empty files of the full size."""
         images, dimension = len(self.pool), sum(self.encoder.channels)
         dtype, draws = np.dtype(self.config.bank_dtype), self.config.draws
         shapes = {
@@ -221,9 +227,27 @@ class _Maker:
                 np.save(self.folder / f"{name}.npy", np.zeros(shape, kind))  # nothing cannot be mapped
             else:
                 np.lib.format.open_memmap(self.folder / f"{name}.npy", "w+", kind, shape).flush()
+        self._reserve(list(shapes))
         if self.given:
             self._write("given.points", slice(None), np.array(self.given, np.int32))
         return list(shapes)
+
+    def _reserve(self, names: list[str]) -> None:
+        """Have the disk set all bytes aside: a map whose file cannot grow kills the process when it is written to."""
+        paths = [self.folder / f"{name}.npy" for name in names]
+        total = sum(path.stat().st_size for path in paths)
+        try:
+            for path in paths:
+                if hasattr(os, "posix_fallocate"):
+                    with open(path, "r+b") as file:
+                        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            for path in paths:
+                path.unlink(missing_ok=True)
+            raise ConfigError(
+                f"{self.folder} needs {total / 1e9:.2f} GB for the features ({error.strerror}); make room, give another "
+                f"--bank folder, or keep fewer pixels by --local, --random and --draws"
+            ) from None
 
     def _write(self, name: str, at, rows: np.ndarray) -> None:
         array = np.lib.format.open_memmap(self.folder / f"{name}.npy", "r+")
