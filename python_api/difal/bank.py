@@ -50,7 +50,7 @@ class Bank:
 
     def __init__(self, folder: Path):
         self.meta = read_json(folder / "bank.json")
-        self.arrays = {name: _map(folder / f"{name}.npy") for name in self.meta["arrays"]}
+        self.arrays = {name: _open_array(folder / f"{name}.npy") for name in self.meta["arrays"]}
         self.images = self.meta["settings"]["images"]
 
     @property
@@ -132,6 +132,8 @@ def bank_settings(config: Config, pool: Split, load_encoder: Callable, given: Se
 def check_settings(path: Path, wanted: dict) -> dict:
     """The JSON at `path`, if it was made with the wanted settings."""
     meta = read_json(path)
+    if not isinstance(meta, dict) or not isinstance(meta.get("settings"), dict):
+        raise ConfigError(f"{path} is damaged; delete {path.parent} to have the features made again")
     for name, value in {**dict.fromkeys(meta["settings"]), **wanted}.items():
         found = meta["settings"].get(name)
         if found != value and name == "format":
@@ -193,6 +195,15 @@ def build_bank(folder: Path, pool: Split, load_encoder: Callable, config: Config
     return Bank(folder)
 
 
+def _open_array(path: Path) -> np.ndarray:
+    try:
+        return _map(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error}); delete {path.parent} to have the features made again"
+        ) from None
+
+
 def _map(path: Path) -> np.ndarray:
     """A read-only memory map; `given` is read, since it may have no rows, and nothing cannot be mapped."""
     if path.stem.startswith("given"):
@@ -233,7 +244,7 @@ class _Maker:
         return list(shapes)
 
     def _reserve(self, names: list[str]) -> None:
-        """Have the disk set all bytes aside: a map whose file cannot grow kills the process when it is written to."""
+        """Have the disk set the bytes aside: writing to the map of a file that cannot grow kills the process."""
         paths = [self.folder / f"{name}.npy" for name in names]
         total = sum(path.stat().st_size for path in paths)
         try:

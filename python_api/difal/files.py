@@ -108,7 +108,7 @@ def exclusive(folder: Path, *, wait: bool = False):
     """Hold a folder for one process; the lock dies with the process, so a killed run leaves none behind."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "w")
+        lock = (folder / ".lock").open("w")
     except OSError as error:
         raise UserError(f"{folder} cannot be written to ({error.strerror}); choose another folder") from None
     with lock:

@@ -169,8 +169,8 @@ class Loop:
         )
 
     def run(self) -> Status:
-        self.bank, self.test = self._features()
         oracle = self._oracle()
+        self.bank, self.test = self._features()
         asked = list(self.known)
         for index in range(self.config.rounds):
             entry = self.ledger.round(index)

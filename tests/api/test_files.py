@@ -31,7 +31,8 @@ def test_a_bank_that_does_not_fit_is_told_before_any_work(tmp_path, monkeypatch)
     encoder = FakeEncoder()
     with monkeypatch.context() as patched:
         patched.setattr(bank.os, "posix_fallocate", no_space)
-        with pytest.raises(ConfigError, match=r"needs 0\.00 GB for the features \(No space left on device\); make room"):
+        message = r"needs 0\.00 GB for the features \(No space left on device\)"
+        with pytest.raises(ConfigError, match=message):
             bank.build_bank(tmp_path, tiny_data().train, lambda: encoder, tiny_config(tmp_path))
     assert encoder.passes == 0
     assert not list(tmp_path.iterdir())
@@ -59,17 +60,17 @@ def test_leftovers_go_and_other_files_stay(tmp_path):
 def test_a_place_that_cannot_be_written_to(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file/below"):
-        with pytest.raises(UserError, match="cannot be written to .*; choose another folder"), exclusive(folder):
+        with pytest.raises(UserError, match=r"cannot be written to .*; choose another folder"), exclusive(folder):
             pass
 
 
 def test_who_waits_for_another_process_says_so(tmp_path):
-    code = "from pathlib import Path; from difal.files import exclusive\nwith exclusive(Path('.'), wait=True): print('in')"
+    code = "from pathlib import Path; from difal.files import exclusive\n"
+    code += "with exclusive(Path('.'), wait=True): print('in')"
     with exclusive(tmp_path):
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        child = subprocess.Popen(
-            [sys.executable, "-c", code], cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        child = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env, **pipes)
         assert child.stderr.readline() == "waiting for another process that is working in .\n"
         assert child.poll() is None
     assert child.communicate()[0] == "in\n"

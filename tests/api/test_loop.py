@@ -253,7 +253,7 @@ def test_the_pool_and_the_classes_must_stay(tmp_path):
     run(config, encoder=FakeEncoder(), say=silent)
     names = (folder / "classes.txt").read_text()
     (folder / "classes.txt").write_text(names.replace("sky", "air"))
-    with pytest.raises(ConfigError, match="the classes were sky, .* and are air, .* now; put them back"):
+    with pytest.raises(ConfigError, match=r"the classes were sky, .* and are air, .* now; put them back"):
         run(config, resume=True, encoder=FakeEncoder())
     (folder / "classes.txt").write_text(names)
     for kind in ("images", "masks"):
@@ -337,7 +337,32 @@ def test_features_that_are_not_finite_name_the_image(tmp_path):
 def test_masks_can_be_demanded(tmp_path):
     folder = write_folder(tmp_path / "data", masks=False)
     with pytest.raises(DataError, match="no masks for the pool"):
-        run(tiny_config(tmp_path / "run", data=str(folder), oracle="masks"), encoder=FakeEncoder())
+        run(tiny_config(tmp_path / "run", data=str(folder), oracle="masks"), encoder=(encoder := FakeEncoder()))
+    assert encoder.passes == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("run.json", "[]", r"run\.json must hold an object"),
+        ("bank/pool/bank.json", "{}", r"bank\.json is damaged; delete .*/bank/pool to have the features made again"),
+        ("bank/pool/local.noise.npy", "x", r"local\.noise\.npy cannot be read .*; delete .*/bank/pool to have"),
+        ("bank/pool/random.points.npy", None, r"random\.points\.npy cannot be read .*; delete .*/bank/pool to have"),
+        ("bank/test/test.json", "[]", r"test\.json is damaged; delete .*/bank/test to have the features made again"),
+        ("bank/test/images/000000.safetensors", "x", r"000000\.safetensors cannot be read .*; delete it and run again"),
+        ("rounds/000/labels.jsonl", "x", r"labels\.jsonl line 1 is not JSON"),
+        ("rounds/000/head.safetensors", "x", r"head\.safetensors is not a head .*; delete it and resume"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path, name, content, message):
+    config = tiny_config(tmp_path, rounds=1)
+    run(config, data=tiny_data(), encoder=FakeEncoder(), say=silent)
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    more = tiny_config(tmp_path, rounds=2)
+    with pytest.raises(UserError, match=message):
+        run(more, resume=True, data=tiny_data(), encoder=FakeEncoder(), say=silent)
 
 
 def test_two_processes_do_not_share_a_run(tmp_path):

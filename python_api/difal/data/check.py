@@ -18,7 +18,8 @@ def check_split(split: Split, name: str) -> None:
     begin again.
     """
     images = range(len(split))
-    found = [fault for fault in tqdm(in_order(split.fault, images), f"checking {name}", len(images), False) if fault]
+    bar = tqdm(in_order(split.fault, images), f"checking {name}", len(images), leave=False, unit="image")
+    found = [fault for fault in bar if fault]
     if len(found) == 1:
         raise DataError(found[0])
     if found:
