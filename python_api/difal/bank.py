@@ -256,8 +256,8 @@ class _Maker:
             for path in paths:
                 path.unlink(missing_ok=True)
             raise ConfigError(
-                f"{self.folder} needs {total / 1e9:.2f} GB for the features ({error.strerror}); make room, give another "
-                f"--bank folder, or keep fewer pixels by --local, --random and --draws"
+                f"{self.folder} needs {total / 1e9:.2f} GB for the features ({error.strerror}); make room, give "
+                f"another --bank folder, or keep fewer pixels by --local, --random and --draws"
             ) from None
 
     def _write(self, name: str, at, rows: np.ndarray) -> None:
