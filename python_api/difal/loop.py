@@ -155,7 +155,6 @@ class Loop:
         self._check_weights()
         self._check_data()
         self.known = self._known_labels(resume)
-        ledger.begin(config)
         ledger.note(
             version=__version__,
             data=self.data.name,
@@ -167,6 +166,7 @@ class Loop:
             weights=self.load_encoder.weights,
             budget=config.round_budget(len(self.data.train)),
         )
+        ledger.begin(config)  # last: a folder with a configuration has all that others read
 
     def run(self) -> Status:
         oracle = self._oracle()

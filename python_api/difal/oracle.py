@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -79,7 +80,7 @@ class PersonOracle:
                 f"  look    {self.files['pictures']}/ (number n is line n of the file)\n"
                 f"  answer  {self.files['jsonl']} or .csv: set class_id ({classes}),\n"
                 f"          or skipped to true where no class fits\n"
-                f"  go on   difal run --resume {self.folder}"
+                f"  go on   difal run --resume {shlex.quote(str(self.folder))}"
             )
         return answers
 
