@@ -99,6 +99,11 @@ def test_images_alone_are_a_pool(tmp_path):
     assert data.train.image(1).shape == (4, 6, 3)
     (tmp_path / "classes.txt").write_text("one\ntwo\nthree\n")
     assert open_data(tmp_path).classes == ("one", "two", "three")
+    for name in ("masks", "test/images"):
+        (tmp_path / name).mkdir(parents=True)
+        with pytest.raises(DataError, match=rf"{name} would not be read: it belongs beside .*images; move"):
+            open_data(tmp_path)
+        (tmp_path / name).rmdir()
     save(tmp_path / "images/d.png", np.zeros((4, 4, 3)))
     assert open_data(tmp_path).train.ids == ("d.png",)
 

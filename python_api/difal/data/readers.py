@@ -94,6 +94,12 @@ def open_folder(root: Path, size: int | None, classes: tuple[str, ...] | None) -
     if len(classes) > IGNORE or len(set(classes)) < len(classes):
         raise DataError(f"class names must differ and be at most {IGNORE}, got {len(classes)}: {', '.join(classes)}")
     if not (root / "images").is_dir():
+        for unread in ("masks", "test/images"):
+            if (root / unread).is_dir():
+                raise DataError(
+                    f"{root / unread} would not be read: it belongs beside {root / 'images'}; move the pool's images "
+                    f"there, or take {unread} out of the folder"
+                )
         images = image_files(root)
         ids = [path.name for path in images]
         return Data(root.resolve().name, classes, FileSplit(ids, images, None, len(classes), size))
