@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 import difal_kernels
 from difal.bank import encode
@@ -33,7 +34,8 @@ def draw_pictures(ledger: Ledger, data: Data, load_encoder: Callable, config: Co
     clicks = Counter(pick.image for entry in rounds for pick in entry.picks())
     last = Counter(pick.image for pick in rounds[-1].picks())
     order = sorted(range(len(data.train)), key=lambda i: (-last[data.train.ids[i]], -clicks[data.train.ids[i]], i))
-    for place, index in enumerate(order[: config.pictures]):
+    shown = order[: config.pictures]
+    for place, index in enumerate(tqdm(shown, "pictures of the report", leave=False, unit="image")):
         path = ledger.folder / "pictures" / f"r{len(rounds):03d}-{place:03d}.safetensors"
         if path.is_file():
             continue
