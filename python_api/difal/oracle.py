@@ -77,7 +77,7 @@ class PersonOracle:
             classes = ", ".join(f"{i} {name}" for i, name in enumerate(self.data.classes))
             raise WaitingForLabels(
                 f"{waiting} of {len(picks)} pixels of round {picks[0].round} wait for their class.\n"
-                f"  look    {self.files['pictures']}/ (number n is line n of the file)\n"
+                f"  look    {self.files['pictures']}/ (number n: line n of the .jsonl, row n + 1 of the .csv)\n"
                 f"  answer  {self.files['jsonl']} or .csv: set class_id ({classes}),\n"
                 f"          or skipped to true where no class fits\n"
                 f"  go on   difal run --resume {shlex.quote(str(self.folder))}"
