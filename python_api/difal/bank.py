@@ -13,6 +13,7 @@ it was cut short.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -49,7 +50,7 @@ class Bank:
 
     def __init__(self, folder: Path):
         self.meta = read_json(folder / "bank.json")
-        self.arrays = {name: _map(folder / f"{name}.npy") for name in self.meta["arrays"]}
+        self.arrays = {name: _open_array(folder / f"{name}.npy") for name in self.meta["arrays"]}
         self.images = self.meta["settings"]["images"]
 
     @property
@@ -131,6 +132,8 @@ def bank_settings(config: Config, pool: Split, load_encoder: Callable, given: Se
 def check_settings(path: Path, wanted: dict) -> dict:
     """The JSON at `path`, if it was made with the wanted settings."""
     meta = read_json(path)
+    if not isinstance(meta, dict) or not isinstance(meta.get("settings"), dict):
+        raise ConfigError(f"{path} is damaged; delete {path.parent} to have the features made again")
     for name, value in {**dict.fromkeys(meta["settings"]), **wanted}.items():
         found = meta["settings"].get(name)
         if found != value and name == "format":
@@ -141,6 +144,11 @@ def check_settings(path: Path, wanted: dict) -> dict:
             raise ConfigError(
                 f"{path.parent} holds features of other weights: encoder {wanted['encoder']!r} had the digest {found} "
                 f"then and has {value} now; put the old weights back, or give another --bank folder"
+            )
+        if found != value and name in ("images", "pool"):
+            raise ConfigError(
+                f"{path.parent} holds features of other images (names, file sizes and --size count): put them back as "
+                f"they were, or delete {path.parent}, or give another --bank folder"
             )
         if found != value:
             raise ConfigError(
@@ -187,6 +195,15 @@ def build_bank(folder: Path, pool: Split, load_encoder: Callable, config: Config
     return Bank(folder)
 
 
+def _open_array(path: Path) -> np.ndarray:
+    try:
+        return _map(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error}); delete {path.parent} to have the features made again"
+        ) from None
+
+
 def _map(path: Path) -> np.ndarray:
     """A read-only memory map; `given` is read, since it may have no rows, and nothing cannot be mapped."""
     if path.stem.startswith("given"):
@@ -202,7 +219,7 @@ class _Maker:
         self.given, self.clock = list(given), StageClock()
 
     def create(self) -> list[str]:
-        """Empty (sparse) files of the full size."""
+        """Empty files of the full size."""
         images, dimension = len(self.pool), sum(self.encoder.channels)
         dtype, draws = np.dtype(self.config.bank_dtype), self.config.draws
         shapes = {
@@ -221,9 +238,27 @@ class _Maker:
                 np.save(self.folder / f"{name}.npy", np.zeros(shape, kind))  # nothing cannot be mapped
             else:
                 np.lib.format.open_memmap(self.folder / f"{name}.npy", "w+", kind, shape).flush()
+        self._reserve(list(shapes))
         if self.given:
             self._write("given.points", slice(None), np.array(self.given, np.int32))
         return list(shapes)
+
+    def _reserve(self, names: list[str]) -> None:
+        """Have the disk set the bytes aside: writing to the map of a file that cannot grow kills the process."""
+        paths = [self.folder / f"{name}.npy" for name in names]
+        total = sum(path.stat().st_size for path in paths)
+        try:
+            for path in paths:
+                if hasattr(os, "posix_fallocate"):
+                    with open(path, "r+b") as file:
+                        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            for path in paths:
+                path.unlink(missing_ok=True)
+            raise ConfigError(
+                f"{self.folder} needs {total / 1e9:.2f} GB for the features ({error.strerror}); make room, give "
+                f"another --bank folder, or keep fewer pixels by --local, --random and --draws"
+            ) from None
 
     def _write(self, name: str, at, rows: np.ndarray) -> None:
         array = np.lib.format.open_memmap(self.folder / f"{name}.npy", "r+")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ class Config:
     kernel: str = _option("rbf", "stage 1", "similarity of two features", choices=KERNELS)
     draws: int = _option(5, "stage 2", "noise draws K behind DALD; passes of MC dropout behind BALD", low=1)
     dropout: float = _option(0.2, "stage 2", "dropout on the class scores, for acquisitions that read MC dropout")
-    edald_weight: float = _option(1.0, "stage 2", "weight of DALD against the entropy")
+    edald_weight: float = _option(1.0, "stage 2", "weight of DALD against the entropy", low=0)
     compat: str = _option(
         "none",
         "stage 2",
@@ -70,7 +71,7 @@ class Config:
     share: float = _option(1.0, "bank", "share of the bank's pixels, drawn by the seed, that this run may ask")
     bank_dtype: str = _option("float16", "bank", "number format on disk", choices=("float16", "float32"))
     test_cache_gb: float = _option(
-        8.0, "bank", "largest test-set cache; above it all heads are tested in one late pass"
+        8.0, "bank", "largest test-set cache; above it all heads are tested in one late pass", low=0
     )
     test_pixels: int | None = _option(
         None, "bank", "test on this many random pixels of each image, ten times faster [every pixel]", low=1
@@ -78,7 +79,7 @@ class Config:
     hidden: str = _option("auto", "head", "widths of the two hidden layers, such as `128,32` [by the class count]")
     epochs: int = _option(50, "head", "passes over the labeled pixels", low=1)
     learning_rate: float = _option(1e-3, "head", "Adam step")
-    weight_decay: float = _option(1e-5, "head", "Adam weight decay")
+    weight_decay: float = _option(1e-5, "head", "Adam weight decay", low=0)
     head_batch: int = _option(64, "head", "labeled pixels per step", low=1)
     context: int = _option(64, "head", "unlabeled pixels per step that BatchNorm sees besides", low=0)
     pictures: int = _option(4, "report", "pool images drawn in the report", low=0)
@@ -90,6 +91,8 @@ class Config:
         for item in dataclasses.fields(self):
             value = _typed(getattr(self, item.name), item.name)
             setattr(self, item.name, value)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"`{item.name}` must be finite, got {value}")
             low, choices = item.metadata.get("low"), item.metadata.get("choices")
             if low is not None and value is not None and value < low:
                 raise ConfigError(f"`{item.name}` must be at least {low}, got {value}")
@@ -103,7 +106,8 @@ class Config:
             ("radius", 0.0, float("inf")),
         ):
             if getattr(self, name) is not None and not low < getattr(self, name) <= high:
-                raise ConfigError(f"`{name}` must be above {low:g} and at most {high:g}, got {getattr(self, name)}")
+                most = "" if math.isinf(high) else f" and at most {high:g}"
+                raise ConfigError(f"`{name}` must be above {low:g}{most}, got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"`dropout` must be at least 0 and below 1, got {self.dropout}")
         if self.local > self.candidates:
@@ -193,8 +197,8 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"there is no configuration file {path}")
     try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold `name: value` lines, got {type(values).__name__}")

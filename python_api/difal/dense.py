@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tqdm import tqdm
 
@@ -94,6 +95,12 @@ class TestSet:
             )
         return kept
 
+    def _load(self, index: int) -> dict[str, torch.Tensor]:
+        try:
+            return load_file(self._path(index))
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{self._path(index)} cannot be read ({error}); delete it and run again") from None
+
     def _path(self, index: int) -> Path:
         return self.folder / "images" / f"{index:06d}.safetensors"
 
@@ -118,7 +125,7 @@ class TestSet:
             self.load_encoder()
 
         def count(index: int) -> list[np.ndarray]:
-            kept = load_file(self._path(index)) if self.cached else self._make(index)
+            kept = self._load(index) if self.cached else self._make(index)
             truth = self.split.mask(index)
             if "points" in kept:
                 features, truth = kept["features"].numpy(), truth[tuple(kept["points"].numpy().T)]

@@ -140,9 +140,10 @@ def _shown(picture: Image.Image) -> Image.Image:
 
 def _with_picks(image: np.ndarray, labels: Sequence[Label], colors: Sequence, last: int) -> Image.Image:
     picture = _shown(Image.fromarray(image)).copy()
-    draw, scale = ImageDraw.Draw(picture), picture.width / image.shape[1]
+    draw = ImageDraw.Draw(picture)
     for label in labels:
-        x, y = (label.x + 0.5) * scale, (label.y + 0.5) * scale
+        x = (label.x + 0.5) / label.width * picture.width
+        y = (label.y + 0.5) / label.height * picture.height
         fill = SKIPPED if label.class_id is None else tuple(colors[label.class_id])
         for radius, color in ((8, "white" if label.round == last else "black"), (6, fill)):
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from difal.errors import UserError
 
-TMP = ".tmp-"
+TMP = ".difal-tmp-"
 
 
 def crash_point(name: str) -> None:
@@ -39,10 +40,14 @@ def write_bytes(path: Path, content: bytes) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     neighbour = path.with_name(TMP + path.name)
-    with open(neighbour, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(neighbour, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:  # the disk is full, say; Python's message names no file
+        neighbour.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None
     crash_point("before-rename")
     os.replace(neighbour, path)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -63,7 +68,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(f"{path} line {error.lineno} is not JSON ({error.msg}); restore or delete it") from None
 
@@ -101,12 +106,21 @@ def digest_ids(ids: Iterable[str]) -> str:
 @contextmanager
 def exclusive(folder: Path, *, wait: bool = False):
     """Hold a folder for one process; the lock dies with the process, so a killed run leaves none behind."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to ({error.strerror}); choose another folder") from None
+    with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"another process is working in {folder}; wait for it or choose another folder") from None
+            if not wait:
+                raise UserError(
+                    f"another process is working in {folder}; wait for it or choose another folder"
+                ) from None
+            print(f"waiting for another process that is working in {folder}", file=sys.stderr, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         for leftover in folder.rglob(TMP + "*"):
             leftover.unlink(missing_ok=True)
         yield

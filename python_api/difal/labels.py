@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,11 +119,17 @@ def read_labels(path: Path, classes: Sequence[str], asked: Collection[Place] | N
     path = Path(path)
     if not path.is_file():
         raise LabelError(f"there is no label file {path}")
-    text = path.read_text(encoding="utf-8-sig")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise LabelError(f"{path} is not UTF-8 text; save it as UTF-8") from None
     if path.suffix == ".csv":
-        rows = [(number, dict(row)) for number, row in enumerate(csv.DictReader(io.StringIO(text)), 2)]
+        header = text.partition("\n")[0]
+        delimiter = ";" if header.count(";") > header.count(",") else ","  # as spreadsheets write where 1,5 is a number
+        reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
+        rows = [(number, dict(row)) for number, row in enumerate(reader, 2)]
     else:
-        rows = [(n, _parse(line, path, n)) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+        rows = [(n, _parse(line, path, n)) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     labels, places = [], {}
     for number, row in rows:
         label = _check(row, classes, f"{path} line {number}")
@@ -146,6 +153,8 @@ def _parse(line: str, path: Path, number: int) -> dict:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise LabelError(f"{path} line {number} is not JSON ({error.msg} at column {error.colno}); mend it") from None
+    except (RecursionError, ValueError):  # thousands of brackets or of digits
+        raise LabelError(f"{path} line {number} must be an object {{...}}, got {line.strip()[:40]!r}") from None
     if not isinstance(row, dict):
         raise LabelError(f"{path} line {number} must be an object {{...}}, got {line.strip()[:40]!r}")
     return row
@@ -159,6 +168,10 @@ def _check(row: dict, classes: Sequence[str], where: str) -> Label:
         if row.get(key) in (None, ""):
             raise LabelError(f"{where} lacks {key!r}; leave that field as it was written")
     value = {key: None if item == "" else item for key, item in row.items()}
+    if isinstance(value.get("class_id"), str) and value["class_id"].strip() in classes:
+        raise LabelError(
+            f"{where}: class_id must be a number, got the name {value['class_id']!r}; put names into class_name"
+        )
     ints = {key: _int(value.get(key), key, where) for key in ("x", "y", "height", "width", "round", "rank", "class_id")}
     skipped = _flag(value.get("skipped"), where)
     class_id, name = ints["class_id"], value.get("class_name")
@@ -207,9 +220,12 @@ def _number(value, key: str, where: str) -> float | None:
     try:
         if isinstance(value, bool):
             raise ValueError
-        return float(value)
-    except (TypeError, ValueError):
-        raise LabelError(f"{where}: {key} must be a number or null, got {value!r}") from None
+        number = float(value)
+        if not math.isfinite(number):
+            raise ValueError
+        return number
+    except (TypeError, ValueError, OverflowError):
+        raise LabelError(f"{where}: {key} must be a number or null, got {repr(value)[:40]}") from None
 
 
 def _flag(value, where: str) -> bool:

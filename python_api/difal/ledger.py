@@ -53,7 +53,12 @@ class Ledger:
 
     def facts(self) -> dict[str, Any]:
         path = self.folder / "run.json"
-        return read_json(path) if path.is_file() else {}
+        facts = read_json(path) if path.is_file() else {}
+        if not isinstance(facts, dict):
+            raise ConfigError(
+                f"{path} must hold an object {{...}}; restore it, or start another run with another --out"
+            )
+        return facts
 
     def note(self, **facts: Any) -> None:
         """Add facts about the run to run.json."""

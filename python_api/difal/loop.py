@@ -16,9 +16,10 @@ from difal.acquisition import check_acquisition, select, training_dropout
 from difal.bank import Bank, Pixel, build_bank
 from difal.config import Config
 from difal.data import Data, open_data
+from difal.data.check import check_split
 from difal.dense import TestSet
 from difal.errors import ConfigError, DataError
-from difal.files import crash_point, exclusive
+from difal.files import crash_point, digest, exclusive
 from difal.head import train_head
 from difal.labels import Label, write_label_file
 from difal.ledger import Ledger, Round
@@ -114,12 +115,21 @@ def make_features(
     load_encoder = load_encoder or LazyEncoder(config)
     folder = Path(folder or config.bank)
     with exclusive(folder, wait=True):
+        _check_images(folder, data)
         bank = build_bank(folder / "pool", data.train, load_encoder, config, given)
         test = None
         if data.test is not None and data.test.has_masks:
             test = TestSet(folder / "test", data.test, load_encoder, config)
             test.fill()
     return bank, test
+
+
+def _check_images(folder: Path, data: Data) -> None:
+    """All images and masks, unless features of them were begun here: then they were checked."""
+    if not (folder / "pool/bank.json").is_file():
+        check_split(data.train, "the pool's images")
+    if data.test is not None and not (folder / "test/test.json").is_file():
+        check_split(data.test, "the test images")
 
 
 def open_config_data(config: Config) -> Data:
@@ -143,11 +153,12 @@ class Loop:
         self.clock = StageClock()
         self.load_encoder = load_encoder
         self._check_weights()
+        self._check_data()
         self.known = self._known_labels(resume)
-        ledger.begin(config)
         ledger.note(
             version=__version__,
             data=self.data.name,
+            pool=self._pool(),
             classes=list(self.data.classes),
             colors=self.data.colors.tolist(),
             images=len(self.data.train),
@@ -155,10 +166,11 @@ class Loop:
             weights=self.load_encoder.weights,
             budget=config.round_budget(len(self.data.train)),
         )
+        ledger.begin(config)  # last: a folder with a configuration has all that others read
 
     def run(self) -> Status:
-        self.bank, self.test = self._features()
         oracle = self._oracle()
+        self.bank, self.test = self._features()
         asked = list(self.known)
         for index in range(self.config.rounds):
             entry = self.ledger.round(index)
@@ -184,6 +196,24 @@ class Loop:
             raise ConfigError(
                 f"the encoder {self.config.encoder!r} has other weights than when the run began (digest {now}, was "
                 f"{before}); put the old ones back, or start another run with another --out"
+            )
+
+    def _pool(self) -> str:
+        return digest(self.data.train.fingerprint())
+
+    def _check_data(self) -> None:
+        """Labels name images and classes by their place in the list, so neither list may change under a run."""
+        before = self.ledger.facts() if self.ledger.begun else {}
+        classes = list(self.data.classes)
+        if before.get("classes") not in (None, classes):
+            raise ConfigError(
+                f"the classes were {', '.join(before['classes'])} when the run began and are {', '.join(classes)} now; "
+                f"put them back, or start another run with another --out"
+            )
+        if before.get("pool") not in (None, self._pool()):
+            raise ConfigError(
+                f"the pool has changed since the run began ({before['images']} images then, {len(self.data.train)} "
+                f"now; names and file sizes count): put it back as it was, or start another run with another --out"
             )
 
     def _features(self) -> tuple[Bank, TestSet | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -66,17 +67,20 @@ class PersonOracle:
         """
         answers = self._read(picks)
         if answers is None:
-            self._ask(picks)
+            self._draw(picks)
             answers = list(picks)
+            self._write(answers)
         waiting = sum(not answer.answered for answer in answers)
         if waiting:
+            if not self._whole(picks):
+                self._write(answers)
             classes = ", ".join(f"{i} {name}" for i, name in enumerate(self.data.classes))
             raise WaitingForLabels(
                 f"{waiting} of {len(picks)} pixels of round {picks[0].round} wait for their class.\n"
-                f"  look    {self.files['pictures']}/ (number n is line n of the file)\n"
+                f"  look    {self.files['pictures']}/ (number n: line n of the .jsonl, row n + 1 of the .csv)\n"
                 f"  answer  {self.files['jsonl']} or .csv: set class_id ({classes}),\n"
                 f"          or skipped to true where no class fits\n"
-                f"  go on   difal run --resume {self.folder}"
+                f"  go on   difal run --resume {shlex.quote(str(self.folder))}"
             )
         return answers
 
@@ -86,17 +90,19 @@ class PersonOracle:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def _read(self, picks: Sequence[Label]) -> list[Label] | None:
-        """The picks with what was filled in so far, from the file with more answers; None if nothing was asked yet."""
+        """The picks with what was filled in so far, None if nothing was asked yet.
+
+        Where both files answer a pixel, that with more answers counts.
+        """
         by_place = {pick.place: pick for pick in picks}
-        best: list[Label] | None = None
+        filled: list[list[Label]] = []
         for path in (self.files["jsonl"], self.files["csv"]):
             if not path.is_file() or self._is_of_earlier_round(path, picks[0].round):
                 continue
             found = {label.place: label for label in read_labels(path, self.data.classes, by_place)}
-            answers = [self._merge(pick, found.get(place)) for place, pick in by_place.items()]
-            if best is None or sum(a.answered for a in answers) > sum(a.answered for a in best):
-                best = answers
-        return best
+            filled.append([self._merge(pick, found.get(place)) for place, pick in by_place.items()])
+        filled.sort(key=lambda answers: -sum(answer.answered for answer in answers))
+        return [next((one for one in same if one.answered), same[0]) for same in zip(*filled, strict=True)] or None
 
     def _is_of_earlier_round(self, path: Path, round_index: int) -> bool:
         """A run killed between keeping a round's answers and taking its question away leaves the question."""
@@ -110,12 +116,20 @@ class PersonOracle:
         kept = ("class_id", "class_name", "annotator", "seconds", "skipped")
         return dataclasses.replace(pick, **{name: getattr(answer, name) for name in kept})
 
-    def _ask(self, picks: Sequence[Label]) -> None:
+    def _whole(self, picks: Sequence[Label]) -> bool:
+        """Whether both files still have a line for every pick; one that was deleted could never be answered."""
+        paths = (self.files["jsonl"], self.files["csv"])
+        return all(path.is_file() and len(read_labels(path, self.data.classes)) == len(picks) for path in paths)
+
+    def _draw(self, picks: Sequence[Label]) -> None:
+        shutil.rmtree(self.files["pictures"], ignore_errors=True)  # of an earlier round, where the run was killed
         names = _file_names(dict.fromkeys(pick.image for pick in picks))
         for name in names:
             points = [(pick.rank + 1, pick.x, pick.y) for pick in picks if pick.image == name]
             picture = mark(self.data.train.image(self.index[name]), points)
             write_bytes(self.files["pictures"] / f"{names[name]}.png", to_png(picture))
+
+    def _write(self, picks: Sequence[Label]) -> None:
         write_text(self.files["csv"], to_csv(picks))
         write_text(self.files["studio"], to_label_studio(picks))
         write_text(self.files["jsonl"], to_jsonl(picks))

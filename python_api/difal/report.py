@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 
 from difal import figures
+from difal.config import Config
 from difal.errors import ConfigError
 from difal.files import write_text
 from difal.ledger import Ledger, Round
@@ -41,7 +42,7 @@ def write_report(run: str | Path, out: str | Path | None = None) -> Path:
 
     Args:
         run: the run folder.
-        out: where to write; default RUN/report.html.
+        out: where to write, a file or a folder; default RUN/report.html.
 
     Returns:
         The path written.
@@ -53,7 +54,8 @@ def write_report(run: str | Path, out: str | Path | None = None) -> Path:
     ledger.config()  # or a message that says what is missing
     if not ledger.begun:
         raise ConfigError(f"{run} has no round yet; go on with `difal run --resume {run}`")
-    path = Path(out) if out else ledger.folder / "report.html"
+    path = Path(out or ledger.folder)
+    path = path / "report.html" if path.is_dir() else path
     write_text(path, Report(ledger).html())
     return path
 
@@ -62,7 +64,7 @@ class Report:
     """One run, read once, as HTML."""
 
     def __init__(self, ledger: Ledger):
-        self.ledger, self.config, self.facts = ledger, ledger.config(), ledger.facts()
+        self.ledger, self.config, self.facts = ledger, Config(**ledger.config()).to_dict(), ledger.facts()
         self.rounds: list[Round] = ledger.rounds()
         self.classes, self.colors = self.facts["classes"], self.facts["colors"]
         self.metrics = [entry.metrics() for entry in self.rounds]

@@ -28,7 +28,9 @@ def difal(monkeypatch, tmp_path, capsys):
 
 def test_a_run_and_its_report(difal, tmp_path):
     write_folder(tmp_path / "data", masks=True, test=True)
-    code, out, _ = difal(f"run --data data {QUICK} --threads 1")
+    code, out, err = difal(f"run --data data {QUICK} --threads 1")
+    bars = ("checking the pool's images", "checking the test images", "feature bank", "test images", "pictures of")
+    assert all(bar in err for bar in bars)  # nothing that takes long is silent
     assert code == cli.DONE
     assert "round 1: 8 pixels asked" in out
     assert "done: runs/data-two-stage-edald-seed0" in out

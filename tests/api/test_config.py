@@ -31,7 +31,10 @@ def test_file_and_overrides(tmp_path):
     [
         ({"keep": 0.0}, "`keep` must be above 0 and at most 1, got 0"),
         ({"keep": 1.5}, "`keep` must be above 0"),
-        ({"budget": -1}, "`budget` must be above 0"),
+        ({"budget": -1}, r"`budget` must be above 0, got -1\.0"),
+        ({"budget": float("inf")}, "`budget` must be finite, got inf"),
+        ({"learning_rate": float("nan")}, "`learning_rate` must be finite, got nan"),
+        ({"weight_decay": -1.0}, "`weight_decay` must be at least 0, got -1"),
         ({"rounds": 0}, "`rounds` must be at least 1, got 0"),
         ({"rounds": 2.5}, r"`rounds` must be an int, got 2\.5"),
         ({"rounds": True}, "`rounds` must be an int, got True"),

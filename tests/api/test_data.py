@@ -1,11 +1,12 @@
 """Readers of images and masks: each layout, and each thing that can be wrong with a file."""
 
 import json
+import os
 import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from api.fakes import write_folder
 from difal.data import IGNORE, open_data
@@ -98,6 +99,11 @@ def test_images_alone_are_a_pool(tmp_path):
     assert data.train.image(1).shape == (4, 6, 3)
     (tmp_path / "classes.txt").write_text("one\ntwo\nthree\n")
     assert open_data(tmp_path).classes == ("one", "two", "three")
+    for name in ("masks", "test/images"):
+        (tmp_path / name).mkdir(parents=True)
+        with pytest.raises(DataError, match=rf"{name} would not be read: it belongs beside .*images; move"):
+            open_data(tmp_path)
+        (tmp_path / name).rmdir()
     save(tmp_path / "images/d.png", np.zeros((4, 4, 3)))
     assert open_data(tmp_path).train.ids == ("d.png",)
 
@@ -118,6 +124,44 @@ def test_sizes_are_changed_alike(tmp_path):
     full = open_data(tmp_path)
     assert small.train.image(0).shape == (16, 16, 3)
     assert set(np.unique(small.train.mask(0))) <= set(np.unique(full.train.mask(0)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_photographs_are_upright(tmp_path, orientation, ending):
+    """A photograph whose EXIF says how to turn it is seen, and masked, as every viewer shows it."""
+    picture = Image.new("RGB", (16, 8), "black")
+    picture.paste("white", (0, 0, 8, 4))
+    turned = ImageOps.exif_transpose(tagged := _tagged(picture, orientation))
+    (tmp_path / "images").mkdir()
+    tagged.save(tmp_path / f"images/x.{ending}", quality=95, exif=tagged.getexif())
+    save(tmp_path / "masks/x.png", np.zeros((turned.height, turned.width)))
+    split = open_data(tmp_path, classes=("a",)).train
+    assert split.image(0).shape == (turned.height, turned.width, 3)
+    assert np.abs(split.image(0).astype(int) - np.asarray(turned)).max() < 32
+    assert split.mask(0).shape == (turned.height, turned.width)
+    assert split.fault(0) is None
+
+
+def _tagged(picture, orientation):
+    picture.getexif()[0x0112] = orientation
+    return picture
+
+
+def test_names_and_hidden_files(tmp_path):
+    save(tmp_path / "a\u202fb.png", np.zeros((4, 4, 3)))
+    (tmp_path / "._a.png").write_bytes(b"what macOS leaves beside a file")
+    (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfsky\r\nroad\r\n")
+    data = open_data(tmp_path)
+    assert (data.train.ids, data.classes) == (("a\u202fb.png",), ("sky", "road"))
+    (tmp_path / "classes.txt").write_bytes("h\u00e9".encode("latin-1"))
+    with pytest.raises(DataError, match=r"classes\.txt is not UTF-8 text"):
+        open_data(tmp_path)
+    (tmp_path / "classes.txt").write_text("sky\n")
+    with open(os.fsencode(tmp_path) + b"/\xe9.png", "wb"):
+        pass
+    with pytest.raises(DataError, match=r"image name '\\udce9\.png' .* is not UTF-8; rename the file"):
+        open_data(tmp_path)
 
 
 def test_grey_images_are_taken(tmp_path):

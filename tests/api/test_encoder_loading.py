@@ -8,6 +8,7 @@ import torch
 pytest.importorskip("diffusers", reason="the loop's extra is not installed: pip install 'difal-kernels[loop]'")
 
 from diffusers import DDPMScheduler
+from safetensors.torch import load_file, save_file
 
 from api.small_unets import make_images, make_unet
 from difal.encoders import DiffusionEncoder, load_encoder
@@ -73,6 +74,27 @@ def test_loading_errors_say_what_to_do(tmp_path, monkeypatch):
     make_unet().save_pretrained(folder)
     with pytest.raises(ValueError, match=r"`blocks` must lie in 0\.\.5 \(the UNet has 6 decoder blocks\)"):
         load_encoder(folder)  # the paper's blocks, in a small network
+
+
+def test_weights_that_are_not_all_there(tmp_path):
+    """diffusers draws the missing ones at random and goes on; every run would then see other features."""
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    make_unet().save_pretrained(tmp_path)
+    weights = load_file(path)
+    del weights["conv_in.weight"], weights["conv_in.bias"]
+    save_file(weights, path)
+    with pytest.raises(ValueError, match=r"its weights lack 2 of the network's tensors, such as conv_in\.bias; fetch"):
+        load_encoder(tmp_path, blocks=(0,))
+
+
+@pytest.mark.parametrize("name", ["config.json", "difal_encoder.json"])
+def test_json_that_is_none(tmp_path, name):
+    DiffusionEncoder(make_unet(), blocks=(0,), timesteps=(30,)).save_pretrained(tmp_path)
+    (folder,) = {path.parent for path in tmp_path.rglob(name)}
+    for text, message in (("{", "is not JSON"), ("[]", "must hold an object")):
+        (folder / name).write_text(text)
+        with pytest.raises(ValueError, match=rf"{name} {message}.*; fetch or write it again"):
+            load_encoder(tmp_path)
 
 
 def test_the_embedded_encoder():

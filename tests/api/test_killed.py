@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from api.fakes import outcome
+from difal.files import TMP
 
 TESTS = Path(__file__).resolve().parents[1]
 # Lives once itself, so that everything is loaded, then forks a child per life. argv: a folder, then jobs: folder and
@@ -62,4 +63,4 @@ def test_killed_at_many_points(tmp_path):
     assert len(wanted) == 8
     for name in (*map(str, points), "often"):
         assert outcome(tmp_path / name) == wanted, name
-        assert not list((tmp_path / name).rglob(".tmp-*")), name
+        assert not list((tmp_path / name).rglob(TMP + "*")), name

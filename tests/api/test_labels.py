@@ -61,6 +61,12 @@ GOOD = {"image": "a", "x": 1, "y": 2, "class_id": 0}
         ({"class_id": 2}, r"line 2: class_id 2 is out of range 0 to 1 \(0 sky, 1 road\).*set skipped to true"),
         ({"class_id": -1}, "line 2: class_id -1 is out of range"),
         ({"class_id": True}, "line 2: class_id must be a number"),
+        ({"class_id": "road"}, "line 2: class_id must be a number, got the name 'road'; put names into class_name"),
+        ({"class_id": float("nan")}, "line 2: class_id must be a number or null, got nan"),
+        ({"seconds": float("inf")}, "line 2: seconds must be a number or null, got inf"),
+        ({"class_id": 10**400}, "line 2: class_id must be a number or null, got 10000"),
+        ("[" * 100_000, r"line 2 must be an object"),
+        ('{"x": 1' + "0" * 5000 + "}", r"line 2 must be an object"),
         ({"class_name": "moon"}, "line 2: class_name 'moon' is not a class; the classes are sky, road"),
         ({"class_name": "road"}, "line 2: class_id 0 and class_name 'road' disagree"),
         ({"skipped": "maybe"}, "line 2: skipped must be true or false, got 'maybe'"),
@@ -74,6 +80,21 @@ def test_lines_that_cannot_be_used(tmp_path, line, message):
     path.write_text(json.dumps(GOOD) + "\n" + text + "\n")
     with pytest.raises(LabelError, match=message):
         read_labels(path, CLASSES)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-8"])
+def test_files_from_other_systems(tmp_path, encoding):
+    """Windows line ends, a byte order mark, a spreadsheet's semicolons."""
+    labels = [Label("0-0", "\u00e9t\u00e9 a\u2028b.png", 3, 4, 20, 30, 0, 0, 1.5, 1, "road"), *LABELS[1:]]
+    lines = tmp_path / "labels.jsonl"
+    lines.write_bytes(to_jsonl(labels).replace("\n", "\r\n").encode(encoding))
+    assert read_labels(lines, CLASSES) == labels
+    table = tmp_path / "labels.csv"
+    table.write_bytes(to_csv(labels).replace(",", ";").replace("\n", "\r\n").encode(encoding))
+    assert read_labels(table, CLASSES) == labels
+    lines.write_bytes(to_jsonl(labels).encode("utf-16"))
+    with pytest.raises(LabelError, match=r"labels\.jsonl is not UTF-8 text; save it as UTF-8"):
+        read_labels(lines, CLASSES)
 
 
 def test_only_what_was_asked(tmp_path):

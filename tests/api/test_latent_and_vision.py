@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 
 from api.fakes import tiny_config, tiny_data
 from api.small_unets import make_images
@@ -177,6 +178,14 @@ def test_errors(latent, vision, tmp_path):
     with pytest.raises(ValueError, match="without vae/"):
         load_encoder(tmp_path)
     vision.model.save_pretrained(tmp_path / "v")
+    weights = load_file(tmp_path / "v/model.safetensors")
+    without_pooler = {name: tensor for name, tensor in weights.items() if "pooler" not in name}
+    save_file(without_pooler, tmp_path / "v/model.safetensors")
+    load_encoder(tmp_path / "v")  # what is made of its output is not read
+    lost = next(name for name in weights if "layer" in name)
+    save_file({name: tensor for name, tensor in weights.items() if name != lost}, tmp_path / "v/model.safetensors")
+    with pytest.raises(ValueError, match="its weights lack 1 of the network's tensors"):
+        load_encoder(tmp_path / "v")
     (tmp_path / "v/model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"no model.safetensors \(pickled weights are not read\)"):
         load_encoder(tmp_path / "v")

@@ -113,7 +113,7 @@ def test_resuming_with_another_setting_is_refused(tmp_path, bank):
 def test_another_bank_is_refused(tmp_path, bank):
     with pytest.raises(ConfigError, match=r"draws = 2, this run has 3"):
         run(tiny_config(tmp_path, bank=bank, draws=3), data=tiny_data(), encoder=FakeEncoder())
-    with pytest.raises(ConfigError, match="pool = "):
+    with pytest.raises(ConfigError, match="holds features of other images"):
         run(tiny_config(tmp_path / "b", bank=bank), data=open_data("scenes:5,2,9", size=32), encoder=FakeEncoder())
 
 
@@ -214,6 +214,71 @@ def test_answers_are_checked(tmp_path):
     assert [label.class_name for label in kept] == ["hill", "road", *["hill"] * (len(kept) - 2)]
 
 
+def test_a_deleted_line_is_asked_again(tmp_path):
+    """What is answered in either file stays; a file without the line could never be completed."""
+    folder = write_folder(tmp_path / "data", masks=False)
+    config = tiny_config(tmp_path / "run", data=str(folder), rounds=1)
+    run(config, encoder=FakeEncoder(), say=silent)
+    question, table = tmp_path / "run/to_label.jsonl", tmp_path / "run/to_label.csv"
+    lines = question.read_text().splitlines(keepends=True)
+    answer = [line.replace('"class_id": null', '"class_id": 1') for line in lines]
+    rows = table.read_text().splitlines(keepends=True)
+    table.write_text("".join([*rows[:3], rows[3].replace(",,,,,False", ",2,,,,False"), *rows[4:]]))
+    question.write_text("".join([*answer[:2], *lines[3:]]))
+    assert run(config, resume=True, encoder=FakeEncoder(), say=silent) == "waiting"
+    kept = read_labels(question, open_data(folder).classes)
+    assert [label.class_id for label in kept] == [1, 1, 2, None]
+    assert [label.rank for label in kept] == [0, 1, 2, 3]
+    question.write_text(question.read_text().replace('"class_id": null', '"class_id": 0'))
+    assert run(config, resume=True, encoder=FakeEncoder(), say=silent) == "done"
+
+
+def test_pictures_of_an_earlier_round_do_not_stay(tmp_path):
+    """As a run leaves them that is killed once the answers are kept."""
+    folder = write_folder(tmp_path / "data", masks=False)
+    config = tiny_config(tmp_path / "run", data=str(folder), rounds=2, budget=0.25)
+    run(config, encoder=FakeEncoder(), say=silent)
+    pictures = tmp_path / "run/to_label"
+    (pictures / "stale.png").write_bytes(b"")
+    question = tmp_path / "run/to_label.jsonl"
+    question.write_text(question.read_text().replace('"class_id": null', '"class_id": 1'))
+    run(config, resume=True, encoder=FakeEncoder(), say=silent)
+    asked = {label.image for label in Ledger(tmp_path / "run").round(1).picks()}
+    assert {path.name for path in pictures.iterdir()} == asked
+
+
+def test_the_pool_and_the_classes_must_stay(tmp_path):
+    folder = write_folder(tmp_path / "data", masks=True)
+    config = tiny_config(tmp_path / "run", data=str(folder), rounds=1, bank=str(tmp_path / "bank"))
+    run(config, encoder=FakeEncoder(), say=silent)
+    names = (folder / "classes.txt").read_text()
+    (folder / "classes.txt").write_text(names.replace("sky", "air"))
+    with pytest.raises(ConfigError, match=r"the classes were sky, .* and are air, .* now; put them back"):
+        run(config, resume=True, encoder=FakeEncoder())
+    (folder / "classes.txt").write_text(names)
+    for kind in ("images", "masks"):
+        (folder / kind / "p0.png").unlink()
+    with pytest.raises(ConfigError, match=r"the pool has changed since the run began \(4 images then, 3 now"):
+        run(config, resume=True, encoder=FakeEncoder())
+    with pytest.raises(ConfigError, match="holds features of other images"):
+        run(tiny_config(tmp_path / "other", data=str(folder), bank=config.bank), encoder=FakeEncoder())
+
+
+@pytest.mark.parametrize("split", ["images", "test/images", "masks", "test/masks"])
+def test_files_that_cannot_be_used_are_told_before_any_work(tmp_path, split):
+    folder = write_folder(tmp_path / "data", masks=True, test=True)
+    for name in ("p1.png", "p3.png"):
+        (folder / split / name).write_bytes(b"no image")
+    encoder = FakeEncoder()
+    with pytest.raises(DataError, match=r"(?s)2 of 4 images cannot be used:.*p1\.png is not a .*p3\.png is not a"):
+        run(tiny_config(tmp_path / "run", data=str(folder)), encoder=encoder)
+    assert encoder.passes == 0
+    write_folder(tmp_path / "good", masks=True, test=True)
+    for name in ("p1.png", "p3.png"):
+        (folder / split / name).write_bytes((tmp_path / "good" / split / name).read_bytes())
+    assert run(tiny_config(tmp_path / "run", data=str(folder)), encoder=encoder, say=silent) == "done"
+
+
 def test_all_skipped_rounds_go_on_by_coverage(tmp_path):
     folder = write_folder(tmp_path / "data", masks=False)
     config = tiny_config(tmp_path / "run", data=str(folder), rounds=2)
@@ -272,7 +337,32 @@ def test_features_that_are_not_finite_name_the_image(tmp_path):
 def test_masks_can_be_demanded(tmp_path):
     folder = write_folder(tmp_path / "data", masks=False)
     with pytest.raises(DataError, match="no masks for the pool"):
-        run(tiny_config(tmp_path / "run", data=str(folder), oracle="masks"), encoder=FakeEncoder())
+        run(tiny_config(tmp_path / "run", data=str(folder), oracle="masks"), encoder=(encoder := FakeEncoder()))
+    assert encoder.passes == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("run.json", "[]", r"run\.json must hold an object"),
+        ("bank/pool/bank.json", "{}", r"bank\.json is damaged; delete .*/bank/pool to have the features made again"),
+        ("bank/pool/local.noise.npy", "x", r"local\.noise\.npy cannot be read .*; delete .*/bank/pool to have"),
+        ("bank/pool/random.points.npy", None, r"random\.points\.npy cannot be read .*; delete .*/bank/pool to have"),
+        ("bank/test/test.json", "[]", r"test\.json is damaged; delete .*/bank/test to have the features made again"),
+        ("bank/test/images/000000.safetensors", "x", r"000000\.safetensors cannot be read .*; delete it and run again"),
+        ("rounds/000/labels.jsonl", "x", r"labels\.jsonl line 1 is not JSON"),
+        ("rounds/000/head.safetensors", "x", r"head\.safetensors is not a head .*; delete it and resume"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path, name, content, message):
+    config = tiny_config(tmp_path, rounds=1)
+    run(config, data=tiny_data(), encoder=FakeEncoder(), say=silent)
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    more = tiny_config(tmp_path, rounds=2)
+    with pytest.raises(UserError, match=message):
+        run(more, resume=True, data=tiny_data(), encoder=FakeEncoder(), say=silent)
 
 
 def test_two_processes_do_not_share_a_run(tmp_path):

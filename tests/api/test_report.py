@@ -1,11 +1,16 @@
 """The report of a run: whole, self-contained, and true to the ledger."""
 
+import base64
+import io
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from api.fakes import FakeEncoder, tiny_config, tiny_data
+from difal import figures, pictures
 from difal.errors import ConfigError
 from difal.ledger import Ledger
 from difal.loop import run
@@ -69,6 +74,42 @@ def test_it_can_be_written_midway_and_without_a_test_set(tmp_path):
     text = write_report(tmp_path, tmp_path / "elsewhere.html").read_text()
     assert "no test set" in text
     assert "Where the clicks went" in text
+
+
+def test_large_images_are_drawn_small(tmp_path, monkeypatch):
+    """The logits of every pixel of a photograph would not fit; marks are at the same places all the same."""
+    rows = {}
+    for side in (64, 16):
+        monkeypatch.setattr(pictures, "LONG_SIDE", side)
+        folder = tmp_path / str(side)
+        run(tiny_config(folder, rounds=2), data=tiny_data(size=64), encoder=FakeEncoder(), say=len)
+        (path,) = (folder / "pictures").iterdir()
+        maps, name, _ = figures.read_picture(path)
+        assert {kind: array.shape[:2] for kind, array in maps.items()} == dict.fromkeys(maps, (side, side))
+        labels = [label for entry in Ledger(folder).rounds() for label in entry.labels() if label.image == name]
+        rows[side] = figures.picture_row(maps, labels, Ledger(folder).facts()["colors"], 1)[0][1]
+        picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(rows[side].partition(",")[2]))))
+        for label in labels:
+            y, x = (int((at + 0.5) / 64 * len(picture)) for at in (label.y, label.x))
+            assert picture[y, x].tolist() == [0, 0, 0]  # the dot in the middle of a ring
+    assert labels
+    write_report(folder)
+
+
+def test_names_are_no_markup(tmp_path):
+    data = tiny_data()
+    data.classes = ("<script>", "a&b", *data.classes[2:])
+    run(tiny_config(tmp_path, rounds=1), data=data, encoder=FakeEncoder(), say=len)
+    text = write_report(tmp_path).read_text()
+    page = Balance()
+    page.feed(text)
+    assert page.open == []
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_it_goes_into_a_folder(finished, tmp_path):
+    assert write_report(finished, tmp_path) == tmp_path / "report.html"
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

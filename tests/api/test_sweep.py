@@ -154,6 +154,27 @@ def test_killed_and_resumed(tmp_path, encoder):
         assert outcome(tmp_path / "killed/runs" / name) == outcome(tmp_path / "never/runs" / name)
 
 
+@pytest.mark.parametrize("written", range(4))
+def test_killed_as_a_run_begins(tmp_path, encoder, monkeypatch, written):
+    """After no matter how many of its first files: the sweep can still tell that it is not finished."""
+    one = plan(tmp_path, ("random",), (0,))
+    loop.make_features(one.config(one.runs()[0]))
+    left, replace = [written], os.replace
+
+    def last_breath(neighbour, path):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        replace(neighbour, path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("difal.files.os.replace", last_breath)
+        with pytest.raises(KeyboardInterrupt):
+            run(one.config(one.runs()[0]), say=len)
+    (found,) = sweep(one, say=len)
+    assert len(found["miou"]["standard"]) == 2
+
+
 def test_several_processes_and_the_command_line(tmp_path, monkeypatch, capsys):
     """With the encoder of the package, and two presets, in two processes and in one."""
     monkeypatch.chdir(tmp_path)

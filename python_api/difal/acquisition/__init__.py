@@ -29,6 +29,7 @@ for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
 TWO_STAGE = "two-stage-"
+SLOW = 30_000  # local picks from which on global herding takes long enough for a progress bar
 __all__ = ["Picks", "acquisitions", "check_acquisition", "select", "training_dropout"]
 
 
@@ -159,6 +160,7 @@ def cover(
         candidates=rows,
         kernel=config.kernel,
         return_info=True,
+        progress=len(bank.features("local")) > SLOW,
     )
     return np.asarray(chosen.indices), np.asarray(chosen.gains)
 

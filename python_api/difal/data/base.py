@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from difal.errors import DataError
 
 IGNORE = 255
+ORIENTATION, LYING = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap width and height
 
 
 class Split(abc.ABC):
@@ -39,6 +40,10 @@ class Split(abc.ABC):
     def fingerprint(self) -> dict:
         """What must be equal for features computed earlier to be used again."""
         return {"ids": list(self.ids)}
+
+    def fault(self, index: int) -> str | None:
+        """Why the image or its mask cannot be used, or None: asked of every image before any is encoded."""
+        return None
 
 
 @dataclass
@@ -74,6 +79,9 @@ class FileSplit(Split):
         if len(set(self.ids)) < len(self.ids):
             twice = next(name for name in self.ids if self.ids.count(name) > 1)
             raise DataError(f"two images have the name {twice!r} ({self.images[0].parent}); rename one")
+        for name in self.ids:
+            if any("\ud800" <= letter <= "\udfff" for letter in name):  # bytes that Python could not decode
+                raise DataError(f"the image name {name!r} ({self.images[0].parent}) is not UTF-8; rename the file")
 
     def image(self, index: int) -> np.ndarray:
         return read_image(self.images[index], self.size)
@@ -83,13 +91,21 @@ class FileSplit(Split):
         return read_image(self.images[index])
 
     def mask(self, index: int) -> np.ndarray:
-        with _open(self.images[index]) as picture:
-            shape = picture.height, picture.width
+        shape = image_shape(self.images[index])
         return read_mask(self.masks[index], shape, self.classes, self.size, self.void)
 
     def first(self, count: int) -> FileSplit:
         masks = None if self.masks is None else self.masks[:count]
         return FileSplit(self.ids[:count], self.images[:count], masks, self.classes, self.size, self.void)
+
+    def fault(self, index: int) -> str | None:
+        try:
+            self.image(index)
+            if self.has_masks:
+                self.mask(index)
+        except DataError as error:
+            return str(error)
+        return None
 
     def fingerprint(self) -> dict:
         return {
@@ -123,7 +139,7 @@ class FunctionSplit(Split):
 
 
 def read_image(path: Path, size: int | None = None) -> np.ndarray:
-    """Decode an RGB (or grey, or palette) image to (H, W, 3) uint8."""
+    """Decode an RGB (or grey, or palette) image to (H, W, 3) uint8, upright: turned as its EXIF orientation says."""
     with _open(path) as picture:
         if picture.mode not in ("RGB", "L", "P", "1"):
             raise DataError(
@@ -131,9 +147,20 @@ def read_image(path: Path, size: int | None = None) -> np.ndarray:
                 f"and blue; convert it, for example with Pillow: Image.open(...).convert('RGB').save(...)"
             )
         try:
-            return _resize(picture.convert("RGB"), size, Image.Resampling.BILINEAR)
+            upright = ImageOps.exif_transpose(picture)
+            return _resize(upright.convert("RGB"), size, Image.Resampling.BILINEAR)
         except (OSError, SyntaxError, ValueError) as error:
             raise DataError(f"{path} cannot be decoded ({error}); replace it or take it out of the folder") from None
+
+
+def image_shape(path: Path) -> tuple[int, int]:
+    """(H, W) that `read_image` gives, without decoding the image."""
+    with _open(path) as picture:
+        try:
+            turned = picture.getexif().get(ORIENTATION) in LYING
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"{path} cannot be decoded ({error}); replace it or take it out of the folder") from None
+        return (picture.width, picture.height) if turned else (picture.height, picture.width)
 
 
 def read_mask(
@@ -171,7 +198,7 @@ def _open(path: Path) -> Image.Image:
         return Image.open(path)
     except FileNotFoundError:
         raise DataError(f"there is no file {path}; it was there when the folder was listed") from None
-    except (OSError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is not a readable image ({error}); replace it or take it out of the folder") from None
 
 

@@ -85,7 +85,7 @@ def open_folder(root: Path, size: int | None, classes: tuple[str, ...] | None) -
     """
     listing = root / "classes.txt"
     if classes is None and listing.is_file():
-        classes = tuple(line.strip() for line in listing.read_text().splitlines() if line.strip())
+        classes = tuple(line.strip() for line in _text(listing).splitlines() if line.strip())
     if not classes:
         raise DataError(
             f"the classes of {root} are unknown: which ones are there to tell apart? Write one name a line into "
@@ -94,6 +94,12 @@ def open_folder(root: Path, size: int | None, classes: tuple[str, ...] | None) -
     if len(classes) > IGNORE or len(set(classes)) < len(classes):
         raise DataError(f"class names must differ and be at most {IGNORE}, got {len(classes)}: {', '.join(classes)}")
     if not (root / "images").is_dir():
+        for unread in ("masks", "test/images"):
+            if (root / unread).is_dir():
+                raise DataError(
+                    f"{root / unread} would not be read: it belongs beside {root / 'images'}; move the pool's images "
+                    f"there, or take {unread} out of the folder"
+                )
         images = image_files(root)
         ids = [path.name for path in images]
         return Data(root.resolve().name, classes, FileSplit(ids, images, None, len(classes), size))
@@ -107,6 +113,13 @@ def open_folder(root: Path, size: int | None, classes: tuple[str, ...] | None) -
         ids = [path.relative_to(folder / "images").as_posix() for path in images]
         splits[name] = FileSplit(ids, images, masks, len(classes), size)
     return Data(root.resolve().name, classes, splits["train"], splits["test"])
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8 text; save it as UTF-8") from None
 
 
 def open_images(path: str | Path, size: int | None = None) -> FileSplit:
@@ -124,13 +137,18 @@ def open_images(path: str | Path, size: int | None = None) -> FileSplit:
 
 def image_files(folder: Path) -> list[Path]:
     """The images that lie in the folder itself."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS and path.is_file())
+    return sorted(path for path in folder.iterdir() if _is_image(path))
+
+
+def _is_image(path: Path) -> bool:
+    """By the ending; hidden files such as macOS's `._NAME.jpg` are none."""
+    return path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith(".") and path.is_file()
 
 
 def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"there is no image folder {folder}")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS and path.is_file())
+    found = sorted(path for path in folder.rglob("*") if _is_image(path))
     if not found:
         raise DataError(f"{folder} holds no image ({', '.join(sorted(IMAGE_ENDINGS))})")
     return found
@@ -140,7 +158,7 @@ def _matching(images: list[Path], root: Path, folder: Path) -> list[Path]:
     """The mask of each image: the file of the same name in `folder`, whatever its ending."""
     if not folder.is_dir():
         raise DataError(f"there is no mask folder {folder}")
-    names = {_name(path, folder): path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_ENDINGS}
+    names = {_name(path, folder): path for path in sorted(folder.rglob("*")) if _is_image(path)}
     masks = [names.get(_name(path, root), folder / f"{_name(path, root)}.png") for path in images]
     _all_there(images, masks)
     return masks

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -253,3 +254,23 @@ def check_images(images: torch.Tensor, channels: int = 3) -> None:
             f"`images` must lie in [-1, 1], got values from {low:.6g} to {high:.6g}; "
             f"8-bit images become so by images / 127.5 - 1"
         )
+
+
+def check_nothing_missing(missing: Collection[str], what: str) -> None:
+    """Raise ValueError where a file lacks weights: the libraries would draw random ones and go on."""
+    if missing:
+        raise ValueError(
+            f"`name`: {what} could not be loaded: its weights lack {len(missing)} of the network's tensors, such as "
+            f"{min(missing)}; fetch or convert them again"
+        )
+
+
+def read_object(path: Path) -> dict:
+    """The object in a JSON file."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"`name`: {path} is not JSON ({error}); fetch or write it again") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"`name`: {path} must hold an object {{...}}; fetch or write it again")
+    return values

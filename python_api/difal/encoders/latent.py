@@ -112,7 +112,7 @@ def empty_prompt(folder: Path) -> torch.Tensor:
     if (folder / PROMPT).is_file():
         from safetensors.torch import load_file
 
-        return load_file(folder / PROMPT)["prompt"]
+        return load_file(folder / PROMPT)["prompt"].clone()  # out of the mapping, as the weights: see `load_encoder`
     if not (folder / "text_encoder").is_dir() or not (folder / "tokenizer").is_dir():
         raise ValueError(
             f"`name`: {folder} needs text_encoder/ and tokenizer/, or {PROMPT} with the tensor `prompt` (tokens, "

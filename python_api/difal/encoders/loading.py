@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from difal.encoders.base import BaseEncoder
+from difal.encoders.base import BaseEncoder, check_nothing_missing, read_object
 from difal.encoders.diffusion import SETTINGS, DiffusionEncoder
 from difal.encoders.latent import PROMPT, LatentDiffusionEncoder, empty_prompt
 from difal.encoders.vision import load_vision
@@ -57,7 +56,7 @@ def load_encoder(
     folder = _folder(name)
     network = _network(folder, name)
     if (folder / SETTINGS).is_file():
-        settings = {**json.loads((folder / SETTINGS).read_text(encoding="utf-8")), **settings}
+        settings = {**read_object(folder / SETTINGS), **settings}
     kind = _kind(network)
     if kind not in UNETS:
         return load_vision(network, device, dtype, settings)
@@ -77,11 +76,16 @@ def _load(kind: str, folder: Path, device, dtype):
     import diffusers
 
     try:
-        model = getattr(diffusers, kind).from_pretrained(
-            str(folder), use_safetensors=True, low_cpu_mem_usage=False, torch_dtype=dtype or torch.float32
+        model, facts = getattr(diffusers, kind).from_pretrained(
+            str(folder),
+            use_safetensors=True,
+            low_cpu_mem_usage=False,
+            torch_dtype=dtype or torch.float32,
+            output_loading_info=True,
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"`name`: the {kind} in {folder} could not be loaded: {error}") from error
+    check_nothing_missing(facts["missing_keys"], f"the {kind} in {folder}")
     for parameter in model.parameters():  # out of the file's mapping: unaligned weights change the last bits
         parameter.data = parameter.data.clone()
     return model.to(device or "cpu")
@@ -155,7 +159,7 @@ def _folder(name: str | Path) -> Path:
 
 def _kind(network: Path) -> str | None:
     """What config.json says the network is: a diffusers class, or a transformers model type."""
-    values = json.loads((network / "config.json").read_text(encoding="utf-8"))
+    values = read_object(network / "config.json")
     return values.get("_class_name") or values.get("model_type")
 
 
@@ -171,7 +175,7 @@ def _network(folder: Path, name: str | Path) -> Path:
             f"write the folder with unet.save_pretrained(folder)"
         )
     kind = _kind(folder)
-    if kind not in UNETS and "_class_name" in json.loads(config.read_text(encoding="utf-8")):
+    if kind not in UNETS and "_class_name" in read_object(config):
         raise ValueError(f"`name`: {config} describes a {kind}, but this loads {' or '.join(UNETS)}")
     stem = "diffusion_pytorch_model" if kind in UNETS else "model"
     if not any(folder.glob(f"{stem}*.safetensors")):

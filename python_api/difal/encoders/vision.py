@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from difal.encoders.base import BaseEncoder, hash_tensors, plain_settings
+from difal.encoders.base import BaseEncoder, check_nothing_missing, hash_tensors, plain_settings, read_object
 from difal.encoders.diffusion import SETTINGS, _distinct
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which such networks are trained with
@@ -113,16 +113,22 @@ def load_vision(folder: Path, device, dtype, settings: dict) -> VisionEncoder:
     """A transformers model of `folder`; `settings` are `VisionEncoder`'s. No code of the folder is run."""
     transformers = need_transformers(f"`name`: the model in {folder}")
     try:
-        model = transformers.AutoModel.from_pretrained(
-            str(folder), use_safetensors=True, trust_remote_code=False, dtype=dtype or torch.float32
+        model, facts = transformers.AutoModel.from_pretrained(
+            str(folder),
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=dtype or torch.float32,
+            output_loading_info=True,
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"`name`: the model in {folder} could not be loaded: {error}") from error
+    missing = [key for key in facts["missing_keys"] if not key.startswith("pooler.")]  # its output is not read
+    check_nothing_missing(missing, f"the model in {folder}")
     for parameter in model.parameters():  # out of the file's mapping: unaligned weights change the last bits
         parameter.data = parameter.data.clone()
     processor = folder / "preprocessor_config.json"
     if processor.is_file():
-        values = json.loads(processor.read_text(encoding="utf-8"))
+        values = read_object(processor)
         known = {
             ours: values[theirs] for ours, theirs in (("mean", "image_mean"), ("std", "image_std")) if theirs in values
         }
