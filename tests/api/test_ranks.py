@@ -1,0 +1,96 @@
+"""Runs on several processes: what one process gives, at any number of them; a rank that is lost, and what follows."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import process_group
+from api import ranks_worker
+from api.fakes import outcome, write_folder
+from api.ranks_worker import RUNS, SMALL
+from api.small_unets import make_unet
+from difal import cli, loop
+from difal.encoders import DiffusionEncoder
+from process_group import finish
+
+WORKER = Path(ranks_worker.__file__)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = write_folder(tmp_path_factory.mktemp("data") / "few", masks=True, test=True, count=4)
+    (folder / "known.csv").write_text("image,x,y,class_id\np1.png,3,4,1\np2.png,20,9,2\np1.png,30,30,0\n")
+    return folder
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    monkeypatch.setattr(loop, "LazyEncoder", loop.LazyEncoder)  # so that what follows is undone
+    ranks_worker.fake_encoders()
+
+
+def start(world, *arguments, timeout=300):
+    return process_group.start(world, [WORKER, *arguments], timeout)
+
+
+def arrays(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).glob("pool/*.npy")}
+
+
+@pytest.mark.slow
+def test_any_number_of_processes_gives_the_same(tmp_path, data, fake):
+    ranks_worker.all_runs(tmp_path / "1", data)
+    for world in (2, 3):
+        for error, code in finish(start(world, tmp_path / str(world), data, "all")):
+            assert code == 0, error
+        for bank in ("bank", "late-bank", "known/bank"):
+            assert arrays(tmp_path / str(world) / bank) == arrays(tmp_path / "1" / bank)
+        for name in RUNS:
+            assert outcome(tmp_path / str(world) / name) == outcome(tmp_path / "1" / name), (world, name)
+    assert len(outcome(tmp_path / "1/late")) == 8
+    assert not (tmp_path / "3/late-bank/test/images").exists()  # so the ranks counted, from the encoder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "lost", "timeout"), [("kill", 2, 300), ("kill", 0, 300), ("stop", 1, 8)])
+def test_a_lost_rank_is_named_by_all_others_and_the_run_goes_on(mode, lost, timeout, tmp_path, data, fake):
+    others = [rank for rank in range(3) if rank != lost]
+    processes = start(3, tmp_path / "run", data, mode, lost, timeout=timeout)
+    for error, code in finish(processes, others):
+        assert code == 1
+        assert f"rank {lost} died or hangs" in error
+        assert "start all ranks again with `difal run --resume`" in error
+    if mode == "kill":
+        assert processes[lost].returncode == -signal.SIGKILL
+    again = ["run", "--resume", str(tmp_path / "run")]
+    assert cli.main(again) == cli.DONE
+    assert cli.main(f"run --data {data} --encoder fake --out {tmp_path / 'never'} {SMALL}".split()) == cli.DONE
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "never")
+
+
+@pytest.mark.slow
+def test_a_sweep_under_torchrun(tmp_path, data):
+    """With an encoder from disk, since its runs are processes of their own, and two of them on two ranks."""
+    DiffusionEncoder(make_unet(), blocks=(0, 1), timesteps=(50,)).save_pretrained(tmp_path / "encoder")
+    words = (
+        f"sweep --data {data} --encoder {tmp_path / 'encoder'} --acquisitions coverage,random --seeds 0 "
+        f"{SMALL.replace('--local', '--random 10 --local')} --herding sharded --jobs 1 --out"
+    ).split()
+    paths = os.pathsep.join([*process_group.PATHS, *filter(None, [os.environ.get("PYTHONPATH")])])
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "--", "difal"]
+    done = subprocess.run(
+        [*torchrun, *words, str(tmp_path / "two")],
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "[2/2]" in done.stdout
+    assert cli.main([*words, str(tmp_path / "one")]) == cli.DONE
+    for name in ("coverage-seed0", "random-seed0"):
+        assert outcome(tmp_path / "two/runs" / name) == outcome(tmp_path / "one/runs" / name)
+    assert (tmp_path / "two/table.md").read_text() == (tmp_path / "one/table.md").read_text()
