@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -252,4 +253,25 @@ def check_images(images: torch.Tensor, channels: int = 3) -> None:
         raise ValueError(
             f"`images` must lie in [-1, 1], got values from {low:.6g} to {high:.6g}; "
             f"8-bit images become so by images / 127.5 - 1"
+        )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of an encoder's folder."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"`name`: {path} is not JSON ({error}); fetch the folder again") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"`name`: {path} must hold a JSON object, got {type(values).__name__}")
+    return values
+
+
+def check_complete(folder: Path, missing: Iterable[str]) -> None:
+    """Raise ValueError where weights are missing, which both libraries would draw at random, with a warning."""
+    names = sorted(missing)
+    if names:
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        raise ValueError(
+            f"`name`: the weights in {folder} lack {', '.join(names[:8])}{more}; fetch or convert the folder again"
         )

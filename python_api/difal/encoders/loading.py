@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import inspect
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
-from difal.encoders.base import BaseEncoder
+from difal.encoders.base import BaseEncoder, check_complete, read_object
 from difal.encoders.diffusion import SETTINGS, DiffusionEncoder
 from difal.encoders.latent import PROMPT, LatentDiffusionEncoder, empty_prompt
-from difal.encoders.vision import load_vision
+from difal.encoders.vision import VisionEncoder, load_vision
 
 EMBEDDED = {"tiny": Path(__file__).parent / "tiny"}
 UNETS = ("UNet2DModel", "UNet2DConditionModel")
@@ -56,14 +57,16 @@ def load_encoder(
     """
     folder = _folder(name)
     network = _network(folder, name)
-    if (folder / SETTINGS).is_file():
-        settings = {**json.loads((folder / SETTINGS).read_text(encoding="utf-8")), **settings}
     kind = _kind(network)
+    if (folder / SETTINGS).is_file():
+        settings = {**_settings(folder / SETTINGS, kind), **settings}
     if kind not in UNETS:
         return load_vision(network, device, dtype, settings)
     from diffusers import DDPMScheduler
 
     schedules = _schedules(folder)
+    for path in schedules[:1]:
+        read_object(path)
     scheduler = DDPMScheduler.from_pretrained(str(schedules[0].parent)) if schedules else None
     unet = _load(kind, network, device, dtype)
     if kind == "UNet2DModel":
@@ -77,14 +80,30 @@ def _load(kind: str, folder: Path, device, dtype):
     import diffusers
 
     try:
-        model = getattr(diffusers, kind).from_pretrained(
-            str(folder), use_safetensors=True, low_cpu_mem_usage=False, torch_dtype=dtype or torch.float32
+        model, found = getattr(diffusers, kind).from_pretrained(
+            str(folder),
+            use_safetensors=True,
+            low_cpu_mem_usage=False,
+            torch_dtype=dtype or torch.float32,
+            output_loading_info=True,
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ValueError(f"`name`: the {kind} in {folder} could not be loaded: {error}") from error
+    check_complete(folder, found["missing_keys"])
     for parameter in model.parameters():  # out of the file's mapping: unaligned weights change the last bits
         parameter.data = parameter.data.clone()
     return model.to(device or "cpu")
+
+
+def _settings(path: Path, kind: str | None) -> dict[str, Any]:
+    """What `save_pretrained` of an encoder wrote."""
+    makers = {"UNet2DModel": DiffusionEncoder, "UNet2DConditionModel": LatentDiffusionEncoder}
+    known = inspect.signature(makers.get(kind, VisionEncoder)).parameters
+    settings = read_object(path)
+    unknown = [name for name in settings if name not in known]
+    if unknown:
+        raise ValueError(f"`name`: {path} has the unknown setting {unknown[0]!r}; the settings are those of the class")
+    return settings
 
 
 def fingerprint(name: str | Path) -> str:
@@ -155,7 +174,7 @@ def _folder(name: str | Path) -> Path:
 
 def _kind(network: Path) -> str | None:
     """What config.json says the network is: a diffusers class, or a transformers model type."""
-    values = json.loads((network / "config.json").read_text(encoding="utf-8"))
+    values = read_object(network / "config.json")
     return values.get("_class_name") or values.get("model_type")
 
 
@@ -171,7 +190,7 @@ def _network(folder: Path, name: str | Path) -> Path:
             f"write the folder with unet.save_pretrained(folder)"
         )
     kind = _kind(folder)
-    if kind not in UNETS and "_class_name" in json.loads(config.read_text(encoding="utf-8")):
+    if kind not in UNETS and "_class_name" in read_object(config):
         raise ValueError(f"`name`: {config} describes a {kind}, but this loads {' or '.join(UNETS)}")
     stem = "diffusion_pytorch_model" if kind in UNETS else "model"
     if not any(folder.glob(f"{stem}*.safetensors")):
