@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     again = "`difal run --resume`" if args.function is run_command else "the same command"
     shared = args.function in (run_command, encode_command, sweep_command)
     try:
-        return on_all(partial(args.function, args), again) if shared else args.function(args)
+        return on_all(partial(args.function, args), again, shared)
     except KeyboardInterrupt:
         print(f"\ndifal: interrupted; {again} goes on from here", file=sys.stderr)
         return INTERRUPTED

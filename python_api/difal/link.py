@@ -15,6 +15,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, NamedTuple, NoReturn
 
@@ -117,10 +118,12 @@ class Link:
                 waits[rank] = dist.irecv(size, rank, group=self.groups[rank])
             except RuntimeError as error:
                 lost[rank] = _reason(rank, error)
-        until = time.monotonic() + self.timeout
+        begun = time.monotonic()
+        until = begun + self.timeout  # for all together
         for rank, wait in waits.items():
-            # The deadline is for all together; after a loss only what has come already is of use.
-            left = max(0.5, until - time.monotonic()) if not lost else 0.5
+            if lost:  # time for the others to come and be told, less than their patience with rank 0
+                until = min(until, begun + GRACE - 1)
+            left = max(0.1, until - time.monotonic())
             try:
                 said[rank] = self._get(rank, wait, sizes[rank], left)
             except RuntimeError as error:
@@ -131,10 +134,8 @@ class Link:
                 self.receive(rank, message)
         for rank in said:
             own = Message({"lost": "; ".join(lost.values())}, {}) if lost else self._next(rank)
-            try:
+            with suppress(RuntimeError):  # lost since it spoke: the next turn finds it, and tells all
                 self._send(rank, own)
-            except RuntimeError as error:
-                lost[rank] = _reason(rank, error)
             if own is not None and own.facts.get("last"):
                 leaving.add(rank)
         if lost:

@@ -90,19 +90,26 @@ def in_order(job: Job, items: Sequence[int]) -> Iterator[dict[str, Any]]:
 
 def world() -> int:
     """How many processes the environment says there are."""
-    return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+    described = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    return int(os.environ["WORLD_SIZE"]) if described else 1
 
 
-def on_all(call: Callable[[], int], again: str) -> int:
+def on_all(call: Callable[[], int], again: str, shared: bool = True) -> int:
     """`call()`, where torchrun started several processes on rank 0 alone, the others working for it; the exit code.
 
     Args:
         call: what is to be done.
         again: what to start again after a rank was lost.
+        shared: whether there is work for the others.
+
+    Raises:
+        UserError: there is none, but there are others.
     """
     global _team
     if world() == 1:
         return call()
+    if not shared:
+        raise UserError("under torchrun there are `run`, `encode` and `sweep`; start this command without it")
     from difal.serve import serve
     from difal_kernels.distributed import connect
 
@@ -136,7 +143,7 @@ def _teller(rank: int, again: str) -> Callable[[str], NoReturn]:
 
 def _ended(number: int, frame: Any) -> NoReturn:
     """torchrun ends all ranks as soon as one has failed; the link's thread has a moment to say which."""
-    time.sleep(1)
+    time.sleep(GRACE)
     os._exit(128 + number)
 
 

@@ -72,6 +72,16 @@ def test_a_lost_rank_is_named_by_all_others_and_the_run_goes_on(mode, lost, time
     assert outcome(tmp_path / "run") == outcome(tmp_path / "never")
 
 
+def test_other_commands_are_for_one_process(monkeypatch, capsys):
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    assert cli.main(["acquisitions"]) == cli.FAILED
+    assert "start this command without it" in capsys.readouterr().err
+    monkeypatch.setenv("DIFAL_DISTRIBUTED_TIMEOUT", "soon")
+    assert cli.main(["run", "--data", "scenes"]) == cli.FAILED
+    assert "`DIFAL_DISTRIBUTED_TIMEOUT` must be a positive number of seconds, got 'soon'" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_sweep_under_torchrun(tmp_path, data):
     """With an encoder from disk, since its runs are processes of their own, and two of them on two ranks."""
