@@ -128,9 +128,7 @@ def test_bad_arguments(weights, tmp_path):
         ("page", "is no"),
         ("empty", "empty"),
     ):
-        with pytest.raises(
-            ValueError, match=f"{name}.pt holds no plain tensors that can be read: .*{reason}"
-        ) as caught:
+        with pytest.raises(ValueError, match=f"{name}.pt holds no plain tensors .*: .*{reason}") as caught:
             load_guided_diffusion(tmp_path / f"{name}.pt")
         assert "weights_only" not in str(caught.value)
 

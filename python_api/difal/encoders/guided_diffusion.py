@@ -111,7 +111,7 @@ def _read(source: Mapping[str, torch.Tensor] | str | Path) -> dict[str, torch.Te
         except Exception as error:  # unpickling and safetensors raise many kinds
             # torch's words would recommend to run the file's code.
             pickled = isinstance(error, pickle.UnpicklingError)
-            reason = "it is no checkpoint, or holds pickled objects, which are not loaded" if pickled else error
+            reason = "it is no checkpoint, or holds pickled objects, which are not loaded" if pickled else str(error)
             raise ValueError(
                 f"`state_dict_or_path`: {path} holds no plain tensors that can be read: {reason or 'it is empty'}; "
                 f"fetch it again, or save the network's state_dict() alone"
