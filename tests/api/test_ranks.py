@@ -1,20 +1,27 @@
 """Runs on several processes: what one process gives, at any number of them; a rank that is lost, and what follows."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import process_group
 from api import ranks_worker
-from api.fakes import outcome, write_folder
+from api.fakes import outcome, tiny_config, write_folder
 from api.ranks_worker import RUNS, SMALL
 from api.small_unets import make_unet
-from difal import cli, loop
+from difal import cli, loop, serve
+from difal.bank import BankImages, Pixel
 from difal.encoders import DiffusionEncoder
+from difal.errors import ConfigError, DataError
+from difal.link import Message
+from difal.sweep_runs import Key, Runs
 from process_group import finish
 
 WORKER = Path(ranks_worker.__file__)
@@ -70,6 +77,56 @@ def test_a_lost_rank_is_named_by_all_others_and_the_run_goes_on(mode, lost, time
     assert cli.main(again) == cli.DONE
     assert cli.main(f"run --data {data} --encoder fake --out {tmp_path / 'never'} {SMALL}".split()) == cli.DONE
     assert outcome(tmp_path / "run") == outcome(tmp_path / "never")
+
+
+@pytest.fixture
+def fresh_rank(fake):
+    """`difal.serve` as in a process of its own: nothing open yet, and nothing left open."""
+    for cached in (serve._data, serve._encoder):
+        cached.cache_clear()
+    yield
+    for cached in (serve._data, serve._encoder):
+        cached.cache_clear()
+
+
+def test_an_order_makes_the_same_job_and_other_files_are_refused(tmp_path, data, fresh_rank):
+    config = tiny_config(tmp_path, data=str(data), size=32)
+    pool = loop.open_config_data(config).train
+    own = BankImages(pool, loop.LazyEncoder(config)(), config, [Pixel(1, 2, 3)])
+    facts = json.loads(json.dumps(own.order()[0]))
+    found = serve.JOBS["bank"](facts, {}).make(1)
+    assert found["given.features"].shape == (1, 20)
+    for name, array in own.make(1).items():
+        assert np.array_equal(array, found[name]), name
+    with pytest.raises(DataError, match="holds other images here than on rank 0"):
+        serve.JOBS["bank"]({**facts, "pool": "0"}, {})
+    with pytest.raises(DataError, match="has other weights here than on rank 0"):
+        serve.JOBS["bank"]({**facts, "weights": "0"}, {})
+
+
+def test_a_sweeps_folder_must_be_seen_by_all(tmp_path):
+    facts, _ = Runs([(Key("", "random", 0), tiny_config(tmp_path / "a"))], 1, tmp_path).order()
+    key, config = serve.JOBS["runs"](json.loads(json.dumps(facts)), {}).todo[0]
+    assert (key, config) == (Key("", "random", 0), tiny_config(tmp_path / "a"))
+    with pytest.raises(ConfigError, match="is not the folder that rank 0 sees"):
+        serve.JOBS["runs"]({**facts, "folder": str(tmp_path / "other")}, {})
+    Runs([], 1, tmp_path).order()  # another sweep
+    with pytest.raises(ConfigError, match="is not the folder that rank 0 sees"):
+        serve.JOBS["runs"](facts, {})
+
+
+def test_each_rank_takes_its_own_gpu(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert [serve.own_device(name) for name in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda:3", "cuda:1"]
+
+
+def test_messages_arrive_as_they_were():
+    tensors = {"a": torch.arange(6.0).half().reshape(2, 3), "none": torch.empty(0, 4), "n": torch.tensor([1 << 40])}
+    for sent in (Message({"kind": "ü", "x": [1, None]}, tensors), Message({}, {})):
+        found = Message.unpacked(sent.packed())
+        assert found.facts == sent.facts
+        assert found.tensors.keys() == sent.tensors.keys()
+        assert all(torch.equal(found.tensors[name], one) for name, one in sent.tensors.items())
 
 
 def test_other_commands_are_for_one_process(monkeypatch, capsys):
