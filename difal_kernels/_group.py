@@ -17,6 +17,18 @@ class RankLostError(RuntimeError):
     """Another rank died, or did not answer in time."""
 
 
+def default_timeout() -> float:
+    """Seconds after which a rank that does not answer counts as lost."""
+    text = os.environ.get("DIFAL_DISTRIBUTED_TIMEOUT", str(TIMEOUT))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"`DIFAL_DISTRIBUTED_TIMEOUT` must be a positive number of seconds, got {text!r}")
+    return seconds
+
+
 def connect(device: str | torch.device = "cpu", timeout: float | None = None) -> int:
     """Join the process group that `torchrun` describes in the environment; returns this process's rank.
 
@@ -28,8 +40,7 @@ def connect(device: str | torch.device = "cpu", timeout: float | None = None) ->
         ValueError: `timeout` is not positive.
         RuntimeError: the environment describes no group, or a group is open already.
     """
-    if timeout is None:
-        timeout = float(os.environ.get("DIFAL_DISTRIBUTED_TIMEOUT", TIMEOUT))
+    timeout = default_timeout() if timeout is None else timeout
     if not timeout > 0:
         raise ValueError(f"`timeout` must be a positive number of seconds, got {timeout}")
     missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
@@ -40,7 +51,9 @@ def connect(device: str | torch.device = "cpu", timeout: float | None = None) ->
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) if device.index is None else device.index)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout))
+    # nccl moves what is on GPUs and nothing else; with it, too, gloo moves what is on the CPU.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
     atexit.register(_disconnect)  # gloo's threads abort a process that ends with them running
     return dist.get_rank()
 

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import torch
 
 from ._checks import as_choice, as_int, as_tensor, back_converter, check_finite
-from ._group import Group, RankLostError, connect
+from ._group import Group, RankLostError, connect, default_timeout
 from .ops.maxherding.kernels import KERNELS, SCALE_FREE, kernel_matrix, sample_rows
 from .ops.maxherding.problem import _bandwidths, _candidates, _labeled, _weights
 from .ops.maxherding.result import TIE
 
-__all__ = ["RankLostError", "ShardedSelection", "connect", "maxherding_sharded"]
+__all__ = ["RankLostError", "ShardedSelection", "connect", "default_timeout", "maxherding_sharded"]
 
 ENTRIES = 1 << 21  # kernel values made at a time
 TILE = 1024  # most rows of a visiting tile

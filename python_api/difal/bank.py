@@ -28,8 +28,8 @@ from difal.config import Config
 from difal.data.base import IGNORE, Split
 from difal.errors import ConfigError, DataError
 from difal.files import crash_point, derive_seed, digest, read_json, write_json
-from difal.stages import StageClock
-from difal.workers import in_order, one_thread
+from difal.ranks import Job, in_order, workers
+from difal.workers import one_thread
 from difal_kernels import hypercolumns, maxherding
 
 SETS = ("local", "random")
@@ -179,15 +179,15 @@ def build_bank(folder: Path, pool: Split, load_encoder: Callable, config: Config
     meta = check_settings(path, settings) if path.is_file() else None
     if meta and meta["done"] == len(pool):
         return Bank(folder)
-    maker = _Maker(folder, pool, load_encoder(), config, given)
+    images = BankImages(pool, load_encoder(), config, given, getattr(load_encoder, "weights", None))
     if meta is None:
-        meta = {"settings": settings, "arrays": maker.create(), "done": 0, "stages": {}}
+        meta = {"settings": settings, "arrays": images.create(folder), "done": 0, "stages": {}}
         write_json(path, meta)
     missing = range(meta["done"], len(pool))
     with tqdm(desc="feature bank", initial=meta["done"], total=len(pool), unit="image") as bar:
-        for index, found in zip(missing, in_order(maker.make, missing), strict=True):
-            maker.write(index, found)
-            maker.clock.add_to(meta["stages"], torch.get_num_threads())
+        for index, found in zip(missing, in_order(images, missing), strict=True):
+            images.write(folder, index, found)
+            images.clock.add_to(meta["stages"], workers())
             meta["done"] = index + 1
             write_json(path, meta)
             bar.update()
@@ -211,14 +211,44 @@ def _map(path: Path) -> np.ndarray:
     return np.lib.format.open_memmap(path, "r")
 
 
-class _Maker:
-    """Fills the arrays, an image at a time."""
+def _write(path: Path, at, rows: np.ndarray) -> None:
+    array = np.lib.format.open_memmap(path, "r+")
+    array[at] = np.asarray(rows)
+    array.flush()
 
-    def __init__(self, folder: Path, pool: Split, encoder, config: Config, given: Sequence[Pixel]):
-        self.folder, self.pool, self.encoder, self.config = folder, pool, encoder, config
-        self.given, self.clock = list(given), StageClock()
 
-    def create(self) -> list[str]:
+def _reserve(paths: Sequence[Path]) -> None:
+    """Have the disk set the files' bytes aside: writing to the map of a file that cannot grow kills the process."""
+    total = sum(path.stat().st_size for path in paths)
+    try:
+        for path in paths:
+            if hasattr(os, "posix_fallocate"):
+                with open(path, "r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise ConfigError(
+            f"{paths[0].parent} needs {total / 1e9:.2f} GB for the features ({error.strerror}); make room, give "
+            f"another --bank folder, or keep fewer pixels by --local, --random and --draws"
+        ) from None
+
+
+class BankImages(Job):
+    """Makes and writes what the arrays hold of an image; only `make` is done by all ranks."""
+
+    name = "bank"
+
+    def __init__(self, pool: Split, encoder, config: Config, given: Sequence[Pixel], weights: str | None = None):
+        super().__init__()
+        self.pool, self.encoder, self.config, self.weights = pool, encoder, config, weights
+        self.given = list(given)
+
+    def order(self) -> tuple[dict, dict[str, torch.Tensor]]:
+        facts = {"config": self.config.to_dict(), "given": [list(map(int, pixel)) for pixel in self.given]}
+        return {**facts, "pool": digest(self.pool.fingerprint()), "weights": self.weights}, {}
+
+    def create(self, folder: Path) -> list[str]:
         """Empty files of the full size."""
         images, dimension = len(self.pool), sum(self.encoder.channels)
         dtype, draws = np.dtype(self.config.bank_dtype), self.config.draws
@@ -232,41 +262,19 @@ class _Maker:
             shapes[f"{name}.points"] = ((images, count, 2), np.int32)
             shapes[f"{name}.features"] = ((images, count, dimension), dtype)
             shapes[f"{name}.noise"] = ((images, count, draws, dimension), dtype)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for name, (shape, kind) in shapes.items():
             if 0 in shape:
-                np.save(self.folder / f"{name}.npy", np.zeros(shape, kind))  # nothing cannot be mapped
+                np.save(folder / f"{name}.npy", np.zeros(shape, kind))  # nothing cannot be mapped
             else:
-                np.lib.format.open_memmap(self.folder / f"{name}.npy", "w+", kind, shape).flush()
-        self._reserve(list(shapes))
+                np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, shape).flush()
+        _reserve([folder / f"{name}.npy" for name in shapes])
         if self.given:
-            self._write("given.points", slice(None), np.array(self.given, np.int32))
+            _write(folder / "given.points.npy", slice(None), np.array(self.given, np.int32))
         return list(shapes)
 
-    def _reserve(self, names: list[str]) -> None:
-        """Have the disk set the bytes aside: writing to the map of a file that cannot grow kills the process."""
-        paths = [self.folder / f"{name}.npy" for name in names]
-        total = sum(path.stat().st_size for path in paths)
-        try:
-            for path in paths:
-                if hasattr(os, "posix_fallocate"):
-                    with open(path, "r+b") as file:
-                        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        except OSError as error:
-            for path in paths:
-                path.unlink(missing_ok=True)
-            raise ConfigError(
-                f"{self.folder} needs {total / 1e9:.2f} GB for the features ({error.strerror}); make room, give "
-                f"another --bank folder, or keep fewer pixels by --local, --random and --draws"
-            ) from None
-
-    def _write(self, name: str, at, rows: np.ndarray) -> None:
-        array = np.lib.format.open_memmap(self.folder / f"{name}.npy", "r+")
-        array[at] = rows
-        array.flush()
-
     def make(self, index: int) -> dict[str, np.ndarray]:
-        """Everything of one image; several threads may be at it."""
+        """Everything of one image, in the bank's number formats; several threads may be at it."""
         config, name = self.config, self.pool.ids[index]
         with self.clock("images"):
             image = self.pool.image(index)
@@ -285,20 +293,21 @@ class _Maker:
             picks = maxherding(rows, config.local, labeled=conditions, kernel=config.kernel)
         chosen = {"local": np.asarray(picks), "random": np.arange(config.random)}
         points = np.concatenate([candidates[at] for at in chosen.values()])
-        noise = self._noise_features(image, name, points)
-        found = {"sizes": size, "given.features": given_rows}
+        noise, dtype = self._noise_features(image, name, points), np.dtype(config.bank_dtype)
+        found = {"sizes": np.array(size), "given.features": given_rows.astype(dtype)}
         for pixels, at, part in zip(chosen, chosen.values(), np.split(noise, [config.local]), strict=True):
-            found |= {f"{pixels}.points": candidates[at], f"{pixels}.features": rows[at], f"{pixels}.noise": part}
+            found[f"{pixels}.points"] = candidates[at]
+            found |= {f"{pixels}.features": rows[at].astype(dtype), f"{pixels}.noise": part.astype(dtype)}
         return found
 
-    def write(self, index: int, found: dict[str, np.ndarray]) -> None:
+    def write(self, folder: Path, index: int, found: dict[str, np.ndarray]) -> None:
         """Put one image's rows in their place."""
         here = [i for i, pixel in enumerate(self.given) if pixel.image == index]
         for name, rows in found.items():
             if name != "given.features":
-                self._write(name, index, rows)
+                _write(folder / f"{name}.npy", index, rows)
             elif here:
-                self._write(name, here, rows)
+                _write(folder / f"{name}.npy", here, rows)
 
     def _noise_features(self, image: np.ndarray, name: str, points: np.ndarray) -> np.ndarray:
         """(P, K, D) float32: the points' features under the draws 1 to K, `batch` draws in memory at a time."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 
 from difal.config import FIELDS, field_type, make_config, resumed_config
@@ -106,12 +107,14 @@ where the clicks went, pictures with picks and eDALD maps, time and memory. Work
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = make_parser()
-    args = parser.parse_args(argv)
+    from difal.ranks import on_all
+
+    args = make_parser().parse_args(argv)
+    again = "`difal run --resume`" if args.function is run_command else "the same command"
+    shared = args.function in (run_command, encode_command, sweep_command)
     try:
-        return args.function(args)
+        return on_all(partial(args.function, args), again, shared)
     except KeyboardInterrupt:
-        again = "`difal run --resume`" if args.function is run_command else "the same command"
         print(f"\ndifal: interrupted; {again} goes on from here", file=sys.stderr)
         return INTERRUPTED
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
@@ -156,6 +159,7 @@ def make_parser() -> argparse.ArgumentParser:
         "edald_weight",
         "dropout",
         "radius",
+        "herding",
     }
     add_settings(
         encode,

@@ -15,7 +15,7 @@ from difal.errors import ConfigError
 
 KERNELS = ("rbf", "laplace", "cauchy", "student_t", "rational_quadratic", "cosine")
 # A finished or waiting run may be taken up again with other values of these; the rest must stay as they were.
-MAY_CHANGE = frozenset({"rounds", "threads", "device", "batch", "test_cache_gb"})
+MAY_CHANGE = frozenset({"rounds", "threads", "device", "batch", "test_cache_gb", "herding"})
 
 
 def _option(default: Any, group: str, text: str, **more: Any) -> Any:
@@ -86,6 +86,13 @@ class Config:
     threads: int = _option(0, "machine", "CPU threads, 0 for torch's choice", low=0)
     device: str = _option("cpu", "machine", "torch device of encoder and head")
     batch: int = _option(4, "machine", "noise draws held at a time; on a GPU one UNet pass", low=1)
+    herding: str = _option(
+        "auto",
+        "machine",
+        "global MaxHerding in `one` process, or `sharded` over torchrun's ranks, with the same picks; `auto`: sharded "
+        "where the memory of one does not hold the local picks' features",
+        choices=("auto", "one", "sharded"),
+    )
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):

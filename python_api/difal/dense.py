@@ -24,8 +24,9 @@ from difal.errors import DataError
 from difal.files import crash_point, derive_seed, digest, write_json, write_tensors
 from difal.head import Head
 from difal.metrics import confusion_matrix
-from difal.stages import StageClock
-from difal.workers import in_order, one_thread
+from difal.ranks import Job, in_order, workers
+from difal.workers import in_order as in_order_here
+from difal.workers import one_thread
 from difal_kernels import project_then_resize
 
 
@@ -44,35 +45,21 @@ def _every_pixel(head: Head, maps: Sequence[torch.Tensor], size: tuple[int, int]
     return project_then_resize(maps, head.project.weight, head.project.bias, size, tail=tail)
 
 
-class TestSet:
-    """The test images' maps, or features of random pixels: from disk where they fit, else from the encoder."""
+class TestImages(Job):
+    """What is kept of a test image: its maps in the encoder's order, or `points` and `features`."""
 
     __test__ = False  # for pytest, which collects classes of this name
+    name = "test"
 
-    def __init__(self, folder: Path, split: Split, load_encoder: Callable, config: Config):
-        self.folder, self.split, self.load_encoder = folder, split, load_encoder
-        self.config, self.clock = config, StageClock()
-        self.settings = {
-            "format": FORMAT,
-            "pool": digest(split.fingerprint()),
-            **encoder_settings(config, load_encoder),
-            **{name: getattr(config, name) for name in ("bank_seed", "bank_dtype", "test_pixels")},
-        }
-        self.cached = self._plan()
+    def __init__(self, split: Split, load_encoder: Callable, config: Config):
+        super().__init__()
+        self.split, self.load_encoder, self.config = split, load_encoder, config
 
-    def _plan(self) -> bool:
-        """Whether the cache is kept; decided once, from the size of the first image's."""
-        path = self.folder / "test.json"
-        if path.is_file():
-            self.meta = check_settings(path, self.settings)
-        else:
-            size = sum(tensor.nbytes for tensor in self._make(0).values())
-            self.meta = {"settings": self.settings, "bytes": size * len(self.split), "stages": {}}
-            write_json(path, self.meta)
-        return self.meta["bytes"] <= self.config.test_cache_gb * 1e9
+    def order(self) -> tuple[dict, dict[str, torch.Tensor]]:
+        weights = getattr(self.load_encoder, "weights", None)
+        return {"config": self.config.to_dict(), "pool": digest(self.split.fingerprint()), "weights": weights}, {}
 
-    def _make(self, index: int) -> dict[str, torch.Tensor]:
-        """What is kept of one image: its maps in the encoder's order, or `points` and `features`."""
+    def make(self, index: int) -> dict[str, torch.Tensor]:
         name, dtype = self.split.ids[index], getattr(torch, self.config.bank_dtype)
         with self.clock("images"):
             image = self.split.image(index)
@@ -95,14 +82,79 @@ class TestSet:
             )
         return kept
 
+
+class Counting(Job):
+    """The confusion matrices (heads, C, C) of heads over an image of which `keep(index)` is what `TestImages` keeps."""
+
+    name = "count"
+
+    def __init__(self, images: TestImages, heads: Sequence[Head], classes: int, keep: Callable | None = None):
+        super().__init__()
+        self.images, self.heads, self.classes, self.keep = images, heads, classes, keep or images.make
+
+    def order(self) -> tuple[dict, dict[str, torch.Tensor]]:
+        facts, _ = self.images.order()
+        tensors = {f"{i} {name}": one for i, head in enumerate(self.heads) for name, one in head.state_dict().items()}
+        return {**facts, "heads": [head.sizes for head in self.heads], "classes": self.classes}, tensors
+
+    def make(self, index: int) -> dict[str, torch.Tensor]:
+        kept, truth = self.keep(index), self.images.split.mask(index)
+        if "points" in kept:
+            features, truth = kept["features"].numpy(), truth[tuple(kept["points"].numpy().T)]
+            found = [head.logits(features, np.arange(len(truth))).argmax(1) for head in self.heads]
+        else:
+            maps = [kept[name] for name in sorted(kept)]
+            found = [dense_classes(head, maps, truth.shape)[0] for head in self.heads]
+        counts = [confusion_matrix(truth, one.numpy(), self.classes) for one in found]
+        return {"counts": torch.from_numpy(np.stack(counts))}
+
+
+def heads_of(sizes: Sequence[Sequence[int]], tensors: dict[str, torch.Tensor]) -> list[Head]:
+    """The heads of a `Counting.order`."""
+    heads = []
+    for i, (features, first, second, classes) in enumerate(sizes):
+        head = Head(features, classes, (first, second))
+        own = {key.partition(" ")[2]: one for key, one in tensors.items() if key.partition(" ")[0] == str(i)}
+        head.load_state_dict(own)
+        heads.append(head.eval())
+    return heads
+
+
+class TestSet:
+    """The test images' maps, or features of random pixels: from disk where they fit, else from the encoder."""
+
+    __test__ = False
+
+    def __init__(self, folder: Path, split: Split, load_encoder: Callable, config: Config):
+        self.folder, self.split, self.load_encoder, self.config = folder, split, load_encoder, config
+        self.images = TestImages(split, load_encoder, config)
+        self.settings = {
+            "format": FORMAT,
+            "pool": digest(split.fingerprint()),
+            **encoder_settings(config, load_encoder),
+            **{name: getattr(config, name) for name in ("bank_seed", "bank_dtype", "test_pixels")},
+        }
+        self.cached = self._plan()
+
+    def _plan(self) -> bool:
+        """Whether the cache is kept; decided once, from the size of the first image's."""
+        path = self.folder / "test.json"
+        if path.is_file():
+            self.meta = check_settings(path, self.settings)
+        else:
+            size = sum(tensor.nbytes for tensor in self.images.make(0).values())
+            self.meta = {"settings": self.settings, "bytes": size * len(self.split), "stages": {}}
+            write_json(path, self.meta)
+        return self.meta["bytes"] <= self.config.test_cache_gb * 1e9
+
+    def _path(self, index: int) -> Path:
+        return self.folder / "images" / f"{index:06d}.safetensors"
+
     def _load(self, index: int) -> dict[str, torch.Tensor]:
         try:
             return load_file(self._path(index))
         except (SafetensorError, OSError) as error:
             raise DataError(f"{self._path(index)} cannot be read ({error}); delete it and run again") from None
-
-    def _path(self, index: int) -> Path:
-        return self.folder / "images" / f"{index:06d}.safetensors"
 
     def fill(self) -> None:
         """Pass what is not there yet through the encoder, if the cache is kept."""
@@ -112,32 +164,23 @@ class TestSet:
         done = len(self.split) - len(missing)
         self.load_encoder()  # before the workers, once
         with tqdm(desc="test images", initial=done, total=len(self.split), unit="image") as bar:
-            for index, kept in zip(missing, in_order(self._make, missing), strict=True):
+            for index, kept in zip(missing, in_order(self.images, missing), strict=True):
                 write_tensors(self._path(index), kept)
-                self.clock.add_to(self.meta["stages"], torch.get_num_threads())
+                self.images.clock.add_to(self.meta["stages"], workers())
                 bar.update()
                 crash_point("test-image")
         write_json(self.folder / "test.json", self.meta)
 
     def evaluate(self, heads: Sequence[Head], classes: int, note: str = "test") -> list[np.ndarray]:
         """Confusion matrices (C, C) of several heads over the test pixels, in one pass over the images."""
-        if not self.cached:
-            self.load_encoder()
-
-        def count(index: int) -> list[np.ndarray]:
-            kept = self._load(index) if self.cached else self._make(index)
-            truth = self.split.mask(index)
-            if "points" in kept:
-                features, truth = kept["features"].numpy(), truth[tuple(kept["points"].numpy().T)]
-                found = [head.logits(features, np.arange(len(truth))).argmax(1) for head in heads]
-            else:
-                maps = [kept[name] for name in sorted(kept)]
-                found = [dense_classes(head, maps, truth.shape)[0] for head in heads]
-            return [confusion_matrix(truth, one.numpy(), classes) for one in found]
-
-        totals = [np.zeros((classes, classes), np.int64) for _ in heads]
         images = range(len(self.split))
-        for counts in tqdm(in_order(count, images), note, total=len(images), unit="image", leave=False):
-            for total, one in zip(totals, counts, strict=True):
-                total += one
-        return totals
+        if self.cached:  # the files are rank 0's, and reading them is most of it
+            job = Counting(self.images, heads, classes, self._load)
+            found = in_order_here(job.make, images)
+        else:
+            self.load_encoder()
+            found = in_order(Counting(self.images, heads, classes), images)
+        totals = np.zeros((len(heads), classes, classes), np.int64)
+        for counted in tqdm(found, note, total=len(images), unit="image", leave=False):
+            totals += counted["counts"].numpy()
+        return list(totals)

@@ -38,18 +38,26 @@ class StageClock:
         try:
             yield
         finally:
-            with self.lock:
-                self.seconds[stage] += time.perf_counter() - start
+            self.add(stage, time.perf_counter() - start)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Count seconds that were measured elsewhere."""
+        with self.lock:
+            self.seconds[stage] += seconds
+
+    def take(self) -> dict[str, float]:
+        """What was measured since the last call."""
+        with self.lock:
+            measured = dict(self.seconds)
+            self.seconds.clear()
+        return measured
 
     def add_to(self, totals: dict[str, dict], workers: int = 1) -> None:
         """Move what was measured since the last call into `totals`: {stage: {"seconds", "peak_bytes"}}.
 
         With several `workers` measuring side by side a stage gets their mean, so that stages add up to wall time.
         """
-        with self.lock:
-            measured = dict(self.seconds)
-            self.seconds.clear()
-        for stage, seconds in measured.items():
+        for stage, seconds in self.take().items():
             entry = totals.setdefault(stage, {"seconds": 0.0, "peak_bytes": 0})
             entry["seconds"] = round(entry["seconds"] + seconds / workers, 3)
             entry["peak_bytes"] = max(entry["peak_bytes"], peak_memory())

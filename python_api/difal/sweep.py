@@ -13,17 +13,11 @@ from __future__ import annotations
 
 import os
 import platform
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import redirect_stderr
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -32,8 +26,9 @@ from difal.config import MAY_CHANGE, Config, check_keys, make_config, read_mappi
 from difal.errors import ConfigError, DataError, UserError
 from difal.files import digest, exclusive, write_json, write_text
 from difal.ledger import Ledger
-from difal.loop import make_features, open_config_data, run
+from difal.loop import make_features, open_config_data
 from difal.presets import check_encoder
+from difal.sweep_runs import Key, collect, finished
 from difal.sweep_table import curves, table
 
 ACQUISITIONS = ("two-stage-edald", "coverage", "edald", "entropy", "bald", "margin", "coreset", "random")
@@ -43,14 +38,6 @@ FEATURES = (
     *("void", "bank_seed", "bank_dtype", "test_pixels"),
 )
 OWN = ("presets", "acquisitions", "seeds", "jobs", "bank_per_seed", "results")
-
-
-class Key(NamedTuple):
-    """Which run of a sweep; `preset` is "" where no preset was asked for."""
-
-    preset: str
-    acquisition: str
-    seed: int
 
 
 @dataclass
@@ -154,12 +141,12 @@ def sweep(plan: Sweep, say: Callable[[str], None] = print) -> list[dict]:
             make_features(config)
         failed: dict[Key, str] = {}
         begun = time.monotonic()
-        for key, error in _finished(plan, todo):
-            if error:
-                failed[key] = error
-                say(f"{_name(key)} failed: {error}")
+        for key, found in finished(todo, plan.jobs, plan.out):
+            if isinstance(found, str):
+                failed[key] = found
+                say(f"{_name(key)} failed: {found}")
                 continue
-            done[key] = collect(key, configs[key])
+            done[key] = found
             _write(plan, done)
             left = len(todo) - (new := sum(k in done or k in failed for k in todo))
             per_run = (time.monotonic() - begun) / new
@@ -222,78 +209,6 @@ def is_finished(config: Config) -> bool:
     """Whether every round of the run is tested."""
     ledger = Ledger(config.run_folder())
     return ledger.exists and all(ledger.round(i).has("metrics.json") for i in range(config.rounds))
-
-
-def _finished(plan: Sweep, todo: dict[Key, Config]) -> Iterator[tuple[Key, str | None]]:
-    """Each run as it ends, with the error's text if it failed."""
-    jobs = plan.jobs or max(1, os.cpu_count() or 1)
-    if not plan.jobs and any(torch.device(config.device).type != "cpu" for config in todo.values()):
-        jobs = 1
-    jobs = min(jobs, len(todo))
-    if jobs <= 1:
-        for key, config in todo.items():
-            yield key, do(config)
-        return
-    pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin_worker)
-    try:
-        futures = {pool.submit(do, config): key for key, config in todo.items()}
-        for future in as_completed(futures):
-            try:
-                yield futures[future], future.result()
-            except BrokenProcessPool:
-                raise UserError(
-                    "a process of the sweep died, perhaps for want of memory; the same command goes on, "
-                    "with fewer --jobs if need be"
-                ) from None
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _begin_worker() -> None:
-    """One thread a process; it ends at once when the sweep is interrupted or killed, and then holds no run."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    parent = parent_process()
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
-def do(config: Config) -> str | None:
-    """One run from where it was; the text of its error if it fails."""
-    try:
-        with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # progress bars of several runs are of no use
-            run(config, resume=Ledger(config.run_folder()).exists, say=lambda line: None)
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
-        return f"{type(error).__name__}: {error}"
-    return None
-
-
-def collect(key: Key, config: Config) -> dict:
-    """What is kept of a finished run."""
-    ledger = Ledger(config.run_folder())
-    classes = ledger.facts()["classes"]
-    rounds = [one for one in ledger.rounds()[: config.rounds] if one.has("metrics.json")]
-    metrics = [one.metrics() for one in rounds]
-    clicks, seconds = dict.fromkeys((*classes, "skipped"), 0), {}
-    for one in rounds:
-        for label in one.labels():
-            clicks["skipped" if label.class_id is None else classes[label.class_id]] += 1
-        for stage, entry in one.stages().items():
-            seconds[stage] = round(seconds.get(stage, 0.0) + entry["seconds"], 3)
-    policies = metrics[-1]["miou"] if metrics else {}
-    return {
-        **key._asdict(),
-        "asked": [one["asked"] for one in metrics],
-        "miou": {policy: [round(one["miou"][policy], 5) for one in metrics] for policy in policies},
-        "pixel_accuracy": [round(one["pixel_accuracy"], 5) for one in metrics],
-        "class_iou": dict(zip(classes, metrics[-1]["class_iou"] if metrics else [], strict=bool(metrics))),
-        "class_clicks": clicks,
-        "seconds": seconds,
-    }
 
 
 def _write_plan(plan: Sweep) -> None:

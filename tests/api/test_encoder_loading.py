@@ -106,3 +106,38 @@ def test_the_embedded_encoder():
     wide = make_images(1, 300, 200)
     assert encoder.working_size(300, 200) == (96, 64)
     assert encoder.maps(wide, encoder.noise(["a"], 300, 200))[0].isfinite().all()
+
+
+def spoil(folder, name, change):
+    """Change a file of a folder: its text, or a tensor in it that is taken out, or everything but its first bytes."""
+    path = folder / name
+    if isinstance(change, int):
+        path.write_bytes(path.read_bytes()[:change])
+    elif path.suffix == ".json":
+        path.write_text(change)
+    else:
+        tensors = load_file(path)
+        assert tensors.pop(change) is not None
+        save_file(tensors, path, {"format": "pt"})
+
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (WEIGHTS, "conv_in.bias", r"the weights in .* lack conv_in\.bias; fetch or convert"),
+        (WEIGHTS, 200, "could not be loaded"),
+        ("config.json", "{", r"config\.json is not JSON"),
+        ("config.json", "[]", "must hold a JSON object, got list"),
+        ("difal_encoder.json", "{", r"difal_encoder\.json is not JSON"),
+        ("difal_encoder.json", '{"blocs": [1]}', "unknown setting 'blocs'"),
+        ("scheduler_config.json", "{", r"scheduler_config\.json is not JSON"),
+    ],
+)
+def test_damaged_folders(tmp_path, name, change, message):
+    DiffusionEncoder(make_unet(), blocks=(0,)).save_pretrained(tmp_path)
+    spoil(tmp_path, name, change)
+    with pytest.raises(ValueError, match=message):
+        load_encoder(tmp_path)

@@ -80,7 +80,10 @@ def test_the_papers_network_has_its_parameter_count(meta):
     ("name", "change", "message"),
     [
         ("middle_block.1.norm.bias", None, r"missing: mid_block\.attentions\.0\.group_norm\.bias"),
-        ("label_emb.weight", torch.zeros(10, 128), r"not used: label_emb\.weight"),
+        ("label_emb.weight", torch.zeros(10, 128), r"is conditional on classes; not used: label_emb\.weight"),
+        ("output_blocks.x.weight", torch.zeros(1), r"not used: output_blocks\.x\.weight"),
+        ("middle_block.1.qkv.bias", torch.zeros(()), r"not used: mid_block\.attentions\.0\.qkv\.bias"),
+        ("out.2.weight", torch.zeros(()), r"out\.2\.weight as weights of a convolution, got shape \(\)"),
         (
             "output_blocks.9.0.in_layers.2.weight",
             torch.zeros(64, 64, 3, 3),
@@ -115,8 +118,19 @@ def test_bad_arguments(weights, tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no file"):
         load_guided_diffusion(tmp_path / "absent.pt")
     torch.save(torch.nn.Linear(1, 1), tmp_path / "pickled.pt")
-    with pytest.raises(ValueError, match="no plain tensors"):
-        load_guided_diffusion(tmp_path / "pickled.pt")
+    torch.save(weights, tmp_path / "cut.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "cut.pt").read_bytes()[:10_000])
+    (tmp_path / "page.pt").write_text("<html>")
+    (tmp_path / "empty.pt").touch()
+    for name, reason in (
+        ("pickled", "or holds pickled objects"),
+        ("cut", "fetch it again"),
+        ("page", "is no"),
+        ("empty", "empty"),
+    ):
+        with pytest.raises(ValueError, match=f"{name}.pt holds no plain tensors .*: .*{reason}") as caught:
+            load_guided_diffusion(tmp_path / f"{name}.pt")
+        assert "weights_only" not in str(caught.value)
 
 
 def test_the_command_converts_a_checkpoint(meta, weights, tmp_path, capsys):

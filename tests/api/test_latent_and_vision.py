@@ -11,6 +11,7 @@ from api.fakes import tiny_config, tiny_data
 from api.small_unets import make_images
 from difal.bank import build_bank
 from difal.encoders import Encoder, LatentDiffusionEncoder, VisionEncoder, load_encoder
+from difal.encoders.latent import PROMPT
 from difal.encoders.loading import fingerprint
 from difal.loop import LazyEncoder
 
@@ -189,3 +190,29 @@ def test_errors(latent, vision, tmp_path):
     (tmp_path / "v/model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"no model.safetensors \(pickled weights are not read\)"):
         load_encoder(tmp_path / "v")
+
+
+def test_damaged_folders(latent, vision, tmp_path):
+    """Missing weights above all: the libraries would draw them at random, and warn."""
+    vision.save_pretrained(tmp_path / "v")
+    path = tmp_path / "v/model.safetensors"
+    tensors = load_file(path)
+    save_file({name: one for name, one in tensors.items() if "cls_token" not in name}, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"the weights in .* lack embeddings\.cls_token"):
+        load_encoder(tmp_path / "v")
+    path.write_bytes(b"cut")
+    with pytest.raises(ValueError, match="could not be loaded"):
+        load_encoder(tmp_path / "v")
+    latent.save_pretrained(tmp_path / "l")
+    for content in ({"other": torch.zeros(5, 12)}, None):
+        save_file(content, tmp_path / "l" / PROMPT) if content else (tmp_path / "l" / PROMPT).write_bytes(b"cut")
+        with pytest.raises(ValueError, match="must hold the tensor `prompt`"):
+            load_encoder(tmp_path / "l")
+
+
+def test_a_classifiers_checkpoint_has_no_pooler_and_needs_none(tmp_path):
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, patch_size=4, image_size=16
+    )
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
+    assert len(load_encoder(tmp_path).layers) == 2

@@ -17,6 +17,7 @@ from difal import cli, prepare
 from difal.data import open_data
 from difal.errors import DataError
 from difal.prepare import SOURCES, cityscapes, pascal_context
+from difal.prepare import camvid as camvid_source
 
 RNG = np.random.default_rng(0)
 
@@ -136,6 +137,19 @@ def test_an_incomplete_data_set_is_noticed(name, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["camvid", "cityscapes", "pascal-context"])
+def test_a_split_without_images_is_no_part_of_a_data_set(name, tmp_path):
+    LAYOUTS[name](tmp_path / "source")
+    for path in (tmp_path / "source").rglob("*"):
+        if path.suffix == ".png" and {"test", "val"} & {*path.parts}:
+            path.unlink()
+        elif path.name == "val.txt":
+            path.write_text("")
+    with pytest.raises(DataError, match="has no images for test"):
+        prepare.prepare(name, tmp_path / "source", tmp_path / "out", size=16, partial_set=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_masks_with_permuted_ids_are_noticed(tmp_path, monkeypatch):
     camvid(tmp_path / "source")
     known = replace(SOURCES["camvid"], images={"train": 2, "test": 2}, shares={"train": {"sky": 0.25, "road": 0.26}})
@@ -181,21 +195,35 @@ def test_files_that_are_refused(kind, message, tmp_path):
 def test_masks_of_other_kinds_are_refused(tmp_path):
     pascal(tmp_path / "p")
     path = tmp_path / "p/trainval/trainval/2008_traina.mat"
-    for content, message in (({"LabelMap": np.full((30, 40), 460)}, "label id 460"), ({"x": 1}, "holds no LabelMap")):
+    for content, message in (
+        ({"LabelMap": np.full((30, 40), 460)}, "label id 460"),
+        ({"x": 1}, "holds no LabelMap"),
+        ({"LabelMap": np.full((30, 40), 2.5)}, "holds no LabelMap"),
+        ({"LabelMap": np.zeros((0, 0), int)}, "holds no LabelMap"),
+    ):
         savemat(path, content)
         with pytest.raises(DataError, match=message):
             pascal_context.read_mask(path)
-    path.write_bytes(b"MATLAB?")
-    with pytest.raises(DataError, match="cannot be read as a MATLAB file"):
-        pascal_context.read_mask(path)
+    savemat(path, {"LabelMap": RNG.integers(1, 400, (30, 40)).astype(np.uint16)}, do_compression=True)
+    whole = path.read_bytes()
+    for damaged in (b"MATLAB?", b"", whole[:300], whole[:200] + b"\0" * 40 + whole[240:]):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="cannot be read as a MATLAB file"):
+            pascal_context.read_mask(path)
     ade_bed(tmp_path / "a")
     path = tmp_path / "a/ADE_Bed_256/real/train/a.npy"
     np.save(path, np.array([{"a": "pickle"}], dtype=object), allow_pickle=True)
-    with pytest.raises(DataError, match="no plain array of class ids"):
-        prepare.prepare("ade-bed", tmp_path / "a", tmp_path / "out", partial_set=True)
+    pickled = path.read_bytes()
+    for damaged in (pickled, b"", pickled[:80], b"\x93NUMPY\x01\x00\x04\x00{'a\n"):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="no plain array of class ids"):
+            prepare.prepare("ade-bed", tmp_path / "a", tmp_path / "out", partial_set=True)
     Image.fromarray(np.full((4, 4), 34, np.uint8)).save(tmp_path / "m.png")
     with pytest.raises(DataError, match="label id 34, Cityscapes has 0 to 33"):
         cityscapes.read_mask(tmp_path / "m.png")
+    Image.fromarray(np.full((4, 4), 259, np.uint16)).save(tmp_path / "m.png")
+    with pytest.raises(DataError, match="has the class 259, CamVid has 0 to 10"):
+        camvid_source.read_mask(tmp_path / "m.png")
 
 
 def test_out_is_not_overwritten(tmp_path):
@@ -214,6 +242,8 @@ def test_killed_and_taken_up_again(tmp_path):
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     begun = len(list((tmp_path / "out").glob("*/*.png")))
+    with pytest.raises(DataError, match="is not finished; go on with the `difal prepare`"):
+        open_data(tmp_path / "out")
     with pytest.raises(DataError, match="was begun as"):
         prepare.prepare("camvid", tmp_path / "source", tmp_path / "out", size=32, partial_set=True)
     made = prepare.prepare("camvid", tmp_path / "source", tmp_path / "out", size=16, partial_set=True)

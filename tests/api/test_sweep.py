@@ -13,6 +13,7 @@ from PIL import Image
 
 from api.fakes import FakeEncoder, outcome, tiny_config, write_folder
 from difal import cli, loop
+from difal.config import make_config
 from difal.errors import ConfigError, DataError, UserError
 from difal.loop import run
 from difal.presets import presets, read_preset
@@ -251,6 +252,23 @@ def test_presets_hold_the_papers_settings():
         assert paper == (10_000, 50, 0.5, 0.1, 10)
         assert (values["draws"], values["epochs"], values["dropout"]) == (5, 50, 0.2)
         assert ("compat" in values) == ("void" in values) == name.startswith("released")
+        config = make_config(None, {}, name)
+        assert (config.size, config.acquisition, config.kernel, config.edald_weight) == (
+            256,
+            "two-stage-edald",
+            "rbf",
+            1,
+        )
+        assert (config.learning_rate, config.weight_decay, config.hidden) == (1e-3, 1e-5, "auto")
+        assert (config.test_pixels, config.share, config.limit, config.labels, config.oracle) == (
+            None,
+            1,
+            None,
+            None,
+            "auto",
+        )
+        quirks = ("released", "avoid") if name.startswith("released") else ("none", "ask")
+        assert (config.compat, config.void) == quirks
         bedroom = "ade-bed" in name
         assert values["encoder"] == ("encoders/lsun_bedroom" if bedroom else "encoders/imagenet256")
 

@@ -1,51 +1,23 @@
 """Sharded MaxHerding: the picks of one process at any number of ranks; a rank that is lost."""
 
-import os
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import process_group
 from difal_kernels import maxherding
 from difal_kernels.distributed import _integers, maxherding_sharded
 from ops.sharded_worker import BUDGET, cases
+from process_group import finish
 
 WORKER = Path(__file__).with_name("sharded_worker.py")
-ROOT = WORKER.parents[2]
 
 
 def start(world, out, mode="solve", timeout=40):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    paths = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "python_api"), os.environ.get("PYTHONPATH")]))
-    shared = {**os.environ, "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    shared.update(OMP_NUM_THREADS="1", DIFAL_DISTRIBUTED_TIMEOUT=str(timeout), PYTHONPATH=paths)
-    command = [sys.executable, str(WORKER), str(out), mode]
-    return [
-        subprocess.Popen(command, env={**shared, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
-        for rank in range(world)
-    ]
-
-
-def finish(processes, ranks=None):
-    """Exit codes and errors of some ranks; none is left behind."""
-    try:
-        return [
-            (process.communicate(timeout=60)[1], process.returncode)
-            for rank, process in enumerate(processes)
-            if ranks is None or rank in ranks
-        ]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-            process.stderr.close()
+    return process_group.start(world, [WORKER, out, mode], timeout)
 
 
 def same_as_one_process(world, out):

@@ -9,6 +9,7 @@ alone.
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from difal.config import Config
 from difal.errors import ConfigError
 from difal.files import derive_seed
 from difal.head import Head, drop
+from difal.ranks import maxherding_of_all, team
 from difal.stages import StageClock
 from difal_kernels import maxherding
 
@@ -153,16 +155,21 @@ def cover(
     bank: Bank, rows: np.ndarray, asked: Sequence[Pixel], keep: int, config: Config
 ) -> tuple[np.ndarray, np.ndarray]:
     """Stage 1b: `keep` of the local picks `rows` by MaxHerding over all local picks given the asked ones; gains."""
-    chosen = maxherding(
-        bank.features("local"),
-        keep,
-        labeled=bank.features_of(asked) if asked else None,
-        candidates=rows,
-        kernel=config.kernel,
-        return_info=True,
-        progress=len(bank.features("local")) > SLOW,
-    )
+    features, labeled = bank.features("local"), bank.features_of(asked) if asked else None
+    options = {"labeled": labeled, "candidates": rows, "kernel": config.kernel}
+    if is_sharded(config, features):
+        chosen = maxherding_of_all(features, keep, device=config.device, **options)
+    else:
+        chosen = maxherding(features, keep, return_info=True, progress=len(features) > SLOW, **options)
     return np.asarray(chosen.indices), np.asarray(chosen.gains)
+
+
+def is_sharded(config: Config, features: np.ndarray) -> bool:
+    """Whether stage 1b runs on all ranks. One process is many times faster on a CPU, if its memory holds the rows."""
+    if config.herding != "auto" or team() is None:
+        return config.herding == "sharded"
+    rows_in_float32 = 4 * features.size
+    return rows_in_float32 > 0.5 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def rate(

@@ -46,6 +46,8 @@ def open_data(
         root = Path(source)
         if not name or not root.is_dir():
             raise DataError(f"there is no data folder {name or '(none given)'}; --data takes one of\n{LAYOUTS}")
+        if (root / "prepare.json").is_file():
+            raise DataError(f"{root} is not finished; go on with the `difal prepare` command that began it")
         if (root / "trainannot").is_dir():
             data = open_camvid(root, size)
         elif (root / "meta.json").is_file() and (root / "train").is_dir():

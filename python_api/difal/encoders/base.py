@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -256,21 +256,22 @@ def check_images(images: torch.Tensor, channels: int = 3) -> None:
         )
 
 
-def check_nothing_missing(missing: Collection[str], what: str) -> None:
-    """Raise ValueError where a file lacks weights: the libraries would draw random ones and go on."""
-    if missing:
-        raise ValueError(
-            f"`name`: {what} could not be loaded: its weights lack {len(missing)} of the network's tensors, such as "
-            f"{min(missing)}; fetch or convert them again"
-        )
-
-
-def read_object(path: Path) -> dict:
-    """The object in a JSON file."""
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of an encoder's folder."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"`name`: {path} is not JSON ({error}); fetch or write it again") from None
+        raise ValueError(f"`name`: {path} is not JSON ({error}); fetch the folder again") from None
     if not isinstance(values, dict):
-        raise ValueError(f"`name`: {path} must hold an object {{...}}; fetch or write it again")
+        raise ValueError(f"`name`: {path} must hold a JSON object, got {type(values).__name__}")
     return values
+
+
+def check_complete(folder: Path, missing: Iterable[str]) -> None:
+    """Raise ValueError where weights are missing, which both libraries would draw at random, with a warning."""
+    names = sorted(missing)
+    if names:
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        raise ValueError(
+            f"`name`: the weights in {folder} lack {', '.join(names[:8])}{more}; fetch or convert the folder again"
+        )

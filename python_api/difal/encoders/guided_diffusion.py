@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -80,9 +82,10 @@ def load_guided_diffusion(
     ]
     problems = [("missing", missing), ("not used", unused), ("of the wrong shape", wrong)]
     if any(listed for _, listed in problems):
+        classes = "it is conditional on classes; " if "label_emb.weight" in source else ""
         raise ValueError(
-            "`state_dict_or_path` is no unconditional guided-diffusion UNet with scale-shift norm and "
-            "residual resampling: " + "; ".join(f"{what}: {_listed(listed)}" for what, listed in problems if listed)
+            "`state_dict_or_path` is no unconditional guided-diffusion UNet with scale-shift norm and residual "
+            f"resampling: {classes}" + "; ".join(f"{what}: {_listed(listed)}" for what, listed in problems if listed)
         )
     unet.load_state_dict(converted, strict=True, assign=True)
     return unet.eval()
@@ -106,9 +109,13 @@ def _read(source: Mapping[str, torch.Tensor] | str | Path) -> dict[str, torch.Te
             else:
                 source = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # unpickling and safetensors raise many kinds
+            # torch's words would recommend to run the file's code.
+            pickled = isinstance(error, pickle.UnpicklingError)
+            reason = "it is no checkpoint, or holds pickled objects, which are not loaded" if pickled else str(error)
             raise ValueError(
-                f"`state_dict_or_path`: {path} holds no plain tensors that can be read: {error}"
-            ) from error
+                f"`state_dict_or_path`: {path} holds no plain tensors that can be read: {reason or 'it is empty'}; "
+                f"fetch it again, or save the network's state_dict() alone"
+            ) from (None if pickled else error)
     if not isinstance(source, Mapping):
         raise TypeError(f"`state_dict_or_path` must be a path or a mapping of tensors, got {type(source).__name__}")
     for name, value in source.items():
@@ -119,7 +126,8 @@ def _read(source: Mapping[str, torch.Tensor] | str | Path) -> dict[str, torch.Te
 
 def _shape_of_tree(source: dict[str, torch.Tensor]) -> tuple[int, int]:
     """(levels, output blocks per level); each level but the last ends in an upsampling block."""
-    outputs = {int(key.split(".")[1]) for key in source if key.startswith("output_blocks.")}
+    found = (re.match(r"output_blocks\.(\d+)\.", key) for key in source)
+    outputs = {int(block[1]) for block in found if block}
     upsamplers = sum(_upsampler(source, k) is not None for k in outputs)
     count, levels = len(outputs), upsamplers + 1
     if not count or outputs != set(range(count)) or count % levels:
@@ -170,6 +178,9 @@ def _config(source: dict[str, torch.Tensor], levels: int, per_level: int, num_he
     def size(name: str) -> torch.Size:
         if name not in source:
             raise ValueError(f"`state_dict_or_path` must hold {name}, which is missing: not a guided-diffusion UNet")
+        if source[name].ndim != 4:
+            shape = tuple(source[name].shape)
+            raise ValueError(f"`state_dict_or_path` must hold {name} as weights of a convolution, got shape {shape}")
         return source[name].shape
 
     starts = [f"input_blocks.{1 + level * per_level}" for level in range(levels)]
@@ -205,8 +216,8 @@ def _convert(value: torch.Tensor, ours: str, part: str, num_head_channels: int) 
         return {f"{ours}.{part}": value.flatten(1)}  # a 1 x 1 convolution is a linear layer
     if ".attentions." not in ours or ours.endswith((".group_norm", ".to_out.0")):
         return {f"{ours}.{part}": value}
-    rows, columns = value.shape[0], value.shape[1:2]
-    if rows % (3 * num_head_channels):
+    rows, columns = len(value) if value.ndim else 0, value.shape[1:2]
+    if not rows or rows % (3 * num_head_channels):
         return {f"{ours}.qkv.{part}": value}  # reported as not used
     heads = value.reshape(-1, 3, num_head_channels, *columns)  # the legacy order: q, k, v of head after head
     parts = zip("qkv", heads.unbind(1), strict=True)

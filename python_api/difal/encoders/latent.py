@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from difal.encoders.base import hash_tensors
+from difal.encoders.base import check_complete, hash_tensors
 from difal.encoders.diffusion import DiffusionEncoder
 
 PROMPT = "empty_prompt.safetensors"  # beside unet/ and vae/: the text encoder's answer to ""
@@ -110,9 +110,13 @@ def empty_prompt(folder: Path) -> torch.Tensor:
         ValueError: the folder has neither.
     """
     if (folder / PROMPT).is_file():
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(folder / PROMPT)["prompt"].clone()  # out of the mapping, as the weights: see `load_encoder`
+        try:
+            return load_file(folder / PROMPT)["prompt"].clone()  # unaligned, it would change the maps' last bits
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"`name`: {folder / PROMPT} must hold the tensor `prompt` ({error})") from None
     if not (folder / "text_encoder").is_dir() or not (folder / "tokenizer").is_dir():
         raise ValueError(
             f"`name`: {folder} needs text_encoder/ and tokenizer/, or {PROMPT} with the tensor `prompt` (tokens, "
@@ -122,7 +126,11 @@ def empty_prompt(folder: Path) -> torch.Tensor:
 
     transformers = need_transformers("the empty prompt's embedding")
     tokenizer = transformers.CLIPTokenizer.from_pretrained(str(folder / "tokenizer"))
-    text = transformers.CLIPTextModel.from_pretrained(str(folder / "text_encoder"), use_safetensors=True).eval()
+    text, found = transformers.CLIPTextModel.from_pretrained(
+        str(folder / "text_encoder"), use_safetensors=True, output_loading_info=True
+    )
+    check_complete(folder / "text_encoder", found["missing_keys"])
+    text = text.eval()
     length = text.config.max_position_embeddings
     tokens = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     with torch.no_grad():

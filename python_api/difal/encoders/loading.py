@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
-from difal.encoders.base import BaseEncoder, check_nothing_missing, read_object
+from difal.encoders.base import BaseEncoder, check_complete, read_object
 from difal.encoders.diffusion import SETTINGS, DiffusionEncoder
 from difal.encoders.latent import PROMPT, LatentDiffusionEncoder, empty_prompt
-from difal.encoders.vision import load_vision
+from difal.encoders.vision import VisionEncoder, load_vision
 
 EMBEDDED = {"tiny": Path(__file__).parent / "tiny"}
 UNETS = ("UNet2DModel", "UNet2DConditionModel")
@@ -55,14 +57,16 @@ def load_encoder(
     """
     folder = _folder(name)
     network = _network(folder, name)
-    if (folder / SETTINGS).is_file():
-        settings = {**read_object(folder / SETTINGS), **settings}
     kind = _kind(network)
+    if (folder / SETTINGS).is_file():
+        settings = {**_settings(folder / SETTINGS, kind), **settings}
     if kind not in UNETS:
         return load_vision(network, device, dtype, settings)
     from diffusers import DDPMScheduler
 
     schedules = _schedules(folder)
+    for path in schedules[:1]:
+        read_object(path)
     scheduler = DDPMScheduler.from_pretrained(str(schedules[0].parent)) if schedules else None
     unet = _load(kind, network, device, dtype)
     if kind == "UNet2DModel":
@@ -76,19 +80,30 @@ def _load(kind: str, folder: Path, device, dtype):
     import diffusers
 
     try:
-        model, facts = getattr(diffusers, kind).from_pretrained(
+        model, found = getattr(diffusers, kind).from_pretrained(
             str(folder),
             use_safetensors=True,
             low_cpu_mem_usage=False,
             torch_dtype=dtype or torch.float32,
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ValueError(f"`name`: the {kind} in {folder} could not be loaded: {error}") from error
-    check_nothing_missing(facts["missing_keys"], f"the {kind} in {folder}")
+    check_complete(folder, found["missing_keys"])
     for parameter in model.parameters():  # out of the file's mapping: unaligned weights change the last bits
         parameter.data = parameter.data.clone()
     return model.to(device or "cpu")
+
+
+def _settings(path: Path, kind: str | None) -> dict[str, Any]:
+    """What `save_pretrained` of an encoder wrote."""
+    makers = {"UNet2DModel": DiffusionEncoder, "UNet2DConditionModel": LatentDiffusionEncoder}
+    known = inspect.signature(makers.get(kind, VisionEncoder)).parameters
+    settings = read_object(path)
+    unknown = [name for name in settings if name not in known]
+    if unknown:
+        raise ValueError(f"`name`: {path} has the unknown setting {unknown[0]!r}; the settings are those of the class")
+    return settings
 
 
 def fingerprint(name: str | Path) -> str:

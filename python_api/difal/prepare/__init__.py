@@ -71,6 +71,8 @@ def prepare(name: str, source: str | Path, out: str | Path, *, size: int = 256, 
         raise DataError(f"there is no folder {source}.\n{what.expected()}")
     splits = what.find(source)
     for split, entries in splits.items():
+        if not entries:
+            raise DataError(f"{source} has no images for {split}.\n{what.expected()}")
         known = what.images.get(split)
         if not partial_set and known is not None and len(entries) != known:
             raise DataError(

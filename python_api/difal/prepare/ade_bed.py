@@ -33,7 +33,7 @@ def find(source: Path) -> dict[str, list[Entry]]:
 def read_mask(path: Path) -> np.ndarray:
     try:
         ids = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # damaged headers raise many kinds, EOFError and tokenize's among them
         raise DataError(f"{path} is no plain array of class ids ({error}); unpack the archive again") from None
     if ids.ndim != 2 or ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() > 255:
         raise DataError(f"{path} must hold (H, W) class ids from 0 to 29, or 255, got {ids.dtype} {ids.shape}")

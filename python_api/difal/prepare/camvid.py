@@ -31,6 +31,8 @@ def find(source: Path) -> dict[str, list[Entry]]:
 
 def read_mask(path: Path) -> np.ndarray:
     ids = read_ids(path)
+    if ids.min() < 0 or ids.max() > 255:
+        raise DataError(f"{path} has the class {ids.max()}, CamVid has 0 to {VOID - 1}.\n{SOURCE.expected()}")
     return np.where(ids == VOID, IGNORE, ids).astype(np.uint8)
 
 

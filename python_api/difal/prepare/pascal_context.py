@@ -64,7 +64,7 @@ def find(source: Path) -> dict[str, list[Entry]]:
         raise DataError(f"{source} is not Pascal-Context as it is downloaded.\n{SOURCE.expected()}")
     splits = {}
     for name, split in (("train", "train"), ("test", "val")):
-        ids = (voc / f"ImageSets/Main/{split}.txt").read_text().split()
+        ids = (voc / f"ImageSets/Main/{split}.txt").read_text(errors="replace").split()
         images = [voc / "JPEGImages" / f"{one}.jpg" for one in dict.fromkeys(ids)]
         missing = [path for path in images if not path.is_file()]
         if missing:
@@ -75,15 +75,14 @@ def find(source: Path) -> dict[str, list[Entry]]:
 
 def read_mask(path: Path) -> np.ndarray:
     from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
 
     try:
-        found = loadmat(path, variable_names=["LabelMap"])
-    except (OSError, ValueError, TypeError, NotImplementedError, MatReadError) as error:
+        found = loadmat(path, variable_names=["LabelMap"]).get("LabelMap")
+    except Exception as error:  # damaged files raise many kinds, zlib's among them
         raise DataError(f"{path} cannot be read as a MATLAB file ({error}); unpack the archive again") from None
-    if "LabelMap" not in found or found["LabelMap"].ndim != 2:
+    if found is None or found.ndim != 2 or not found.size or found.dtype.kind not in "iu":
         raise DataError(f"{path} holds no LabelMap of (H, W) ids.\n{SOURCE.expected()}")
-    ids = found["LabelMap"].astype(np.int64)
+    ids = found.astype(np.int64)
     if ids.min() < 0 or ids.max() > LAST_ID:
         raise DataError(f"{path} has the label id {ids.max()}, Pascal-Context has 1 to {LAST_ID}.\n{SOURCE.expected()}")
     table = np.full(LAST_ID + 1, IGNORE, np.uint8)
