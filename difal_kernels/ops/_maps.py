@@ -42,12 +42,6 @@ def as_size(size: Any) -> tuple[int, int]:
     return _checks.as_int(size[0], "size[0]", 1), _checks.as_int(size[1], "size[1]", 1)
 
 
-def as_bool(value: Any, name: str) -> bool:
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"`{name}` must be True or False, got {value!r}")
-    return bool(value)
-
-
 def native_map(view: torch.Tensor) -> tuple:
     """What the native module reads a map by: address, dtype, sizes, strides."""
     return view.data_ptr(), FLOAT_CODES[view.dtype], tuple(view.shape[1:]), view.stride()

@@ -119,7 +119,7 @@ def prepare(maps, points, size, *, image_index=None, normalize=True, out_dtype=N
         points=at,
         image=_image_index(image_index, len(at), views[0]),
         size=(height, width),
-        normalize=_maps.as_bool(normalize, "normalize"),
+        normalize=_checks.as_bool(normalize, "normalize"),
         out_dtype=_maps.out_dtype(out_dtype, views, maps[0]),
     )
 

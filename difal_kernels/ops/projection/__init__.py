@@ -147,7 +147,7 @@ def prepare(maps, weight, bias, size, *, normalize=True, tail=None, rows_per_chu
         weight=matrix,
         bias=bias,
         size=(height, width),
-        normalize=_maps.as_bool(normalize, "normalize"),
+        normalize=_checks.as_bool(normalize, "normalize"),
         tail=tail,
         rows_per_chunk=_checks.as_int(rows_per_chunk, "rows_per_chunk", 1),
     )
