@@ -159,8 +159,8 @@ HUGE = torch.full((1, 6), 1e200, dtype=torch.float64)
         (ValueError, "`labeled` must be rows of length at most", lambda: typiclust(X, 1, labeled=HUGE)),
         (
             ValueError,
-            "`features` must be rows of length at most 1e+150, got 9000 numbers up to 1e+149",
-            lambda: maxherding(np.full((2, 9000), 1e149), 1),
+            "`features` must be rows of length at most 1e+152, got 9000 numbers up to 1e+151",
+            lambda: maxherding(np.full((2, 9000), 1e151), 1),
         ),
         (ValueError, "`memory_limit` is 5 bytes", lambda: explain(maxherding, X, 1, memory_limit=5)),
         (ValueError, "`memory_limit` is 5 bytes", lambda: explain(probcover, X, 1.0, 1, memory_limit=5)),

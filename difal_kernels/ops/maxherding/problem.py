@@ -13,7 +13,7 @@ import torch
 from ..._checks import FLOATS, INTEGERS, as_bool, as_choice, as_data, as_int, as_numbers, as_tensor, check_finite
 from .kernels import KERNELS, SCALE_FREE, median_bandwidth
 
-LONGEST = 1e150  # rows of features: a sum of some million squared distances fits in float64
+LONGEST = 1e152  # rows of features: squared distances fit in float64, and sums of a thousand
 
 
 @dataclass(frozen=True)
