@@ -39,9 +39,9 @@ py::dict as_dict(const difal::CoverageStats& s) {
 }
 
 void prepare_rows(std::uintptr_t features, bool is_double, int64_t rows, int64_t dimension, std::uintptr_t center,
-                  double factor, std::uintptr_t out, std::uintptr_t scale) {
-    difal::prepare_rows({address<const void>(features), is_double, rows, dimension, address<const void>(center), factor,
-                         address<float>(out), address<float>(scale)});
+                  double bandwidth, std::uintptr_t out, std::uintptr_t scale) {
+    difal::prepare_rows({address<const void>(features), is_double, rows, dimension, address<const void>(center),
+                         bandwidth, address<float>(out), address<float>(scale)});
 }
 
 // The constructor shared by Coverage and Sweep: a CoverageProblem by keywords.

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def as_tensor(value: Any, name: str, dtypes: Sequence[torch.dtype] = FLOATS) -> torch.Tensor:
@@ -27,16 +28,32 @@ def as_tensor(value: Any, name: str, dtypes: Sequence[torch.dtype] = FLOATS) -> 
             f"`{name}` must be a torch.Tensor or numpy.ndarray, got {type(value).__name__}; "
             f"convert it first, for example with numpy.asarray"
         )
-    if value.layout != torch.strided:
-        raise TypeError(f"`{name}` must be a dense tensor, got layout {value.layout}; call .to_dense() first")
+    with torch._C.DisableTorchFunctionSubclass():
+        value = _plain(value, name)
     if value.dtype not in dtypes:
         allowed = ", ".join(str(d).removeprefix("torch.") for d in dtypes)
         raise TypeError(f"`{name}` must have dtype {allowed}, got {str(value.dtype).removeprefix('torch.')}")
-    return value.detach().resolve_neg()
+    return value
+
+
+def _plain(value: torch.Tensor, name: str) -> torch.Tensor:
+    """The numbers of any tensor as a plain detached one whose memory holds them, for those who read by address."""
+    kind = type(value)
+    if kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:  # masked, distributed, fake: others within
+        raise TypeError(f"`{name}` must be a plain tensor, got {kind.__name__}; take the tensor that it wraps")
+    if torch._C._functorch.is_functorch_wrapped_tensor(value):
+        raise TypeError(f"`{name}` must hold data, got a tensor inside of torch.func or vmap; make the call outside")
+    if value.layout != torch.strided or value.is_nested:
+        layout = "nested" if value.is_nested else value.layout
+        raise TypeError(f"`{name}` must be a dense tensor, got layout {layout}; call .to_dense() or pad it first")
+    value = value.detach().as_subclass(torch.Tensor)
+    if value._is_zerotensor():  # zeros without memory
+        return torch.zeros(value.shape, dtype=value.dtype, device=value.device)
+    return value.resolve_neg()
 
 
 def as_data(value: Any, name: str, dtypes: Sequence[torch.dtype] = FLOATS) -> torch.Tensor:
-    """`as_tensor` for what is read or moved before its device is compared with another's: it must hold data."""
+    """`as_tensor` for an argument that may be on any device: it must be one that holds data."""
     value = as_tensor(value, name, dtypes)
     if value.is_meta:
         raise TypeError(f"`{name}` must hold data, got a tensor on the meta device")
@@ -50,7 +67,8 @@ def _from_numpy(value: np.ndarray, name: str) -> torch.Tensor:
         raise TypeError(f"`{name}` must hold numbers of at most 64 bits, got a numpy.ndarray of dtype {value.dtype}")
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"`{name}` must not be a masked array: the mask would be ignored; drop or fill those entries")
-    if any(stride < 0 or stride % value.itemsize for stride in value.strides) or not value.dtype.isnative:
+    whole = value.flags.aligned and not any(stride < 0 or stride % value.itemsize for stride in value.strides)
+    if not (whole and value.dtype.isnative):
         value = np.array(value, dtype=value.dtype.newbyteorder("="), order="C")  # torch has no such views
     if not value.flags.writeable:
         value = _writeable_view(value)
@@ -69,12 +87,14 @@ def back_converter(value: Any) -> Callable[[torch.Tensor], Any]:
     """A function that turns an answer into the library of `value` (NumPy or torch, on its device)."""
     if isinstance(value, np.ndarray):
         return lambda tensor: tensor.cpu().numpy()
-    device = value.device
+    with torch._C.DisableTorchFunctionSubclass():
+        device = value.device
     return lambda tensor: tensor.to(device)
 
 
 def as_int(value: Any, name: str, low: int | None = None, high: int | None = None) -> int:
-    if isinstance(value, bool | np.bool_):
+    no_scalar = isinstance(value, torch.Tensor) and (value.ndim > 0 or value.is_meta or value.dtype == torch.bool)
+    if no_scalar or isinstance(value, bool | np.bool_):
         raise TypeError(f"`{name}` must be an int, got {value!r}")
     try:
         value = operator.index(value)
@@ -100,6 +120,21 @@ def as_bool(value: Any, name: str) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"`{name}` must be True or False, got {value!r}")
     return bool(value)
+
+
+def as_numbers(value: Any, name: str, what: str) -> np.ndarray:
+    """One real number or an array of them, as float64; TypeError "`name` must be `what`" for anything else."""
+    try:
+        if isinstance(value, torch.Tensor | np.ma.MaskedArray):
+            value = as_data(value, name, (*FLOATS, *INTEGERS)).double().cpu().numpy()
+        numbers = np.asarray(value)
+        if value is None or numbers.dtype.kind not in "fiuO":  # O: fractions, decimals
+            raise TypeError
+        return numbers.astype(np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"`{name}` must be {what}, got {value!r}") from None
+    except OverflowError:
+        return np.full((), np.inf)
 
 
 def as_choice(value: Any, name: str, choices: Sequence[str]) -> str:

@@ -45,6 +45,8 @@ class Op:
 
     def choose(self, backend: str, problem: Any) -> str:
         """The backend to run: the one named, or for "auto" the first of the device's order that can."""
+        if not isinstance(backend, str):
+            raise TypeError(f"`backend` must be a string, 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}")
         if backend == "auto":
             order = AUTO_ORDER.get(problem.device.type, ("reference",))
             return next(name for name in order if self.reason(name, problem) is None)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ._checks import as_tensor
+from ._checks import INTEGERS, as_data
 from ._settings import on_cpu_by_default
 from .ops.maxherding.kernels import kernel_matrix
 from .ops.maxherding.problem import prepare
@@ -36,8 +36,16 @@ def replay(features: Any, picks: Any, **options: Any) -> torch.Tensor:
         >>> bool((replay(x, maxherding(x, 10)) < 1e-9).all())
         True
     """
-    picks = as_tensor(picks, "picks", (torch.int64,))
-    (p,) = prepare(features, len(picks), **options).problems
+    picks = as_data(picks, "picks", INTEGERS).cpu()
+    if picks.ndim != 1:
+        raise ValueError(f"`picks` must be 1-D, of one selection, got shape {tuple(picks.shape)}")
+    batch = prepare(features, len(picks), **options)
+    if batch.batched:
+        raise ValueError(f"`features` must be 2-D (N, D), one selection, got shape {tuple(features.shape)}")
+    (p,) = batch.problems
+    outside = picks[(picks < 0) | (picks >= len(p.features))]
+    if len(outside):
+        raise ValueError(f"`picks` must be indices from 0 to {len(p.features) - 1}, got {int(outside[0])}")
     if p.kernel == "precomputed":
         k = p.features.double()
     else:

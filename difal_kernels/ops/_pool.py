@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
+from .._checks import as_data
 from .maxherding.problem import prepare as prepare_maxherding
 
 
@@ -41,8 +41,9 @@ def prepare(
     progress: bool = False,
     return_info: bool = False,
 ) -> Pool:
-    if isinstance(features, torch.Tensor | np.ndarray) and features.ndim != 2:
-        raise ValueError(f"`features` must be 2-D (N, D), got shape {tuple(features.shape)}")
+    x = as_data(features, "features")
+    if x.ndim != 2:
+        raise ValueError(f"`features` must be 2-D (N, D), got shape {tuple(x.shape)}")
     (p,) = prepare_maxherding(
         features,
         budget,

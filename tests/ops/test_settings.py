@@ -114,3 +114,14 @@ def test_an_open_selection_is_not_copied():
     for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
         with pytest.raises(TypeError, match="keep its `indices`"):
             attempt(selection)
+
+
+def test_inside_of_torch_compile():
+    v = inputs()
+    calls = {
+        "maxherding": lambda x: dk.maxherding(2 * x, 9) + 1,
+        "typiclust": lambda x: dk.typiclust(2 * x, 9) + 1,
+        "entropy": lambda x: dk.entropy(2 * x) + 1,
+    }
+    for name, call in calls.items():
+        assert torch.equal(torch.compile(call, backend="eager")(v["x"]), call(v["x"])), name

@@ -1,13 +1,14 @@
 """A selection that stays open picks what one call picks, and what a new call with more labeled points picks."""
 
 import multiprocessing
+import threading
 
 import numpy as np
 import pytest
 import torch
 
 from difal_kernels import BackendUnavailableError, MaxHerding, maxherding
-from difal_kernels.ops.maxherding import cpu, matrix_free, matrix_free_memory
+from difal_kernels.ops.maxherding import cpu, matrix_free, matrix_free_memory, warm
 from difal_kernels.ops.maxherding.problem import prepare
 
 pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
@@ -112,6 +113,57 @@ def test_in_a_forked_process():
     assert herding.select(10).tolist() == got
 
 
+def test_calls_from_several_threads_wait_for_each_other():
+    x, parts = cloud(1500), []
+    herding = MaxHerding(x)
+    together = threading.Barrier(3)
+
+    def some():
+        together.wait()
+        for _ in range(20):
+            parts.append(herding.select(2))
+
+    threads = [threading.Thread(target=some) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(torch.cat(parts).tolist()) == sorted(maxherding(x, 120).tolist())
+    assert torch.equal(herding.indices, maxherding(x, 120))
+
+
+class Interrupted(warm.Progress):
+    """Ctrl-C when the picks are made and before they are returned."""
+
+    def __exit__(self, *exc):
+        raise KeyboardInterrupt
+
+
+def interrupt(herding, count, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(warm, "Progress", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            herding.select(count)
+
+
+def test_picks_that_ctrl_c_has_lost_are_made_again(path, monkeypatch):
+    x = cloud()
+    herding = MaxHerding(x)
+    first = herding.select(5)
+    interrupt(herding, 20, monkeypatch)
+    assert torch.equal(herding.indices, first)
+    assert torch.equal(torch.cat([first, herding.select(30)]), maxherding(x, 35, backend="reference"))
+
+
+def test_ctrl_c_with_a_kernel_that_is_not_symmetric(monkeypatch):
+    kernel = torch.rand(60, 60, generator=torch.Generator().manual_seed(4))
+    herding = MaxHerding(kernel, kernel="precomputed")
+    first = herding.select(5)
+    interrupt(herding, 20, monkeypatch)
+    want = maxherding(kernel, 20, kernel="precomputed", backend="reference")
+    assert torch.equal(torch.cat([first, herding.select(15)]), want)
+
+
 def test_errors():
     x = cloud(50)
     herding = MaxHerding(x)
@@ -120,6 +172,8 @@ def test_errors():
         herding.select(3)
     with pytest.raises(TypeError, match="`budget`"):
         herding.select(1.5)
+    with pytest.raises(TypeError, match="`progress` must be True or False, got 'yes'"):
+        herding.select(1, progress="yes")
     with pytest.raises(ValueError, match=r"`labeled` must be \(L, D\) features with 8 columns"):
         herding.add_labeled(x[:, :4])
     with pytest.raises(TypeError, match="`labeled` must be of the features' dtype"):

@@ -11,7 +11,7 @@ struct RowsJob {
     int64_t rows = 0;
     int64_t dimension = 0;
     const void* center = nullptr;  // (dimension,); null: each row is divided by its norm instead, zero rows stay zero
-    double factor = 1;             // 1 / bandwidth, multiplied after `center` was taken off; unused without a center
+    double bandwidth = 1;          // divides what is left after `center` was taken off; unused without a center
     float* out = nullptr;          // (rows, dimension) contiguous
     float* scale = nullptr;        // (rows,) squared norms of out, the s_i of ErrorModel; 0 without a center; or null
 };

@@ -31,6 +31,7 @@ def supports(batch: Batch) -> str | None:
 
 def plan(batch: Batch) -> str:
     limit, threads, lines = memory_limit(batch), num_threads(), []
+    check_limit(batch, limit)
     for b, p in enumerate(batch.problems):
         path = path_for(p, limit, threads)
         name = f"problem {b}: " if batch.batched else ""

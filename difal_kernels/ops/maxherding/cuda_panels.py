@@ -78,8 +78,10 @@ class Panels:
             rows = features[begin : begin + ROWS]
             if self.cosine:
                 out[begin : begin + ROWS] = rows / norms[begin : begin + ROWS, None].clamp(min=1e-300)
-            elif rows.dtype == torch.float64:
-                out[begin : begin + ROWS] = (rows - self.center) / self.bandwidth
+            elif (
+                rows.dtype == torch.float64 or not 1e-37 < self.bandwidth < 1e37
+            ):  # float32 has no 1 / h of full precision
+                out[begin : begin + ROWS] = (rows.double() - self.center.double()) / self.bandwidth
             else:
                 out[begin : begin + ROWS] = (rows.float() - self.center.float()) * (1 / self.bandwidth)
         return out

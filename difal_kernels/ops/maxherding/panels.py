@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -37,7 +38,7 @@ class Panels:
     def __init__(self, p: Problem, heights: Sequence[int], workers: Workers | None = None):
         n, d = p.features.shape
         self.features, self.heights = native(p.features), tuple(heights)
-        self.factor = 1.0 if p.kernel == "cosine" else 1 / p.bandwidth
+        self.bandwidth = 1.0 if p.kernel == "cosine" else p.bandwidth
         self.center = None
         if p.kernel != "cosine":
             some = self.features[sample_rows(n, CENTRED)]  # any point will do: how near tells how small the bound is
@@ -80,7 +81,7 @@ class Panels:
             features.dtype == torch.float64,
             *features.shape,
             0 if self.center is None else self.center.data_ptr(),
-            self.factor,
+            self.bandwidth,
             out.data_ptr(),
             0 if scale is None else scale.data_ptr(),
         )
@@ -104,21 +105,39 @@ def native(features: torch.Tensor) -> torch.Tensor:
     return features.to(torch.float64 if features.dtype == torch.float64 else torch.float32).contiguous()
 
 
+class _Precision:
+    """How float32 products are made, which is a setting of the process."""
+
+    lock = threading.Lock()
+    inside = 0  # how many threads rely on full precision now
+    before = ""  # what the process had set
+
+    @staticmethod
+    def swap(value: str) -> str:
+        """Set it; what it was."""
+        matmul = getattr(torch.backends.mkldnn, "matmul", None)
+        if matmul is not None and hasattr(matmul, "fp32_precision"):  # torch 2.9 and later
+            old, matmul.fp32_precision = matmul.fp32_precision, value
+        else:
+            old = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision("highest" if value == "ieee" else value)
+        return old
+
+
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """float32 products really in float32, whatever the process has allowed torch to do: the bound rests on it."""
-    matmul = getattr(torch.backends.mkldnn, "matmul", None)
-    if matmul is not None and hasattr(matmul, "fp32_precision"):  # torch 2.9 and later
-        saved = matmul.fp32_precision
-        matmul.fp32_precision = "ieee"
-        try:
-            yield
-        finally:
-            matmul.fp32_precision = saved
-    else:
-        saved = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(saved)
+    """float32 products really in float32, whatever the process has allowed torch to do: the bound rests on it.
+
+    Several threads may be inside at a time; the last to leave puts the process's setting back.
+    """
+    with _Precision.lock:
+        if _Precision.inside == 0:
+            _Precision.before = _Precision.swap("ieee")
+        _Precision.inside += 1
+    try:
+        yield
+    finally:
+        with _Precision.lock:
+            _Precision.inside -= 1
+            if _Precision.inside == 0:
+                _Precision.swap(_Precision.before)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..._checks import FLOATS, as_choice, as_data, as_int, as_tensor, check_finite
+from ..._checks import FLOATS, INTEGERS, as_bool, as_choice, as_data, as_int, as_numbers, as_tensor, check_finite
 from .kernels import KERNELS, SCALE_FREE, median_bandwidth
 
-INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+LONGEST = 1e152  # rows of features: squared distances fit in float64, and sums of a thousand
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,7 @@ def prepare(
     budget = as_int(budget, "budget", low=0)
     if memory_limit is not None:
         as_int(memory_limit, "memory_limit", low=1)
-    for flag, name in ((progress, "progress"), (return_info, "return_info")):
-        if not isinstance(flag, bool | np.bool_):
-            raise TypeError(f"`{name}` must be True or False, got {flag!r}")
+    progress, _ = as_bool(progress, "progress"), as_bool(return_info, "return_info")
     count = len(x) if batched else 1
     sizes = _lengths(lengths, x, batched)
     pools = [x[b, :n] for b, n in enumerate(sizes)] if batched else [x]
@@ -105,16 +103,21 @@ def prepare(
         elif width is None:
             width = median_bandwidth(pool)
         problems.append(Problem(pool, budget, labels, allowed, w, kernel, width))
-    return Batch(tuple(problems), batched, memory_limit, bool(progress))
+    return Batch(tuple(problems), batched, memory_limit, progress)
 
 
-def _check_size(pool: torch.Tensor, name: str, kernel: str) -> None:
-    """Squares of features must fit in float64, and a given kernel in float32."""
-    largest = float(pool.abs().max())
-    if kernel == "precomputed" and largest != 0 and not 1e-20 <= largest <= 1e30:
-        raise ValueError(f"`{name}` must be a kernel of values about 1, got values up to {largest:.3g}; rescale it")
-    if largest > 1e152:
-        raise ValueError(f"`{name}` must be at most 1e152 in size, got {largest:.3g}: squares overflow; rescale them")
+def _check_size(rows: torch.Tensor, name: str, kernel: str) -> None:
+    """Squared distances must fit in float64, and a given kernel in float32."""
+    low, high = (float(end) for end in torch.aminmax(rows))  # of abs() there would be a copy
+    largest = max(-low, high)
+    if kernel == "precomputed":
+        if largest > 1e30 or 0 < largest < 1e-20:
+            raise ValueError(f"`{name}` must be a kernel of values about 1, got values up to {largest:.3g}; rescale it")
+    elif largest * math.sqrt(rows.shape[1]) > LONGEST:
+        raise ValueError(
+            f"`{name}` must be rows of length at most {LONGEST:g}, got {rows.shape[1]} numbers up to {largest:.3g}: "
+            f"squares overflow; rescale them"
+        )
 
 
 def _lengths(lengths: Any, x: torch.Tensor, batched: bool) -> list[int]:
@@ -123,8 +126,11 @@ def _lengths(lengths: Any, x: torch.Tensor, batched: bool) -> list[int]:
     if not batched:
         raise ValueError(f"`lengths` goes with 3-D `features` (B, N, D), got features of shape {tuple(x.shape)}")
     if isinstance(lengths, list | tuple):
-        lengths = np.asarray(lengths)
-    sizes = as_tensor(lengths, "lengths", INTEGERS)
+        try:
+            lengths = np.asarray(lengths)
+        except ValueError:
+            raise ValueError("`lengths` must be 1-D, got a nested sequence") from None
+    sizes = as_data(lengths, "lengths", INTEGERS)
     if sizes.shape != (len(x),):
         raise ValueError(f"`lengths` must have shape ({len(x)},), got {tuple(sizes.shape)}")
     return [as_int(n, f"lengths[{b}]", low=1, high=x.shape[1]) for b, n in enumerate(sizes.tolist())]
@@ -153,8 +159,12 @@ def _labeled(value: Any, pool: torch.Tensor, kernel: str) -> torch.Tensor | None
         what = "(L, N) kernel values" if kernel == "precomputed" else "(L, D) features"
         raise ValueError(f"`labeled` must be {what} with {pool.shape[1]} columns, got shape {tuple(labeled.shape)}")
     _same_device(labeled, "labeled", pool)
+    if len(labeled) == 0:
+        return None
     check_finite(labeled, "labeled")
-    return labeled if len(labeled) else None
+    if kernel != "precomputed":  # a point may be far from all
+        _check_size(labeled, "labeled", kernel)
+    return labeled
 
 
 def check_labeled(value: Any, p: Problem) -> torch.Tensor | None:
@@ -177,7 +187,7 @@ def _candidates(value: Any, n: int, budget: int) -> torch.Tensor | None:
             value = np.asarray(value, dtype=np.int64 if len(value) == 0 else None)
         except ValueError:
             raise ValueError("`candidates` must be 1-D, got a nested sequence") from None
-    index = as_tensor(value, "candidates", INTEGERS).cpu().long()
+    index = as_data(value, "candidates", INTEGERS).cpu().long()
     if index.ndim != 1:
         raise ValueError(f"`candidates` must be 1-D, got shape {tuple(index.shape)}")
     outside = index[(index < 0) | (index >= n)]
@@ -216,12 +226,7 @@ def _bandwidths(value: Any, count: int, batched: bool) -> list[float | None]:
         if value != "median":
             raise ValueError(f"`bandwidth` must be a positive number or 'median', got {value!r}")
         return [None] * count
-    if value is None or isinstance(value, bool | np.bool_):
-        raise TypeError(f"`bandwidth` must be a positive number or 'median', got {value!r}")
-    try:
-        values = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise TypeError(f"`bandwidth` must be a positive number or 'median', got {value!r}") from None
+    values = as_numbers(value, "bandwidth", "a positive number or 'median'")
     if values.shape not in ((), (count,)) or (values.ndim and not batched):
         raise ValueError(f"`bandwidth` must be one number{f' or {count}' if batched else ''}, got shape {values.shape}")
     for width in values.flat:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from ..._checks import as_int, back_converter
+from ..._checks import as_bool, as_int, back_converter
 from ..._dispatch import BackendUnavailableError
 from ..._native import num_threads
 from ..._progress import Progress
@@ -15,6 +18,17 @@ from ..._settings import on_cpu_by_default
 from ..._workers import Workers
 from . import cpu, dense, matrix_free
 from .problem import Problem, check_labeled, prepare
+
+
+def _one_at_a_time(method: Callable) -> Callable:
+    """Calls from several threads wait for each other: native code runs without the GIL."""
+
+    @functools.wraps(method)
+    def wrapped(self, *args, **kwargs):
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return wrapped
 
 
 class MaxHerding:
@@ -77,6 +91,7 @@ class MaxHerding:
         reason = cpu.supports(batch)
         if reason is not None:
             raise BackendUnavailableError(f"MaxHerding cannot stay open here: {reason}")
+        self._lock = threading.Lock()
         self._back = back_converter(features)
         self._problem: Problem = batch.problems[0]
         self._limit = cpu.memory_limit(batch)
@@ -95,6 +110,7 @@ class MaxHerding:
         return self._back(self._gains.clone())
 
     @property
+    @_one_at_a_time
     @on_cpu_by_default
     def coverage(self) -> float:
         return self._opened().coverage()
@@ -105,6 +121,7 @@ class MaxHerding:
         p = self._problem
         return (len(p.features) if p.candidates is None else len(p.candidates)) - len(self._indices)
 
+    @_one_at_a_time
     @on_cpu_by_default
     def select(self, budget: int, *, progress: bool = False) -> Any:
         """The next `budget` picks.
@@ -119,22 +136,27 @@ class MaxHerding:
         Raises:
             TypeError, ValueError: `budget` is no integer, negative, or more than `remaining`.
         """
-        budget = as_int(budget, "budget", low=0)
+        budget, progress = as_int(budget, "budget", low=0), as_bool(progress, "progress")
         if budget > self.remaining:
             raise ValueError(f"`budget` must be at most the candidates that remain, {self.remaining}, got {budget}")
         if budget == 0:
             return self._back(torch.empty(0, dtype=torch.int64))
-        with torch.no_grad(), Progress(budget, "maxherding", progress) as bar:
-            selection = self._opened()
-            if isinstance(selection, dense.DenseSelection):
-                picks, gains = selection.more(budget, bar)
-            else:
-                with Workers(selection.workers.count) as workers:
-                    picks, gains = selection.more(budget, bar, workers)
+        try:
+            with torch.no_grad(), Progress(budget, "maxherding", progress) as bar:
+                selection = self._opened()
+                if isinstance(selection, dense.DenseSelection):
+                    picks, gains = selection.more(budget, bar)
+                else:
+                    with Workers(selection.workers.count) as workers:
+                        picks, gains = selection.more(budget, bar, workers)
+        except BaseException:  # Ctrl-C: it may hold picks that nobody has seen
+            self._open = None
+            raise
         self._indices = torch.cat([self._indices, picks])
         self._gains = torch.cat([self._gains, gains])
         return self._back(picks)
 
+    @_one_at_a_time
     @on_cpu_by_default
     def add_labeled(self, labeled: Any) -> None:
         """Count further points as labeled, whether or not they are in the pool.
@@ -155,9 +177,10 @@ class MaxHerding:
         self._problem = replace(p, labeled=torch.cat(known))
         if self._open is None:
             return
+        selection, self._open = self._open, None
         with torch.no_grad():
-            if self._open.add_labeled(points) is False:
-                self._open = None  # it holds picks that were proven without these points
+            if selection.add_labeled(points) is not False:  # else it holds picks that were proven without these points
+                self._open = selection
 
     def _opened(self) -> dense.DenseSelection | matrix_free.MatrixFreeSelection:
         if self._open is None:
@@ -183,6 +206,6 @@ class MaxHerding:
             return p
         left = torch.arange(len(p.features)) if p.candidates is None else p.candidates
         left = left[~torch.isin(left, self._indices)]
-        picked = p.features[self._indices]
+        picked = p.features[:, self._indices].T if p.kernel == "precomputed" else p.features[self._indices]
         known = picked if p.labeled is None else torch.cat([p.labeled, picked])
         return replace(p, labeled=known, candidates=left)

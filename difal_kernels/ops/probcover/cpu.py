@@ -34,6 +34,7 @@ def supports(batch: Batch) -> str | None:
 
 def plan(batch: Batch) -> str:
     limit, lines = _limit(batch), []
+    _check_limit(batch, limit)
     for b, p in enumerate(batch.problems):
         name = f"problem {b}: " if batch.batched else ""
         lines.append(
@@ -45,6 +46,12 @@ def plan(batch: Batch) -> str:
 
 def run(batch: Batch) -> list[Result]:
     limit = _limit(batch)
+    _check_limit(batch, limit)
+    with Progress(sum(p.budget for p in batch.problems), "probcover", batch.progress) as bar:
+        return [_Selection(p, _capacity(p, limit), bar).run() for p in batch.problems]
+
+
+def _check_limit(batch: Batch, limit: int) -> None:
     for p in batch.problems:
         if _fixed_bytes(p) > limit:
             source = "`memory_limit`" if batch.memory_limit is not None else "the memory that is free"
@@ -52,8 +59,6 @@ def run(batch: Batch) -> list[Result]:
                 f"{source} is {limit} bytes and a selection of {len(p.features)} points needs at least "
                 f"{_fixed_bytes(p)}; raise it"
             )
-    with Progress(sum(p.budget for p in batch.problems), "probcover", batch.progress) as bar:
-        return [_Selection(p, _capacity(p, limit), bar).run() for p in batch.problems]
 
 
 def _limit(batch: Batch) -> int:

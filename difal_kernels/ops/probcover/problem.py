@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-import torch
-
+from ..._checks import as_numbers
 from ..maxherding.problem import Batch
 from ..maxherding.problem import prepare as prepare_maxherding
 
@@ -21,14 +19,10 @@ def prepare(features: Any, radius: float, budget: int, **options: Any) -> Batch:
 
 
 def as_radius(value: Any) -> float:
-    if isinstance(value, torch.Tensor | np.ndarray) and value.ndim:
-        raise ValueError(f"`radius` must be one number, got shape {tuple(value.shape)}")
-    try:
-        if value is None or isinstance(value, bool | np.bool_ | str):
-            raise TypeError
-        radius = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"`radius` must be a positive number, got {value!r}") from None
+    numbers = as_numbers(value, "radius", "a positive number")
+    if numbers.ndim:
+        raise ValueError(f"`radius` must be one number, got shape {numbers.shape}")
+    radius = float(numbers)
     if not (math.isfinite(radius) and 1e-150 <= radius <= 1e150):
         raise ValueError(f"`radius` must be positive and from 1e-150 to 1e150, got {radius}")
     return radius
