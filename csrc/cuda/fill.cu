@@ -87,7 +87,7 @@ template <typename T>
 __device__ double norm_of(const Points& p, int64_t row) {
     const T* x[1] = {static_cast<const T*>(p.data) + row * p.stride};
     double sum[1];
-    warp_products<T, 1>(x, x[0], p.dimension, false, sum);
+    warp_products<T, 1>(x, x[0], p.dimension, in_runs<T>(p, p.data), false, sum);
     return sqrt(sum[0]);
 }
 
