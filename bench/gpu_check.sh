@@ -64,14 +64,14 @@ if [ -n "$no_gpu" ]; then
         echo "== compile: left out, nvcc is not on the PATH"
     fi
     if "$python" -c 'import triton.language' 2>/dev/null; then
-        step compile-triton 900 "$python" bench/compile_triton.py ${ARCHS:+--archs "$ARCHS"}
-        step tests-triton 300 bash -c 'pytest_ -q "$root/tests/triton"'
+        step compile-triton 1800 "$python" bench/compile_triton.py ${ARCHS:+--archs "$ARCHS"}
+        step tests-triton 1500 bash -c 'pytest_ -q "$root/tests/triton"'
     else
         echo "== compile-triton, tests-triton: left out, triton is not installed"
     fi
-    step tests 600 bash -c 'pytest_ -q "$root/tests/gpu"'
-    step small-cases 300 "$python" tests/gpu/small_cases.py --emulated
-    step bench 300 env TRITON_INTERPRET=1 "$python" -c 'import runpy, sys
+    step tests 1200 bash -c 'pytest_ -q "$root/tests/gpu"'
+    step small-cases 600 "$python" tests/gpu/small_cases.py --emulated
+    step bench 600 env TRITON_INTERPRET=1 "$python" -c 'import runpy, sys
 sys.path[:0] = ["tests/gpu/emulator", "bench"]
 import plugin
 sys.argv = ["bench_gpu.py", "--dry-run"]
