@@ -133,6 +133,13 @@ def test_torch_may_have_no_products_of_half_precision(device, monkeypatch):
     assert_same(device, x, 20)
 
 
+@pytest.mark.parametrize("size", [1e20, 1e-20])
+def test_half_precision_too_large_or_small_for_float32_products(device, size):
+    x = (torch.nn.functional.normalize(blobs(90, d=40), dim=1) * size).to(torch.bfloat16)
+    for kernel in ("rbf", "laplace"):
+        assert_same(device, x, 20, kernel=kernel)
+
+
 def test_a_device_that_the_kernels_were_not_built_for_is_no_surprise(device, monkeypatch):
     said = "no kernel image is available (reinstall with DIFAL_CUDA_ARCHS=native)"
     monkeypatch.setattr(_native.load("_cuda"), "why_not", lambda index: said)

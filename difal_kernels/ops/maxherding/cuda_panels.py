@@ -23,6 +23,9 @@ from .problem import Problem
 HALVES = (torch.float16, torch.bfloat16)
 CHUNKS = (8192, 4096, 2048, 1024, 512)  # products that a tensor core adds up before they go to a float32 sum
 ROOM = 2.0**-11  # most relative error of a kernel value that tensor-core sums may cause
+# Bandwidths at which raw products need no scaling. Features are not much larger than the bandwidth, or ROOM forbids it:
+# so beyond these sums might overflow float32, and below so much might underflow that it counts.
+RAW_BANDWIDTHS = (2.0**-26, 2.0**50)
 ROWS = 4096  # rows of features turned at a time
 
 
@@ -66,6 +69,8 @@ class Panels:
 
     def _raw_sums(self, d: int) -> tuple[torch.Tensor, float, int] | None:
         """Scale, growth of the error and chunk if the tensor cores are good enough for these features, else None."""
+        if not RAW_BANDWIDTHS[0] <= self.bandwidth <= RAW_BANDWIDTHS[1]:
+            return None
         scale = (self._norms(self.features) / self.bandwidth).square().float()
         largest = float(scale.max())
         for chunk in CHUNKS:
