@@ -32,8 +32,7 @@ from supervise import supervise
 CITYSCAPES = lambda m: m.pick((148_750, 6144, 74_375), (120, 8, 30))  # noqa: E731
 MILLION = lambda m: m.pick((1_000_000, 512, 10_000), (130, 8, 15))  # noqa: E731
 
-# Seconds after which a case is stopped, its naive loop and data included, and what it runs; docs/kernels.md reckons
-# what each takes.
+# Seconds after which a case is stopped, its data and its naive loop included, and what it runs.
 CASES: dict[str, tuple[float, Callable[[Machine], dict]]] = {
     "exact": (20, small_exact),
     "edald": (15, scores),
