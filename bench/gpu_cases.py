@@ -196,6 +196,8 @@ def global_free(
         "naive_seconds": None,
         "naive_why": f"its matrix has {4 * n * n / 2**30:.0f} GiB",
         "gemm_floor_seconds": gram_floor(m, n, d, 2),
+        "bytes_floor_seconds": 2 * (4 * n * n + 2 * n * d) / m.copy_rate,
+        "floors_are": "two sweeps, every tile of half the matrix written and read once",
         "peak_bytes": peak,
         "goal_bytes": goal_bytes,
         "contested": int(got.settled),
