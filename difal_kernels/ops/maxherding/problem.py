@@ -14,6 +14,7 @@ from ..._checks import FLOATS, as_choice, as_data, as_int, as_tensor, check_fini
 from .kernels import KERNELS, SCALE_FREE, median_bandwidth
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+LARGEST_SUM = 1e300  # of the weights: backends multiply it by some powers of two
 
 
 @dataclass(frozen=True)
@@ -205,8 +206,11 @@ def _weights(value: Any, pool: torch.Tensor, padded: int) -> torch.Tensor:
     if bool((weights < 0).any()):
         where = int((weights < 0).nonzero()[0])
         raise ValueError(f"`weights` must not be negative, got {weights[where].item()} at index {where}")
-    if not math.isfinite(float(weights.sum())):
-        raise ValueError(f"`weights` must have a finite sum, got values up to {weights.max().item()}; scale them down")
+    if float(weights.sum()) > LARGEST_SUM:
+        most = weights.max().item()
+        raise ValueError(
+            f"`weights` must have a sum of {LARGEST_SUM:g} at most, got values up to {most}; scale them down"
+        )
     return weights
 
 
