@@ -144,6 +144,7 @@ void bind_sweep(py::module_& m) {
 }
 
 void bind_coverage(py::module_& m) {
+    m.def("why_not", static_cast<std::string (*)(int)>(&difal::cuda::why_not));
     m.def("coverage_task", &coverage_task);
     m.attr("SAID_BYTES") = sizeof(difal::cuda::Said) * difal::cuda::kTeam;
     m.attr("WINNERS") = difal::cuda::kTeam;

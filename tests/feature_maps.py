@@ -1,5 +1,8 @@
 """Feature maps to test with, and the dense float64 answer that every backend must give."""
 
+from pathlib import Path
+
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -74,3 +77,13 @@ def linear(vectors, weight, bias) -> torch.Tensor:
     """The layer on dense (B, D, H, W) vectors: (B, H, W, O) in float64."""
     bias = None if bias is None else bias.double()
     return F.linear(vectors.double().permute(0, 2, 3, 1), weight.double(), bias)
+
+
+def far_apart(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The values, those of the first axis more than 2^31 numbers apart, in memory of which little is touched."""
+    pages = Path("/proc/sys/vm/overcommit_memory")
+    if device.type == "cpu" and (not pages.exists() or pages.read_text().strip() == "2"):
+        pytest.skip("this system does not lend addresses without memory")
+    step = 2**31 + 64
+    space = torch.empty((len(values) - 1) * step + values[0].numel(), dtype=values.dtype, device=device)
+    return space.as_strided(values.shape, (step, *values[0].stride())).copy_(values)

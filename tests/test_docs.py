@@ -138,3 +138,14 @@ def test_examples_in_docstrings_run():
         failed += [name] * bool(result.failed)
     assert not failed
     assert attempted > 50
+
+
+def test_every_gpu_kernel_is_on_its_page():
+    page = (ROOT / "docs/kernels.md").read_text()
+    sources = "".join(path.read_text() for path in sorted((ROOT / "csrc/cuda").glob("*.cu")))
+    launched = re.findall(r"__global__ void (?:__launch_bounds__\([^)]*\)\s*)?(\w+)\(", sources)
+    assert {"select_kernel", "take_kernel", "disagreement_kernel"} <= set(launched)
+    sources = "".join(path.read_text() for path in sorted((ROOT / "difal_kernels/ops").rglob("triton_*.py")))
+    launched += re.findall(r"@kernel\ndef (\w+)\(", sources)
+    assert {"sweep", "survey", "normalise"} <= set(launched)
+    assert not [name for name in launched if not re.search(rf"`{name}(<\w+>)?`", page)]

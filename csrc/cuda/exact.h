@@ -1,7 +1,8 @@
 // Kernel values in float64, straight from the features, by one warp: the judge of every near-tie.
 //
-// Each lane adds up every 32nd run of 16 bytes, then the lanes are added as a tree: the order is fixed, so a value is
-// the same wherever and whenever it is computed.
+// Each lane adds up every 32nd run of 16 bytes, or every 32nd number where rows do not all begin on 16 bytes; then the
+// lanes are added as a tree. The order is that of the whole pool, never of some rows, so a value is the same wherever
+// and whenever it is computed.
 #pragma once
 
 #include "difal/cuda_coverage.h"
@@ -40,14 +41,20 @@ struct alignas(16) Run {
     T at[kSize];
 };
 
+// Whether every row of the pool, and y, can be read in runs.
+template <typename T>
+__device__ inline bool in_runs(const Points& p, const void* y) {
+    const uintptr_t step = static_cast<uintptr_t>(p.stride) * sizeof(T);
+    return (reinterpret_cast<uintptr_t>(p.data) | step | reinterpret_cast<uintptr_t>(y)) % sizeof(Run<T>) == 0;
+}
+
 // sum[r] = |x_r - y|^2, or <x_r, y>, for R rows of d numbers.
 template <typename T, int R>
-__device__ void warp_products(const T* const (&x)[R], const T* y, int64_t d, bool squared, double (&sum)[R]) {
+__device__ void warp_products(const T* const (&x)[R], const T* y, int64_t d, bool runs, bool squared,
+                              double (&sum)[R]) {
     for (int r = 0; r < R; ++r) sum[r] = 0;
-    uintptr_t address = reinterpret_cast<uintptr_t>(y);
-    for (int r = 0; r < R; ++r) address |= reinterpret_cast<uintptr_t>(x[r]);
     int64_t done = 0;
-    if (address % 16 == 0) {
+    if (runs) {
         constexpr int kSize = Run<T>::kSize;
         for (int64_t c = lane(); c < d / kSize; c += kWarp) {
             const Run<T> other = reinterpret_cast<const Run<T>*>(y)[c];
@@ -105,7 +112,7 @@ __device__ void exact_of_type(const Points& p, const int64_t (&rows)[R], const v
     const T* x[R];
     for (int r = 0; r < R; ++r) x[r] = static_cast<const T*>(p.data) + rows[r] * p.stride;
     const bool cosine = p.kind == KernelKind::cosine;
-    warp_products<T, R>(x, static_cast<const T*>(y), p.dimension, !cosine, out);
+    warp_products<T, R>(x, static_cast<const T*>(y), p.dimension, in_runs<T>(p, y), !cosine, out);
     for (int r = 0; r < R; ++r) {
         if (cosine) {
             const double norms = p.norms[rows[r]] * y_norm;

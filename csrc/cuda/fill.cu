@@ -12,7 +12,7 @@ namespace {
 constexpr int kSide = 32;  // of a square that a block transforms, and transposes through shared memory
 
 // One square of a panel per block, 8 warps of 4 rows each. On and left of the diagonal only, if symmetric.
-__global__ void __launch_bounds__(256) fill_kernel(Points points, Estimate estimate, Panel panel) {
+__global__ void __launch_bounds__(256, 4) fill_kernel(Points points, Estimate estimate, Panel panel) {
     float* turned = reinterpret_cast<float*>(shared_memory());  // (kSide, kSide + 1)
     const int64_t row0 = panel.row_begin + static_cast<int64_t>(blockIdx.y) * kSide;
     const int64_t column0 = panel.column_begin + static_cast<int64_t>(blockIdx.x) * kSide;
@@ -87,7 +87,7 @@ template <typename T>
 __device__ double norm_of(const Points& p, int64_t row) {
     const T* x[1] = {static_cast<const T*>(p.data) + row * p.stride};
     double sum[1];
-    warp_products<T, 1>(x, x[0], p.dimension, false, sum);
+    warp_products<T, 1>(x, x[0], p.dimension, in_runs<T>(p, p.data), false, sum);
     return sqrt(sum[0]);
 }
 

@@ -206,6 +206,10 @@ size_t sums_size(int threads) {
 
 }  // namespace
 
+std::string why_not(int device) {
+    return why_not(select_kernel<Dense>, device);
+}
+
 void coverage_start(Queue queue, const CoverageTask* tasks, int count, int64_t most_columns, bool sparse,
                     double first_gain) {
     constexpr int kStartThreads = 256;

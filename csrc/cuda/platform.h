@@ -42,8 +42,53 @@ __device__ inline double warp_sum(double v) {
     return v;
 }
 
+// What to do about an error.
+inline const char* cure(cudaError_t status) {
+    switch (status) {
+        case cudaErrorNoKernelImageForDevice:
+        case cudaErrorInvalidDeviceFunction:
+        case cudaErrorInvalidKernelImage:
+            return "the extension was built for other GPUs; reinstall with DIFAL_CUDA=1 DIFAL_CUDA_ARCHS=native";
+        case cudaErrorInsufficientDriver:
+        case cudaErrorUnsupportedPtxVersion:
+            return "the driver is older than the CUDA toolkit that built the extension; update the driver, or "
+                   "reinstall "
+                   "with an older toolkit on the PATH";
+        case cudaErrorMemoryAllocation:
+            return "free memory on the GPU, or give a lower `memory_limit`";
+        case cudaErrorCooperativeLaunchTooLarge:
+            return "something limits how much of the GPU this process may use, such as MPS; give it all";
+        default:
+            return "if an earlier launch is to blame, CUDA_LAUNCH_BLOCKING=1 shows which";
+    }
+}
+
+inline std::string message(cudaError_t status, const char* what) {
+    return std::string(what) + ": " + cudaGetErrorString(status) + " (" + cure(status) + ")";
+}
+
 inline void check(cudaError_t status, const char* what) {
-    if (status != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
+    if (status == cudaSuccess) return;
+    cudaGetLastError();  // else the next launch would report this one's
+    throw std::runtime_error(message(status, what));
+}
+
+// Why this kernel cannot run on this device, or nothing.
+template <typename... P>
+std::string why_not(void (*kernel)(P...), int device) {
+    const auto said = [](cudaError_t status, const char* what) {
+        cudaGetLastError();
+        return message(status, what);
+    };
+    cudaError_t status = cudaSetDevice(device);
+    if (status != cudaSuccess) return said(status, "cudaSetDevice");
+    int cooperative = 0;
+    status = cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device);
+    if (status != cudaSuccess) return said(status, "cudaDeviceGetAttribute");
+    if (cooperative == 0) return "this GPU has no cooperative launch";
+    cudaFuncAttributes attributes;
+    status = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel));
+    return status == cudaSuccess ? "" : said(status, "cudaFuncGetAttributes");
 }
 
 template <typename... P, typename... A>
@@ -85,6 +130,31 @@ inline void fill_bytes(Queue queue, void* at, int value, size_t bytes) {
 }
 
 #endif
+
+// A float64's bits and back, and less than any gain.
+__device__ inline double no_gain() {
+#if defined(__CUDACC__)
+    return __longlong_as_double(0xfff0000000000000ll);
+#else
+    return -INFINITY;
+#endif
+}
+
+__device__ inline double double_of(unsigned long long bits) {
+#if defined(__CUDACC__)
+    return __longlong_as_double(static_cast<long long>(bits));
+#else
+    return emulator::from_word<double>(bits);
+#endif
+}
+
+__device__ inline unsigned long long bits_of(double v) {
+#if defined(__CUDACC__)
+    return static_cast<unsigned long long>(__double_as_longlong(v));
+#else
+    return emulator::to_word(v);
+#endif
+}
 
 // What a thread asks about its place.
 __device__ inline int lane() {

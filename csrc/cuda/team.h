@@ -17,30 +17,6 @@ constexpr int kTile = 64;          // columns that a block lowers together
 constexpr int kThreads = 384;      // of a block: more would leave the loop too few registers
 constexpr int kOpen = 0, kSettled = 1, kTaken = 2;
 
-__device__ inline double no_gain() {
-#if defined(__CUDACC__)
-    return __longlong_as_double(0xfff0000000000000ll);
-#else
-    return -INFINITY;
-#endif
-}
-
-__device__ inline double double_of(unsigned long long bits) {
-#if defined(__CUDACC__)
-    return __longlong_as_double(static_cast<long long>(bits));
-#else
-    return emulator::from_word<double>(bits);
-#endif
-}
-
-__device__ inline unsigned long long bits_of(double v) {
-#if defined(__CUDACC__)
-    return static_cast<unsigned long long>(__double_as_longlong(v));
-#else
-    return emulator::to_word(v);
-#endif
-}
-
 __device__ inline double round_to(double v, double magic) {
     return (v + magic) - magic;
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
@@ -28,7 +29,14 @@ def wrong_device(device: torch.device) -> str | None:
     expected = load("_cuda").DEVICE
     if device.type != expected:
         return f"it runs on {expected} tensors and the input is on {device}; move it with .to({expected!r})"
-    return None
+    with on(device):
+        return _why_not(queue(device)[0]) or None
+
+
+@cache
+def _why_not(index: int) -> str:
+    """Why the extension's kernels cannot run on this device: what they were built for, or its driver; or nothing."""
+    return load("_cuda").why_not(index)
 
 
 def queue(device: torch.device) -> tuple[int, int]:

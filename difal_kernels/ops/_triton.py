@@ -55,6 +55,8 @@ class Build:
     def name(self) -> str:
         said = [f"{name}={value}" for name, value in self.constants.items()]
         halves = {kind[1:] for kind in self.types.values()} & {"fp16", "bf16"}
+        if next(iter(self.types.values())) == "*fp64":
+            halves.add("fp64")
         return f"{self.kernel.__name__}[{', '.join([*halves, *said])}]"
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from difal_kernels import disagreement, edald, entropy, hypercolumns
-from feature_maps import CASES, DTYPES, lay_out, make
+from feature_maps import CASES, DTYPES, far_apart, lay_out, make
 
 SCORES = ("entropy", "bald", "expected_entropy", "edald", "margin", "least_confidence", "variation_ratio")
 TOLERANCE = 1e-6  # absolute, in nats
@@ -94,3 +94,18 @@ def test_hypercolumns_name_what_is_not_finite(device):
     m[0, 1, 2, 2] = math.nan
     with pytest.raises(ValueError, match=r"`maps\[0\]` must be finite, got nan at index \(0, 1, 2, 2\)"):
         hypercolumns([m.to(device)], torch.tensor([[2, 2]]).to(device), (3, 3), backend="cuda")
+
+
+def test_addresses_beyond_two_to_the_31(device):
+    m = torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(0)).half()
+    points, image = torch.tensor([[0, 0], [5, 3], [2, 7]]), torch.tensor([1, 0, 1])
+    want = hypercolumns([m], points, (6, 8), image_index=image, backend="reference")
+    there = far_apart(m, device)
+    got = hypercolumns([there], points.to(device), (6, 8), image_index=image.to(device), backend="cuda")
+    torch.testing.assert_close(got.cpu(), want, rtol=2e-3, atol=1e-7)
+    x = logits(2, 3, 5, 7, dtype=torch.float16)
+    for options in ({"sample_dim": 1, "class_dim": 2}, {"sample_dim": 0, "class_dim": 1}, {"class_dim": 0}):
+        want = disagreement(x, outputs=("entropy", "bald"), backend="reference", **options)
+        got = disagreement(far_apart(x, device), outputs=("entropy", "bald"), backend="cuda", **options)
+        for name in want:
+            torch.testing.assert_close(got[name].cpu(), want[name], rtol=0, atol=TOLERANCE)

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from difal_kernels import explain, maxherding
+from difal_kernels import BackendUnavailableError, _native, explain, maxherding
 from difal_kernels._progress import Progress
+from difal_kernels.ops import _gpu
 from difal_kernels.ops.maxherding import cuda_dense, cuda_engine, cuda_matrix_free, cuda_panels
 from difal_kernels.ops.maxherding.cuda_panels import Panels
 from difal_kernels.ops.maxherding.kernels import KERNELS
@@ -107,6 +108,50 @@ def test_small_and_odd_shapes(device):
     assert_same(device, blobs(90, d=48)[::2, 3::2], 15)  # strides
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_kernel_value_is_the_same_among_any_others(device, dtype):
+    """Rows of 33 numbers, few of which begin on 16 bytes. Points without weight come and go."""
+    generator = torch.Generator().manual_seed(5)
+    near = (blobs(64, d=33, dtype=torch.float64) + torch.rand(64, 33, generator=generator, dtype=torch.float64)).to(
+        dtype
+    )
+    weights = torch.zeros(64, dtype=torch.float64)
+    weights[::8] = torch.rand(8, generator=generator, dtype=torch.float64)
+    alone = near.clone()
+    alone[weights == 0] = 1000
+    options = {"kernel": "laplace", "bandwidth": 30.0, "weights": weights.to(device)}
+    options["candidates"] = torch.arange(0, 64, 8)
+    one, other = (maxherding(x.to(device), 8, backend="cuda", return_info=True, **options) for x in (near, alone))
+    assert torch.equal(one.indices, other.indices)
+    assert torch.equal(one.gains, other.gains)
+
+
+def test_torch_may_have_no_products_of_half_precision(device, monkeypatch):
+    monkeypatch.setattr(cuda_panels, "multiplied", lambda dtype, device: False)
+    x = torch.nn.functional.normalize(blobs(60, d=40).float(), dim=1).to(torch.bfloat16)
+    assert Panels(prepare(x.to(device), 3).problems[0]).matrix.dtype == torch.float32
+    assert_same(device, x, 20)
+
+
+@pytest.mark.parametrize("size", [1e20, 1e-20])
+def test_half_precision_too_large_or_small_for_float32_products(device, size):
+    x = (torch.nn.functional.normalize(blobs(90, d=40), dim=1) * size).to(torch.bfloat16)
+    for kernel in ("rbf", "laplace"):
+        assert_same(device, x, 20, kernel=kernel)
+
+
+def test_a_device_that_the_kernels_were_not_built_for_is_no_surprise(device, monkeypatch):
+    said = "no kernel image is available (reinstall with DIFAL_CUDA_ARCHS=native)"
+    monkeypatch.setattr(_native.load("_cuda"), "why_not", lambda index: said)
+    _gpu._why_not.cache_clear()
+    try:
+        with pytest.raises(BackendUnavailableError, match=r"no kernel image is available \(reinstall"):
+            maxherding(blobs(9).to(device), 2, backend="cuda")
+        assert maxherding(blobs(9).to(device), 2, return_info=True).backend != "cuda"
+    finally:
+        _gpu._why_not.cache_clear()
+
+
 def test_bandwidths_far_from_the_data(device):
     for bandwidth in (1e-3, 1e4):
         assert_same(device, blobs(40), 20, bandwidth=bandwidth)
@@ -159,6 +204,19 @@ def test_matrix_free(device, gpu, small_tiles, monkeypatch, kernel, dtype):
     assert_same_without_the_matrix(device, x, 30, kernel=kernel)
     options = {"labeled": labeled, "weights": weights, "candidates": torch.arange(120, 5, -1)}
     assert_same_without_the_matrix(device, x, 12, kernel=kernel, **options)
+
+
+def test_nothing_is_added_up_by_what_torch_refuses_when_deterministic(device, small_tiles, monkeypatch):
+    """On a GPU it then has no cumsum of floats."""
+    monkeypatch.setattr(cuda_matrix_free, "MOST_ENTRIES", 2500)
+    cumsum = torch.Tensor.cumsum
+
+    def refused(self, *args, **options):
+        assert not self.is_floating_point()
+        return cumsum(self, *args, **options)
+
+    monkeypatch.setattr(torch.Tensor, "cumsum", refused)
+    assert_same_without_the_matrix(device, blobs(130), 20)
 
 
 @pytest.mark.parametrize("every", [1, 2])

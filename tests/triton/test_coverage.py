@@ -106,6 +106,12 @@ def test_half_precision_goes_to_the_tensor_cores_where_the_bound_allows(device, 
     assert_same(device, far, 2)
 
 
+@pytest.mark.parametrize("size", [1e20, 1e-20])
+def test_half_precision_too_large_or_small_for_float32_products(device, size):
+    x = (torch.nn.functional.normalize(blobs(40, d=40), dim=1) * size).to(torch.bfloat16)
+    assert_same(device, x, 3)
+
+
 def test_sums_longer_than_a_tensor_core_may_make(device):
     x = torch.nn.functional.normalize(blobs(20, d=1100).float(), dim=1).to(torch.float16)
     assert Panels(prepare(x.to(device), 3).problems[0]).matrix.dtype == torch.float16

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from difal_kernels import available_backends, bald, disagreement, edald, entropy
+from feature_maps import far_apart
 
 SCORES = ("entropy", "bald", "expected_entropy", "edald", "margin", "least_confidence", "variation_ratio")
 TOLERANCE = 1e-6  # absolute, in nats
@@ -120,3 +121,12 @@ def test_numpy_in_numpy_out(device, gpu):
 def test_it_is_among_the_backends(device):
     assert "triton" in available_backends("disagreement")
     assert "triton" in available_backends("bald")
+
+
+def test_addresses_beyond_two_to_the_31(device):
+    x = logits(2, 3, 5, 7, dtype=torch.float16)
+    for options in ({"sample_dim": 1, "class_dim": 2}, {"sample_dim": 0, "class_dim": 1}, {"class_dim": 0}):
+        want = disagreement(x, outputs=("entropy", "bald"), backend="reference", **options)
+        got = disagreement(far_apart(x, device), outputs=("entropy", "bald"), backend="triton", **options)
+        for name in want:
+            torch.testing.assert_close(got[name].cpu(), want[name], rtol=0, atol=TOLERANCE)

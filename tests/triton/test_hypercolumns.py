@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from difal_kernels import available_backends, explain, hypercolumns
-from feature_maps import CASES, lay_out, make, random_points
+from feature_maps import CASES, far_apart, lay_out, make, random_points
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -57,3 +57,12 @@ def test_it_is_among_the_backends(device):
                    image_index=torch.zeros(3, dtype=torch.int64), backend="triton")  # fmt: skip
     assert "-> triton: can run" in said
     assert "a block per point" in said
+
+
+def test_addresses_beyond_two_to_the_31(device):
+    m = torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(0)).half()
+    points, image = torch.tensor([[0, 0], [5, 3], [2, 7]]), torch.tensor([1, 0, 1])
+    want = hypercolumns([m], points, (6, 8), image_index=image, backend="reference")
+    there = far_apart(m, device)
+    got = hypercolumns([there], points.to(device), (6, 8), image_index=image.to(device), backend="triton")
+    torch.testing.assert_close(got.cpu(), want, rtol=2e-3, atol=1e-7)

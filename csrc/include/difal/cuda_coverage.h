@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "difal/coverage_kernels.h"
 #include "difal/cuda_queue.h"
@@ -88,6 +89,9 @@ struct CoverageTask {
 constexpr int kTeam = 512;       // most blocks that work on one selection
 constexpr int kContenders = 32;  // most settled between two looks at the best
 constexpr int kSegment = 8;      // entries of a column that a warp settles together
+
+// Why the kernels cannot run on a device (its driver, or what they were built for), or nothing.
+std::string why_not(int device);
 
 // The gains of the first step. `sparse`: all tasks are lists, else all are matrices. first_gain < 0: none yet.
 void coverage_start(Queue queue, const CoverageTask* tasks, int count, int64_t most_columns, bool sparse,

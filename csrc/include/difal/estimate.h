@@ -37,6 +37,16 @@ DIFAL_EACH_SIDE static inline float larger(float a, float b) {
     return a > b ? a : b;
 }
 
+// a * b, never fused with an addition. Which ones a GPU's compiler fuses depends on the code around: without this, two
+// kernels could disagree in the last bit of one entry's bound, and so on whether it is alive.
+DIFAL_EACH_SIDE static inline float times(float a, float b) {
+#if defined(__CUDA_ARCH__)
+    return __fmul_rn(a, b);
+#else
+    return a * b;
+#endif
+}
+
 // Beyond this squared (rbf) or plain (laplace) distance in bandwidths a kernel value is below 1e-30.
 static constexpr float kNegligible = 70.0f;
 
@@ -71,7 +81,7 @@ DIFAL_EACH_SIDE static inline float estimate(float q, float delta, float toleran
 template <KernelKind kind>
 DIFAL_EACH_SIDE static inline float entry_bound(const ErrorModel& e, float k, float sum) {
     if constexpr (kind == KernelKind::tophat || kind == KernelKind::precomputed) {
-        return e.relative * k;
+        return times(e.relative, k);
     } else if constexpr (kind == KernelKind::cosine) {
         return e.absolute;
     } else {
@@ -81,7 +91,7 @@ DIFAL_EACH_SIDE static inline float entry_bound(const ErrorModel& e, float k, fl
         if constexpr (kind == KernelKind::student_t) slope = 1.5f * k;
         if constexpr (kind == KernelKind::rational_quadratic) slope = 0.5f * k;
         const float estimated = e.lambda * sum * slope;
-        return k * (e.relative + 1.01f * (estimated < e.tolerance ? estimated : e.tolerance));
+        return times(k, e.relative + times(1.01f, estimated < e.tolerance ? estimated : e.tolerance));
     }
 }
 

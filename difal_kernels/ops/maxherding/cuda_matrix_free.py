@@ -53,6 +53,16 @@ def select(p: Problem, limit: int, bar: Progress) -> Result:
     return _Selection(p, limit, bar).run()
 
 
+def add_up(sums: torch.Tensor) -> torch.Tensor:
+    """Each row becomes the sum of itself and all later ones, in place.
+
+    No `cumsum`: where torch is told to be deterministic, it has none for floats on a GPU.
+    """
+    for step in range(len(sums) - 2, -1, -1):
+        sums[step] += sums[step + 1]
+    return sums
+
+
 class _Selection:
     def __init__(self, p: Problem, limit: int, bar: Progress):
         self.p, self.bar, self.n = p, bar, len(p.features)
@@ -284,7 +294,7 @@ class _Selection:
         """Accepts guesses up to the first wrong one, which it puts right; whether all were right."""
         open_ = self.allowed.clone()
         open_[self.picks] = False
-        gains, alive = self.taken.flip(0).cumsum(0).flip(0), self.alive.flip(0).cumsum(0).flip(0)
+        gains, alive = add_up(self.taken), add_up(self.alive)
         for step, (guess, guess_gain) in enumerate(zip(self.guessed, self.guessed_gains, strict=True)):
             t = done + step
             winner, gain = self.contest(t, guess, guess_gain, gains[step], alive[step], open_)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
@@ -22,6 +23,9 @@ from .problem import Problem
 HALVES = (torch.float16, torch.bfloat16)
 CHUNKS = (8192, 4096, 2048, 1024, 512)  # products that a tensor core adds up before they go to a float32 sum
 ROOM = 2.0**-11  # most relative error of a kernel value that tensor-core sums may cause
+# Bandwidths at which raw products need no scaling. Features are not much larger than the bandwidth, or ROOM forbids it:
+# so beyond these sums might overflow float32, and below so much might underflow that it counts.
+RAW_BANDWIDTHS = (2.0**-26, 2.0**50)
 ROWS = 4096  # rows of features turned at a time
 
 
@@ -45,7 +49,9 @@ class Panels:
         self.norms = self._norms(self.features) if self.cosine else None
         self.chunk, self.product, self.center = d, 1.0, None
         growth = d * UNIT / (1 - d * UNIT)
-        raw = None if self.cosine or self.features.dtype not in HALVES else self._raw_sums(d)
+        raw = None
+        if not self.cosine and self.features.dtype in HALVES and multiplied(self.features.dtype, self.device):
+            raw = self._raw_sums(d)
         if raw is not None:
             self.matrix, (self.scale, growth, self.chunk) = self.features, raw
             self.product = 1 / self.bandwidth**2
@@ -63,6 +69,8 @@ class Panels:
 
     def _raw_sums(self, d: int) -> tuple[torch.Tensor, float, int] | None:
         """Scale, growth of the error and chunk if the tensor cores are good enough for these features, else None."""
+        if not RAW_BANDWIDTHS[0] <= self.bandwidth <= RAW_BANDWIDTHS[1]:
+            return None
         scale = (self._norms(self.features) / self.bandwidth).square().float()
         largest = float(scale.max())
         for chunk in CHUNKS:
@@ -145,6 +153,22 @@ class Panels:
             "scale": self.scale.data_ptr(),
             **self.error,
         }
+
+
+@cache
+def multiplied(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether this torch makes float32 products of half precision and adds to them: before 2.8 it does neither, and 2.8
+    does not add."""
+    if device.type != "cuda":
+        return True  # emulated: see `Panels.multiply`
+    a = torch.ones(16, 16, dtype=dtype, device=device)
+    out = torch.zeros(16, 16, dtype=torch.float32, device=device)
+    try:
+        torch.ops.aten.mm.dtype_out(a, a.T, torch.float32, out=out)
+        torch.ops.aten.addmm.dtype_out(out, a, a.T, torch.float32, out=out)
+    except (AttributeError, RuntimeError):
+        return False
+    return bool((out == 32).all())
 
 
 def matrix_bytes(p: Problem) -> int:

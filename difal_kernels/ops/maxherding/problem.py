@@ -14,6 +14,7 @@ from ..._checks import FLOATS, INTEGERS, as_bool, as_choice, as_data, as_int, as
 from .kernels import KERNELS, SCALE_FREE, median_bandwidth
 
 LONGEST = 1e152  # rows of features: squared distances fit in float64, and sums of a thousand
+LARGEST_SUM = 1e300  # of the weights: backends multiply it by some powers of two
 
 
 @dataclass(frozen=True)
@@ -215,8 +216,11 @@ def _weights(value: Any, pool: torch.Tensor, padded: int) -> torch.Tensor:
     if bool((weights < 0).any()):
         where = int((weights < 0).nonzero()[0])
         raise ValueError(f"`weights` must not be negative, got {weights[where].item()} at index {where}")
-    if not math.isfinite(float(weights.sum())):
-        raise ValueError(f"`weights` must have a finite sum, got values up to {weights.max().item()}; scale them down")
+    if float(weights.sum()) > LARGEST_SUM:
+        most = weights.max().item()
+        raise ValueError(
+            f"`weights` must have a sum of {LARGEST_SUM:g} at most, got values up to {most}; scale them down"
+        )
     return weights
 
 

@@ -308,6 +308,11 @@ int resident_blocks(void (*)(P...), const Queue&, int, size_t) {
     return emulator::multiprocessors;
 }
 
+template <typename... P>
+std::string why_not(void (*)(P...), int) {
+    return "";
+}
+
 inline void fill_bytes(const Queue&, void* at, int value, size_t bytes) {
     std::memset(at, value, bytes);
 }
