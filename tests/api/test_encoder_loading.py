@@ -83,7 +83,7 @@ def test_weights_that_are_not_all_there(tmp_path):
     weights = load_file(path)
     del weights["conv_in.weight"], weights["conv_in.bias"]
     save_file(weights, path)
-    with pytest.raises(ValueError, match=r"its weights lack 2 of the network's tensors, such as conv_in\.bias; fetch"):
+    with pytest.raises(ValueError, match=r"lack conv_in\.bias, conv_in\.weight; fetch"):
         load_encoder(tmp_path, blocks=(0,))
 
 
@@ -91,9 +91,9 @@ def test_weights_that_are_not_all_there(tmp_path):
 def test_json_that_is_none(tmp_path, name):
     DiffusionEncoder(make_unet(), blocks=(0,), timesteps=(30,)).save_pretrained(tmp_path)
     (folder,) = {path.parent for path in tmp_path.rglob(name)}
-    for text, message in (("{", "is not JSON"), ("[]", "must hold an object")):
+    for text, message in (("{", "is not JSON"), ("[]", "must hold a JSON object")):
         (folder / name).write_text(text)
-        with pytest.raises(ValueError, match=rf"{name} {message}.*; fetch or write it again"):
+        with pytest.raises(ValueError, match=rf"{name} {message}"):
             load_encoder(tmp_path)
 
 

@@ -41,8 +41,8 @@ def test_a_bank_that_does_not_fit_is_told_before_any_work(tmp_path, monkeypatch)
 
 
 def test_the_bank_is_no_sparse_file(tmp_path):
-    maker = bank._Maker(tmp_path, tiny_data().train, FakeEncoder(), tiny_config(tmp_path, random=80), ())
-    maker.create()
+    images = bank.BankImages(tiny_data().train, FakeEncoder(), tiny_config(tmp_path, random=80), ())
+    images.create(tmp_path)
     for path in tmp_path.iterdir():
         facts = path.stat()
         assert 512 * facts.st_blocks >= facts.st_size, path.name

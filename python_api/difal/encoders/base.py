@@ -263,7 +263,7 @@ def read_object(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"`name`: {path} is not JSON ({error}); fetch the folder again") from None
     if not isinstance(values, dict):
-        raise ValueError(f"`name`: {path} must hold a JSON object, got {type(values).__name__}")
+        raise ValueError(f"`name`: {path} must hold a JSON object, got {type(values).__name__}; fetch the folder again")
     return values
 
 
