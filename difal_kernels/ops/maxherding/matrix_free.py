@@ -9,7 +9,6 @@ or corrects the first wrong one, and gathers the entries that are alive. The res
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -20,7 +19,7 @@ from . import matrix_free_memory as memory
 from .engine import cover_labeled, make_engine, run_picks
 from .kernels import kernel_matrix, sample_rows
 from .matrix_free_memory import plan, threads_for, workspace_bytes
-from .panels import UNIT, Panels, cut, full_precision
+from .panels import UNIT, Panels, cut, full_precision, rounds
 from .problem import Problem
 from .result import TIE, Result
 
@@ -37,20 +36,6 @@ def select(p: Problem, limit: int, bar: Progress, workers: Workers) -> Result:
     selection = MatrixFreeSelection(p, limit, p.budget, workers)
     picks, gains = selection.more(p.budget, bar)
     return Result(picks, gains, selection.coverage(), selection.settled())
-
-
-def _rounds(count: int) -> Iterator[list[tuple[int, int]]]:
-    """All pairs of `count` blocks, a block with itself first, in rounds in which no block comes twice.
-
-    So the tiles of a round may run side by side, and each block meets the others in the same order on any machine.
-    The rounds are those of a tournament, by the circle method.
-    """
-    yield [(i, i) for i in range(count)]
-    players = count + count % 2
-    for r in range(players - 1):
-        pairs = [(r, players - 1)]
-        pairs += [((r + k) % (players - 1), (r - k) % (players - 1)) for k in range(1, players // 2)]
-        yield [(max(pair), min(pair)) for pair in pairs if max(pair) < count]
 
 
 class MatrixFreeSelection:
@@ -295,7 +280,7 @@ class MatrixFreeSelection:
             torch.mm(own, other.T, out=tile)
             self.sweep.tile(b, e, b2, e2, tile.data_ptr(), turned.data_ptr(), self.stride)
 
-        for pairs in _rounds(len(self.blocks)):
+        for pairs in rounds(len(self.blocks)):
             self.workers.run(work, pairs)
 
     def prove(self, done: int) -> None:

@@ -92,6 +92,20 @@ def cut(n: int, height: int) -> list[tuple[int, int]]:
     return [(begin, min(begin + height, n)) for begin in range(0, n, height)]
 
 
+def rounds(count: int) -> Iterator[list[tuple[int, int]]]:
+    """All pairs of `count` blocks, a block with itself first, in rounds in which no block comes twice.
+
+    So the tiles of a round may run side by side, and each block meets the others in the same order on any machine.
+    The rounds are those of a tournament, by the circle method.
+    """
+    yield [(i, i) for i in range(count)]
+    players = count + count % 2
+    for r in range(players - 1):
+        pairs = [(r, players - 1)]
+        pairs += [((r + k) % (players - 1), (r - k) % (players - 1)) for k in range(1, players // 2)]
+        yield [(max(pair), min(pair)) for pair in pairs if max(pair) < count]
+
+
 def panel_rows(n: int, d: int, sides: int = 2) -> int:
     """Rows per panel: all buffers together stay within a twenty-fifth of an N x N matrix where N is large enough."""
     return min(n, max(64, min(ROWS, NUMBERS // d, n * n // (25 * sides * d))))
