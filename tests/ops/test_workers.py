@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from difal_kernels._workers import Workers
-from difal_kernels.ops.maxherding.matrix_free import _rounds
+from difal_kernels.ops.maxherding.panels import rounds
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -49,7 +49,7 @@ def test_torch_keeps_its_number_of_threads():
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 13])
 def test_rounds_hold_each_pair_once_and_no_block_twice(count):
     pairs = []
-    for one_round in _rounds(count):
+    for one_round in rounds(count):
         blocks = [b for pair in one_round for b in set(pair)]
         assert len(blocks) == len(set(blocks))
         pairs += one_round
