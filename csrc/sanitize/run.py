@@ -84,8 +84,10 @@ def main(name: str, arguments: list[str]) -> int:
     )  # fmt: skip
     if str(build) not in found.stdout:
         raise SystemExit(f"the sanitized extension was not loaded: {found.stdout}{found.stderr}")
-    # A sanitizer's shadow of the memory is no peak of ours.
-    tests = arguments or [str(ROOT / "tests/ops"), "-m", "not slow", "-k", "not peak_memory"]
+    # A sanitizer's shadow of the memory is no peak of ours. ThreadSanitizer gives up where a forked process starts a
+    # thread whose id one of its parent's threads had ("dup thread with used id").
+    left_out = "peak_memory" if name == "address" else "peak_memory or forked_process"
+    tests = arguments or [str(ROOT / "tests/ops"), "-m", "not slow", "-k", f"not ({left_out})"]
     pytest = [sys.executable, "-m", "pytest", "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), *tests]
     run = subprocess.run(without_address_randomisation(pytest), cwd=build, env=environment)
     reports = [part for log in sorted(logs.iterdir()) for part in ours(log.read_text())]
