@@ -80,4 +80,4 @@ def main(out, data, mode, lost=-1):
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    ranks.leave(main(*sys.argv[1:]))

@@ -12,6 +12,7 @@ from difal.data.base import FunctionSplit
 from difal.encoders import DiffusionEncoder
 from difal.errors import ConfigError, DataError
 from difal.loop import LazyEncoder
+from difal.workers import one_thread
 from difal_kernels import maxherding
 
 
@@ -128,7 +129,7 @@ def test_a_pass_cut_short_goes_on(tmp_path, pool):
             return super().maps(images, noise)
 
     config, encoder = tiny_config(tmp_path), FakeEncoder()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), one_thread():  # one image at a time: the passes are counted
         build_bank(tmp_path / "cut", pool, Failing, config)
     resumed = build_bank(tmp_path / "cut", pool, lambda: encoder, config)
     assert encoder.passes == 2 * 3  # two images left, each under the fixed noise and two draws
