@@ -127,10 +127,10 @@ def as_numbers(value: Any, name: str, what: str) -> np.ndarray:
     try:
         if isinstance(value, torch.Tensor | np.ma.MaskedArray):
             value = as_data(value, name, (*FLOATS, *INTEGERS)).double().cpu().numpy()
-        numbers = np.asarray(value)
-        if value is None or numbers.dtype.kind not in "fiuO":  # O: fractions, decimals
+        array = np.asarray(value)
+        if value is None or array.dtype.kind not in "fiuO":  # O: fractions, decimals
             raise TypeError
-        return numbers.astype(np.float64)
+        return array.astype(np.float64)
     except (TypeError, ValueError):
         raise TypeError(f"`{name}` must be {what}, got {value!r}") from None
     except OverflowError:

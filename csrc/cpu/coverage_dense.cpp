@@ -33,7 +33,11 @@ double steepest(KernelKind kind) {
 struct Coverage::State final : Greedy {
     std::vector<double> weighted_scale;  // w_i s_i; empty where `weigh` is not for this kernel
 
-    State(const CoverageProblem& problem, int threads) : Greedy(problem, threads) {}
+    State(const CoverageProblem& problem, int threads) : Greedy(problem, threads) {
+        if (!p.symmetric || steepest(p.kind) < 0) return;
+        weighted_scale.resize(p.rows);
+        for (int64_t i = 0; i < p.rows; ++i) weighted_scale[i] = p.weights[i] * p.scale[i];
+    }
 
     // Column j as contiguous numbers.
     const float* column(int64_t j, Scratch& s) const {
@@ -165,12 +169,7 @@ void Coverage::cover_with(const double* coverage) {
 }
 
 void Coverage::start() {
-    State& s = *state_;
-    if (s.p.symmetric && steepest(s.p.kind) > 0) {
-        s.weighted_scale.resize(s.p.rows);
-        for (int64_t i = 0; i < s.p.rows; ++i) s.weighted_scale[i] = s.p.weights[i] * s.p.scale[i];
-    }
-    s.start();
+    state_->start();
 }
 void Coverage::select(int64_t count, int64_t* picks, double* gains) {
     state_->select(count, picks, gains);

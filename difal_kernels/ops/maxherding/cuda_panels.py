@@ -81,14 +81,14 @@ class Panels:
 
     def turned(self, features: torch.Tensor, norms: torch.Tensor | None) -> torch.Tensor:
         """float32 rows whose inner products give kernel values."""
+        # Beyond these bandwidths float32 has no reciprocal of full precision; csrc/cpu/rows.cpp does the same.
+        in_double = features.dtype == torch.float64 or not 1e-37 < self.bandwidth < 1e37
         out = torch.empty(features.shape, dtype=torch.float32, device=features.device)
         for begin in range(0, len(features), ROWS):
             rows = features[begin : begin + ROWS]
             if self.cosine:
                 out[begin : begin + ROWS] = rows / norms[begin : begin + ROWS, None].clamp(min=1e-300)
-            elif (
-                rows.dtype == torch.float64 or not 1e-37 < self.bandwidth < 1e37
-            ):  # float32 has no 1 / h of full precision
+            elif in_double:
                 out[begin : begin + ROWS] = (rows.double() - self.center.double()) / self.bandwidth
             else:
                 out[begin : begin + ROWS] = (rows.float() - self.center.float()) * (1 / self.bandwidth)

@@ -106,9 +106,9 @@ def rounds(count: int) -> Iterator[list[tuple[int, int]]]:
         yield [(max(pair), min(pair)) for pair in pairs if max(pair) < count]
 
 
-def panel_rows(n: int, d: int, sides: int = 2) -> int:
-    """Rows per panel: all buffers together stay within a twenty-fifth of an N x N matrix where N is large enough."""
-    return min(n, max(64, min(ROWS, NUMBERS // d, n * n // (25 * sides * d))))
+def panel_rows(n: int, d: int) -> int:
+    """Rows per panel: two of them together stay within a twenty-fifth of an N x N matrix where N is large enough."""
+    return min(n, max(64, min(ROWS, NUMBERS // d, n * n // (50 * d))))
 
 
 def is_native(features: torch.Tensor) -> bool:
