@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from torch import nn
 
 from difal_kernels._checks import as_int
 
@@ -267,11 +269,28 @@ def read_object(path: Path) -> dict[str, Any]:
     return values
 
 
-def check_complete(folder: Path, missing: Iterable[str]) -> None:
-    """Raise ValueError where weights are missing, which both libraries would draw at random, with a warning."""
-    names = sorted(missing)
+def load_complete(maker: Any, folder: Path, what: str, unused: str | None = None, **options: Any) -> nn.Module:
+    """A diffusers or transformers model out of safetensors, with none of its weights drawn at random.
+
+    Args:
+        maker: the library's class, of which `from_pretrained` is called with `options`.
+        folder: where the weights are.
+        what: what to call the model in errors.
+        unused: tensors whose names begin with this may be missing.
+
+    Raises:
+        ValueError: it cannot be read, or weights are missing, which both libraries only warn of.
+    """
+    try:
+        model, found = maker.from_pretrained(str(folder), use_safetensors=True, output_loading_info=True, **options)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise ValueError(f"`name`: the {what} in {folder} could not be loaded: {error}") from error
+    names = sorted(name for name in found["missing_keys"] if unused is None or not name.startswith(unused))
     if names:
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         raise ValueError(
             f"`name`: the weights in {folder} lack {', '.join(names[:8])}{more}; fetch or convert the folder again"
         )
+    for parameter in model.parameters():  # out of the file's mapping: unaligned weights change the last bits
+        parameter.data = parameter.data.clone()
+    return model

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from difal.encoders.base import check_complete, hash_tensors
+from difal.encoders.base import hash_tensors, load_complete
 from difal.encoders.diffusion import DiffusionEncoder
 
 PROMPT = "empty_prompt.safetensors"  # beside unet/ and vae/: the text encoder's answer to ""
@@ -126,11 +126,7 @@ def empty_prompt(folder: Path) -> torch.Tensor:
 
     transformers = need_transformers("the empty prompt's embedding")
     tokenizer = transformers.CLIPTokenizer.from_pretrained(str(folder / "tokenizer"))
-    text, found = transformers.CLIPTextModel.from_pretrained(
-        str(folder / "text_encoder"), use_safetensors=True, output_loading_info=True
-    )
-    check_complete(folder / "text_encoder", found["missing_keys"])
-    text = text.eval()
+    text = load_complete(transformers.CLIPTextModel, folder / "text_encoder", "CLIPTextModel").eval()
     length = text.config.max_position_embeddings
     tokens = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     with torch.no_grad():

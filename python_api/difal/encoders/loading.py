@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
-from difal.encoders.base import BaseEncoder, check_complete, read_object
+from difal.encoders.base import BaseEncoder, load_complete, read_object
 from difal.encoders.diffusion import SETTINGS, DiffusionEncoder
 from difal.encoders.latent import PROMPT, LatentDiffusionEncoder, empty_prompt
 from difal.encoders.vision import VisionEncoder, load_vision
@@ -79,19 +78,9 @@ def _load(kind: str, folder: Path, device, dtype):
     """A diffusers model."""
     import diffusers
 
-    try:
-        model, found = getattr(diffusers, kind).from_pretrained(
-            str(folder),
-            use_safetensors=True,
-            low_cpu_mem_usage=False,
-            torch_dtype=dtype or torch.float32,
-            output_loading_info=True,
-        )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise ValueError(f"`name`: the {kind} in {folder} could not be loaded: {error}") from error
-    check_complete(folder, found["missing_keys"])
-    for parameter in model.parameters():  # out of the file's mapping: unaligned weights change the last bits
-        parameter.data = parameter.data.clone()
+    model = load_complete(
+        getattr(diffusers, kind), folder, kind, low_cpu_mem_usage=False, torch_dtype=dtype or torch.float32
+    )
     return model.to(device or "cpu")
 
 

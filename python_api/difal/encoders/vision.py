@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
-from difal.encoders.base import BaseEncoder, check_complete, hash_tensors, plain_settings, read_object
+from difal.encoders.base import BaseEncoder, hash_tensors, load_complete, plain_settings, read_object
 from difal.encoders.diffusion import SETTINGS, _distinct
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which such networks are trained with
@@ -113,20 +112,9 @@ class VisionEncoder(BaseEncoder):
 def load_vision(folder: Path, device, dtype, settings: dict) -> VisionEncoder:
     """A transformers model of `folder`; `settings` are `VisionEncoder`'s. No code of the folder is run."""
     transformers = need_transformers(f"`name`: the model in {folder}")
-    try:
-        model, found = transformers.AutoModel.from_pretrained(
-            str(folder),
-            use_safetensors=True,
-            trust_remote_code=False,
-            dtype=dtype or torch.float32,
-            output_loading_info=True,
-        )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise ValueError(f"`name`: the model in {folder} could not be loaded: {error}") from error
     # A pooler comes after the hidden states, and checkpoints of classifiers have none.
-    check_complete(folder, [name for name in found["missing_keys"] if not name.startswith("pooler.")])
-    for parameter in model.parameters():  # out of the file's mapping: unaligned weights change the last bits
-        parameter.data = parameter.data.clone()
+    options = {"trust_remote_code": False, "dtype": dtype or torch.float32}
+    model = load_complete(transformers.AutoModel, folder, "model", unused="pooler.", **options)
     processor = folder / "preprocessor_config.json"
     if processor.is_file():
         values = read_object(processor)
