@@ -24,12 +24,11 @@ from setuptools.errors import CCompilerError, CompileError, ExecError, PlatformE
 
 ROOT = Path(__file__).parent
 # By the ending of a source's name. The variant to run is picked at run time, so the binary stays portable.
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c", "-mprefer-vector-width=512"]
 ISA_FLAGS = {
     "_avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "_avx512": [
-        *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
-        *("-mfma", "-mf16c", "-mprefer-vector-width=512"),
-    ],
+    "_avx512": AVX512,
+    "_vnni": [*AVX512, "-mavx512vnni"],
 }
 IS_X86 = platform.machine().lower() in {"x86_64", "amd64"}
 # DIFAL_SANITIZE names one of these; csrc/sanitize/run.py builds and runs the tests with it.

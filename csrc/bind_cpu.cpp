@@ -15,6 +15,7 @@
 #include "difal/disagreement.h"
 #include "difal/farthest.h"
 #include "difal/hypercolumns.h"
+#include "difal/int16_rows.h"
 #include "difal/isa.h"
 #include "difal/projection.h"
 #include "difal/rows.h"
@@ -42,6 +43,19 @@ void prepare_rows(std::uintptr_t features, bool is_double, int64_t rows, int64_t
                   double bandwidth, std::uintptr_t out, std::uintptr_t scale) {
     difal::prepare_rows({address<const void>(features), is_double, rows, dimension, address<const void>(center),
                          bandwidth, address<float>(out), address<float>(scale)});
+}
+
+double prepare_int16_rows(std::uintptr_t features, bool is_double, int64_t rows, int64_t dimension,
+                          std::uintptr_t center, double bandwidth, std::uintptr_t out, std::uintptr_t scale) {
+    return difal::prepare_int16_rows({address<const void>(features), is_double, rows, dimension,
+                                      address<const void>(center), bandwidth, nullptr, address<float>(scale)},
+                                     address<int32_t>(out));
+}
+
+void multiply_int16_rows(std::uintptr_t a, int64_t a_rows, std::uintptr_t b, int64_t b_rows, int64_t dimension,
+                         std::uintptr_t out, int64_t stride) {
+    difal::multiply_int16_rows(address<const int32_t>(a), a_rows, address<const int32_t>(b), b_rows, dimension,
+                               address<float>(out), stride);
 }
 
 // The constructor shared by Coverage and Sweep: a CoverageProblem by keywords.
@@ -110,6 +124,13 @@ void bind_coverage(py::module_& m) {
             Unlocked())
         .def("start", &Coverage::start, Unlocked())
         .def("stats", [](const Coverage& self) { return as_dict(self.stats()); });
+}
+
+int64_t count_uncertain(int32_t kind, std::uintptr_t products, int64_t rows, int64_t columns, std::uintptr_t row_scale,
+                        std::uintptr_t column_scale, float lambda, float tolerance, float relative, float absolute) {
+    return difal::count_uncertain(static_cast<difal::KernelKind>(kind), {lambda, tolerance, relative, absolute},
+                                  address<float>(products), rows, columns, address<const float>(row_scale),
+                                  address<const float>(column_scale));
 }
 
 void bind_sweep(py::module_& m) {
@@ -385,6 +406,14 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("disagreement", &disagreement, "Fills the wanted scores; the first invalid place, or -1.");
     m.def("isa", &difal::isa_name, "The instruction set that the kernels run with.");
     m.def("prepare_rows", &prepare_rows, py::call_guard<py::gil_scoped_release>(), "See csrc/include/difal/rows.h.");
+    m.def("prepare_int16_rows", &prepare_int16_rows, py::call_guard<py::gil_scoped_release>(),
+          "See csrc/include/difal/int16_rows.h.");
+    m.def("multiply_int16_rows", &multiply_int16_rows, py::call_guard<py::gil_scoped_release>());
+    m.def("int16_block_size", &difal::int16_block_size, "int32 words of 16 rows.");
+    m.def("has_fast_int16", &difal::has_fast_int16);
+    m.def("count_uncertain", &count_uncertain, py::arg("kind"), py::arg("products"), py::arg("rows"),
+          py::arg("columns"), py::arg("row_scale"), py::arg("column_scale"), py::kw_only(), py::arg("lambda_"),
+          py::arg("tolerance"), py::arg("relative"), py::arg("absolute"), py::call_guard<py::gil_scoped_release>());
     bind_coverage(m);
     bind_sweep(m);
     bind_balls(m);

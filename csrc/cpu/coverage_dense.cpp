@@ -120,6 +120,15 @@ struct Coverage::State final : Greedy {
     }
 };
 
+int64_t count_uncertain(KernelKind kind, const ErrorModel& error, float* products, int64_t rows, int64_t columns,
+                        const float* row_scale, const float* column_scale) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < rows; ++i) {
+        count += coverage_kernels().transform(kind, error, products + i * columns, columns, row_scale[i], column_scale);
+    }
+    return count;
+}
+
 Coverage::Coverage(const CoverageProblem& problem, int threads) : state_(new State(problem, threads)) {}
 Coverage::~Coverage() = default;
 

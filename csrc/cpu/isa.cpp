@@ -54,4 +54,12 @@ const char* isa_name() {
     }
 }
 
+bool has_vnni() {
+#if defined(__x86_64__)
+    return isa() == Isa::avx512 && __builtin_cpu_supports("avx512vnni");
+#else
+    return false;
+#endif
+}
+
 }  // namespace difal

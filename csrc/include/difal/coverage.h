@@ -40,6 +40,11 @@ struct CoverageStats {
     int64_t rows_updated = 0;  // sum of |R| over the picks
 };
 
+// How many of rows x columns kernel values must be computed in float64, of which `products` holds the inner products;
+// overwritten. Rows are contiguous, the scales those of ErrorModel.
+int64_t count_uncertain(KernelKind kind, const ErrorModel& error, float* products, int64_t rows, int64_t columns,
+                        const float* row_scale, const float* column_scale);
+
 class Coverage {
   public:
     Coverage(const CoverageProblem& problem, int threads);

@@ -14,4 +14,7 @@ enum class Isa { generic, avx2, avx512 };
 Isa isa();
 const char* isa_name();
 
+// Whether isa() is avx512 and the processor multiplies 16-bit integers as well; see int16_rows.h.
+bool has_vnni();
+
 }  // namespace difal

@@ -10,12 +10,13 @@ from ..._memory import large_empty
 from ..._progress import Progress
 from ..._workers import Workers
 from .engine import cover_labeled, make_engine, run_picks
-from .panels import NUMBERS, TOLERANCE, UNIT, Panels, cut, full_precision, is_native
+from .panels import NUMBERS, TOLERANCE, Panels, cut, full_precision, is_native
 from .problem import Problem
+from .products import UNIT
 from .reference import initial_coverage
 from .result import Result
 
-TILE = 512  # most rows and columns of the matrix that are made at once: turned into kernel values while in cache
+TILE = 512  # most columns of the matrix that are made at once: turned into kernel values while in cache
 SPAN = 2048  # columns per task
 ROWS = 1024  # most rows that are prepared at a time, for all the tiles beside them
 LEAST = 256  # and the least, in a small pool
@@ -108,7 +109,7 @@ def _columns(p: Problem) -> int:
 
 def _from_features(p: Problem, panels: Panels, workers: Workers, storage: torch.Tensor | None):
     symmetric = _symmetric(p)
-    features, n, columns = panels.features, len(p.features), _columns(p)
+    features, products, n, columns = panels.features, panels.products, len(p.features), _columns(p)
     storage = large_empty(n * columns) if storage is None else storage
     gram = storage[: n * columns].view(n, columns)
     coverage, keep = make_engine("Coverage", p, features, panels.scale, gram, symmetric, panels.error, workers.count)
@@ -117,23 +118,23 @@ def _from_features(p: Problem, panels: Panels, workers: Workers, storage: torch.
     def square(b: int, e: int, own: torch.Tensor) -> None:
         for begin in range(b, e, CORNER):
             end = min(begin + CORNER, e)
-            torch.mm(own[begin - b : end - b], own[: end - b].T, out=gram[begin:end, b:end])
+            upper, lower = products.part(own, begin - b, end - b), products.part(own, 0, end - b)
+            products.multiply(upper, lower, gram[begin:end, b:end])
             coverage.fill(begin, end, b, end)
             coverage.mirror(begin, end)
 
     height, width = panels.heights[:2]
-
     held: list[tuple[int, int] | None] = [None] * workers.count  # whose rows each worker has ready from its last task
 
     def work(task: tuple[int, int, int, int], slot: int) -> None:
         b, e, first, last = task
-        own = panels.prepared(e - b, 2 * slot) if held[slot] == (b, e) else panels.block(b, e, 2 * slot)
+        own = panels.prepared(2 * slot) if held[slot] == (b, e) else panels.block(b, e, 2 * slot)
         held[slot] = b, e
         for c, stop in ((c, min(c + width, last)) for c in range(first, last, width)):
             rows = features[c:stop] if symmetric else features[p.candidates[c:stop]]
             other = panels.rows(rows, 2 * slot + 1)
-            for begin, end in cut(e - b, TILE):
-                torch.mm(own[begin:end], other.T, out=gram[b + begin : b + end, c:stop])
+            for begin, end in cut(e - b, products.tile):
+                products.multiply(products.part(own, begin, end), other, gram[b + begin : b + end, c:stop])
                 coverage.fill(b + begin, b + end, c, stop)
         if symmetric and last == b:
             square(b, e, own)

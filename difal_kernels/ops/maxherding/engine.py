@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -50,17 +51,29 @@ def cover_labeled(engine: Any, p: Problem, panels: Panels) -> None:
     """Tell the engine what the labeled points cover."""
     if p.labeled is None:
         return
-    labeled, n = native(p.labeled), len(panels.features)
-    height, width = panels.heights[:2]
-    products = torch.empty(min(height, len(labeled)), n, dtype=torch.float32)
-    scale = torch.empty(len(products), dtype=torch.float32)
-    with full_precision():
-        for rows in labeled.split(height):
-            own = panels.rows(rows, 0)
-            panels.rows_into(rows, own, scale)
+    for rows, products, scale in labeled_products(native(p.labeled), panels):
+        engine.cover(rows.data_ptr(), len(rows), products.data_ptr(), products.stride(0), scale.data_ptr())
+
+
+def labeled_products(
+    labeled: torch.Tensor, panels: Panels
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Some labeled rows, their inner products with all the pool, (rows, N), and their squared norms, until no more are.
+
+    The products are valid until the next ones are asked for.
+    """
+    n, (height, width) = len(panels.features), panels.heights[:2]
+    products = panels.products_with(labeled)
+    own, other = panels.room(0, products), panels.room(1, products)
+    out = torch.empty(min(height, len(labeled)), n, dtype=torch.float32)
+    scale = torch.empty(len(out), dtype=torch.float32)
+    for rows in labeled.split(height):
+        ready = products.prepare(rows, own, scale)
+        with full_precision():
             for begin, end in cut(n, width):
-                torch.mm(own, panels.block(begin, end, 1).T, out=products[: len(rows), begin:end])
-            engine.cover(rows.data_ptr(), len(rows), products.data_ptr(), n, scale.data_ptr())
+                block = products.prepare(panels.features[begin:end], other)
+                products.multiply(ready, block, out[: len(rows), begin:end])
+        yield rows, out[: len(rows)], scale
 
 
 def run_picks(engine: Any, picks: torch.Tensor, gains: torch.Tensor, bar: Progress) -> None:

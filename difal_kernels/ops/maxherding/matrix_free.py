@@ -19,8 +19,9 @@ from . import matrix_free_memory as memory
 from .engine import cover_labeled, make_engine, run_picks
 from .kernels import kernel_matrix, sample_rows
 from .matrix_free_memory import plan, threads_for, workspace_bytes
-from .panels import UNIT, Panels, cut, full_precision, rounds
+from .panels import Panels, cut, full_precision, rounds
 from .problem import Problem
+from .products import UNIT
 from .result import TIE, Result
 
 __all__ = ["MatrixFreeSelection", "plan", "select", "threads_for", "workspace_bytes"]
@@ -56,9 +57,10 @@ class MatrixFreeSelection:
         self.handed_out, self.started = 0, False
         size, self.stride = memory.tile_shape(self.n)
         self.panels = Panels(p, [size] * 2 * workers.count, workers)
+        self.multiply, self.part = self.panels.products.multiply, self.panels.products.part
         self.size, self.blocks = size, cut(self.n, size)
         self.tiles = torch.empty(2 * workers.count, max(size, memory.BATCH), self.stride, dtype=torch.float32)
-        self.own = torch.empty(min(self.n, memory.CORRECTED), d, dtype=torch.float32)
+        self.own = self.panels.products.empty(min(self.n, memory.CORRECTED))
         # An entry may have come from one product as a row's and from another as a column's: twice the error.
         error = {name: value * (1 + (name != "tolerance")) for name, value in self.panels.error.items()}
         self.sweep, self.keep = make_engine(
@@ -67,10 +69,9 @@ class MatrixFreeSelection:
         spare = limit - memory.fixed_bytes(p) - (workers.count - 1) * memory.worker_bytes(p)
         self.ready = None
         if spare > 4 * 4 * self.n * d:  # room for the rows as a GEMM wants them
-            self.ready = torch.empty(self.n, d, dtype=torch.float32)
-            for b, e in self.blocks:
-                self.panels.rows_into(self.panels.features[b:e], self.ready[b:e])
-            spare -= 4 * self.n * d
+            self.ready = self.panels.products.empty(self.n)
+            self.panels.products.prepare(self.panels.features, self.ready)
+            spare -= self.ready.nbytes
         self.most = memory.MOST_GUESSES
         while self.most < 512 and memory.guess_bytes(self.n, 2 * self.most) < spare // 8:
             self.most *= 2
@@ -147,12 +148,11 @@ class MatrixFreeSelection:
 
     def rows(self, begin: int, end: int, side: int) -> torch.Tensor:
         if self.ready is not None:
-            return self.ready[begin:end]
+            return self.part(self.ready, begin, end)
         return self.panels.rows(self.panels.features[begin:end], side)
 
     def some_rows(self, index: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        self.panels.rows_into(self.panels.features[index], out[: len(index)])
-        return out[: len(index)]
+        return self.panels.products.prepare(self.panels.features[index], out)
 
     def tile(self, rows: int, columns: int, slot: int, turned: bool = False) -> torch.Tensor:
         return self.tiles[2 * slot + turned, :rows, :columns]
@@ -164,7 +164,7 @@ class MatrixFreeSelection:
 
         def work(block: tuple[int, int], slot: int) -> None:
             b, e = block
-            torch.mm(own, self.rows(b, e, 2 * slot).T, out=out[:, b:e])
+            self.multiply(own, self.rows(b, e, 2 * slot), out[:, b:e])
 
         self.workers.run(work, self.blocks)
         return out
@@ -234,11 +234,11 @@ class MatrixFreeSelection:
         def work(block: tuple[int, int], slot: int) -> None:
             b, e = block
             columns = self.rows(b, e, 2 * slot)
-            for r in range(0, len(own), height):
-                tile = self.tile(len(own[r : r + height]), e - b, slot)
-                torch.mm(own[r : r + height], columns.T, out=tile)
+            for r, stop in cut(len(picked), height):
+                tile = self.tile(stop - r, e - b, slot)
+                self.multiply(self.part(own, r, stop), columns, tile)
                 self.sweep.add_taken(
-                    *(values[r : r + height].data_ptr() for values in (picked, low, high, weights)),
+                    *(values[r:].data_ptr() for values in (picked, low, high, weights)),
                     *(len(tile), b, e, tile.data_ptr(), self.stride, out.data_ptr()),
                 )
 
@@ -256,9 +256,9 @@ class MatrixFreeSelection:
         def work(block: tuple[int, int], slot: int) -> None:
             b, e = block
             columns = self.rows(b, e, 2 * slot)
-            for r in range(0, len(own), height):
-                tile = self.tile(len(own[r : r + height]), e - b, slot)
-                torch.mm(own[r : r + height], columns.T, out=tile)
+            for r, stop in cut(len(hopeful), height):
+                tile = self.tile(stop - r, e - b, slot)
+                self.multiply(self.part(own, r, stop), columns, tile)
                 self.sweep.add_gains(
                     *(step, hopeful[r:].data_ptr(), len(tile), b, e, tile.data_ptr(), self.stride),
                     gains[slot, r:].data_ptr(),
@@ -277,7 +277,7 @@ class MatrixFreeSelection:
             tile, turned = self.tile(e - b, e2 - b2, slot), self.tile(e2 - b2, e - b, slot, turned=True)
             own = self.rows(b, e, 2 * slot)
             other = own if b2 == b else self.rows(b2, e2, 2 * slot + 1)
-            torch.mm(own, other.T, out=tile)
+            self.multiply(own, other, tile)
             self.sweep.tile(b, e, b2, e2, tile.data_ptr(), turned.data_ptr(), self.stride)
 
         for pairs in rounds(len(self.blocks)):
@@ -314,14 +314,15 @@ class MatrixFreeSelection:
         )
         self.sweep.changed_rows(changed.data_ptr())
         for start in range(0, len(changed), memory.CORRECTED):
-            own = self.some_rows(changed[start : start + memory.CORRECTED], self.own)
+            some = changed[start : start + memory.CORRECTED]
+            own, count = self.some_rows(some, self.own), len(some)
 
-            def work(block: tuple[int, int], slot: int, own=own, start=start) -> None:
+            def work(block: tuple[int, int], slot: int, own=own, count=count, start=start) -> None:
                 b, e = block
                 columns = self.rows(b, e, 2 * slot)
-                for r in range(0, len(own), memory.BATCH):
-                    tile = self.tile(len(own[r : r + memory.BATCH]), e - b, slot)
-                    torch.mm(own[r : r + memory.BATCH], columns.T, out=tile)
+                for r, stop in cut(count, memory.BATCH):
+                    tile = self.tile(stop - r, e - b, slot)
+                    self.multiply(self.part(own, r, stop), columns, tile)
                     self.sweep.retake((start + r) // memory.BATCH, b, e, tile.data_ptr(), self.stride)
 
             self.workers.run(work, self.blocks)
@@ -339,12 +340,10 @@ class MatrixFreeSelection:
             own = self.some_rows(some, self.own)
 
             def gather(r: int, b: int, e: int, slot: int, own_lists: bool, own=own, some=some) -> None:
-                part = own[r : r + height]
-                tile = self.tile(len(part), e - b, slot)
-                torch.mm(part, self.rows(b, e, 2 * slot).T, out=tile)
-                self.sweep.gather_again(
-                    some[r : r + height].data_ptr(), len(part), b, e, tile.data_ptr(), self.stride, own_lists
-                )
+                count = min(height, len(some) - r)
+                tile = self.tile(count, e - b, slot)
+                self.multiply(self.part(own, r, r + count), self.rows(b, e, 2 * slot), tile)
+                self.sweep.gather_again(some[r:].data_ptr(), count, b, e, tile.data_ptr(), self.stride, own_lists)
 
             starts = range(0, len(some), height)
 

@@ -1,4 +1,4 @@
-"""Features on their way into a GEMM: float32, centred, in units of the bandwidth; and the error bound that follows."""
+"""Features on their way into products of all pairs: slices of them, how they are multiplied, and the error bound."""
 
 from __future__ import annotations
 
@@ -10,81 +10,133 @@ import torch
 
 from ..._native import load
 from ..._workers import Workers
-from .kernels import sample_rows
+from . import products
+from .kernels import KERNELS, sample_rows
 from .problem import Problem
+from .products import UNIT, Float32Products, Frame, Int16Products, Products
 
 ROWS = 1024  # most rows of features per GEMM
 NUMBERS = 1 << 22  # and most numbers, 16 MiB of float32
-UNIT = 2.0**-24  # float32's unit roundoff
 CENTRED = 256  # rows whose mean is taken for the pool's
 TOLERANCE = 2.0**-10  # worst relative error of a kernel value that is left to an estimate
+WIDE = 64  # features that are worth rounding to integers
+MANY = 1 << 26  # and multiply-adds of their products
+DOUBTFUL = 1e-3  # share of entries that may be computed in float64 for the sake of faster products
 
 
 class Panels:
-    """Slices of the pool as float32 rows `a` whose inner products give kernel values; see docs/exactness.md.
+    """Slices of the pool as rows `a` whose inner products give kernel values; see docs/exactness.md.
 
     Args:
         p: the problem.
         heights: how many rows each of the slices has at most that are wanted at a time.
-        workers: who makes the first pass over the rows, with a slice for each; the caller alone by default.
+        workers: who makes the first pass over the rows; the caller alone by default.
 
     Attributes:
         features: contiguous float32 or float64 with the problem's values: the input itself where it is that already.
         scale: (N,) float32, the squared norms s_i of the rows a; zeros for cosine, whose bound is absolute.
         heights: as given.
+        products: what multiplies the rows: `multiply`, `part` and `empty` are for its callers.
         error: lambda_, relative, absolute and tolerance of csrc's ErrorModel.
     """
 
     def __init__(self, p: Problem, heights: Sequence[int], workers: Workers | None = None):
         n, d = p.features.shape
         self.features, self.heights = native(p.features), tuple(heights)
-        self.bandwidth = 1.0 if p.kernel == "cosine" else p.bandwidth
-        self.center = None
-        if p.kernel != "cosine":
-            some = self.features[sample_rows(n, CENTRED)]  # any point will do: how near tells how small the bound is
-            self.center = some.mean(0, dtype=torch.float64).to(self.features.dtype)
+        some = self.features[sample_rows(n, CENTRED)]
+        center = None
+        if p.kernel != "cosine":  # any point will do: how near tells how small the bound is
+            center = some.mean(0, dtype=torch.float64).to(self.features.dtype)
+        self.frame = Frame(center, 1.0 if p.kernel == "cosine" else p.bandwidth)
         self.scale = torch.empty(n, dtype=torch.float32)
+        self.products = self._integers(p, some, workers or Workers(1))
+        if self.products is None:
+            self.products = Float32Products(self.frame, d)
         # Made once: fresh pages for every panel would cost more than its arithmetic.
-        self._buffers = [torch.empty(height, d, dtype=torch.float32) for height in heights]
-
-        def measure(block: tuple[int, int], slot: int) -> None:
-            b, e = block
-            self.rows_into(self.features[b:e], self._buffers[slot], self.scale[b:e])
-
-        (workers or Workers(1)).run(measure, cut(n, min(heights)))
-        growth = d * UNIT / (1 - d * UNIT)
-        self.error = {
-            "lambda_": 0.0 if self.center is None else 1.01 * (growth + 20 * UNIT),
-            "relative": 0.0 if p.kernel == "tophat" else 8 * UNIT,
-            "absolute": 1.01 * (growth + 8 * UNIT) if self.center is None else 0.0,
-            "tolerance": TOLERANCE,
-        }
+        self._buffers = [self.products.empty(height) for height in heights]
+        self._ready = list(self._buffers)
+        if isinstance(self.products, Float32Products):
+            (workers or Workers(1)).run(self._measure, cut(n, min(heights)))
+        self.error = error_model(p.kernel, self.products.growth)
 
     def block(self, begin: int, end: int, side: int = 0) -> torch.Tensor:
-        """Some of the pool's rows as a GEMM wants them; valid until the next call for the same side."""
+        """Some of the pool's rows, prepared; valid until the next call for the same side."""
         return self.rows(self.features[begin:end], side)
 
     def rows(self, features: torch.Tensor, side: int = 0) -> torch.Tensor:
-        """The same for any rows, contiguous and of the type of `features`."""
-        out = self.prepared(features.shape[0], side)
-        self.rows_into(features, out)
-        return out
+        """The same for any of the pool's rows, contiguous and of the type of `features`."""
+        self._ready[side] = self.products.prepare(features, self._buffers[side])
+        return self._ready[side]
 
-    def prepared(self, count: int, side: int) -> torch.Tensor:
+    def prepared(self, side: int) -> torch.Tensor:
         """What `block` or `rows` returned last for this side."""
-        return self._buffers[side][:count]
+        return self._ready[side]
 
-    def rows_into(self, features: torch.Tensor, out: torch.Tensor, scale: torch.Tensor | None = None) -> None:
-        """Any number of such rows as a GEMM wants them, into contiguous float32 `out`, and their s_i."""
-        load("_cpu").prepare_rows(
-            features.data_ptr(),
-            features.dtype == torch.float64,
-            *features.shape,
-            0 if self.center is None else self.center.data_ptr(),
-            self.bandwidth,
-            out.data_ptr(),
-            0 if scale is None else scale.data_ptr(),
-        )
+    def products_with(self, others: torch.Tensor) -> Products:
+        """What multiplies the pool's rows with rows that are not of the pool, no less surely than `error` says."""
+        if isinstance(self.products, Int16Products):
+            if Int16Products.rounding(self.frame, others) <= self.products.error:
+                return self.products
+            return Float32Products(self.frame, others.shape[1])
+        return self.products
+
+    def room(self, side: int, products: Products) -> torch.Tensor:
+        """Room for a slice of this side, prepared for `products`."""
+        return self._buffers[side] if products is self.products else products.empty(self.heights[side])
+
+    def _measure(self, block: tuple[int, int], slot: int) -> None:
+        b, e = block
+        self.products.prepare(self.features[b:e], self._buffers[slot], self.scale[b:e])
+
+    def _integers(self, p: Problem, some: torch.Tensor, workers: Workers) -> Int16Products | None:
+        """Products of integers, with `scale` filled, where they are faster and give as many entries of use."""
+        n, d = self.features.shape
+        if d < WIDE or n * n * d < MANY or not products.integers_are_faster():
+            return None
+        errors = [0.0] * workers.count
+
+        def measure(block: tuple[int, int], slot: int) -> None:
+            b, e = block
+            error = Int16Products.rounding(self.frame, self.features[b:e], self.scale[b:e])
+            errors[slot] = max(errors[slot], error)
+
+        workers.run(measure, cut(n, ROWS))
+        error = max(errors)
+        if not error < 0.25:
+            return None
+        candidate, plain = Int16Products(self.frame, d, error), Float32Products(self.frame, d)
+        candidate.growth = max(candidate.growth, plain.growth)  # for `products_with`
+        scale = torch.empty(len(some), dtype=torch.float32)
+        rows = plain.prepare(some, plain.empty(len(some)), scale)
+        half = len(some) // 2
+        gram = torch.empty(half, half, dtype=torch.float32)
+        with full_precision():
+            plain.multiply(rows[:half], rows[half : 2 * half], gram)
+
+        def doubtful(growth: float) -> int:
+            copy = gram.clone()
+            return load("_cpu").count_uncertain(
+                KERNELS.index(p.kernel),
+                copy.data_ptr(),
+                *copy.shape,
+                scale.data_ptr(),
+                scale[half:].data_ptr(),
+                **error_model(p.kernel, growth),
+            )
+
+        more = doubtful(candidate.growth) - doubtful(plain.growth)
+        return candidate if more <= DOUBTFUL * gram.numel() else None
+
+
+def error_model(kernel: str, growth: float) -> dict[str, float]:
+    """Of csrc's ErrorModel, where products of rows a and b are wrong by at most growth |a| |b|."""
+    cosine = kernel == "cosine"
+    return {
+        "lambda_": 0.0 if cosine else 1.01 * (growth + 20 * UNIT),
+        "relative": 0.0 if kernel == "tophat" else 8 * UNIT,
+        "absolute": 1.01 * (growth + 8 * UNIT) if cosine else 0.0,
+        "tolerance": TOLERANCE,
+    }
 
 
 def cut(n: int, height: int) -> list[tuple[int, int]]:

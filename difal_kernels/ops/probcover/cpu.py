@@ -12,7 +12,7 @@ import torch
 from ..._native import load, missing, num_threads
 from ..._progress import Progress
 from ..maxherding.cpu import free_memory
-from ..maxherding.engine import run_picks
+from ..maxherding.engine import labeled_products, run_picks
 from ..maxherding.kernels import KERNELS
 from ..maxherding.panels import Panels, cut, full_precision, is_native, native, panel_rows
 from ..maxherding.problem import Batch, Problem
@@ -128,10 +128,11 @@ class _Selection:
             run_picks(self.balls, picks[done:], gains[done:], self.bar)
         return Result(picks, gains / self.n, self.balls.covered() / self.n, 0)
 
-    def products(self, left: torch.Tensor, begin: int, end: int, out: torch.Tensor) -> torch.Tensor:
-        """Inner products of GEMM-ready rows with a block of the pool, into a contiguous part of `out`."""
-        tile = out.view(-1)[: len(left) * (end - begin)].view(len(left), end - begin)
-        return torch.mm(left, self.panels.rows(self.features[begin:end], 1).T, out=tile)
+    def products(self, own: torch.Tensor, count: int, begin: int, end: int, out: torch.Tensor) -> torch.Tensor:
+        """Inner products of `count` prepared rows with a block of the pool, into a contiguous part of `out`."""
+        tile = out.view(-1)[: count * (end - begin)].view(count, end - begin)
+        self.panels.products.multiply(own, self.panels.block(begin, end, 1), tile)
+        return tile
 
     def blocks(self) -> list[tuple[int, int]]:
         return cut(self.n, self.step)
@@ -142,10 +143,10 @@ class _Selection:
         tile = torch.empty(self.step, self.step, dtype=torch.float32)
         with full_precision():
             for b, e in self.blocks():
-                own = self.panels.rows(self.features[b:e], 0)
+                own = self.panels.block(b, e, 0)
                 for b2, e2 in self.blocks():
                     if b2 <= b:
-                        self.balls.tile(b, e, b2, e2, self.products(own, b2, e2, tile).data_ptr())
+                        self.balls.tile(b, e, b2, e2, self.products(own, e - b, b2, e2, tile).data_ptr())
         return self.balls.end()
 
     def pick(self) -> tuple[int, float]:
@@ -156,21 +157,17 @@ class _Selection:
             row = torch.empty(1, self.n, dtype=torch.float32)
             own = self.panels.rows(self.features[j : j + 1], 0)
             for b, e in self.blocks():
-                row[:, b:e] = own @ self.panels.rows(self.features[b:e], 1).T
+                self.panels.products.multiply(own, self.panels.block(b, e, 1), row[:, b:e])
             newly = newly[: self.balls.take(j, row.data_ptr(), newly.data_ptr())]
             tile = torch.empty(self.step, self.step, dtype=torch.float32)
             for some in newly.split(self.step):
                 own = self.panels.rows(self.features[some], 0)
                 for b, e in self.blocks():
-                    self.balls.lower(some.data_ptr(), len(some), b, e, self.products(own, b, e, tile).data_ptr())
+                    self.balls.lower(
+                        some.data_ptr(), len(some), b, e, self.products(own, len(some), b, e, tile).data_ptr()
+                    )
         return j, gain
 
     def cover(self, labeled: torch.Tensor) -> None:
-        products = torch.empty(min(self.step, len(labeled)), self.n, dtype=torch.float32)
-        with full_precision():
-            for rows in labeled.split(self.step):
-                own, scale = self.panels.rows(rows, 0), torch.empty(len(rows), dtype=torch.float32)
-                self.panels.rows_into(rows, own, scale)
-                for b, e in self.blocks():
-                    products[: len(rows), b:e] = own @ self.panels.rows(self.features[b:e], 1).T
-                self.balls.cover(rows.data_ptr(), len(rows), products.data_ptr(), self.n, scale.data_ptr())
+        for rows, products, scale in labeled_products(labeled, self.panels):
+            self.balls.cover(rows.data_ptr(), len(rows), products.data_ptr(), products.stride(0), scale.data_ptr())

@@ -1,0 +1,41 @@
+// Rows of features as 16-bit integers times a step of their own, and their inner products, which processors with VNNI
+// make twice as fast as those of float32.
+//
+// A row a (float32, as prepare_rows makes it) is stored as q = round(a / step). Products of q are summed in int32,
+// which is exact: over a group of kGroup numbers no sum can leave the range, since the steps are such that the norm of
+// q over a group is below sqrt(2^31). The sums of the groups are added in float32. So what is lost is the rounding of
+// q, and how large that is relative to the row is measured for each; see docs/exactness.md.
+//
+// Layout: rows in blocks of 16; in a block the numbers 2 c and 2 c + 1 of all its rows are neighbours, 64 bytes, for
+// c = 0, 1, ... up to the dimension rounded up to whole groups; then the 16 steps, float32. Missing rows and numbers
+// are 0.
+#pragma once
+
+#include <cstdint>
+
+#include "difal/rows.h"
+
+namespace difal {
+
+constexpr int64_t kInt16Rows = 16;   // rows per block
+constexpr int64_t kInt16Group = 32;  // numbers whose products are summed in int32
+
+// int32 words per block.
+constexpr int64_t int16_block_size(int64_t dimension) {
+    return kInt16Rows * ((dimension + kInt16Group - 1) / kInt16Group * (kInt16Group / 2) + 1);
+}
+
+// Whether this processor has the instructions, so that the products are faster than float32's.
+bool has_fast_int16();
+
+// job.out is not used; `out`, aligned to 64 bytes, has a block for every 16 rows begun, or is null where only the rest
+// is wanted. Returns the largest |q step - a| / |a| of the rows, rounded up; infinity where a row's numbers are so
+// large or small, or no numbers, that float32 cannot tell its norm.
+double prepare_int16_rows(const RowsJob& job, int32_t* out);
+
+// out[i * stride + j] = the inner product of row i of a and row j of b, float32; the same to the last bit with a and b
+// exchanged.
+void multiply_int16_rows(const int32_t* a, int64_t a_rows, const int32_t* b, int64_t b_rows, int64_t dimension,
+                         float* out, int64_t stride);
+
+}  // namespace difal
