@@ -45,11 +45,21 @@ void prepare_rows(std::uintptr_t features, bool is_double, int64_t rows, int64_t
                          bandwidth, address<float>(out), address<float>(scale)});
 }
 
-double prepare_int16_rows(std::uintptr_t features, bool is_double, int64_t rows, int64_t dimension,
-                          std::uintptr_t center, double bandwidth, std::uintptr_t out, std::uintptr_t scale) {
-    return difal::prepare_int16_rows({address<const void>(features), is_double, rows, dimension,
-                                      address<const void>(center), bandwidth, nullptr, address<float>(scale)},
-                                     address<int32_t>(out));
+difal::RowsJob rows_job(std::uintptr_t features, bool is_double, int64_t rows, int64_t dimension, std::uintptr_t center,
+                        double bandwidth, std::uintptr_t scale) {
+    return {address<const void>(features), is_double, rows,    dimension,
+            address<const void>(center),   bandwidth, nullptr, address<float>(scale)};
+}
+
+double int16_rounding(std::uintptr_t features, bool is_double, int64_t rows, int64_t dimension, std::uintptr_t center,
+                      double bandwidth, std::uintptr_t scale) {
+    return difal::int16_rounding(rows_job(features, is_double, rows, dimension, center, bandwidth, scale));
+}
+
+void prepare_int16_rows(std::uintptr_t features, bool is_double, int64_t rows, int64_t dimension, std::uintptr_t center,
+                        double bandwidth, std::uintptr_t out, std::uintptr_t scale) {
+    difal::prepare_int16_rows(rows_job(features, is_double, rows, dimension, center, bandwidth, scale),
+                              address<int32_t>(out));
 }
 
 void multiply_int16_rows(std::uintptr_t a, int64_t a_rows, std::uintptr_t b, int64_t b_rows, int64_t dimension,
@@ -406,8 +416,9 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("disagreement", &disagreement, "Fills the wanted scores; the first invalid place, or -1.");
     m.def("isa", &difal::isa_name, "The instruction set that the kernels run with.");
     m.def("prepare_rows", &prepare_rows, py::call_guard<py::gil_scoped_release>(), "See csrc/include/difal/rows.h.");
-    m.def("prepare_int16_rows", &prepare_int16_rows, py::call_guard<py::gil_scoped_release>(),
+    m.def("int16_rounding", &int16_rounding, py::call_guard<py::gil_scoped_release>(),
           "See csrc/include/difal/int16_rows.h.");
+    m.def("prepare_int16_rows", &prepare_int16_rows, py::call_guard<py::gil_scoped_release>());
     m.def("multiply_int16_rows", &multiply_int16_rows, py::call_guard<py::gil_scoped_release>());
     m.def("int16_block_size", &difal::int16_block_size, "int32 words of 16 rows.");
     m.def("has_fast_int16", &difal::has_fast_int16);

@@ -10,8 +10,11 @@ struct Int16Kernels {
     // any number is.
     void (*measure)(const float* a, int64_t n, float* largest, float* group);
 
-    // q = round(a / step); returns |q step - a|^2, and |a|^2 in *squared.
-    double (*quantize)(const float* a, int64_t n, float step, int16_t* q, double* squared);
+    // q = round(a / step).
+    void (*quantize)(const float* a, int64_t n, float step, int16_t* q);
+
+    // |q step - a|^2 for that q, and |a|^2 in *squared.
+    double (*rounding)(const float* a, int64_t n, float step, double* squared);
 
     // multiply_int16_rows.
     void (*multiply)(const int32_t* a, int64_t a_rows, const int32_t* b, int64_t b_rows, int64_t pairs, float* out,

@@ -36,14 +36,23 @@ void measure(const float* __restrict a, int64_t n, float* largest, float* group)
     *group = squares;
 }
 
-double quantize(const float* __restrict a, int64_t n, float step, int16_t* __restrict q, double* squared) {
-    constexpr float kRound = 12582912.0f;  // adding it rounds to an integer
+// Adding it rounds a float32 below 2^22 to an integer.
+constexpr float kRound = 12582912.0f;
+
+void quantize(const float* __restrict a, int64_t n, float step, int16_t* __restrict q) {
+    const float inverse = 1 / step;
+#pragma omp simd
+    for (int64_t c = 0; c < n; ++c) {
+        q[c] = static_cast<int16_t>(static_cast<int32_t>((a[c] * inverse + kRound) - kRound));
+    }
+}
+
+double rounding(const float* __restrict a, int64_t n, float step, double* squared) {
     const float inverse = 1 / step;
     double error = 0, norm = 0;
 #pragma omp simd reduction(+ : error, norm)
     for (int64_t c = 0; c < n; ++c) {
         const float rounded = (a[c] * inverse + kRound) - kRound;
-        q[c] = static_cast<int16_t>(static_cast<int32_t>(rounded));
         const double value = a[c], off = static_cast<double>(rounded) * static_cast<double>(step) - value;
         error += off * off;
         norm += value * value;
@@ -181,6 +190,6 @@ void multiply(const int32_t* a, int64_t a_rows, const int32_t* b, int64_t b_rows
 
 }  // namespace
 
-const Int16Kernels DIFAL_INT16_TABLE = {measure, quantize, multiply};
+const Int16Kernels DIFAL_INT16_TABLE = {measure, quantize, rounding, multiply};
 
 }  // namespace difal

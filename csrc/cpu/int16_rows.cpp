@@ -26,52 +26,72 @@ int64_t padded(int64_t dimension) {
     return (dimension + kInt16Group - 1) / kInt16Group * kInt16Group;
 }
 
+// One row of the job as float32; `row` is longer, and what is beyond the row stays as it is.
+void prepare_row(const RowsJob& job, int64_t r, float* row) {
+    RowsJob one = job;
+    one.features = static_cast<const char*>(job.features) +
+                   r * job.dimension * static_cast<int64_t>(job.is_double ? sizeof(double) : sizeof(float));
+    one.rows = 1;
+    one.out = row;
+    one.scale = job.scale ? job.scale + r : nullptr;
+    prepare_rows(one);
+}
+
+// The step of a row; 0 for a row of zeros, negative where its norm is beyond float32.
+float step_of(const float* row, int64_t numbers) {
+    float largest, group;
+    int16_kernels().measure(row, numbers, &largest, &group);
+    if (largest == 0) return 0;
+    if (!(kSmallest < group && group < kLargest)) return -1;
+    return 1.00001f * std::max(largest / kMost, std::sqrt(group) / kMostGroup);
+}
+
 }  // namespace
 
 bool has_fast_int16() {
     return has_vnni();
 }
 
-double prepare_int16_rows(const RowsJob& job, int32_t* out) {
-    const Int16Kernels& kernels = int16_kernels();
-    const int64_t d = job.dimension, numbers = padded(d), pairs = numbers / 2;
-    const int64_t bytes = d * (job.is_double ? sizeof(double) : sizeof(float));
+double int16_rounding(const RowsJob& job) {
+    const int64_t numbers = padded(job.dimension);
     std::vector<float> row(numbers);
-    std::vector<int32_t> q(kInt16Rows * pairs);
     double worst = 0;
-    for (int64_t begin = 0; begin < job.rows; begin += kInt16Rows) {
-        float steps[kInt16Rows] = {};
-        const int64_t count = std::min(kInt16Rows, job.rows - begin);
-        for (int64_t r = 0; r < count; ++r) {
-            RowsJob one = job;
-            one.features = static_cast<const char*>(job.features) + (begin + r) * bytes;
-            one.rows = 1;
-            one.out = row.data();
-            one.scale = job.scale ? job.scale + begin + r : nullptr;
-            prepare_rows(one);
-            float largest, group;
-            kernels.measure(row.data(), numbers, &largest, &group);
-            int16_t* numbers_out = reinterpret_cast<int16_t*>(q.data() + r * pairs);
-            if (largest == 0) {
-                std::fill_n(q.data() + r * pairs, pairs, 0);
-            } else if (kSmallest < group && group < kLargest) {
-                steps[r] = 1.00001f * std::max(largest / kMost, std::sqrt(group) / kMostGroup);
-                double squared;
-                const double error = kernels.quantize(row.data(), numbers, steps[r], numbers_out, &squared);
-                worst = std::max(worst, 1.000001 * std::sqrt(error / squared));
-            } else {
-                std::fill_n(q.data() + r * pairs, pairs, 0);
-                worst = std::numeric_limits<double>::infinity();
-            }
-        }
-        if (!out) continue;
-        std::fill(q.begin() + count * pairs, q.end(), 0);
-        int32_t* block = out + begin / kInt16Rows * int16_block_size(d);
-        coverage_kernels().transpose(reinterpret_cast<const float*>(q.data()), pairs, kInt16Rows, pairs,
-                                     reinterpret_cast<float*>(block), kInt16Rows);
-        std::memcpy(block + pairs * kInt16Rows, steps, sizeof steps);
+    for (int64_t r = 0; r < job.rows; ++r) {
+        prepare_row(job, r, row.data());
+        const float step = step_of(row.data(), numbers);
+        if (step < 0) return std::numeric_limits<double>::infinity();
+        if (step == 0) continue;
+        double squared;
+        const double error = int16_kernels().rounding(row.data(), numbers, step, &squared);
+        // Compiled once more by itself, the same arithmetic may round what lies half-way between two integers, within
+        // 2^-8 of a step, to the other one.
+        worst = std::max(worst, 1.01 * std::sqrt(error / squared));
     }
     return worst;
+}
+
+void prepare_int16_rows(const RowsJob& job, int32_t* out) {
+    const int64_t numbers = padded(job.dimension), pairs = numbers / 2;
+    std::vector<float> row(numbers);
+    std::vector<int32_t> q(kInt16Rows * pairs);
+    for (int64_t begin = 0; begin < job.rows; begin += kInt16Rows, out += int16_block_size(job.dimension)) {
+        float steps[kInt16Rows] = {};
+        for (int64_t r = 0; r < kInt16Rows; ++r) {
+            int32_t* words = q.data() + r * pairs;
+            if (begin + r < job.rows) {
+                prepare_row(job, begin + r, row.data());
+                steps[r] = std::max(step_of(row.data(), numbers), 0.0f);
+            }
+            if (steps[r] > 0) {
+                int16_kernels().quantize(row.data(), numbers, steps[r], reinterpret_cast<int16_t*>(words));
+            } else {
+                std::fill_n(words, pairs, 0);
+            }
+        }
+        coverage_kernels().transpose(reinterpret_cast<const float*>(q.data()), pairs, kInt16Rows, pairs,
+                                     reinterpret_cast<float*>(out), kInt16Rows);
+        std::memcpy(out + pairs * kInt16Rows, steps, sizeof steps);
+    }
 }
 
 void multiply_int16_rows(const int32_t* a, int64_t a_rows, const int32_t* b, int64_t b_rows, int64_t dimension,

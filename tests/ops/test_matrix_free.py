@@ -7,7 +7,10 @@ from difal_kernels import explain, maxherding
 from difal_kernels.ops.maxherding import cpu, matrix_free, matrix_free_memory
 from difal_kernels.ops.maxherding.problem import prepare
 
-pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+pytestmark = [
+    pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable())),
+    pytest.mark.usefixtures("arithmetic"),
+]
 KERNELS = ["rbf", "laplace", "cauchy", "student_t", "rational_quadratic", "tophat", "cosine"]
 
 

@@ -11,6 +11,7 @@ from difal_kernels import Selection, explain, maxherding
 from difal_kernels.ops.maxherding.kernels import KERNELS, kernel_matrix, median_bandwidth, sample_rows
 from difal_kernels.testing import replay
 
+pytestmark = pytest.mark.usefixtures("arithmetic")
 BACKENDS = for_cpu_tensors("maxherding")
 NATIVE = [b for b in BACKENDS if b != "reference"]
 FEATURE_KERNELS = [k for k in KERNELS if k != "precomputed"]

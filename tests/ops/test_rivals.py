@@ -17,6 +17,7 @@ from difal_kernels import (
 )
 from difal_kernels.ops.probcover import cpu as probcover_cpu
 
+pytestmark = pytest.mark.usefixtures("arithmetic")
 NATIVE = [b for b in available_backends("probcover") if b != "reference"]
 
 

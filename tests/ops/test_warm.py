@@ -11,7 +11,10 @@ from difal_kernels import BackendUnavailableError, MaxHerding, maxherding
 from difal_kernels.ops.maxherding import cpu, matrix_free, matrix_free_memory, warm
 from difal_kernels.ops.maxherding.problem import prepare
 
-pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+pytestmark = [
+    pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable())),
+    pytest.mark.usefixtures("arithmetic"),
+]
 
 
 def cloud(n=400, d=8, seed=0):

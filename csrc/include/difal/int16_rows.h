@@ -28,10 +28,13 @@ constexpr int64_t int16_block_size(int64_t dimension) {
 // Whether this processor has the instructions, so that the products are faster than float32's.
 bool has_fast_int16();
 
-// job.out is not used; `out`, aligned to 64 bytes, has a block for every 16 rows begun, or is null where only the rest
-// is wanted. Returns the largest |q step - a| / |a| of the rows, rounded up; infinity where a row's numbers are so
-// large or small, or no numbers, that float32 cannot tell its norm.
-double prepare_int16_rows(const RowsJob& job, int32_t* out);
+// The largest |q step - a| / |a| of the rows, rounded up; infinity where a row's numbers are so large or small, or no
+// numbers, that float32 cannot tell its norm. job.out is not used.
+double int16_rounding(const RowsJob& job);
+
+// `out`, aligned to 64 bytes, has a block for every 16 rows begun. job.out is not used. Rows whose rounding is infinite
+// become 0.
+void prepare_int16_rows(const RowsJob& job, int32_t* out);
 
 // out[i * stride + j] = the inner product of row i of a and row j of b, float32; the same to the last bit with a and b
 // exchanged.

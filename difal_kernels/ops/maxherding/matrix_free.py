@@ -30,6 +30,7 @@ TRIED = 64  # candidates whose gain is computed over the whole pool at each gues
 FIRST_TRIED = 8192  # and, divided by t^2, at guess t: the first ones are dear to correct
 FIRST_GUESSES = 2  # guesses before the first sweep, which gives every candidate's gain to start the others from
 SAMPLE = 1024  # rows, of those that a guess raises, that the next guess looks at
+CLOSE = 16  # candidates whose gain is computed in float64 at each guess, where products are too coarse to tell
 SLACK = 1.3  # how much more may be alive than the sample says
 
 
@@ -60,7 +61,8 @@ class MatrixFreeSelection:
         self.multiply, self.part = self.panels.products.multiply, self.panels.products.part
         self.size, self.blocks = size, cut(self.n, size)
         self.tiles = torch.empty(2 * workers.count, max(size, memory.BATCH), self.stride, dtype=torch.float32)
-        self.own = self.panels.products.empty(min(self.n, memory.CORRECTED))
+        self.most_rows = min(self.n, memory.CORRECTED)
+        self.own = self.panels.products.empty(self.most_rows)
         # An entry may have come from one product as a row's and from another as a column's: twice the error.
         error = {name: value * (1 + (name != "tolerance")) for name, value in self.panels.error.items()}
         self.sweep, self.keep = make_engine(
@@ -224,7 +226,7 @@ class MatrixFreeSelection:
         """Add to `out` what `rows`, or a sample of them, take from each candidate when they rise from low to high."""
         if not len(rows):
             return
-        size = len(self.own) if self.sweep.guesses() < FIRST_GUESSES else SAMPLE
+        size = self.most_rows if self.sweep.guesses() < FIRST_GUESSES else SAMPLE
         picked = rows[sample_rows(len(rows), min(size, len(rows)))]
         weights = self.p.weights[picked] * (len(rows) / len(picked) / self.unit)
         low, high = low[picked].float(), high[picked].float()
@@ -247,7 +249,7 @@ class MatrixFreeSelection:
     def best_of_sample(self, estimate: torch.Tensor, open_: torch.Tensor) -> int:
         """Of the candidates that the sample likes best, the one with the largest gain over the whole pool."""
         step = self.sweep.guesses()
-        tried = max(TRIED, min(len(self.own), FIRST_TRIED // (step + 1) ** 2))
+        tried = max(TRIED, min(self.most_rows, FIRST_TRIED // (step + 1) ** 2))
         hopeful = torch.where(open_, estimate, -torch.inf).topk(min(tried, int(open_.sum()))).indices
         own = self.some_rows(hopeful, self.own)
         gains = torch.zeros(self.workers.count, len(hopeful), dtype=torch.float64)
@@ -265,7 +267,21 @@ class MatrixFreeSelection:
                 )
 
         self.workers.run(work, self.blocks)
-        return int(hopeful[gains.sum(0).argmax()])
+        return self.best_of_close(step, hopeful, gains.sum(0))
+
+    def best_of_close(self, step: int, hopeful: torch.Tensor, gains: torch.Tensor) -> int:
+        """The candidate with the largest gain, those in float64 that rounding to integers may have put in its place."""
+        margin = 2 * self.panels.products.error * float(gains.max())
+        order = gains.argsort(descending=True, stable=True)[:CLOSE]
+        close = hopeful[order[gains[order] >= gains[order[0]] - margin]]
+        if len(close) > 1:
+            products = self.products(close)
+            exact = [
+                self.sweep.settle(j, row.data_ptr(), True, step, 0.0)
+                for j, row in zip(close.tolist(), products, strict=True)
+            ]
+            return int(close[torch.tensor(exact).argmax()])
+        return int(close[0])
 
     # Proving.
 

@@ -33,10 +33,12 @@ class Float32Products:
 
     Attributes:
         growth: a product of rows a and b is wrong by no more than growth |a| |b|.
+        error: how far rows are moved before they are multiplied, relative to their norms.
         tile: most rows and columns that are best made by one call.
     """
 
     tile = 512
+    error = 0.0
 
     def __init__(self, frame: Frame, dimension: int):
         self.frame, self.dimension = frame, dimension
@@ -83,7 +85,7 @@ class Int16Products:
     @staticmethod
     def rounding(frame: Frame, features: torch.Tensor, scale: torch.Tensor | None = None) -> float:
         """The `error` of these rows; their squared norms as by `prepare`."""
-        return load("_cpu").prepare_int16_rows(*_job(frame, features), 0, 0 if scale is None else scale.data_ptr())
+        return load("_cpu").int16_rounding(*_job(frame, features), 0 if scale is None else scale.data_ptr())
 
     def empty(self, rows: int) -> torch.Tensor:
         return torch.empty(-(-rows // BLOCK), self.size, dtype=torch.int32)

@@ -1,0 +1,166 @@
+"""Products in 16-bit integers: within their bound, exact where they must be, and used where they are worth it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from difal_kernels import maxherding
+from difal_kernels._native import load
+from difal_kernels.ops.maxherding import cpu, panels, products
+from difal_kernels.ops.maxherding.panels import Panels
+from difal_kernels.ops.maxherding.problem import prepare
+from difal_kernels.ops.maxherding.products import Float32Products, Frame, Int16Products
+
+pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+
+
+def rows(kind, n, d, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=generator)
+    if kind == "one large number":
+        x[torch.arange(n), torch.randint(d, (n,), generator=generator)] *= 1e4
+    if kind == "one group":
+        x[:, 32:] *= 1e-3
+    if kind == "all as large":
+        x = x.sign()
+    if kind == "of many sizes":
+        x *= 10.0 ** torch.randint(-12, 12, (n, 1), generator=generator)
+    if kind == "some zero":
+        x[::3] = 0
+    return x
+
+
+def multiplied(a, b):
+    """Products of all rows of a with those of b, and how far they may be off."""
+    frame = Frame(torch.zeros(a.shape[1], dtype=a.dtype), 1.0)
+    error = max(Int16Products.rounding(frame, a), Int16Products.rounding(frame, b))
+    arithmetic = Int16Products(frame, a.shape[1], error)
+    left, right = (arithmetic.prepare(x, arithmetic.empty(len(x))) for x in (a, b))
+    out = torch.full((len(a), len(b) + 3), 7.0)
+    arithmetic.multiply(left, right, out[:, : len(b)])
+    assert (out[:, len(b) :] == 7).all()  # nothing is written beside it
+    turned = torch.empty(len(b), len(a))
+    arithmetic.multiply(right, left, turned)
+    assert torch.equal(turned.T, out[:, : len(b)])
+    return out[:, : len(b)].double(), arithmetic.growth * a.double().norm(dim=1)[:, None] * b.double().norm(dim=1)
+
+
+KINDS = ("ordinary", "one large number", "one group", "all as large", "of many sizes", "some zero")
+SHAPES = ((1, 1, 1), (5, 17, 3), (16, 48, 32), (17, 50, 33), (67, 31, 200), (30, 113, 769))
+
+
+def check(kind, shape, dtype):
+    n, m, d = shape
+    a, b = rows(kind, n, d, 1).to(dtype), rows(kind, m, d, 2).to(dtype)
+    got, bound = multiplied(a, b)
+    off = (got - a.float().double() @ b.float().double().T).abs()
+    assert (off <= bound * (1 + 1e-12)).all(), (kind, shape, dtype, float((off / bound).max()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_products_are_within_their_bound(kind, shape, dtype):
+    check(kind, shape, dtype)
+
+
+def test_products_on_any_processor():
+    """The loops for processors without the instructions, as far as this one has them."""
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import test_int16 as t, torch\n[t.check(k, s, torch.float32) for k in t.KINDS for s in t.SHAPES]",
+        ],
+        cwd=os.path.dirname(__file__),
+        env={**os.environ, "DIFAL_ISA": "generic"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_sums_at_the_edge_of_the_range(sign):
+    """Groups of 32 equal numbers are as large as a sum in int32 can hold; one number more would leave the range."""
+    a = torch.full((4, 32 * 7), 3.0)
+    got, _ = multiplied(a, sign * a)
+    torch.testing.assert_close(got, torch.full_like(got, sign * 9.0 * 32 * 7), rtol=2e-5, atol=0)
+    spike = torch.zeros(4, 32)
+    spike[:, 5] = 1e-7
+    got, _ = multiplied(spike, sign * spike)
+    torch.testing.assert_close(got, torch.full_like(got, sign * 1e-14), rtol=1e-4, atol=0)
+
+
+def test_the_rounding_is_that_of_the_worst_row():
+    frame = Frame(torch.zeros(64), 1.0)
+    x = torch.ones(20, 64)
+    assert Int16Products.rounding(frame, x) < 1e-4
+    x[13, 1:] = 1e-5  # 32767 steps reach the first number, and a third of one the others
+    assert 1e-5 < Int16Products.rounding(frame, x) < 2e-4
+    x[17, 0] = float("inf")
+    assert Int16Products.rounding(frame, x) == float("inf")
+    x[17, 0] = float("nan")
+    assert Int16Products.rounding(frame, x) == float("inf")
+    assert Int16Products.rounding(frame, torch.full((3, 64), 1e-25)) == float("inf")
+    assert Int16Products.rounding(frame, torch.full((3, 64), 1e20)) == float("inf")
+    assert Int16Products.rounding(frame, torch.zeros(3, 64)) == 0
+
+
+def chosen(x, monkeypatch, faster=True, **options):
+    monkeypatch.setattr(products, "integers_are_faster", lambda: faster)
+    return type(Panels(prepare(x, 3, **options).problems[0], [64, 64]).products)
+
+
+def test_where_integers_are_chosen(monkeypatch):
+    monkeypatch.setattr(panels, "MANY", 400 * 400 * 64)
+    x = rows("ordinary", 400, 64)
+    assert chosen(x, monkeypatch) is Int16Products
+    assert chosen(x, monkeypatch, faster=False) is Float32Products
+    assert chosen(x[:300], monkeypatch) is Float32Products  # too little work
+    assert chosen(rows("ordinary", 800, 32), monkeypatch) is Float32Products  # too few numbers a row
+    for kernel in ("laplace", "cosine", "tophat"):
+        assert (
+            chosen(x, monkeypatch, kernel=kernel, **({} if kernel == "cosine" else {"bandwidth": 8.0})) is Int16Products
+        )
+
+
+def test_where_they_would_say_too_little(monkeypatch):
+    monkeypatch.setattr(panels, "MANY", 0)
+    x = rows("ordinary", 400, 64)
+    far = x.clone()
+    far[7] = 1e25
+    assert chosen(far, monkeypatch, bandwidth=10.0) is Float32Products
+    # A bandwidth at which float32 still tells most entries, and integers none.
+    assert chosen(x, monkeypatch, bandwidth=1.2) is Float32Products
+    pairs = torch.cat([x[:1] + 1e-2 * rows("ordinary", 200, 64), x[:200]])
+    assert chosen(pairs, monkeypatch, kernel="laplace", bandwidth=10.0) is Float32Products
+
+
+def test_labeled_rows_that_round_worse_than_the_pool(monkeypatch):
+    monkeypatch.setattr(panels, "MANY", 0)
+    monkeypatch.setattr(products, "integers_are_faster", lambda: True)
+    x, labeled = rows("ordinary", 400, 64), rows("one large number", 30, 64, 3) * 0.01
+    made = Panels(prepare(x, 3).problems[0], [64, 64])
+    assert isinstance(made.products_with(x[:50]), Int16Products)
+    assert isinstance(made.products_with(labeled), Float32Products)
+    want = maxherding(x, 30, labeled=labeled, backend="reference", return_info=True)
+    got = maxherding(x, 30, labeled=labeled, backend="cpu", return_info=True)
+    assert torch.equal(got.indices, want.indices)
+    assert got.coverage == pytest.approx(want.coverage, rel=1e-12)
+
+
+def test_the_processor_is_asked():
+    assert products.integers_are_faster() == load("_cpu").has_fast_int16()
+    run = subprocess.run(
+        [sys.executable, "-c", "from difal_kernels._native import load; print(load('_cpu').has_fast_int16())"],
+        env={**os.environ, "DIFAL_ISA": "avx2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.strip() == "False"
