@@ -106,10 +106,10 @@ class Panels:
             return None
         candidate, plain = Int16Products(self.frame, d, error), Float32Products(self.frame, d)
         candidate.growth = max(candidate.growth, plain.growth)  # for `products_with`
-        scale = torch.empty(len(some), dtype=torch.float32)
-        rows = plain.prepare(some, plain.empty(len(some)), scale)
+        some = torch.cat([some[0::2], some[1::2]])  # half against half, whatever the order of the pool
         half = len(some) // 2
-        gram = torch.empty(half, half, dtype=torch.float32)
+        scale, gram = torch.empty(len(some), dtype=torch.float32), torch.empty(half, half, dtype=torch.float32)
+        rows = plain.prepare(some, plain.empty(len(some)), scale)
         with full_precision():
             plain.multiply(rows[:half], rows[half : 2 * half], gram)
 
