@@ -66,7 +66,7 @@ double rounding(const float* __restrict a, int64_t n, float step, double* square
 // A tile of 4 rows by 16 `vectors` columns stays in registers: int32 sums of a group, float32 sums of the groups.
 // Of the columns' blocks as many pairs are used at a time as stay in the first-level cache while rows pass by.
 constexpr int kTileRows = 4;
-constexpr int64_t kDepth = 12 * kPairs;
+constexpr int64_t kDepth = 32 * kPairs;
 
 struct Tile {
     const int32_t* a;  // the first pair of the first of its rows

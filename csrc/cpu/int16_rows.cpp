@@ -73,19 +73,19 @@ double int16_rounding(const RowsJob& job) {
 void prepare_int16_rows(const RowsJob& job, int32_t* out) {
     const int64_t numbers = padded(job.dimension), pairs = numbers / 2;
     std::vector<float> row(numbers);
-    std::vector<int32_t> q(kInt16Rows * pairs);
+    std::vector<int16_t> q(kInt16Rows * numbers);
     for (int64_t begin = 0; begin < job.rows; begin += kInt16Rows, out += int16_block_size(job.dimension)) {
         float steps[kInt16Rows] = {};
         for (int64_t r = 0; r < kInt16Rows; ++r) {
-            int32_t* words = q.data() + r * pairs;
+            int16_t* own = q.data() + r * numbers;
             if (begin + r < job.rows) {
                 prepare_row(job, begin + r, row.data());
                 steps[r] = std::max(step_of(row.data(), numbers), 0.0f);
             }
             if (steps[r] > 0) {
-                int16_kernels().quantize(row.data(), numbers, steps[r], reinterpret_cast<int16_t*>(words));
+                int16_kernels().quantize(row.data(), numbers, steps[r], own);
             } else {
-                std::fill_n(words, pairs, 0);
+                std::fill_n(own, numbers, int16_t{0});
             }
         }
         coverage_kernels().transpose(reinterpret_cast<const float*>(q.data()), pairs, kInt16Rows, pairs,

@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from difal_kernels import maxherding
-from difal_kernels.ops.maxherding import cpu
+from difal_kernels._workers import Workers
+from difal_kernels.ops.maxherding import cpu, dense, products
 from difal_kernels.ops.maxherding.panels import full_precision
+from difal_kernels.ops.maxherding.problem import prepare
+from difal_kernels.ops.maxherding.products import Float32Products
 
 KERNELS = ("rbf", "laplace", "cauchy", "student_t", "rational_quadratic", "tophat")
 
@@ -24,6 +27,26 @@ def test_a_bandwidth_whose_reciprocal_is_no_float32(kernel, scale):
             got = maxherding(rows, 15, kernel=kernel, bandwidth=bandwidth, backend="cpu", return_info=True)
             assert torch.equal(got.indices, want.indices)
             torch.testing.assert_close(got.gains, want.gains, rtol=0, atol=1e-11)
+
+
+@pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+def test_the_matrix_equals_its_transpose_whatever_the_products_are(monkeypatch, two_threads):
+    """A gain is summed down a column and lowered by rows; a GEMM may round (i, j) and (j, i) differently."""
+    multiply = Float32Products.multiply
+
+    def uneven(self, a, b, out):
+        multiply(self, a, b, out)
+        out[:, ::2] *= 1 + 2.0**-20
+        out[::3] *= 1 - 2.0**-21
+
+    monkeypatch.setattr(Float32Products, "multiply", uneven)
+    monkeypatch.setattr(products, "integers_are_faster", lambda: False)
+    x = torch.randn(700, 20, generator=torch.Generator().manual_seed(0))
+    with Workers(2) as workers:
+        selection = dense.DenseSelection(prepare(x, 3).problems[0], workers)
+    matrix = selection.keep[-1]
+    assert matrix.shape == (700, 700)
+    assert torch.equal(matrix, matrix.T)
 
 
 def setting():

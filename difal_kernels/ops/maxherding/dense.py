@@ -113,7 +113,7 @@ def _from_features(p: Problem, panels: Panels, workers: Workers, storage: torch.
     storage = large_empty(n * columns) if storage is None else storage
     gram = storage[: n * columns].view(n, columns)
     coverage, keep = make_engine("Coverage", p, features, panels.scale, gram, symmetric, panels.error, workers.count)
-    cover_labeled(coverage, p, panels)
+    cover_labeled(coverage, p, panels, workers)
 
     def square(b: int, e: int, own: torch.Tensor) -> None:
         for begin in range(b, e, CORNER):

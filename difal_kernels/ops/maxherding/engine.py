@@ -10,6 +10,7 @@ import torch
 
 from ..._native import load
 from ..._progress import Progress
+from ..._workers import Workers
 from .kernels import KERNELS
 from .panels import Panels, cut, full_precision, native
 from .problem import Problem
@@ -47,16 +48,16 @@ def make_engine(
     return engine, (features, weights, candidates, allowed, scale, gram)
 
 
-def cover_labeled(engine: Any, p: Problem, panels: Panels) -> None:
-    """Tell the engine what the labeled points cover."""
+def cover_labeled(engine: Any, p: Problem, panels: Panels, workers: Workers | None = None) -> None:
+    """Tell the engine what the labeled points cover; the caller alone makes the products if there are no workers."""
     if p.labeled is None:
         return
-    for rows, products, scale in labeled_products(native(p.labeled), panels):
+    for rows, products, scale in labeled_products(native(p.labeled), panels, workers or Workers(1)):
         engine.cover(rows.data_ptr(), len(rows), products.data_ptr(), products.stride(0), scale.data_ptr())
 
 
 def labeled_products(
-    labeled: torch.Tensor, panels: Panels
+    labeled: torch.Tensor, panels: Panels, workers: Workers
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Some labeled rows, their inner products with all the pool, (rows, N), and their squared norms, until no more are.
 
@@ -64,16 +65,20 @@ def labeled_products(
     """
     n, (height, width) = len(panels.features), panels.heights[:2]
     products = panels.products_with(labeled)
-    own, other = panels.room(0, products), panels.room(1, products)
+    own, others = panels.room(0, products), [panels.room(2 * slot + 1, products) for slot in range(workers.count)]
     out = torch.empty(min(height, len(labeled)), n, dtype=torch.float32)
     scale = torch.empty(len(out), dtype=torch.float32)
     for rows in labeled.split(height):
-        ready = products.prepare(rows, own, scale)
+        ready, some = products.prepare(rows, own, scale), out[: len(rows)]
+
+        def multiply(block: tuple[int, int], slot: int, ready=ready, some=some) -> None:
+            begin, end = block
+            other = products.prepare(panels.features[begin:end], others[slot])
+            products.multiply(ready, other, some[:, begin:end])
+
         with full_precision():
-            for begin, end in cut(n, width):
-                block = products.prepare(panels.features[begin:end], other)
-                products.multiply(ready, block, out[: len(rows), begin:end])
-        yield rows, out[: len(rows)], scale
+            workers.run(multiply, cut(n, width))
+        yield rows, some, scale
 
 
 def run_picks(engine: Any, picks: torch.Tensor, gains: torch.Tensor, bar: Progress) -> None:

@@ -94,7 +94,7 @@ class MatrixFreeSelection:
         self.entry_error = 1.02 * spread + error["relative"] + error["absolute"] + 20 * UNIT
 
         with full_precision():
-            cover_labeled(self.sweep, p, self.panels)
+            cover_labeled(self.sweep, p, self.panels, workers)
         self.covered_before = float(p.weights @ self.read_level(0))
         self.watch()
 

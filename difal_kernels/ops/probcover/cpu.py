@@ -11,6 +11,7 @@ import torch
 
 from ..._native import load, missing, num_threads
 from ..._progress import Progress
+from ..._workers import Workers
 from ..maxherding.cpu import free_memory
 from ..maxherding.engine import labeled_products, run_picks
 from ..maxherding.kernels import KERNELS
@@ -169,5 +170,5 @@ class _Selection:
         return j, gain
 
     def cover(self, labeled: torch.Tensor) -> None:
-        for rows, products, scale in labeled_products(labeled, self.panels):
+        for rows, products, scale in labeled_products(labeled, self.panels, Workers(1)):
             self.balls.cover(rows.data_ptr(), len(rows), products.data_ptr(), products.stride(0), scale.data_ptr())
