@@ -44,7 +44,7 @@ def test_each_library_solves_the_same_problem(pool, name, conditioned):
             LIBRARIES[name][0](features, 20, H, labeled)
         return
     picks = np.asarray(LIBRARIES[name][0](features, 20, H, labeled), dtype=np.int64)
-    verdict = Replay(features, H, labeled)(picks)
+    verdict = Replay(features, H, labeled)(picks).verdict(picks)
     assert verdict.greedy == 20
     assert verdict.repeated == 0
 
@@ -53,7 +53,11 @@ def test_the_judge_agrees_with_the_packages_replay(pool):
     features, labeled = pool
     rest = np.setdiff1d(np.arange(150), labeled)
     selection = maxherding(features, 30, labeled=features[labeled], candidates=rest, bandwidth=H, return_info=True)
-    judge = Replay(features, H, labeled)
+    replayed = Replay(features, H, labeled)
+
+    def judge(picks):
+        return replayed(picks).verdict(picks)
+
     verdict = judge(selection.indices)
     assert verdict.greedy == 30
     assert verdict.coverage == pytest.approx(selection.coverage, rel=1e-12)
@@ -64,6 +68,10 @@ def test_the_judge_agrees_with_the_packages_replay(pool):
     wrong[5] = wrong[2]
     assert judge(wrong).greedy == 5
     assert judge(wrong).repeated == 1
+    trace = replayed(wrong)
+    for count in (1, 5, 6, 30):
+        assert trace.verdict(wrong[:count]) == judge(wrong[:count])
+    assert trace.verdict(selection.indices) is trace.verdict(wrong[:0]) is None
     wrong[3] = labeled[0]
     assert judge(wrong).greedy == 3
 

@@ -18,6 +18,23 @@ class Verdict:
     repeated: int  # picks made before, or labeled
 
 
+@dataclass
+class Trace:
+    """What became of some picks, one after another."""
+
+    picks: np.ndarray
+    greedy: int
+    coverage: list[float]  # after each pick
+    repeated: list[int]
+
+    def verdict(self, picks: np.ndarray) -> Verdict | None:
+        """Of the first of these picks; None of any others."""
+        count = len(picks)
+        if not 0 < count <= len(self.picks) or not np.array_equal(picks, self.picks[:count]):
+            return None
+        return Verdict(min(self.greedy, count), self.coverage[count - 1], self.repeated[count - 1])
+
+
 class Replay:
     """One pool and bandwidth. Gains before any pick are kept, since they are most of the work."""
 
@@ -38,16 +55,15 @@ class Replay:
         q = torch.mm(self.x[rows], self.x.T).mul_(-2).add_(self.squares).add_(self.squares[rows, None])
         return q.clamp_(min=0).neg_().exp_()
 
-    def __call__(self, picks: np.ndarray) -> Verdict:
+    def __call__(self, picks: np.ndarray) -> Trace:
         gains, covered = self.gains.clone(), self.covered.clone()
         allowed = torch.ones(len(covered), dtype=torch.bool)
         allowed[self.labeled] = False
-        greedy, repeated, first = None, 0, None
+        greedy, first, repeated, coverage = None, None, [0], []
         for step, pick in enumerate(picks.tolist()):
             best = float(gains[allowed].max())
             first = best if first is None else first
-            if not allowed[pick]:
-                repeated += 1
+            repeated.append(repeated[-1] + (not allowed[pick]))
             if greedy is None and (not allowed[pick] or best - float(gains[pick]) > TIE * first):
                 greedy = step
             allowed[pick] = False
@@ -57,4 +73,5 @@ class Replay:
                 gains -= (values - covered[block, None]).clamp_(min=0).sum(0)
                 gains += values.sub_(raised[block, None]).clamp_(min=0).sum(0)
             covered = raised
-        return Verdict(len(picks) if greedy is None else greedy, float(covered.mean()), repeated)
+            coverage.append(float(covered.mean()))
+        return Trace(picks, len(picks) if greedy is None else greedy, coverage, repeated[1:])
