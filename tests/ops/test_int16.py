@@ -9,7 +9,7 @@ import torch
 
 from difal_kernels import maxherding
 from difal_kernels._native import load
-from difal_kernels.ops.maxherding import cpu, panels, products
+from difal_kernels.ops.maxherding import cpu, dense, panels, products
 from difal_kernels.ops.maxherding.panels import Panels
 from difal_kernels.ops.maxherding.problem import prepare
 from difal_kernels.ops.maxherding.products import Float32Products, Frame, Int16Products
@@ -152,6 +152,28 @@ def test_labeled_rows_that_round_worse_than_the_pool(monkeypatch):
     got = maxherding(x, 30, labeled=labeled, backend="cpu", return_info=True)
     assert torch.equal(got.indices, want.indices)
     assert got.coverage == pytest.approx(want.coverage, rel=1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"labeled": slice(0, 40)}, {"candidates": slice(3, 900)}])
+def test_a_pool_that_is_small_beside_its_matrix_is_rounded_once(options, monkeypatch, two_threads):
+    monkeypatch.setattr(panels, "WIDE", 1)
+    monkeypatch.setattr(products, "integers_are_faster", lambda: True)
+    monkeypatch.setattr(dense, "integers_are_faster", lambda: True)
+    prepared, prepare_rows = [], Int16Products.prepare
+
+    def counted(self, features, *rest):
+        prepared.append(len(features))
+        return prepare_rows(self, features, *rest)
+
+    monkeypatch.setattr(Int16Products, "prepare", counted)
+    x = rows("ordinary", 2503, 20)
+    made = {"labeled": lambda s: x[s] + 0.1, "candidates": lambda s: torch.arange(s.start, s.stop)}
+    options = {name: made[name](value) for name, value in options.items()}
+    want = maxherding(x, 25, backend="reference", return_info=True, **options)
+    got = maxherding(x, 25, backend="cpu", return_info=True, **options)
+    assert torch.equal(got.indices, want.indices)
+    torch.testing.assert_close(got.gains, want.gains, rtol=0, atol=1e-12)
+    assert "candidates" in options or sum(prepared) == 2503 + len(options.get("labeled", ()))
 
 
 def test_the_processor_is_asked():

@@ -10,9 +10,9 @@ from ..._memory import large_empty
 from ..._progress import Progress
 from ..._workers import Workers
 from .engine import cover_labeled, make_engine, run_picks
-from .panels import NUMBERS, TOLERANCE, Panels, cut, full_precision, is_native
+from .panels import NUMBERS, TOLERANCE, Panels, cut, full_precision, is_native, kept_bytes
 from .problem import Problem
-from .products import UNIT
+from .products import BLOCK, UNIT, integers_are_faster
 from .reference import initial_coverage
 from .result import Result
 
@@ -36,13 +36,21 @@ def workspace_bytes(p: Problem, threads: int) -> int:
     labels = 0 if p.labeled is None else p.labeled.numel() * 8 + 4 * min(len(p.labeled), rows) * n
     panels = threads * 4 * (rows + width) * d
     gathered = 0 if columns == n else threads * 8 * width * d
-    return 4 * n * columns + copies + labels + panels + gathered + 64 * (n + columns)
+    return 4 * n * columns + copies + labels + panels + gathered + _kept(n, columns, d) + 64 * (n + columns)
+
+
+def _kept(n: int, columns: int, d: int) -> int:
+    """Bytes for the whole pool as integers, where that is little beside the matrix."""
+    size = kept_bytes(n, d)
+    return size if integers_are_faster() and 33 * size <= 4 * n * columns else 0
 
 
 def _heights(n: int, d: int) -> tuple[int, int]:
     """Rows that each worker has prepared at a time, and columns: little beside the matrix, unless D is above N."""
-    most = min(n, max(64, NUMBERS // d))
-    return min(most, max(LEAST, min(ROWS, n // 8))), min(most, max(LEAST, min(TILE, n // 16)))
+    most = max(64, NUMBERS // d)
+    heights = min(most, max(LEAST, min(ROWS, n // 8))), min(most, max(LEAST, min(TILE, n // 16)))
+    rows, width = (min(n, -(-height // BLOCK) * BLOCK) for height in heights)  # slices begin where blocks do
+    return rows, width
 
 
 def plan(p: Problem) -> str:
@@ -70,7 +78,8 @@ class DenseSelection:
         if p.kernel == "precomputed":
             self.engine, self.keep = _precomputed(p, workers.count)
         else:
-            self.panels = Panels(p, _heights(*p.features.shape) * workers.count, workers)
+            n, d = p.features.shape
+            self.panels = Panels(p, _heights(n, d) * workers.count, workers, _kept(n, _columns(p), d))
             self.engine, self.keep = _from_features(p, self.panels, workers, storage)
         self.engine.start()
 
@@ -131,8 +140,8 @@ def _from_features(p: Problem, panels: Panels, workers: Workers, storage: torch.
         own = panels.prepared(2 * slot) if held[slot] == (b, e) else panels.block(b, e, 2 * slot)
         held[slot] = b, e
         for c, stop in ((c, min(c + width, last)) for c in range(first, last, width)):
-            rows = features[c:stop] if symmetric else features[p.candidates[c:stop]]
-            other = panels.rows(rows, 2 * slot + 1)
+            side = 2 * slot + 1
+            other = panels.block(c, stop, side) if symmetric else panels.rows(features[p.candidates[c:stop]], side)
             for begin, end in cut(e - b, products.tile):
                 products.multiply(products.part(own, begin, end), other, gram[b + begin : b + end, c:stop])
                 coverage.fill(b + begin, b + end, c, stop)

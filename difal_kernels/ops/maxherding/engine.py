@@ -73,7 +73,10 @@ def labeled_products(
 
         def multiply(block: tuple[int, int], slot: int, ready=ready, some=some) -> None:
             begin, end = block
-            other = products.prepare(panels.features[begin:end], others[slot])
+            if products is panels.products:
+                other = panels.block(begin, end, 2 * slot + 1)
+            else:
+                other = products.prepare(panels.features[begin:end], others[slot])
             products.multiply(ready, other, some[:, begin:end])
 
         with full_precision():

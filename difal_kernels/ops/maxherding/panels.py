@@ -13,7 +13,7 @@ from ..._workers import Workers
 from . import products
 from .kernels import KERNELS, sample_rows
 from .problem import Problem
-from .products import UNIT, Float32Products, Frame, Int16Products, Products
+from .products import BLOCK, GROUP, UNIT, Float32Products, Frame, Int16Products, Products
 
 ROWS = 1024  # most rows of features per GEMM
 NUMBERS = 1 << 22  # and most numbers, 16 MiB of float32
@@ -31,6 +31,7 @@ class Panels:
         p: the problem.
         heights: how many rows each of the slices has at most that are wanted at a time.
         workers: who makes the first pass over the rows; the caller alone by default.
+        keep: bytes for the whole pool, rounded to integers, so that no row is prepared twice; used if they are enough.
 
     Attributes:
         features: contiguous float32 or float64 with the problem's values: the input itself where it is that already.
@@ -40,7 +41,7 @@ class Panels:
         error: lambda_, relative, absolute and tolerance of csrc's ErrorModel.
     """
 
-    def __init__(self, p: Problem, heights: Sequence[int], workers: Workers | None = None):
+    def __init__(self, p: Problem, heights: Sequence[int], workers: Workers | None = None, keep: int = 0):
         n, d = p.features.shape
         self.features, self.heights = native(p.features), tuple(heights)
         some = self.features[sample_rows(n, CENTRED)]
@@ -49,18 +50,26 @@ class Panels:
             center = some.mean(0, dtype=torch.float64).to(self.features.dtype)
         self.frame = Frame(center, 1.0 if p.kernel == "cosine" else p.bandwidth)
         self.scale = torch.empty(n, dtype=torch.float32)
-        self.products = self._integers(p, some, workers or Workers(1))
+        workers = workers or Workers(1)
+        self.products = self._integers(p, some, workers)
+        self._kept = None
         if self.products is None:
             self.products = Float32Products(self.frame, d)
+        elif kept_bytes(n, d) <= keep:
+            self._kept = self.products.empty(n)
+            workers.run(self._keep, cut(n, ROWS))
         # Made once: fresh pages for every panel would cost more than its arithmetic.
         self._buffers = [self.products.empty(height) for height in heights]
         self._ready = list(self._buffers)
         if isinstance(self.products, Float32Products):
-            (workers or Workers(1)).run(self._measure, cut(n, min(heights)))
+            workers.run(self._measure, cut(n, min(heights)))
         self.error = error_model(p.kernel, self.products.growth)
 
     def block(self, begin: int, end: int, side: int = 0) -> torch.Tensor:
         """Some of the pool's rows, prepared; valid until the next call for the same side."""
+        if self._kept is not None and begin % BLOCK == 0:
+            self._ready[side] = self.products.part(self._kept, begin, end)
+            return self._ready[side]
         return self.rows(self.features[begin:end], side)
 
     def rows(self, features: torch.Tensor, side: int = 0) -> torch.Tensor:
@@ -87,6 +96,9 @@ class Panels:
     def _measure(self, block: tuple[int, int], slot: int) -> None:
         b, e = block
         self.products.prepare(self.features[b:e], self._buffers[slot], self.scale[b:e])
+
+    def _keep(self, block: tuple[int, int], slot: int) -> None:
+        self.products.prepare(self.features[slice(*block)], self.products.part(self._kept, *block))
 
     def _integers(self, p: Problem, some: torch.Tensor, workers: Workers) -> Int16Products | None:
         """Products of integers, with `scale` filled, where they are faster and give as many entries of use."""
@@ -126,6 +138,11 @@ class Panels:
 
         more = doubtful(candidate.growth) - doubtful(plain.growth)
         return candidate if more <= DOUBTFUL * gram.numel() else None
+
+
+def kept_bytes(n: int, d: int) -> int:
+    """Memory of n rows rounded to integers."""
+    return 2 * (n + BLOCK) * (d + GROUP + 2)
 
 
 def error_model(kernel: str, growth: float) -> dict[str, float]:
