@@ -274,14 +274,11 @@ class MatrixFreeSelection:
         margin = 2 * self.panels.products.error * float(gains.max())
         order = gains.argsort(descending=True, stable=True)[:CLOSE]
         close = hopeful[order[gains[order] >= gains[order[0]] - margin]]
-        if len(close) > 1:
-            products = self.products(close)
-            exact = [
-                self.sweep.settle(j, row.data_ptr(), True, step, 0.0)
-                for j, row in zip(close.tolist(), products, strict=True)
-            ]
-            return int(close[torch.tensor(exact).argmax()])
-        return int(close[0])
+        if len(close) == 1:
+            return int(close[0])
+        rows = zip(close.tolist(), self.products(close), strict=True)
+        exact = [self.sweep.settle(j, row.data_ptr(), True, step, 0.0) for j, row in rows]
+        return int(close[torch.tensor(exact).argmax()])
 
     # Proving.
 
