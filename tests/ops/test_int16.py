@@ -49,7 +49,7 @@ def multiplied(a, b):
 
 
 KINDS = ("ordinary", "one large number", "one group", "all as large", "of many sizes", "some zero")
-SHAPES = ((1, 1, 1), (5, 17, 3), (16, 48, 32), (17, 50, 33), (67, 31, 200), (30, 113, 769))
+SHAPES = ((1, 1, 1), (5, 17, 3), (16, 48, 32), (17, 50, 33), (67, 31, 200), (30, 113, 769), (5, 50, 2100))
 
 
 def check(kind, shape, dtype):
@@ -109,6 +109,22 @@ def test_the_rounding_is_that_of_the_worst_row():
     assert Int16Products.rounding(frame, torch.full((3, 64), 1e-25)) == float("inf")
     assert Int16Products.rounding(frame, torch.full((3, 64), 1e20)) == float("inf")
     assert Int16Products.rounding(frame, torch.zeros(3, 64)) == 0
+
+
+def test_steps_whose_product_float32_can_hardly_hold():
+    """Norms near 1e-15: integers are refused, or their products are as good as any, denormal numbers flushed or not."""
+    x = rows("ordinary", 8, 32).double()
+    x /= x.norm(dim=1, keepdim=True)
+    torch.set_flush_denormal(True)
+    try:
+        for size in (1.02e-15, 1.2e-15, 5e-15, 1.1e-14, 2e-14):
+            a = (x * size).float()
+            if Int16Products.rounding(Frame(torch.zeros(32), 1.0), a) < 1:
+                got, bound = multiplied(a, a)
+                assert ((got - a.double() @ a.double().T).abs() <= bound).all(), size
+    finally:
+        torch.set_flush_denormal(False)
+    assert Int16Products.rounding(Frame(torch.zeros(32), 1.0), a) < 1e-4  # the last size is not refused
 
 
 def chosen(x, monkeypatch, faster=True, **options):
