@@ -1,7 +1,7 @@
 // Which instruction set to run. Every hot kernel is one `csrc/cpu/<op>_kernels.inl`, compiled three times by
 // <op>_generic.cpp, <op>_avx2.cpp and <op>_avx512.cpp (setup.py gives each its flags by that ending), each
-// exporting a table of function pointers. The table is picked once, here, at run time. (int16_kernels.inl is compiled by
-// int16_generic.cpp and int16_vnni.cpp.)
+// exporting a table of function pointers. The table is picked once, here, at run time. (int16_kernels.inl is compiled
+// by int16_generic.cpp and int16_vnni.cpp.)
 //
 // A file compiled with wider flags must not instantiate inline functions of the standard library: the linker
 // keeps one copy of each and could keep the wide one for all. So an .inl holds plain loops over raw pointers.
