@@ -39,26 +39,31 @@ py::dict as_dict(const difal::CoverageStats& s) {
     return d;
 }
 
-void prepare_rows(std::uintptr_t features, bool is_double, int64_t rows, int64_t dimension, std::uintptr_t center,
-                  double bandwidth, std::uintptr_t out, std::uintptr_t scale) {
-    difal::prepare_rows({address<const void>(features), is_double, rows, dimension, address<const void>(center),
-                         bandwidth, address<float>(out), address<float>(scale)});
+difal::RowsJob rows_job(std::uintptr_t features, bool is_double, int64_t rows, int64_t dimension, std::uintptr_t center,
+                        double bandwidth, std::uintptr_t out, std::uintptr_t scale) {
+    return {address<const void>(features),
+            is_double,
+            rows,
+            dimension,
+            address<const void>(center),
+            bandwidth,
+            address<float>(out),
+            address<float>(scale)};
 }
 
-difal::RowsJob rows_job(std::uintptr_t features, bool is_double, int64_t rows, int64_t dimension, std::uintptr_t center,
-                        double bandwidth, std::uintptr_t scale) {
-    return {address<const void>(features), is_double, rows,    dimension,
-            address<const void>(center),   bandwidth, nullptr, address<float>(scale)};
+void prepare_rows(std::uintptr_t features, bool is_double, int64_t rows, int64_t dimension, std::uintptr_t center,
+                  double bandwidth, std::uintptr_t out, std::uintptr_t scale) {
+    difal::prepare_rows(rows_job(features, is_double, rows, dimension, center, bandwidth, out, scale));
 }
 
 double int16_rounding(std::uintptr_t features, bool is_double, int64_t rows, int64_t dimension, std::uintptr_t center,
                       double bandwidth, std::uintptr_t scale) {
-    return difal::int16_rounding(rows_job(features, is_double, rows, dimension, center, bandwidth, scale));
+    return difal::int16_rounding(rows_job(features, is_double, rows, dimension, center, bandwidth, 0, scale));
 }
 
 void prepare_int16_rows(std::uintptr_t features, bool is_double, int64_t rows, int64_t dimension, std::uintptr_t center,
                         double bandwidth, std::uintptr_t out, std::uintptr_t scale) {
-    difal::prepare_int16_rows(rows_job(features, is_double, rows, dimension, center, bandwidth, scale),
+    difal::prepare_int16_rows(rows_job(features, is_double, rows, dimension, center, bandwidth, 0, scale),
                               address<int32_t>(out));
 }
 
@@ -421,7 +426,7 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("prepare_int16_rows", &prepare_int16_rows, py::call_guard<py::gil_scoped_release>());
     m.def("multiply_int16_rows", &multiply_int16_rows, py::call_guard<py::gil_scoped_release>());
     m.def("int16_block_size", &difal::int16_block_size, "int32 words of 16 rows.");
-    m.def("has_fast_int16", &difal::has_fast_int16);
+    m.def("has_vnni", &difal::has_vnni, "Whether 16-bit integers are multiplied faster than float32.");
     m.def("count_uncertain", &count_uncertain, py::arg("kind"), py::arg("products"), py::arg("rows"),
           py::arg("columns"), py::arg("row_scale"), py::arg("column_scale"), py::kw_only(), py::arg("lambda_"),
           py::arg("tolerance"), py::arg("relative"), py::arg("absolute"), py::call_guard<py::gil_scoped_release>());

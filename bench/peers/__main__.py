@@ -172,11 +172,10 @@ def check() -> None:
             traces: list[Trace] = []
             for label, row in sorted(rows.items(), key=lambda item: -item[1]["budget"]):  # the rest are beginnings
                 picks = np.load(str(WORK / label.replace(" ", "_")) + ".npy")
-                known = [verdict for trace in traces if (verdict := trace.verdict(picks))]
-                if not known:
+                verdict = next((known for trace in traces if (known := trace.verdict(picks))), None)
+                if verdict is None:
                     traces.append(replay(picks))
-                    known = [traces[-1].verdict(picks)]
-                verdict = known[0]
+                    verdict = traces[-1].verdict(picks)
                 row.update(greedy=verdict.greedy, coverage=verdict.coverage, repeated=verdict.repeated)
                 save(data)
                 print(label, verdict, flush=True)

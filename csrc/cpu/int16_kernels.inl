@@ -25,12 +25,12 @@ void measure(const float* __restrict a, int64_t n, float* largest, float* group)
             here = here > size ? here : size;
             sum += a[c] * a[c];
         }
-        most = most > here ? most : here;
-        squares = squares >= sum ? squares : sum;  // a NaN replaces what was before, and stays
-        if (!(sum == sum)) {
+        if (!(sum == sum)) {  // NaN
             *largest = *group = sum;
             return;
         }
+        most = most > here ? most : here;
+        squares = squares > sum ? squares : sum;
     }
     *largest = most;
     *group = squares;

@@ -49,10 +49,6 @@ float step_of(const float* row, int64_t numbers) {
 
 }  // namespace
 
-bool has_fast_int16() {
-    return has_vnni();
-}
-
 double int16_rounding(const RowsJob& job) {
     const int64_t numbers = padded(job.dimension);
     std::vector<float> row(numbers);

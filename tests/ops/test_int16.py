@@ -193,9 +193,9 @@ def test_a_pool_that_is_small_beside_its_matrix_is_rounded_once(options, monkeyp
 
 
 def test_the_processor_is_asked():
-    assert products.integers_are_faster() == load("_cpu").has_fast_int16()
+    assert products.integers_are_faster() == load("_cpu").has_vnni()
     run = subprocess.run(
-        [sys.executable, "-c", "from difal_kernels._native import load; print(load('_cpu').has_fast_int16())"],
+        [sys.executable, "-c", "from difal_kernels._native import load; print(load('_cpu').has_vnni())"],
         env={**os.environ, "DIFAL_ISA": "avx2"},
         capture_output=True,
         text=True,

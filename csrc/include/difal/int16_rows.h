@@ -25,9 +25,6 @@ constexpr int64_t int16_block_size(int64_t dimension) {
     return kInt16Rows * ((dimension + kInt16Group - 1) / kInt16Group * (kInt16Group / 2) + 1);
 }
 
-// Whether this processor has the instructions, so that the products are faster than float32's.
-bool has_fast_int16();
-
 // The largest |q step - a| / |a| of the rows, rounded up; infinity where a row's numbers are so large or small, or no
 // numbers, that float32 cannot tell its norm. job.out is not used.
 double int16_rounding(const RowsJob& job);

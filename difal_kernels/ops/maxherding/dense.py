@@ -10,9 +10,9 @@ from ..._memory import large_empty
 from ..._progress import Progress
 from ..._workers import Workers
 from .engine import cover_labeled, make_engine, run_picks
-from .panels import NUMBERS, TOLERANCE, Panels, cut, full_precision, is_native, kept_bytes
+from .panels import NUMBERS, TOLERANCE, Panels, cut, full_precision, is_native
 from .problem import Problem
-from .products import BLOCK, UNIT, integers_are_faster
+from .products import BLOCK, UNIT, Int16Products, integers_are_faster
 from .reference import initial_coverage
 from .result import Result
 
@@ -41,8 +41,10 @@ def workspace_bytes(p: Problem, threads: int) -> int:
 
 def _kept(n: int, columns: int, d: int) -> int:
     """Bytes for the whole pool as integers, where that is little beside the matrix."""
-    size = kept_bytes(n, d)
-    return size if integers_are_faster() and 33 * size <= 4 * n * columns else 0
+    if not integers_are_faster():
+        return 0
+    size = Int16Products.nbytes(n, d)
+    return size if 33 * size <= 4 * n * columns else 0
 
 
 def _heights(n: int, d: int) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -52,22 +51,12 @@ def cover_labeled(engine: Any, p: Problem, panels: Panels, workers: Workers | No
     """Tell the engine what the labeled points cover; the caller alone makes the products if there are no workers."""
     if p.labeled is None:
         return
-    for rows, products, scale in labeled_products(native(p.labeled), panels, workers or Workers(1)):
-        engine.cover(rows.data_ptr(), len(rows), products.data_ptr(), products.stride(0), scale.data_ptr())
-
-
-def labeled_products(
-    labeled: torch.Tensor, panels: Panels, workers: Workers
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Some labeled rows, their inner products with all the pool, (rows, N), and their squared norms, until no more are.
-
-    The products are valid until the next ones are asked for.
-    """
+    labeled, workers = native(p.labeled), workers or Workers(1)
     n, (height, width) = len(panels.features), panels.heights[:2]
     products = panels.products_with(labeled)
-    own, others = panels.room(0, products), [panels.room(2 * slot + 1, products) for slot in range(workers.count)]
-    out = torch.empty(min(height, len(labeled)), n, dtype=torch.float32)
-    scale = torch.empty(len(out), dtype=torch.float32)
+    height = min(height, len(labeled))
+    own, out = products.empty(height), torch.empty(height, n, dtype=torch.float32)
+    scale = torch.empty(height, dtype=torch.float32)
     for rows in labeled.split(height):
         ready, some = products.prepare(rows, own, scale), out[: len(rows)]
 
@@ -76,12 +65,12 @@ def labeled_products(
             if products is panels.products:
                 other = panels.block(begin, end, 2 * slot + 1)
             else:
-                other = products.prepare(panels.features[begin:end], others[slot])
+                other = products.prepare(panels.features[begin:end], products.empty(end - begin))
             products.multiply(ready, other, some[:, begin:end])
 
         with full_precision():
             workers.run(multiply, cut(n, width))
-        yield rows, some, scale
+        engine.cover(rows.data_ptr(), len(rows), some.data_ptr(), n, scale.data_ptr())
 
 
 def run_picks(engine: Any, picks: torch.Tensor, gains: torch.Tensor, bar: Progress) -> None:

@@ -54,10 +54,12 @@ class MatrixFreeSelection:
 
     def __init__(self, p: Problem, limit: int, horizon: int, workers: Workers):
         self.p, self.limit, self.horizon, self.workers = p, limit, horizon, workers
-        self.n, d = p.features.shape
+        self.n = len(p.features)
         self.handed_out, self.started = 0, False
         size, self.stride = memory.tile_shape(self.n)
-        self.panels = Panels(p, [size] * 2 * workers.count, workers)
+        spare = limit - memory.fixed_bytes(p) - (workers.count - 1) * memory.worker_bytes(p)
+        self.panels = Panels(p, [size] * 2 * workers.count, workers, keep=spare // 4)
+        spare -= self.panels.kept_bytes()
         self.multiply, self.part = self.panels.products.multiply, self.panels.products.part
         self.size, self.blocks = size, cut(self.n, size)
         self.tiles = torch.empty(2 * workers.count, max(size, memory.BATCH), self.stride, dtype=torch.float32)
@@ -68,12 +70,6 @@ class MatrixFreeSelection:
         self.sweep, self.keep = make_engine(
             "Sweep", p, self.panels.features, self.panels.scale, None, True, error, workers.count
         )
-        spare = limit - memory.fixed_bytes(p) - (workers.count - 1) * memory.worker_bytes(p)
-        self.ready = None
-        if spare > 4 * 4 * self.n * d:  # room for the rows as a GEMM wants them
-            self.ready = self.panels.products.empty(self.n)
-            self.panels.products.prepare(self.panels.features, self.ready)
-            spare -= self.ready.nbytes
         self.most = memory.MOST_GUESSES
         while self.most < 512 and memory.guess_bytes(self.n, 2 * self.most) < spare // 8:
             self.most *= 2
@@ -128,7 +124,8 @@ class MatrixFreeSelection:
         if not self.sweep.gathered():
             self.capacity = int(self.capacity / SLACK)  # the sample said too little: more picks first
             return
-        self.ready, self.started = None, True
+        self.started = True
+        self.panels.keep_no_more()
         picked = torch.tensor(self.picks, dtype=torch.int64)
         self.sweep.start(self.gains[0] if self.gains else -1.0, picked.data_ptr())
 
@@ -148,11 +145,6 @@ class MatrixFreeSelection:
 
     # Products of rows, made by the workers.
 
-    def rows(self, begin: int, end: int, side: int) -> torch.Tensor:
-        if self.ready is not None:
-            return self.part(self.ready, begin, end)
-        return self.panels.rows(self.panels.features[begin:end], side)
-
     def some_rows(self, index: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         return self.panels.products.prepare(self.panels.features[index], out)
 
@@ -166,7 +158,7 @@ class MatrixFreeSelection:
 
         def work(block: tuple[int, int], slot: int) -> None:
             b, e = block
-            self.multiply(own, self.rows(b, e, 2 * slot), out[:, b:e])
+            self.multiply(own, self.panels.block(b, e, 2 * slot), out[:, b:e])
 
         self.workers.run(work, self.blocks)
         return out
@@ -235,7 +227,7 @@ class MatrixFreeSelection:
 
         def work(block: tuple[int, int], slot: int) -> None:
             b, e = block
-            columns = self.rows(b, e, 2 * slot)
+            columns = self.panels.block(b, e, 2 * slot)
             for r, stop in cut(len(picked), height):
                 tile = self.tile(stop - r, e - b, slot)
                 self.multiply(self.part(own, r, stop), columns, tile)
@@ -257,7 +249,7 @@ class MatrixFreeSelection:
 
         def work(block: tuple[int, int], slot: int) -> None:
             b, e = block
-            columns = self.rows(b, e, 2 * slot)
+            columns = self.panels.block(b, e, 2 * slot)
             for r, stop in cut(len(hopeful), height):
                 tile = self.tile(stop - r, e - b, slot)
                 self.multiply(self.part(own, r, stop), columns, tile)
@@ -288,8 +280,8 @@ class MatrixFreeSelection:
         def work(pair: tuple[int, int], slot: int) -> None:
             (b, e), (b2, e2) = self.blocks[pair[0]], self.blocks[pair[1]]
             tile, turned = self.tile(e - b, e2 - b2, slot), self.tile(e2 - b2, e - b, slot, turned=True)
-            own = self.rows(b, e, 2 * slot)
-            other = own if b2 == b else self.rows(b2, e2, 2 * slot + 1)
+            own = self.panels.block(b, e, 2 * slot)
+            other = own if b2 == b else self.panels.block(b2, e2, 2 * slot + 1)
             self.multiply(own, other, tile)
             self.sweep.tile(b, e, b2, e2, tile.data_ptr(), turned.data_ptr(), self.stride)
 
@@ -332,7 +324,7 @@ class MatrixFreeSelection:
 
             def work(block: tuple[int, int], slot: int, own=own, count=count, start=start) -> None:
                 b, e = block
-                columns = self.rows(b, e, 2 * slot)
+                columns = self.panels.block(b, e, 2 * slot)
                 for r, stop in cut(count, memory.BATCH):
                     tile = self.tile(stop - r, e - b, slot)
                     self.multiply(self.part(own, r, stop), columns, tile)
@@ -355,7 +347,7 @@ class MatrixFreeSelection:
             def gather(r: int, b: int, e: int, slot: int, own_lists: bool, own=own, some=some) -> None:
                 count = min(height, len(some) - r)
                 tile = self.tile(count, e - b, slot)
-                self.multiply(self.part(own, r, r + count), self.rows(b, e, 2 * slot), tile)
+                self.multiply(self.part(own, r, r + count), self.panels.block(b, e, 2 * slot), tile)
                 self.sweep.gather_again(some[r:].data_ptr(), count, b, e, tile.data_ptr(), self.stride, own_lists)
 
             starts = range(0, len(some), height)

@@ -13,7 +13,7 @@ from ..._workers import Workers
 from . import products
 from .kernels import KERNELS, sample_rows
 from .problem import Problem
-from .products import BLOCK, GROUP, UNIT, Float32Products, Frame, Int16Products, Products
+from .products import BLOCK, UNIT, Float32Products, Frame, Int16Products, Products
 
 ROWS = 1024  # most rows of features per GEMM
 NUMBERS = 1 << 22  # and most numbers, 16 MiB of float32
@@ -31,7 +31,7 @@ class Panels:
         p: the problem.
         heights: how many rows each of the slices has at most that are wanted at a time.
         workers: who makes the first pass over the rows; the caller alone by default.
-        keep: bytes for the whole pool, rounded to integers, so that no row is prepared twice; used if they are enough.
+        keep: bytes for the whole pool, prepared, so that no row is prepared twice; used if they are enough.
 
     Attributes:
         features: contiguous float32 or float64 with the problem's values: the input itself where it is that already.
@@ -52,17 +52,17 @@ class Panels:
         self.scale = torch.empty(n, dtype=torch.float32)
         workers = workers or Workers(1)
         self.products = self._integers(p, some, workers)
-        self._kept = None
         if self.products is None:
             self.products = Float32Products(self.frame, d)
-        elif kept_bytes(n, d) <= keep:
-            self._kept = self.products.empty(n)
-            workers.run(self._keep, cut(n, ROWS))
         # Made once: fresh pages for every panel would cost more than its arithmetic.
         self._buffers = [self.products.empty(height) for height in heights]
         self._ready = list(self._buffers)
         if isinstance(self.products, Float32Products):
             workers.run(self._measure, cut(n, min(heights)))
+        self._kept: torch.Tensor | None = None
+        if self.products.nbytes(n, d) <= keep:
+            self._kept = self.products.empty(n)
+            workers.run(self._keep, cut(n, ROWS))
         self.error = error_model(p.kernel, self.products.growth)
 
     def block(self, begin: int, end: int, side: int = 0) -> torch.Tensor:
@@ -89,9 +89,13 @@ class Panels:
             return Float32Products(self.frame, others.shape[1])
         return self.products
 
-    def room(self, side: int, products: Products) -> torch.Tensor:
-        """Room for a slice of this side, prepared for `products`."""
-        return self._buffers[side] if products is self.products else products.empty(self.heights[side])
+    def kept_bytes(self) -> int:
+        """Of the whole pool, prepared."""
+        return 0 if self._kept is None else self._kept.nbytes
+
+    def keep_no_more(self) -> None:
+        """Let the prepared pool go."""
+        self._kept = None
 
     def _measure(self, block: tuple[int, int], slot: int) -> None:
         b, e = block
@@ -138,11 +142,6 @@ class Panels:
 
         more = doubtful(candidate.growth) - doubtful(plain.growth)
         return candidate if more <= DOUBTFUL * gram.numel() else None
-
-
-def kept_bytes(n: int, d: int) -> int:
-    """Memory of n rows rounded to integers."""
-    return 2 * (n + BLOCK) * (d + GROUP + 2)
 
 
 def error_model(kernel: str, growth: float) -> dict[str, float]:

@@ -25,7 +25,7 @@ class Frame(NamedTuple):
 
 def integers_are_faster() -> bool:
     """Whether this processor multiplies 16-bit integers faster than float32."""
-    return load("_cpu").has_fast_int16()
+    return load("_cpu").has_vnni()
 
 
 class Float32Products:
@@ -48,10 +48,15 @@ class Float32Products:
         """Room for that many rows."""
         return torch.empty(rows, self.dimension, dtype=torch.float32)
 
+    @staticmethod
+    def nbytes(rows: int, dimension: int) -> int:
+        """Bytes of that room."""
+        return 4 * rows * dimension
+
     def prepare(self, features: torch.Tensor, out: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
         """Contiguous rows of features into `out`, and their squared norms; what was written of `out`."""
         out = out[: len(features)]
-        load("_cpu").prepare_rows(*_job(self.frame, features), out.data_ptr(), 0 if scale is None else scale.data_ptr())
+        load("_cpu").prepare_rows(*_job(self.frame, features), out.data_ptr(), _address(scale))
         return out
 
     def part(self, rows: torch.Tensor, begin: int, end: int) -> torch.Tensor:
@@ -80,20 +85,22 @@ class Int16Products:
         groups = -(-dimension // GROUP)
         sums = (groups + 4) * UNIT / (1 - (groups + 4) * UNIT)
         self.growth = sums * (1 + error) ** 2 + 2 * error + error**2
-        self.size = load("_cpu").int16_block_size(dimension)
 
     @staticmethod
     def rounding(frame: Frame, features: torch.Tensor, scale: torch.Tensor | None = None) -> float:
         """The `error` of these rows; their squared norms as by `prepare`."""
-        return load("_cpu").int16_rounding(*_job(frame, features), 0 if scale is None else scale.data_ptr())
+        return load("_cpu").int16_rounding(*_job(frame, features), _address(scale))
 
     def empty(self, rows: int) -> torch.Tensor:
-        return torch.empty(-(-rows // BLOCK), self.size, dtype=torch.int32)
+        return torch.empty(-(-rows // BLOCK), load("_cpu").int16_block_size(self.dimension), dtype=torch.int32)
+
+    @staticmethod
+    def nbytes(rows: int, dimension: int) -> int:
+        return 4 * -(-rows // BLOCK) * load("_cpu").int16_block_size(dimension)
 
     def prepare(self, features: torch.Tensor, out: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
         out = out[: -(-len(features) // BLOCK)]
-        scale = 0 if scale is None else scale.data_ptr()
-        load("_cpu").prepare_int16_rows(*_job(self.frame, features), out.data_ptr(), scale)
+        load("_cpu").prepare_int16_rows(*_job(self.frame, features), out.data_ptr(), _address(scale))
         return out
 
     def part(self, rows: torch.Tensor, begin: int, end: int) -> torch.Tensor:
@@ -112,5 +119,14 @@ Products = Float32Products | Int16Products
 
 
 def _job(frame: Frame, features: torch.Tensor) -> tuple:
-    center = 0 if frame.center is None else frame.center.data_ptr()
-    return features.data_ptr(), features.dtype == torch.float64, *features.shape, center, frame.bandwidth
+    return (
+        features.data_ptr(),
+        features.dtype == torch.float64,
+        *features.shape,
+        _address(frame.center),
+        frame.bandwidth,
+    )
+
+
+def _address(tensor: torch.Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()

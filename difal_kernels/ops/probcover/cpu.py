@@ -11,11 +11,10 @@ import torch
 
 from ..._native import load, missing, num_threads
 from ..._progress import Progress
-from ..._workers import Workers
 from ..maxherding.cpu import free_memory
-from ..maxherding.engine import labeled_products, run_picks
+from ..maxherding.engine import cover_labeled, run_picks
 from ..maxherding.kernels import KERNELS
-from ..maxherding.panels import Panels, cut, full_precision, is_native, native, panel_rows
+from ..maxherding.panels import Panels, cut, full_precision, is_native, panel_rows
 from ..maxherding.problem import Batch, Problem
 from ..maxherding.result import Result
 
@@ -114,8 +113,7 @@ class _Selection:
     def run(self) -> Result:
         budget = self.p.budget
         picks, gains = torch.empty(budget, dtype=torch.int64), torch.empty(budget, dtype=torch.float64)
-        if self.p.labeled is not None:
-            self.cover(native(self.p.labeled))
+        cover_labeled(self.balls, self.p, self.panels)
         done = 0
         if budget:
             gathered = self.sweep(self.capacity)
@@ -168,7 +166,3 @@ class _Selection:
                         some.data_ptr(), len(some), b, e, self.products(own, len(some), b, e, tile).data_ptr()
                     )
         return j, gain
-
-    def cover(self, labeled: torch.Tensor) -> None:
-        for rows, products, scale in labeled_products(labeled, self.panels, Workers(1)):
-            self.balls.cover(rows.data_ptr(), len(rows), products.data_ptr(), products.stride(0), scale.data_ptr())
