@@ -155,6 +155,17 @@ def test_where_they_would_say_too_little(monkeypatch):
     assert chosen(x, monkeypatch, bandwidth=1.2) is Float32Products
     pairs = torch.cat([x[:1] + 1e-2 * rows("ordinary", 200, 64), x[:200]])
     assert chosen(pairs, monkeypatch, kernel="laplace", bandwidth=10.0) is Float32Products
+    monkeypatch.setattr(panels, "DOUBTFUL", 1.0)  # a row without a rounding is refused whatever may be doubtful
+    assert chosen(far, monkeypatch, bandwidth=10.0) is Float32Products
+    assert chosen(x, monkeypatch, bandwidth=1.2) is Int16Products
+
+
+def test_parts_begin_where_blocks_do():
+    arithmetic = Int16Products(Frame(torch.zeros(5), 1.0), 5, 0.0)
+    prepared = arithmetic.prepare(rows("ordinary", 50, 5), arithmetic.empty(50))
+    assert torch.equal(arithmetic.part(prepared, 16, 33), prepared[1:3])
+    with pytest.raises(ValueError, match="`begin` must be a multiple of 16, got 8"):
+        arithmetic.part(prepared, 8, 24)
 
 
 def test_labeled_rows_that_round_worse_than_the_pool(monkeypatch):
