@@ -84,8 +84,8 @@ py::class_<Engine> bind_engine(py::module_& m, const char* name, const char* doc
         .def(py::init([](int64_t rows, int64_t columns, int64_t dimension, bool is_double, std::uintptr_t features,
                          int64_t feature_stride, std::uintptr_t weights, std::uintptr_t candidates,
                          std::uintptr_t allowed, int32_t kind, double bandwidth, float lambda, float tolerance,
-                         float relative, float absolute, std::uintptr_t scale, std::uintptr_t gram, int64_t gram_stride,
-                         bool symmetric, int threads) {
+                         float relative, float absolute, float storing, std::uintptr_t scale, std::uintptr_t matrix,
+                         int64_t matrix_stride, bool is_short, bool symmetric, int threads) {
                  CoverageProblem p;
                  p.rows = rows;
                  p.columns = columns;
@@ -98,18 +98,20 @@ py::class_<Engine> bind_engine(py::module_& m, const char* name, const char* doc
                  p.allowed = address<const uint8_t>(allowed);
                  p.kind = static_cast<KernelKind>(kind);
                  p.bandwidth = bandwidth;
-                 p.error = {lambda, tolerance, relative, absolute};
+                 p.error = {lambda, tolerance, relative, absolute, storing};
                  p.scale = address<const float>(scale);
-                 p.gram = address<float>(gram);
-                 p.gram_stride = gram_stride;
+                 p.matrix = address<void>(matrix);
+                 p.matrix_stride = matrix_stride;
+                 p.is_short = is_short;
                  p.symmetric = symmetric;
                  return new Engine(p, threads);
              }),
              py::kw_only(), py::arg("rows"), py::arg("columns"), py::arg("dimension"), py::arg("is_double"),
              py::arg("features"), py::arg("feature_stride"), py::arg("weights"), py::arg("candidates"),
              py::arg("allowed"), py::arg("kind"), py::arg("bandwidth"), py::arg("lambda_"), py::arg("tolerance"),
-             py::arg("relative"), py::arg("absolute"), py::arg("scale"), py::arg("gram"), py::arg("gram_stride"),
-             py::arg("symmetric"), py::arg("threads"))
+             py::arg("relative"), py::arg("absolute"), py::arg("storing") = 0.0f, py::arg("scale"),
+             py::arg("matrix") = 0, py::arg("matrix_stride") = 0, py::arg("is_short") = false, py::arg("symmetric"),
+             py::arg("threads"))
         .def(
             "cover",
             [](Engine& self, std::uintptr_t labeled, int64_t count, std::uintptr_t products, int64_t stride,
@@ -132,7 +134,13 @@ void bind_coverage(py::module_& m) {
     using difal::Coverage;
     using Unlocked = py::call_guard<py::gil_scoped_release>;
     bind_engine<Coverage>(m, "Coverage", "Greedy selection on a stored matrix; see csrc/include/difal/coverage.h.")
-        .def("fill", &Coverage::fill, Unlocked())
+        .def(
+            "fill",
+            [](Coverage& self, int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end,
+               std::uintptr_t products, int64_t stride) {
+                self.fill(row_begin, row_end, column_begin, column_end, address<float>(products), stride);
+            },
+            Unlocked())
         .def("mirror", &Coverage::mirror, Unlocked())
         .def(
             "cover_with", [](Coverage& self, std::uintptr_t m) { self.cover_with(address<const double>(m)); },
@@ -143,7 +151,7 @@ void bind_coverage(py::module_& m) {
 
 int64_t count_uncertain(int32_t kind, std::uintptr_t products, int64_t rows, int64_t columns, std::uintptr_t row_scale,
                         std::uintptr_t column_scale, float lambda, float tolerance, float relative, float absolute) {
-    return difal::count_uncertain(static_cast<difal::KernelKind>(kind), {lambda, tolerance, relative, absolute},
+    return difal::count_uncertain(static_cast<difal::KernelKind>(kind), {lambda, tolerance, relative, absolute, 0.0f},
                                   address<float>(products), rows, columns, address<const float>(row_scale),
                                   address<const float>(column_scale));
 }

@@ -27,6 +27,7 @@ void Scratch::reserve(int64_t n) {
     packed.resize(n);
     covered.resize(n);
     scale.resize(n);
+    entries.resize(n);
 }
 
 Scratch& scratch(int64_t n) {
@@ -62,8 +63,8 @@ void cover_by_labeled(const CoverageProblem& p, const ExactKernel& exact, Team& 
         for (int64_t l = 0; l < count; ++l) {
             float* k = products + l * stride + begin;
             simd.transform(p.kind, p.error, k, size, scale[l], p.scale + begin);
-            const int64_t live = simd.live(p.kind, p.error, k, level.rounded.data() + begin, size, scale[l],
-                                           p.scale + begin, s.rows.data());
+            const int64_t live = simd.float32.live(p.kind, p.error, k, level.rounded.data() + begin, size, scale[l],
+                                                   p.scale + begin, s.rows.data());
             for (int64_t r = 0; r < live; ++r) s.rows[r] += static_cast<int32_t>(begin);
             exact.against_other(labeled, l, s.rows.data(), live, s.values.data());
             for (int64_t r = 0; r < live; ++r) {
@@ -74,7 +75,7 @@ void cover_by_labeled(const CoverageProblem& p, const ExactKernel& exact, Team& 
 }
 
 Greedy::Greedy(const CoverageProblem& problem, int threads)
-    : p(problem), exact(p), team(threads), level(problem.rows, problem.kind) {
+    : p(problem), exact(p), team(threads), level(problem.rows, problem.kind, problem.is_short) {
     gains_.assign(p.columns, 0.0);
     margin_.assign(p.columns, 0.0);
     bounds_.assign(p.columns, 0.0);
@@ -91,16 +92,6 @@ double Greedy::drift() const {
 
 double Greedy::tie(double best) const {
     return kTie * (first_gain < 0 ? std::max(best, 0.0) : first_gain);
-}
-
-// What a scan charges a column for its own row beyond rounding: nothing is estimated there.
-double Greedy::self_bound(float k, float m, double weight, float scale) const {
-    double gain, charged, rounding;
-    ErrorModel rounding_only = p.error;
-    rounding_only.lambda = 0;
-    simd_.scan(p.kind, p.error, &k, &m, &weight, 1, scale, &scale, &gain, &charged);
-    simd_.scan(p.kind, rounding_only, &k, &m, &weight, 1, scale, &scale, &gain, &rounding);
-    return charged - rounding;
 }
 
 void Greedy::rescan(int64_t j, Scratch& s) {

@@ -17,26 +17,33 @@ struct Scratch {
     std::vector<int32_t> rows, places;
     std::vector<double> values, weights;
     std::vector<float> column, packed, covered, scale;
+    std::vector<uint16_t> entries;
     void reserve(int64_t n);
 };
 
 Scratch& scratch(int64_t n);
 
-// Exact coverage and its rounding, which estimated gains are relative to. A row that is covered fully, by a function of
-// distance, is rounded to infinity: no error bound may say that anything reaches above 1.
+// Exact coverage and its rounding, which estimated gains are relative to: to float32, or to the steps of a 16-bit
+// matrix. A row that is covered fully, by a function of distance, is rounded to infinity: no error bound may say that
+// anything reaches above 1.
 struct CoverageLevel {
     std::vector<double> exact;
     std::vector<float> rounded;
     double full;
+    bool is_short;
 
-    CoverageLevel(int64_t n, KernelKind kind)
+    CoverageLevel(int64_t n, KernelKind kind, bool in_steps = false)
         : exact(n, 0.0),
           rounded(n, 0.0f),
           full(kind == KernelKind::precomputed || kind == KernelKind::cosine ? std::numeric_limits<double>::infinity()
-                                                                             : 1.0) {}
+                                                                             : 1.0),
+          is_short(in_steps) {}
     void set(int64_t i, double value) {
         exact[i] = value;
-        rounded[i] = value < full ? static_cast<float>(value) : std::numeric_limits<float>::infinity();
+        const float nearest = static_cast<float>(value);
+        rounded[i] = value >= full ? std::numeric_limits<float>::infinity()
+                     : is_short    ? entry_value(stored_entry(nearest))
+                                   : nearest;
     }
 };
 
@@ -89,9 +96,19 @@ class Greedy {
     float scale_of(int64_t column) const { return p.scale[point(column)]; }
     // Could an entry with this estimate reach above m? Never says no wrongly, and costs no division.
     bool may_reach(float k, float m) const {
-        return k + k * (2 * p.error.tolerance + p.error.relative) + p.error.absolute > m;
+        return k + k * (2 * p.error.tolerance + p.error.relative) + p.error.absolute + 2 * p.error.storing > m;
     }
-    double self_bound(float k, float m, double weight, float scale) const;
+    // What a scan charges a column for its own entry beyond rounding: nothing is estimated there.
+    template <typename T>
+    double self_bound(T k, float m, double weight, float scale) const {
+        double gain, charged, rounding;
+        ErrorModel rounding_only = p.error;
+        rounding_only.lambda = 0;
+        rounding_only.storing /= 2;  // of m alone
+        matrix_kernels<T>().scan(p.kind, p.error, &k, &m, &weight, 1, scale, &scale, &gain, &charged);
+        matrix_kernels<T>().scan(p.kind, rounding_only, &k, &m, &weight, 1, scale, &scale, &gain, &rounding);
+        return charged - rounding;
+    }
     void reopen(int64_t j) {
         is_settled_[j] = 0;
         margin_[j] = bounds_[j];

@@ -85,8 +85,8 @@ void prepare_int16_rows(const RowsJob& job, int32_t* out) {
                 std::fill_n(own, numbers, int16_t{0});
             }
         }
-        coverage_kernels().transpose(reinterpret_cast<const float*>(q.data()), pairs, kInt16Rows, pairs,
-                                     reinterpret_cast<float*>(out), kInt16Rows);
+        coverage_kernels().float32.transpose(reinterpret_cast<const float*>(q.data()), pairs, kInt16Rows, pairs,
+                                             reinterpret_cast<float*>(out), kInt16Rows);
         std::memcpy(out + pairs * kInt16Rows, steps, sizeof steps);
     }
 }

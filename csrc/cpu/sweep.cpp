@@ -33,8 +33,8 @@ double Sweep::guess(int64_t j, float* products) {
     fill_row(s.p, s.exact, j, products, 0, s.p.rows, s.p.scale, buffers);
     s.levels.push_back(s.levels.back());
     CoverageLevel& level = s.levels.back();
-    const int64_t live = coverage_kernels().live(s.p.kind, s.p.error, products, level.rounded.data(), s.p.rows,
-                                                 s.p.scale[j], s.p.scale, buffers.rows.data());
+    const int64_t live = coverage_kernels().float32.live(s.p.kind, s.p.error, products, level.rounded.data(), s.p.rows,
+                                                         s.p.scale[j], s.p.scale, buffers.rows.data());
     s.exact.against_point(j, buffers.rows.data(), live, buffers.values.data());
     double gain = 0;
     for (int64_t r = 0; r < live; ++r) {
@@ -100,7 +100,7 @@ void Sweep::tile(int64_t row_begin, int64_t row_end, int64_t column_begin, int64
     }
     s.take_from(s.blocks[row_begin / s.block], tile, stride, column_begin, columns);
     if (diagonal) return;
-    coverage_kernels().transpose(tile, stride, rows, columns, turned, stride);
+    coverage_kernels().float32.transpose(tile, stride, rows, columns, turned, stride);
     s.take_from(s.blocks[column_begin / s.block], turned, stride, row_begin, rows);
 }
 
@@ -135,8 +135,8 @@ int64_t Sweep::replace(int64_t t, const int64_t* points, int64_t count, int64_t 
     Scratch& buffers = scratch(n + 1);
     fill_row(s.p, s.exact, points[0], products, 0, n, s.p.scale, buffers);
     const CoverageLevel& base = s.levels[t];
-    const int64_t live = coverage_kernels().live(s.p.kind, s.p.error, products, base.rounded.data(), n,
-                                                 s.p.scale[points[0]], s.p.scale, buffers.rows.data());
+    const int64_t live = coverage_kernels().float32.live(s.p.kind, s.p.error, products, base.rounded.data(), n,
+                                                         s.p.scale[points[0]], s.p.scale, buffers.rows.data());
     s.is_lower.resize(n, 0);
     std::vector<uint8_t> touched(n, 0);
     for (int64_t r = 0; r < live; ++r) touched[buffers.rows[r]] = 1;
@@ -245,9 +245,9 @@ void Sweep::add_gains(int64_t t, const int64_t* points, int64_t count, int64_t r
     kernel_rows(points, count, row_begin, row_end, products, stride);
     for (int64_t c = 0; c < count; ++c) {
         double gain, bound;
-        coverage_kernels().scan(s.p.kind, s.p.error, products + c * stride, s.levels[t].rounded.data() + row_begin,
-                                s.p.weights + row_begin, row_end - row_begin, s.p.scale[points[c]],
-                                s.p.scale + row_begin, &gain, &bound);
+        coverage_kernels().float32.scan(
+            s.p.kind, s.p.error, products + c * stride, s.levels[t].rounded.data() + row_begin, s.p.weights + row_begin,
+            row_end - row_begin, s.p.scale[points[c]], s.p.scale + row_begin, &gain, &bound);
         gains[c] += gain;
     }
 }
@@ -271,11 +271,11 @@ double Sweep::settle(int64_t j, float* products, bool fresh, int64_t t, double t
     const CoverageLevel& level = s.levels[t];
     double estimate, bound;
     const CoverageKernels& simd = coverage_kernels();
-    simd.scan(s.p.kind, s.p.error, products, level.rounded.data(), s.p.weights, s.p.rows, s.p.scale[j], s.p.scale,
-              &estimate, &bound);
+    simd.float32.scan(s.p.kind, s.p.error, products, level.rounded.data(), s.p.weights, s.p.rows, s.p.scale[j],
+                      s.p.scale, &estimate, &bound);
     if (estimate + bound < threshold) return -1;
-    const int64_t live = simd.live(s.p.kind, s.p.error, products, level.rounded.data(), s.p.rows, s.p.scale[j],
-                                   s.p.scale, buffers.rows.data());
+    const int64_t live = simd.float32.live(s.p.kind, s.p.error, products, level.rounded.data(), s.p.rows, s.p.scale[j],
+                                           s.p.scale, buffers.rows.data());
     s.exact.against_point(j, buffers.rows.data(), live, buffers.values.data());
     double gain = 0;
     for (int64_t r = 0; r < live; ++r) {

@@ -100,8 +100,8 @@ struct Sweep::State final : Greedy {
     template <typename Visit>
     void each_alive(int64_t i, const float* k, int64_t column, int64_t width, Scratch& s, Visit&& visit) {
         for (int64_t c = 0; c < width; ++c) s.covered[c] = std::min(floor[i], floor[column + c]);
-        const int64_t count =
-            simd_.live(p.kind, p.error, k, s.covered.data(), width, p.scale[i], p.scale + column, s.rows.data());
+        const int64_t count = simd_.float32.live(p.kind, p.error, k, s.covered.data(), width, p.scale[i],
+                                                 p.scale + column, s.rows.data());
         const bool candidate = is_allowed(i);
         for (int64_t r = 0; r < count; ++r) {
             const int32_t j = static_cast<int32_t>(column + s.rows[r]);
@@ -134,16 +134,16 @@ struct Sweep::State final : Greedy {
     void scan(int64_t j, Scratch& s, double* gain, double* bound) override {
         int64_t self;
         const int64_t count = pack(j, s, &self);
-        simd_.scan(p.kind, p.error, s.column.data(), s.covered.data(), s.weights.data(), count, p.scale[j],
-                   s.scale.data(), gain, bound);
+        simd_.float32.scan(p.kind, p.error, s.column.data(), s.covered.data(), s.weights.data(), count, p.scale[j],
+                           s.scale.data(), gain, bound);
         if (self >= 0) *bound -= self_bound(s.column[self], s.covered[self], s.weights[self], s.scale[self]);
     }
 
     int64_t live_rows(int64_t j, Scratch& s) override {
         int64_t self;
         const int64_t count = pack(j, s, &self);
-        const int64_t live = simd_.live(p.kind, p.error, s.column.data(), s.covered.data(), count, p.scale[j],
-                                        s.scale.data(), s.rows.data());
+        const int64_t live = simd_.float32.live(p.kind, p.error, s.column.data(), s.covered.data(), count, p.scale[j],
+                                                s.scale.data(), s.rows.data());
         for (int64_t r = 0; r < live; ++r) s.rows[r] = s.places[s.rows[r]];
         return live;
     }

@@ -54,7 +54,7 @@ CALLS = {
     "project_then_resize": lambda v: dk.project_then_resize(v["maps"], v["weight"], None, (12, 12)),
     "replay": lambda v: replay(v["x"], torch.tensor([3, 1, 2], device="cpu")),
 }
-MATRIX_FREE = 100_000_000
+MATRIX_FREE = 60_000_000
 
 
 def range_tensor(begin, end):

@@ -28,8 +28,9 @@ struct CoverageProblem {
     double bandwidth = 1;
     ErrorModel error;
     const float* scale = nullptr;  // (N,) the s_i of ErrorModel
-    float* gram = nullptr;         // (N, M) inner products, then kernel values
-    int64_t gram_stride = 0;       // elements from row to row
+    void* matrix = nullptr;        // (N, M) kernel values
+    int64_t matrix_stride = 0;     // elements from row to row
+    bool is_short = false;         // they are uint16, steps of 1 / kSteps; else float32
     bool symmetric = true;         // column j is point j, M = N, and the matrix equals its transpose
 };
 
@@ -45,15 +46,18 @@ struct CoverageStats {
 int64_t count_uncertain(KernelKind kind, const ErrorModel& error, float* products, int64_t rows, int64_t columns,
                         const float* row_scale, const float* column_scale);
 
+class StoredGreedy;
+
 class Coverage {
   public:
     Coverage(const CoverageProblem& problem, int threads);
     ~Coverage();
 
-    // Turns the inner products in gram[row_begin:row_end, column_begin:column_end] into kernel values, and
-    // in a symmetric matrix mirrors those left of the block's own diagonal square. Different blocks may be filled at
-    // the same time.
-    void fill(int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end);
+    // Fills matrix[row_begin:row_end, column_begin:column_end] from the inner products of those rows and columns,
+    // `stride` apart and overwritten, and in a symmetric matrix mirrors what is left of the block's own diagonal
+    // square. Different blocks may be filled at the same time.
+    void fill(int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end, float* products,
+              int64_t stride);
 
     // Makes a diagonal square symmetric to the last bit, which a product of a matrix with itself need not be: a gain is
     // first summed down a column and then lowered by rows, and an entry may be wrong in one way only.
@@ -75,8 +79,7 @@ class Coverage {
     CoverageStats stats() const;
 
   private:
-    struct State;
-    std::unique_ptr<State> state_;
+    std::unique_ptr<StoredGreedy> state_;
 };
 
 }  // namespace difal

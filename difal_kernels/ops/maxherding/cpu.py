@@ -92,9 +92,9 @@ def _side_by_side(batch: Batch, limit: int, threads: int) -> int:
 
 def _run_side_by_side(batch: Batch, count: int, bar: Progress) -> list[Result]:
     results: list[Result | None] = [None] * len(batch.problems)
-    size = max(dense.matrix_size(p) for p in batch.problems)
+    size = max(dense.matrix_bytes(p) for p in batch.problems)
     # Fresh pages for every problem would cost as much as its arithmetic.
-    storage = torch.empty(count, size, dtype=torch.float32)
+    storage = torch.empty(count, size, dtype=torch.uint8)
     alone = Workers(1)
 
     def work(b: int, slot: int) -> None:

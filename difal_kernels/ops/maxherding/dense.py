@@ -1,4 +1,4 @@
-"""The dense path: the kernel matrix is stored once, float32, and half of it made by symmetry."""
+"""The dense path: the kernel matrix is stored once, in 16 bits or float32, and half of it made by symmetry."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..._workers import Workers
 from .engine import cover_labeled, make_engine, run_picks
 from .panels import NUMBERS, TOLERANCE, Panels, cut, full_precision, is_native
 from .problem import Problem
-from .products import BLOCK, UNIT, Int16Products, integers_are_faster
+from .products import BLOCK, UNIT, Float32Products, Int16Products, integers_are_faster
 from .reference import initial_coverage
 from .result import Result
 
@@ -21,6 +21,9 @@ SPAN = 2048  # columns per task
 ROWS = 1024  # most rows that are prepared at a time, for all the tiles beside them
 LEAST = 256  # and the least, in a small pool
 CORNER = 128  # rows of a tile on the diagonal that are made at once: what lies above the diagonal is made for nothing
+SHORT = 1 << 22  # entries from which 16 bits an entry pay: a smaller matrix stays in cache
+SPARSE = 2.0**-7  # least mean kernel value for it: below that the rounding of many would be much of a gain
+STORING = 2 * 0.52 / 65535  # of a kernel value and of the coverage to 16 bits; docs/exactness.md
 
 
 def workspace_bytes(p: Problem, threads: int) -> int:
@@ -34,17 +37,24 @@ def workspace_bytes(p: Problem, threads: int) -> int:
     copies = 0 if is_native(p.features) else n * d * (8 if p.features.dtype == torch.float64 else 4)
     rows, width = _heights(n, d)
     labels = 0 if p.labeled is None else p.labeled.numel() * 8 + 4 * min(len(p.labeled), rows) * n
-    panels = threads * 4 * (rows + width) * d
+    panels = threads * 4 * ((rows + width) * d + _tile(rows, width))
     gathered = 0 if columns == n else threads * 8 * width * d
-    return 4 * n * columns + copies + labels + panels + gathered + _kept(n, columns, d) + 64 * (n + columns)
+    return matrix_bytes(p) + copies + labels + panels + gathered + _kept(p) + 64 * (n + columns)
 
 
-def _kept(n: int, columns: int, d: int) -> int:
+def _kept(p: Problem) -> int:
     """Bytes for the whole pool as integers, where that is little beside the matrix."""
     if not integers_are_faster():
         return 0
-    size = Int16Products.nbytes(n, d)
-    return size if 33 * size <= 4 * n * columns else 0
+    size = Int16Products.nbytes(*p.features.shape)
+    return size if 33 * size <= matrix_bytes(p) else 0
+
+
+def _dtype(p: Problem) -> torch.dtype:
+    """What an entry is stored in: int16 (its bits are csrc's uint16) where the matrix is large and not sparse."""
+    if p.kernel == "precomputed" or len(p.features) * _columns(p) < SHORT:
+        return torch.float32
+    return torch.int16 if p.mean_similarity >= SPARSE else torch.float32
 
 
 def _heights(n: int, d: int) -> tuple[int, int]:
@@ -55,18 +65,24 @@ def _heights(n: int, d: int) -> tuple[int, int]:
     return rows, width
 
 
+def _tile(height: int, width: int) -> int:
+    """Numbers in the largest tile that is made at once, beside the diagonal or on it."""
+    return max(min(Float32Products.tile, height) * width, min(CORNER, height) * height)
+
+
 def plan(p: Problem) -> str:
     passes = "no GEMM pass" if p.kernel == "precomputed" else f"{0.5 if _symmetric(p) else 1} GEMM passes"
-    return f"dense, {len(p.features)} x {_columns(p)} kernel in float32, {passes}"
+    bits = 8 * _dtype(p).itemsize
+    return f"dense, {len(p.features)} x {_columns(p)} kernel in {bits} bits an entry, {passes}"
 
 
-def matrix_size(p: Problem) -> int:
-    """Numbers in the matrix that `select` can be lent."""
-    return 0 if p.kernel == "precomputed" else len(p.features) * _columns(p)
+def matrix_bytes(p: Problem) -> int:
+    """Of the matrix that `select` can be lent."""
+    return 0 if p.kernel == "precomputed" else _dtype(p).itemsize * len(p.features) * _columns(p)
 
 
 def select(p: Problem, bar: Progress, workers: Workers, storage: torch.Tensor | None = None) -> Result:
-    """Solve one problem, in `storage` if given: float32, at least `matrix_size(p)` long."""
+    """Solve one problem, in `storage` if given: bytes, at least `matrix_bytes(p)` of them."""
     selection = DenseSelection(p, workers, storage)
     picks, gains = selection.more(p.budget, bar)
     return Result(picks, gains, selection.coverage(), selection.settled())
@@ -81,7 +97,7 @@ class DenseSelection:
             self.engine, self.keep = _precomputed(p, workers.count)
         else:
             n, d = p.features.shape
-            self.panels = Panels(p, _heights(n, d) * workers.count, workers, _kept(n, _columns(p), d))
+            self.panels = Panels(p, _heights(n, d) * workers.count, workers, _kept(p))
             self.engine, self.keep = _from_features(p, self.panels, workers, storage)
         self.engine.start()
 
@@ -121,20 +137,30 @@ def _columns(p: Problem) -> int:
 def _from_features(p: Problem, panels: Panels, workers: Workers, storage: torch.Tensor | None):
     symmetric = _symmetric(p)
     features, products, n, columns = panels.features, panels.products, len(p.features), _columns(p)
-    storage = large_empty(n * columns) if storage is None else storage
-    gram = storage[: n * columns].view(n, columns)
-    coverage, keep = make_engine("Coverage", p, features, panels.scale, gram, symmetric, panels.error, workers.count)
+    dtype = _dtype(p)
+    storage = large_empty(n * columns, dtype) if storage is None else storage[: matrix_bytes(p)].view(dtype)
+    matrix = storage.view(n, columns)
+    error = {**panels.error, "storing": 0.0 if dtype == torch.float32 or p.kernel == "tophat" else STORING}
+    coverage, keep = make_engine("Coverage", p, features, panels.scale, matrix, symmetric, error, workers.count)
     cover_labeled(coverage, p, panels, workers)
 
-    def square(b: int, e: int, own: torch.Tensor) -> None:
+    height, width = panels.heights[:2]
+    # Products become kernel values here, in cache.
+    tiles = [torch.empty(_tile(height, width), dtype=torch.float32) for _ in range(workers.count)]
+
+    def make(rows: tuple[int, int], columns: tuple[int, int], upper, lower, slot: int) -> None:
+        shape = rows[1] - rows[0], columns[1] - columns[0]
+        tile = tiles[slot][: shape[0] * shape[1]].view(shape)
+        products.multiply(upper, lower, tile)
+        coverage.fill(*rows, *columns, tile.data_ptr(), shape[1])
+
+    def square(b: int, e: int, own: torch.Tensor, slot: int) -> None:
         for begin in range(b, e, CORNER):
             end = min(begin + CORNER, e)
             upper, lower = products.part(own, begin - b, end - b), products.part(own, 0, end - b)
-            products.multiply(upper, lower, gram[begin:end, b:end])
-            coverage.fill(begin, end, b, end)
+            make((begin, end), (b, end), upper, lower, slot)
             coverage.mirror(begin, end)
 
-    height, width = panels.heights[:2]
     held: list[tuple[int, int] | None] = [None] * workers.count  # whose rows each worker has ready from its last task
 
     def work(task: tuple[int, int, int, int], slot: int) -> None:
@@ -145,10 +171,9 @@ def _from_features(p: Problem, panels: Panels, workers: Workers, storage: torch.
             side = 2 * slot + 1
             other = panels.block(c, stop, side) if symmetric else panels.rows(features[p.candidates[c:stop]], side)
             for begin, end in cut(e - b, products.tile):
-                products.multiply(products.part(own, begin, end), other, gram[b + begin : b + end, c:stop])
-                coverage.fill(b + begin, b + end, c, stop)
+                make((b + begin, b + end), (c, stop), products.part(own, begin, end), other, slot)
         if symmetric and last == b:
-            square(b, e, own)
+            square(b, e, own, slot)
 
     tasks = []
     for b, e in reversed(cut(n, height)):  # the long ones first

@@ -16,7 +16,7 @@ from .problem import Problem
 
 
 def make_engine(
-    name: str, p: Problem, features: torch.Tensor, scale: torch.Tensor, gram: Any, symmetric: bool, error, threads
+    name: str, p: Problem, features: torch.Tensor, scale: torch.Tensor, matrix: Any, symmetric: bool, error, threads
 ):
     """The native class `name` for this problem, and the tensors that must outlive it."""
     allowed = None
@@ -27,7 +27,7 @@ def make_engine(
     weights = p.weights.contiguous()
     engine = getattr(load("_cpu"), name)(
         rows=len(features),
-        columns=len(features) if gram is None else gram.shape[1],
+        columns=len(features) if matrix is None else matrix.shape[1],
         dimension=features.shape[1],
         is_double=features.dtype == torch.float64,
         features=features.data_ptr(),
@@ -38,13 +38,14 @@ def make_engine(
         kind=KERNELS.index(p.kernel),
         bandwidth=p.bandwidth or 1.0,
         scale=scale.data_ptr(),
-        gram=0 if gram is None else gram.data_ptr(),
-        gram_stride=0 if gram is None else gram.stride(0),
+        matrix=0 if matrix is None else matrix.data_ptr(),
+        matrix_stride=0 if matrix is None else matrix.stride(0),
+        is_short=matrix is not None and matrix.dtype == torch.int16,
         symmetric=symmetric,
         threads=threads,
         **error,
     )
-    return engine, (features, weights, candidates, allowed, scale, gram)
+    return engine, (features, weights, candidates, allowed, scale, matrix)
 
 
 def cover_labeled(engine: Any, p: Problem, panels: Panels, workers: Workers | None = None) -> None:

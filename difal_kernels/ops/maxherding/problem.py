@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..._checks import FLOATS, INTEGERS, as_bool, as_choice, as_data, as_int, as_numbers, as_tensor, check_finite
-from .kernels import KERNELS, SCALE_FREE, median_bandwidth
+from .kernels import KERNELS, SCALE_FREE, kernel_matrix, median_bandwidth, sample_rows
 
 LONGEST = 1e152  # rows of features: squared distances fit in float64, and sums of a thousand
+SAMPLE = 128  # rows that stand for the pool
 LARGEST_SUM = 1e300  # of the weights: backends multiply it by some powers of two
 
 
@@ -28,6 +30,13 @@ class Problem:
     weights: torch.Tensor  # (N,) float64
     kernel: str
     bandwidth: float | None  # None if the kernel has none
+
+    @cached_property
+    def mean_similarity(self) -> float:
+        """Mean kernel value of two different points, by a sample; of features only."""
+        some = self.features[sample_rows(len(self.features), SAMPLE).to(self.features.device)]
+        half = len(some) // 2
+        return float(kernel_matrix(some[0::2][:half], some[1::2][:half], self.kernel, self.bandwidth).mean())
 
 
 @dataclass(frozen=True)

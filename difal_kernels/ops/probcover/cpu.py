@@ -103,8 +103,6 @@ class _Selection:
             kind=KERNELS.index("tophat"),
             bandwidth=self.p.bandwidth,
             scale=self.panels.scale.data_ptr(),
-            gram=0,
-            gram_stride=0,
             symmetric=True,
             threads=num_threads(),
             **self.panels.error,
