@@ -15,4 +15,5 @@ def arithmetic(request):
         patch.setattr(panels, "DOUBTFUL", 1.0)
         patch.setattr(dense, "SHORT", 0 if request.param == "short matrix" else float("inf"))
         patch.setattr(dense, "SPARSE", 0.0)
+        patch.setattr(dense, "FLAT", 1.0)
         yield request.param

@@ -30,7 +30,8 @@ def test_a_bandwidth_whose_reciprocal_is_no_float32(kernel, scale):
 
 
 @pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
-def test_the_matrix_equals_its_transpose_whatever_the_products_are(monkeypatch, two_threads):
+@pytest.mark.parametrize("smallest", [0, float("inf")], ids=["16 bits", "float32"])
+def test_the_matrix_equals_its_transpose_whatever_the_products_are(monkeypatch, two_threads, smallest):
     """A gain is summed down a column and lowered by rows; a GEMM may round (i, j) and (j, i) differently."""
     multiply = Float32Products.multiply
 
@@ -41,11 +42,13 @@ def test_the_matrix_equals_its_transpose_whatever_the_products_are(monkeypatch, 
 
     monkeypatch.setattr(Float32Products, "multiply", uneven)
     monkeypatch.setattr(products, "integers_are_faster", lambda: False)
+    monkeypatch.setattr(dense, "SHORT", smallest)
     x = torch.randn(700, 20, generator=torch.Generator().manual_seed(0))
     with Workers(2) as workers:
         selection = dense.DenseSelection(prepare(x, 3).problems[0], workers)
     matrix = selection.keep[-1]
     assert matrix.shape == (700, 700)
+    assert matrix.dtype == (torch.int16 if smallest == 0 else torch.float32)
     assert torch.equal(matrix, matrix.T)
 
 

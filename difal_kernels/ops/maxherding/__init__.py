@@ -77,8 +77,9 @@ def maxherding(
         The picks are those of greedy selection in float64 arithmetic over the given numbers, on every backend, dtype
         and number of threads. Candidates are tied when their gains differ by less than 1e-12 of the first gain;
         ties go to the lowest index. When nothing is left to gain, the lowest unpicked candidates follow. Kernel
-        values below 1e-30 count as 0. `cpu`, `cuda` and `triton` store the kernel in float32, 4 N M bytes for M
-        candidates, where `memory_limit` allows, else they make it tile by tile.
+        values below 1e-30 count as 0. `cpu`, `cuda` and `triton` store the kernel of M candidates where
+        `memory_limit` allows, in 4 N M bytes (float32) or on the CPU, where entries rounded to 16 bits tell the gains
+        apart, in 2 N M; else they make it tile by tile.
 
     References:
         [1] Bae, Noh, Sutherland. Generalized Coverage for More Robust Low-Budget Active Learning. ECCV 2024,

@@ -22,7 +22,7 @@ ROWS = 1024  # most rows that are prepared at a time, for all the tiles beside t
 LEAST = 256  # and the least, in a small pool
 CORNER = 128  # rows of a tile on the diagonal that are made at once: what lies above the diagonal is made for nothing
 SHORT = 1 << 22  # entries from which 16 bits an entry pay: a smaller matrix stays in cache
-SPARSE = 2.0**-7  # least mean kernel value for it: below that the rounding of many would be much of a gain
+SPARSE, FLAT = 2.0**-7, 1 - 2.0**-5  # mean kernel values between which 16 bits tell the gains apart
 STORING = 2 * 0.52 / 65535  # of a kernel value and of the coverage to 16 bits; docs/exactness.md
 
 
@@ -51,10 +51,13 @@ def _kept(p: Problem) -> int:
 
 
 def _dtype(p: Problem) -> torch.dtype:
-    """What an entry is stored in: int16 (its bits are csrc's uint16) where the matrix is large and not sparse."""
+    """What an entry is stored in: int16 (its bits are csrc's uint16) where the matrix is large and that tells enough.
+
+    Rounded to 16 bits, entries that are mostly near 0, or mostly near 1, would leave many candidates to float64.
+    """
     if p.kernel == "precomputed" or len(p.features) * _columns(p) < SHORT:
         return torch.float32
-    return torch.int16 if p.mean_similarity >= SPARSE else torch.float32
+    return torch.int16 if p.kernel == "tophat" or SPARSE <= p.mean_similarity <= FLAT else torch.float32
 
 
 def _heights(n: int, d: int) -> tuple[int, int]:
