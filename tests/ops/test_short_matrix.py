@@ -52,7 +52,7 @@ def test_an_entry_is_the_nearest_step(short, two_threads, kernel, n):
         assert torch.equal(k, exact)
 
 
-@pytest.mark.parametrize("n,m", [(90, 13), (301, 101)])
+@pytest.mark.parametrize(("n", "m"), [(90, 13), (301, 101)])
 def test_columns_of_few_candidates(short, n, m):
     x = clusters(n, 9)
     candidates = torch.arange(n).flip(0)[::2][:m]
