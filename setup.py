@@ -83,7 +83,7 @@ class BuildNative(build_ext):
 
 
 def cpu_extension():
-    """`difal_kernels._cpu`: csrc/bind_cpu.cpp and every csrc/cpu/*.cpp."""
+    """`difal_kernels._cpu`: csrc/bind_cpu*.cpp and every csrc/cpu/*.cpp."""
     flags = ["-O3", "-Wall", "-Wextra", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-pthread"]
     link = ["-pthread"]
     sanitizer = os.environ.get("DIFAL_SANITIZE")
@@ -94,7 +94,9 @@ def cpu_extension():
         link += SANITIZERS[sanitizer].split()
     return Pybind11Extension(
         "difal_kernels._cpu",
-        ["csrc/bind_cpu.cpp", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc/cpu").glob("*.cpp"))],
+        sorted(
+            str(p.relative_to(ROOT)) for files in ("bind_cpu*.cpp", "cpu/*.cpp") for p in (ROOT / "csrc").glob(files)
+        ),
         include_dirs=["csrc/include"],
         depends=sorted(str(p.relative_to(ROOT)) for end in ("*.h", "*.inl") for p in (ROOT / "csrc").rglob(end)),
         cxx_std=17,
