@@ -180,6 +180,14 @@ T entry_of(float m) {
     return m;
 }
 
+// How much an entry of the matrix lies above another: exactly nothing, where it is the same.
+inline double between(float low, float k) {
+    return static_cast<double>(k) - static_cast<double>(low);
+}
+inline double between(uint16_t low, uint16_t k) {
+    return static_cast<double>(k - low) * (1 / static_cast<double>(kSteps));
+}
+
 // Rows together share the loads and stores of the gains. What comes next of each row is asked for ahead: the
 // processor's own prefetching starts anew at every page, and rows are a few pages long.
 template <int rows, typename T>
@@ -188,23 +196,20 @@ void lower_some(double* __restrict gains, const T* __restrict k, int64_t stride,
     constexpr int64_t kLine = 64 / sizeof(T), kAhead = 512;
     const T* row[rows];
     T low[rows], high[rows];
-    double weight[rows], offset = 0;
     for (int r = 0; r < rows; ++r) {
         row[r] = k + rises[r].row * stride;
         low[r] = entry_of<T>(rises[r].low);
         high[r] = entry_of<T>(rises[r].high);
-        weight[r] = sizeof(T) == 2 ? rises[r].weight / static_cast<double>(kSteps) : rises[r].weight;
-        offset += weight[r] * static_cast<double>(low[r]);
     }
     for (int64_t begin = 0; begin < width; begin += kLine) {
         const int64_t end = begin + kLine < width ? begin + kLine : width;
         for (int r = 0; r < rows; ++r) __builtin_prefetch(row[r] + begin + kAhead);
 #pragma omp simd
         for (int64_t j = begin; j < end; ++j) {
-            double gain = gains[j] + offset;
+            double gain = gains[j];
             for (int r = 0; r < rows; ++r) {
                 const T above = row[r][j] > low[r] ? row[r][j] : low[r];
-                gain -= weight[r] * static_cast<double>(above < high[r] ? above : high[r]);
+                gain -= rises[r].weight * between(low[r], above < high[r] ? above : high[r]);
             }
             gains[j] = gain;
         }
@@ -239,7 +244,7 @@ void lower_together(double* __restrict gains, const uint16_t* __restrict k, int6
         low[r] = stored_entry(rises[r].low);
         high[r] = stored_entry(rises[r].high);
     }
-    const double weight = rises[0].weight / static_cast<double>(kSteps);
+    const double weight = rises[0].weight, step = 1 / static_cast<double>(kSteps);
     int64_t j = 0;
     for (; j + kLanes <= width; j += kLanes) {
         Sums sum{};
@@ -251,7 +256,7 @@ void lower_together(double* __restrict gains, const uint16_t* __restrict k, int6
             sum += __builtin_convertvector((above < most ? above : most) - least, Sums);
         }
         LooseGains* at = reinterpret_cast<LooseGains*>(gains + j);
-        *at -= weight * __builtin_convertvector(sum, Gains);
+        *at -= weight * (step * __builtin_convertvector(sum, Gains));
     }
     for (; j < width; ++j) {
         int32_t sum = 0;
@@ -259,7 +264,7 @@ void lower_together(double* __restrict gains, const uint16_t* __restrict k, int6
             const uint16_t above = row[r][j] > low[r] ? row[r][j] : low[r];
             sum += (above < high[r] ? above : high[r]) - low[r];
         }
-        gains[j] -= weight * sum;
+        gains[j] -= weight * (step * sum);
     }
 }
 

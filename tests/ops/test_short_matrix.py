@@ -150,3 +150,35 @@ def test_problems_of_both_kinds_share_the_memory_of_a_batch(monkeypatch, two_thr
     got = maxherding(x, 20, lengths=lengths, bandwidth=widths, backend="cpu")
     for b, (n, width) in enumerate(zip(lengths, widths, strict=True)):
         assert torch.equal(got[b], maxherding(x[b, :n], 20, bandwidth=width, backend="reference"))
+
+
+@pytest.fixture(params=[0, float("inf")], ids=["16 bits", "float32"])
+def either(request, monkeypatch, short):
+    monkeypatch.setattr(dense, "SHORT", request.param)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_rows_that_rise_out_of_reach_take_nothing(either, seed):
+    """Nearly all is covered and the rest ties at 0: a residue of any size would be an order of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    for n in (6, 8, 12, 16):
+        x = torch.randn(n, 2, generator=generator, dtype=torch.float64)
+        weights = torch.rand(n, generator=generator, dtype=torch.float64)
+        options = {"kernel": "rational_quadratic", "bandwidth": 40.0, "weights": weights, "labeled": x[::2]}
+        want = maxherding(x, n, backend="reference", **options)
+        assert torch.equal(maxherding(x, n, backend="cpu", **options), want)
+
+
+@pytest.mark.parametrize("heavy", [1e14, 1e16, 1e18, 1e20])
+def test_a_heavy_row_that_is_nearly_covered(either, heavy):
+    """What rises there is little of a huge weight, and other gains are little beside the weight alone."""
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(20):
+        gap = 10 ** (-6 - 3 * torch.rand(1, generator=generator).item())
+        x = torch.cat([torch.tensor([0.0, 0.8326 - gap]), 100 + 10 * torch.arange(10.0)])[:, None].double()
+        weights = 10 * torch.rand(12, generator=generator, dtype=torch.float64)
+        weights[0], weights[1] = heavy * (0.5 + torch.rand(1, generator=generator).item()), 1e-3
+        labeled = torch.tensor([[-0.8326]], dtype=torch.float64)
+        options = {"bandwidth": 1.0, "weights": weights, "labeled": labeled, "candidates": range(1, 12)}
+        want = maxherding(x, 11, backend="reference", **options)
+        assert torch.equal(maxherding(x, 11, backend="cpu", **options), want)
