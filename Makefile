@@ -13,7 +13,7 @@ $(VENV)/.installed: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[loop,test,bench,docs]"
-	# Baal's own requirements bring all of Jupyter; its heuristics need these.
+	@# Baal's own requirements bring all of Jupyter; its heuristics need these.
 	$(BIN)/python -m pip install --quiet --no-deps "baal==2.1.0" "structlog<23" torchmetrics lightning-utilities
 	touch $@
 

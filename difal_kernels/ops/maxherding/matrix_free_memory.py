@@ -57,7 +57,7 @@ def fixed_bytes(p: Problem) -> int:
 
 
 def plan(p: Problem) -> str:
-    return "matrix-free, 0.5 GEMM passes and a part of one for each wrong guess on data that is not adverse"
+    return "matrix-free, about 1 GEMM pass in two sweeps, more where guesses go wrong or memory is near the least that works"
 
 
 def threads_for(p: Problem, limit: int, threads: int) -> int:
