@@ -57,7 +57,7 @@ def fixed_bytes(p: Problem) -> int:
 
 
 def plan(p: Problem) -> str:
-    return "matrix-free, about 1 GEMM pass in two sweeps, more where guesses go wrong or memory is near the least that works"
+    return "matrix-free, about 1 GEMM pass in two sweeps, more where guesses go wrong or memory is near the least"
 
 
 def threads_for(p: Problem, limit: int, threads: int) -> int:
