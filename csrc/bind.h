@@ -17,5 +17,5 @@ T* address(std::uintptr_t value) {
 
 }  // namespace difal
 
-// Disagreement, hypercolumns and projections.
-void bind_maps(py::module_& m);
+// Disagreement, hypercolumns and projections, into `_cpu`.
+void bind_cpu_maps(py::module_& m);

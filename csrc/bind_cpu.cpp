@@ -320,5 +320,5 @@ PYBIND11_MODULE(_cpu, m) {
     bind_sweep(m);
     bind_balls(m);
     bind_farthest(m);
-    bind_maps(m);
+    bind_cpu_maps(m);
 }

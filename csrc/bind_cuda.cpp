@@ -1,31 +1,24 @@
-// The GPU module `difal_kernels._cuda`. Tensors arrive as addresses (`tensor.data_ptr()`), sizes and strides in
-// elements, and work goes to (device, stream); Python has checked and allocated everything. Nothing here waits for
-// the GPU.
+// The GPU module `difal_kernels._cuda`; see bind.h. Work goes to (device, stream), and nothing here waits for the GPU.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <array>
 #include <cstdint>
-#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <vector>
 
+#include "bind_maps.h"
 #include "difal/cuda_coverage.h"
 #include "difal/cuda_maps.h"
 
-namespace py = pybind11;
-
 namespace {
 
+using difal::address;
+using difal::Map;
 using difal::cuda::CoverageTask;
 using difal::cuda::Queue;
 using At = std::tuple<int, std::uintptr_t>;  // device, stream
-
-template <typename T>
-T* address(std::uintptr_t value) {
-    return reinterpret_cast<T*>(value);
-}
 
 Queue queue(const At& at) {
     return {std::get<0>(at), std::get<1>(at)};
@@ -196,65 +189,22 @@ void bind_coverage(py::module_& m) {
     });
 }
 
-// address, dtype (a value of difal::Float), (C, H, W), strides of (B, C, H, W)
-using Map = std::tuple<std::uintptr_t, int, std::array<int64_t, 3>, std::array<int64_t, 4>>;
-
 void hypercolumns(At at, const std::vector<Map>& maps, int64_t height, int64_t width, std::uintptr_t points,
                   std::uintptr_t image, int64_t count, bool normalize, int out_type, std::uintptr_t out,
                   std::uintptr_t squared_norms) {
     std::vector<difal::FeatureMap> views;
-    int64_t channels = 0;
-    for (const auto& [data, type, size, stride] : maps) {
-        views.push_back({address<const void>(data), static_cast<difal::Float>(type), size[0], size[1], size[2],
-                         stride[0], stride[1], stride[2], stride[3]});
-        channels += size[0];
-    }
-    const difal::HypercolumnJob job{views.data(),
-                                    static_cast<int64_t>(views.size()),
-                                    channels,
-                                    height,
-                                    width,
-                                    address<const int64_t>(points),
-                                    address<const int64_t>(image),
-                                    count,
-                                    normalize,
-                                    static_cast<difal::Float>(out_type),
-                                    address<void>(out),
-                                    address<double>(squared_norms)};
+    const difal::HypercolumnJob job = difal::hypercolumn_job(views, maps, height, width, points, image, count,
+                                                             normalize, out_type, out, squared_norms);
     py::gil_scoped_release release;
     difal::cuda::hypercolumns(queue(at), job);
-}
-
-// An array of predictions from its Python description (address, type, sample stride, class stride, place
-// strides, tolerance); no address, no array.
-difal::Predictions predictions(const py::tuple& from) {
-    difal::Predictions to;
-    to.data = address<const void>(from[0].cast<std::uintptr_t>());
-    to.type = static_cast<difal::Scalar>(from[1].cast<int>());
-    to.sample_stride = from[2].cast<int64_t>();
-    to.class_stride = from[3].cast<int64_t>();
-    int d = 0;
-    for (const auto& stride : from[4].cast<py::tuple>()) to.place_strides[d++] = stride.cast<int64_t>();
-    to.sum_tolerance = from[5].cast<double>();
-    return to;
 }
 
 void disagreement(At at, const py::tuple& samples, const py::tuple& single, int input, bool check_finite, double weight,
                   int64_t num_samples, int64_t num_classes, const std::vector<int64_t>& place_sizes,
                   const std::array<std::uintptr_t, difal::gpu_score_count>& scores, double entropy_limit,
                   double bald_limit, std::uintptr_t first_bad) {
-    difal::DisagreementJob job;
-    if (place_sizes.size() > difal::max_place_dims) {
-        throw std::invalid_argument("at most " + std::to_string(difal::max_place_dims) + " place dimensions");
-    }
-    job.samples = predictions(samples);
-    job.single = predictions(single);
-    job.input = static_cast<difal::Input>(input);
-    job.check_finite = check_finite;
-    job.weight = weight;
-    job.num_samples = num_samples;
-    job.num_classes = num_classes;
-    for (int64_t size : place_sizes) job.place_sizes[job.place_dims++] = size;
+    difal::DisagreementJob job =
+        difal::disagreement_job(samples, single, input, check_finite, weight, num_samples, num_classes, place_sizes);
     for (int i = 0; i < difal::gpu_score_count; ++i) job.scores[i] = address<float>(scores[i]);
     py::gil_scoped_release release;
     difal::cuda::disagreement(queue(at), job, {entropy_limit, bald_limit}, address<unsigned long long>(first_bad));

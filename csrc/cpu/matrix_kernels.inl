@@ -14,16 +14,17 @@ float bound_of(const ErrorModel& e, float k, float sum) {
     return entry_bound<kind>(e, k + e.storing, sum) + e.storing;
 }
 
+// A kernel value, or a coverage, as an entry of the matrix.
+template <typename T>
+T entry_of(float k) {
+    if constexpr (sizeof(T) == 2) return stored_entry(k);
+    return k;
+}
+
 template <typename T>
 void store(const float* __restrict k, int64_t n, T* __restrict out) {
 #pragma omp simd
-    for (int64_t j = 0; j < n; ++j) {
-        if constexpr (sizeof(T) == 2) {
-            out[j] = stored_entry(k[j]);
-        } else {
-            out[j] = k[j];
-        }
-    }
+    for (int64_t j = 0; j < n; ++j) out[j] = entry_of<T>(k[j]);
 }
 
 template <KernelKind kind, typename T>
@@ -171,13 +172,6 @@ void transpose(const T* src, int64_t ld_src, int64_t rows, int64_t cols, T* dst,
             for (int64_t r = r0; r < r1; ++r) dst[c * ld_dst + r] = src[r * ld_src + c];
         }
     }
-}
-
-// The same coverage as an entry of the matrix.
-template <typename T>
-T entry_of(float m) {
-    if constexpr (sizeof(T) == 2) return stored_entry(m);
-    return m;
 }
 
 // How much an entry of the matrix lies above another: exactly nothing, where it is the same.
