@@ -7,26 +7,20 @@ import time
 from functools import partial
 from pathlib import Path
 
-from api.fakes import FakeEncoder
-from difal import cli, loop, ranks
+from api.fakes import FakeEncoder, use_fake_encoder
+from difal import cli, ranks
 
 SMALL = (
-    "--size 32 --rounds 2 --budget 2 --candidates 60 --local 10 --random 10 --draws 2 --epochs 2 --context 8 "
+    "--size 32 --rounds 2 --budget 2 --candidates 60 --local 10 --random 10 --noise-samples 2 --epochs 2 --context 8 "
     "--threads 1 --pictures 0"
 )
-# By the name of the run's folder. All but one share a bank.
+# By the name of the run's folder. All but one share a cache.
 RUNS = {
-    "edald": "--bank {out}/bank --herding sharded",
-    "coverage": "--bank {out}/bank --herding sharded --acquisition coverage",
-    "late": "--bank {out}/late-bank --acquisition entropy --test-cache-gb 0 --test-pixels 50",
+    "edald": "--cache {out}/cache --herding sharded",
+    "coverage": "--cache {out}/cache --herding sharded --acquisition coverage",
+    "late": "--cache {out}/late-cache --acquisition entropy --test-cache-gb 0 --test-pixels 50",
     "known": "--labels {data}/known.csv --acquisition random --share 0.5",
 }
-
-
-def fake_encoders(make=FakeEncoder):
-    """Every name of an encoder means the fake one."""
-    lazy = loop.LazyEncoder
-    loop.LazyEncoder = lambda config, encoder=None: lazy(config, make())
 
 
 def command(words):
@@ -36,7 +30,7 @@ def command(words):
 
 def all_runs(out, data):
     """What the tests compare, of one process or many."""
-    command(f"encode --data {data} --encoder fake --bank {out}/bank {' '.join(SMALL.split()[:-2])}".replace(
+    command(f"encode --data {data} --encoder fake --cache {out}/cache {' '.join(SMALL.split()[:-2])}".replace(
         "--rounds 2 --budget 2 ", "").replace("--epochs 2 --context 8 ", ""))  # fmt: skip
     for name, more in RUNS.items():
         command(f"run --data {data} --encoder fake --out {out}/{name} {SMALL} {more.format(out=out, data=data)}")
@@ -71,11 +65,11 @@ class Waiting(FakeEncoder):
 
 def main(out, data, mode, lost=-1):
     if mode == "all":
-        fake_encoders()
+        use_fake_encoder()
         return ranks.on_all(lambda: all_runs(out, data), "this")
     mark = Path(f"{out}.mark")
     how = signal.SIGKILL if mode == "kill" else signal.SIGSTOP
-    fake_encoders(partial(Ending, mark, how) if os.environ["RANK"] == lost else partial(Waiting, mark))
+    use_fake_encoder(partial(Ending, mark, how) if os.environ["RANK"] == lost else partial(Waiting, mark))
     return cli.main(f"run --data {data} --encoder fake --out {out} {SMALL}".split())
 
 

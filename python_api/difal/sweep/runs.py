@@ -19,9 +19,9 @@ import torch
 from difal.config import Config
 from difal.errors import ConfigError, UserError
 from difal.files import read_json, write_json
-from difal.ledger import Ledger
-from difal.loop import run
 from difal.ranks import Job, team, world
+from difal.run.directory import RunDirectory
+from difal.run.loop import run
 
 SEEN = "seen.json"  # by which a rank knows that it sees the folder that rank 0 sees
 
@@ -129,7 +129,7 @@ def do(key: Key, config: Config) -> dict | str:
     """One run from where it was: what is kept of it, or the text of its error if it fails."""
     try:
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # progress bars of several runs are of no use
-            run(config, resume=Ledger(config.run_folder()).exists, say=lambda line: None)
+            run(config, resume=RunDirectory(config.run_folder()).exists, say=lambda line: None)
         return collect(key, config)
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         return f"{type(error).__name__}: {error}"
@@ -137,9 +137,9 @@ def do(key: Key, config: Config) -> dict | str:
 
 def collect(key: Key, config: Config) -> dict:
     """What is kept of a finished run."""
-    ledger = Ledger(config.run_folder())
-    classes = ledger.facts()["classes"]
-    rounds = [one for one in ledger.rounds()[: config.rounds] if one.has("metrics.json")]
+    run_dir = RunDirectory(config.run_folder())
+    classes = run_dir.facts()["classes"]
+    rounds = [one for one in run_dir.rounds()[: config.rounds] if one.has("metrics.json")]
     metrics = [one.metrics() for one in rounds]
     clicks, seconds = dict.fromkeys((*classes, "skipped"), 0), {}
     for one in rounds:

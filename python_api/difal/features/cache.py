@@ -1,4 +1,4 @@
-"""The feature bank: everything a round needs of the pool, computed in one pass and kept on disk.
+"""The feature cache: everything a round needs of the pool, computed in one pass and kept on disk.
 
 For each pool image two sets of pixels, drawn without a look at the ground truth (unless `void` is "avoid"):
 
@@ -6,17 +6,15 @@ For each pool image two sets of pixels, drawn without a look at the ground truth
     random   the first of those candidates: BatchNorm context, and the pool of acquisitions without stage 1
 
 each with `points` (N, m, 2) int32 (row, column), `features` (N, m, D) under the fixed noise and `noise`
-(N, m, K, D) under the K draws behind DALD, as `.npy` memory maps beside a JSON file. `given` holds the features of
-pixels that were labeled before the run. Memory does not grow with the pool. The pass is resumed at the image where
-it was cut short.
+(N, m, K, D) under the K noise samples behind DALD, as `.npy` memory maps beside a JSON file. `given` holds the
+features of pixels that were labeled before the run. Memory does not grow with the pool. The pass is resumed at the
+image where it was cut short.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,17 +22,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from difal.config import Config
+from difal.config import RENAMED, Config
 from difal.data.base import IGNORE, Split
-from difal.errors import ConfigError, DataError
+from difal.errors import ConfigError
+from difal.features.pixels import draw_candidates, encode, pixel_features
 from difal.files import crash_point, derive_seed, digest, read_json, write_json
 from difal.ranks import Job, in_order, workers
-from difal.workers import one_thread
-from difal_kernels import hypercolumns, maxherding
+from difal_kernels import maxherding
 
 SETS = ("local", "random")
 FORMAT = 2
-_ONE_AT_A_TIME = threading.Lock()  # for encoders that do not say they are `thread_safe`
 
 
 class Pixel(NamedTuple):
@@ -45,11 +42,11 @@ class Pixel(NamedTuple):
     column: int
 
 
-class Bank:
-    """An open, complete bank. Arrays are read-only memory maps."""
+class FeatureCache:
+    """An open, complete cache. Arrays are read-only memory maps."""
 
     def __init__(self, folder: Path):
-        self.meta = read_json(folder / "bank.json")
+        self.meta = read_json(settings_file(folder))
         self.arrays = {name: _open_array(folder / f"{name}.npy") for name in self.meta["arrays"]}
         self.images = self.meta["settings"]["images"]
 
@@ -63,7 +60,7 @@ class Bank:
         return array.reshape(-1, array.shape[-1])
 
     def noise(self, pixels: str) -> np.ndarray:
-        """(N m, K, D) under the noise draws."""
+        """(N m, K, D) under the noise samples."""
         array = self.arrays[f"{pixels}.noise"]
         return array.reshape(-1, *array.shape[-2:])
 
@@ -98,7 +95,7 @@ class Bank:
                     rows[at] = self.arrays[f"{name}.features"][pixel.image, int(place.argmax())]
                     break
             else:
-                raise ConfigError(f"pixel {tuple(pixel)} is not in the bank; was the bank made for another run?")
+                raise ConfigError(f"pixel {tuple(pixel)} is not in the cache; was the cache made for another run?")
         return rows
 
     def context(self, rows: int = 8192) -> np.ndarray:
@@ -115,9 +112,9 @@ def encoder_settings(config: Config, load_encoder: Callable) -> dict:
     return {"encoder": config.encoder, "weights": getattr(load_encoder, "weights", None)}
 
 
-def bank_settings(config: Config, pool: Split, load_encoder: Callable, given: Sequence[Pixel]) -> dict:
-    """What must be equal for a bank to be used again."""
-    names = ("candidates", "local", "random", "draws", "kernel", "bank_seed", "bank_dtype")
+def cache_settings(config: Config, pool: Split, load_encoder: Callable, given: Sequence[Pixel]) -> dict:
+    """What must be equal for a cache to be used again."""
+    names = ("candidates", "local", "random", "noise_samples", "kernel", "feature_seed", "cache_dtype")
     return {
         "format": FORMAT,
         "images": len(pool),
@@ -129,70 +126,80 @@ def bank_settings(config: Config, pool: Split, load_encoder: Callable, given: Se
     }
 
 
+def settings_file(folder: Path) -> Path:
+    """The JSON file of the cache in `folder`; one that an earlier version made is `bank.json`."""
+    earlier = folder / "bank.json"
+    return earlier if earlier.is_file() else folder / "cache.json"
+
+
 def check_settings(path: Path, wanted: dict) -> dict:
     """The JSON at `path`, if it was made with the wanted settings."""
     meta = read_json(path)
     if not isinstance(meta, dict) or not isinstance(meta.get("settings"), dict):
         raise ConfigError(f"{path} is damaged; delete {path.parent} to have the features made again")
-    for name, value in {**dict.fromkeys(meta["settings"]), **wanted}.items():
-        found = meta["settings"].get(name)
+    settings = {RENAMED.get(name, name): value for name, value in meta["settings"].items()}
+    for name, value in {**dict.fromkeys(settings), **wanted}.items():
+        found = settings.get(name)
         if found != value and name == "format":
             raise ConfigError(
-                f"{path.parent} was made by another version of this package; delete it, or give another --bank"
+                f"{path.parent} was made by another version of this package; delete it, or give another --cache"
             )
         if found != value and name == "weights":
             raise ConfigError(
                 f"{path.parent} holds features of other weights: encoder {wanted['encoder']!r} had the digest {found} "
-                f"then and has {value} now; put the old weights back, or give another --bank folder"
+                f"then and has {value} now; put the old weights back, or give another --cache folder"
             )
         if found != value and name in ("images", "pool"):
             raise ConfigError(
                 f"{path.parent} holds features of other images (names, file sizes and --size count): put them back as "
-                f"they were, or delete {path.parent}, or give another --bank folder"
+                f"they were, or delete {path.parent}, or give another --cache folder"
             )
         if found != value:
             raise ConfigError(
                 f"{path.parent} holds features with {name} = {found!r}, this run has {value!r}; "
-                f"give it the old setting, or another --bank folder"
+                f"give it the old setting, or another --cache folder"
             )
     return meta
 
 
-def build_bank(folder: Path, pool: Split, load_encoder: Callable, config: Config, given: Sequence[Pixel] = ()) -> Bank:
-    """Make the bank in `folder`, or finish one that was cut short, or open one that is complete.
+def build_cache(
+    folder: Path, pool: Split, load_encoder: Callable, config: Config, given: Sequence[Pixel] = ()
+) -> FeatureCache:
+    """Make the cache in `folder`, or finish one that was cut short, or open one that is complete.
 
     Args:
         folder: where it is, or goes.
         pool: the images.
         load_encoder: called only if there is something left to do.
-        config: `candidates`, `local`, `random`, `draws`, `kernel`, `bank_seed`, `bank_dtype`, `batch`, `encoder`.
+        config: `candidates`, `local`, `random`, `noise_samples`, `kernel`, `feature_seed`, `cache_dtype`, `batch`,
+            `encoder`.
         given: pixels labeled before the run; local herding is conditioned on those of its image.
 
     Raises:
-        ConfigError: the folder holds a bank with other settings.
+        ConfigError: the folder holds a cache with other settings.
         DataError: an image cannot be used; names it.
     """
     if config.void == "avoid" and not pool.has_masks:
         raise ConfigError("`void` is `avoid`, which needs masks of the pool; use --void ask")
-    settings = bank_settings(config, pool, load_encoder, given)
-    path = folder / "bank.json"
+    settings = cache_settings(config, pool, load_encoder, given)
+    path = settings_file(folder)
     meta = check_settings(path, settings) if path.is_file() else None
     if meta and meta["done"] == len(pool):
-        return Bank(folder)
-    images = BankImages(pool, load_encoder(), config, given, getattr(load_encoder, "weights", None))
+        return FeatureCache(folder)
+    images = PoolImages(pool, load_encoder(), config, given, getattr(load_encoder, "weights", None))
     if meta is None:
         meta = {"settings": settings, "arrays": images.create(folder), "done": 0, "stages": {}}
         write_json(path, meta)
     missing = range(meta["done"], len(pool))
-    with tqdm(desc="feature bank", initial=meta["done"], total=len(pool), unit="image") as bar:
+    with tqdm(desc="feature cache", initial=meta["done"], total=len(pool), unit="image") as bar:
         for index, found in zip(missing, in_order(images, missing), strict=True):
             images.write(folder, index, found)
             images.clock.add_to(meta["stages"], workers())
             meta["done"] = index + 1
             write_json(path, meta)
             bar.update()
-            crash_point("bank-image")
-    return Bank(folder)
+            crash_point("cache-image")
+    return FeatureCache(folder)
 
 
 def _open_array(path: Path) -> np.ndarray:
@@ -230,14 +237,14 @@ def _reserve(paths: Sequence[Path]) -> None:
             path.unlink(missing_ok=True)
         raise ConfigError(
             f"{paths[0].parent} needs {total / 1e9:.2f} GB for the features ({error.strerror}); make room, give "
-            f"another --bank folder, or keep fewer pixels by --local, --random and --draws"
+            f"another --cache folder, or keep fewer pixels by --local, --random and --noise-samples"
         ) from None
 
 
-class BankImages(Job):
+class PoolImages(Job):
     """Makes and writes what the arrays hold of an image; only `make` is done by all ranks."""
 
-    name = "bank"
+    name = "cache"
 
     def __init__(self, pool: Split, encoder, config: Config, given: Sequence[Pixel], weights: str | None = None):
         super().__init__()
@@ -251,7 +258,7 @@ class BankImages(Job):
     def create(self, folder: Path) -> list[str]:
         """Empty files of the full size."""
         images, dimension = len(self.pool), sum(self.encoder.channels)
-        dtype, draws = np.dtype(self.config.bank_dtype), self.config.draws
+        dtype, noise_samples = np.dtype(self.config.cache_dtype), self.config.noise_samples
         shapes = {
             "given.points": ((len(self.given), 3), np.int32),
             "given.features": ((len(self.given), dimension), dtype),
@@ -261,7 +268,7 @@ class BankImages(Job):
             count = getattr(self.config, name)
             shapes[f"{name}.points"] = ((images, count, 2), np.int32)
             shapes[f"{name}.features"] = ((images, count, dimension), dtype)
-            shapes[f"{name}.noise"] = ((images, count, draws, dimension), dtype)
+            shapes[f"{name}.noise"] = ((images, count, noise_samples, dimension), dtype)
         folder.mkdir(parents=True, exist_ok=True)
         for name, (shape, kind) in shapes.items():
             if 0 in shape:
@@ -274,7 +281,7 @@ class BankImages(Job):
         return list(shapes)
 
     def make(self, index: int) -> dict[str, np.ndarray]:
-        """Everything of one image, in the bank's number formats; several threads may be at it."""
+        """Everything of one image, in the cache's number formats; several threads may be at it."""
         config, name = self.config, self.pool.ids[index]
         with self.clock("images"):
             image = self.pool.image(index)
@@ -293,7 +300,7 @@ class BankImages(Job):
             picks = maxherding(rows, config.local, labeled=conditions, kernel=config.kernel)
         chosen = {"local": np.asarray(picks), "random": np.arange(config.random)}
         points = np.concatenate([candidates[at] for at in chosen.values()])
-        noise, dtype = self._noise_features(image, name, points), np.dtype(config.bank_dtype)
+        noise, dtype = self._noise_features(image, name, points), np.dtype(config.cache_dtype)
         found = {"sizes": np.array(size), "given.features": given_rows.astype(dtype)}
         for pixels, at, part in zip(chosen, chosen.values(), np.split(noise, [config.local]), strict=True):
             found[f"{pixels}.points"] = candidates[at]
@@ -310,65 +317,13 @@ class BankImages(Job):
                 _write(folder / f"{name}.npy", here, rows)
 
     def _noise_features(self, image: np.ndarray, name: str, points: np.ndarray) -> np.ndarray:
-        """(P, K, D) float32: the points' features under the draws 1 to K, `batch` draws in memory at a time."""
+        """(P, K, D) float32: the points' features under noise samples 1 to K, `batch` of them in memory at a time."""
         rows = []
-        for first in range(1, self.config.draws + 1, self.config.batch):
-            draws = range(first, min(first + self.config.batch, self.config.draws + 1))
+        for first in range(1, self.config.noise_samples + 1, self.config.batch):
+            noise_samples = range(first, min(first + self.config.batch, self.config.noise_samples + 1))
             with self.clock("encoder"):
-                maps = encode(self.encoder, image, name, draws, self.config)
+                maps = encode(self.encoder, image, name, noise_samples, self.config)
             with self.clock("hypercolumns"):
-                for at in range(len(draws)):
+                for at in range(len(noise_samples)):
                     rows.append(pixel_features([m[at : at + 1] for m in maps], points, image.shape[:2], name))
         return np.stack(rows, 1)
-
-
-def draw_candidates(
-    name: str, size: tuple[int, int], config: Config, labeled: np.ndarray, void: np.ndarray | None = None
-) -> np.ndarray:
-    """(at most `candidates`, 2) distinct random pixels of the image called `name`, none of the labeled or void ones."""
-    pixels = size[0] * size[1] if void is None else np.flatnonzero(~void)
-    rng = np.random.default_rng(derive_seed("candidates", config.bank_seed, name))
-    flat = rng.choice(pixels, min(config.candidates, np.size(pixels) if void is not None else pixels), replace=False)
-    flat = flat[~np.isin(flat, labeled[:, 0] * size[1] + labeled[:, 1])]
-    needed = max(config.local, config.random)
-    if len(flat) < needed:
-        raise DataError(
-            f"image {name} has {len(flat)} candidate pixels, fewer than the {needed} that are kept of each image; "
-            f"take it out, or lower --local and --random"
-        )
-    return np.stack(np.divmod(flat, size[1]), 1)
-
-
-def to_input(image: np.ndarray) -> torch.Tensor:
-    """(H, W, 3) uint8 to (1, 3, H, W) float32 in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()[None] / 127.5 - 1
-
-
-@one_thread()
-@torch.no_grad()
-def encode(encoder, image: np.ndarray, name: str, draws: Sequence[int], config: Config) -> list[torch.Tensor]:
-    """The encoder's maps of one image under several noise draws: a list of (draws, C, h, w) on the CPU.
-
-    On a CPU each draw is a pass of its own on one thread: what a convolution gives depends, in its last bits, on the
-    batch and on the number of threads. Other devices take all draws in one pass.
-    """
-    height, width = image.shape[:2]
-    alone = torch.device(config.device).type == "cpu"
-    images = to_input(image).to(config.device)
-    passes = []
-    for some in [[draw] for draw in draws] if alone else [list(draws)]:
-        noise = torch.cat([encoder.noise([name], height, width, seed=config.bank_seed, draw=draw) for draw in some])
-        with nullcontext() if getattr(encoder, "thread_safe", False) else _ONE_AT_A_TIME:
-            maps = encoder.maps(images.expand(len(some), -1, -1, -1), noise.to(config.device))
-        passes.append([m.cpu() for m in maps])
-    return [torch.cat(maps) for maps in zip(*passes, strict=True)]
-
-
-def pixel_features(maps: Sequence[torch.Tensor], points: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:
-    """Hypercolumns of one image's points, (P, D) float32."""
-    try:
-        return hypercolumns(list(maps), torch.from_numpy(points), size).float().numpy()
-    except ValueError as error:
-        raise DataError(
-            f"the encoder's features of image {name} cannot be used: {error}; check the encoder's weights"
-        ) from None

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from difal.config import Config
 from difal.errors import UserError
 from difal.files import derive_seed, write_tensors
-from difal.workers import one_thread
+from difal.threads import one_thread
 
 T_MAX = 5  # epochs from the full learning rate to none, then back: the schedule is periodic
 

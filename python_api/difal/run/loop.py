@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
-from functools import cached_property
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
 from difal import __version__
 from difal.acquisition import check_acquisition, select, training_dropout
-from difal.bank import Bank, Pixel, build_bank
 from difal.config import Config
-from difal.data import Data, open_data
-from difal.data.check import check_split
-from difal.dense import TestSet
+from difal.data import Data, open_config_data
+from difal.encoders.lazy import LazyEncoder
 from difal.errors import ConfigError, DataError
+from difal.features.cache import FeatureCache, Pixel
+from difal.features.compute import make_features
+from difal.features.test_set import TestSet
 from difal.files import crash_point, digest, exclusive
-from difal.head import train_head
-from difal.labels import Label, write_label_file
-from difal.ledger import Ledger, Round
+from difal.heads import train_head
 from difal.metrics import summary
-from difal.oracle import MaskOracle, PersonOracle, WaitingForLabels, known_labels
-from difal.pictures import draw_pictures
-from difal.stages import StageClock
+from difal.run.directory import Round, RunDirectory
+from difal.run.labels import Label, write_label_file
+from difal.run.oracles import MaskOracle, PersonOracle, WaitingForLabels, known_labels
+from difal.run.pictures import draw_pictures
+from difal.timing import StageClock
 
 Status = Literal["done", "waiting"]
 
@@ -58,82 +56,13 @@ def run(
     data = data or open_config_data(config)
     load_encoder = LazyEncoder(config, encoder)
     _ = load_encoder.weights  # an encoder that is not there is told before a folder is made
-    ledger = Ledger(config.run_folder())
-    if resume and not ledger.exists:
-        raise ConfigError(f"there is no run to resume in {ledger.folder}")
-    with exclusive(ledger.folder):
-        if ledger.begun and not resume:
-            raise ConfigError(f"{ledger.folder} holds a run; go on with --resume, or choose another --out")
-        return Loop(config, ledger, data, load_encoder, say, resume).run()
-
-
-class LazyEncoder:
-    """Called, gives the encoder, loading it once, when first needed; `weights` tells it from others of its name."""
-
-    def __init__(self, config: Config, encoder=None):
-        self.config, self.given, self.encoder = config, encoder, encoder
-
-    def __call__(self):
-        if self.encoder is None:
-            from difal.encoders import load_encoder
-
-            with _flag_named():
-                self.encoder = load_encoder(self.config.encoder, device=self.config.device)
-        return self.encoder
-
-    @cached_property
-    def weights(self) -> str | None:
-        """Digest of weights and settings; None for an encoder without a `fingerprint`. Loads no network."""
-        if self.given is not None:
-            return self.given.fingerprint() if hasattr(self.given, "fingerprint") else None
-        from difal.encoders.loading import fingerprint
-
-        with _flag_named():
-            return fingerprint(self.config.encoder)
-
-
-@contextmanager
-def _flag_named():
-    """Errors about the encoder's `name` say `--encoder`, which is what the user gave."""
-    try:
-        yield
-    except (ValueError, FileNotFoundError) as error:
-        raise ConfigError(str(error).replace("`name`", "`--encoder`")) from error
-
-
-def make_features(
-    config: Config,
-    data: Data | None = None,
-    load_encoder: Callable | None = None,
-    folder: Path | None = None,
-    given: Sequence[Pixel] = (),
-) -> tuple[Bank, TestSet | None]:
-    """Make, finish or open the feature bank of the pool and the cache of the test set, in `folder` or `config.bank`."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    data = data or open_config_data(config)
-    load_encoder = load_encoder or LazyEncoder(config)
-    folder = Path(folder or config.bank)
-    with exclusive(folder, wait=True):
-        _check_images(folder, data)
-        bank = build_bank(folder / "pool", data.train, load_encoder, config, given)
-        test = None
-        if data.test is not None and data.test.has_masks:
-            test = TestSet(folder / "test", data.test, load_encoder, config)
-            test.fill()
-    return bank, test
-
-
-def _check_images(folder: Path, data: Data) -> None:
-    """All images and masks, unless features of them were begun here: then they were checked."""
-    if not (folder / "pool/bank.json").is_file():
-        check_split(data.train, "the pool's images")
-    if data.test is not None and not (folder / "test/test.json").is_file():
-        check_split(data.test, "the test images")
-
-
-def open_config_data(config: Config) -> Data:
-    return open_data(config.data, size=config.size, classes=config.class_names(), limit=config.limit)
+    run_dir = RunDirectory(config.run_folder())
+    if resume and not run_dir.exists:
+        raise ConfigError(f"there is no run to resume in {run_dir.folder}")
+    with exclusive(run_dir.folder):
+        if run_dir.begun and not resume:
+            raise ConfigError(f"{run_dir.folder} holds a run; go on with --resume, or choose another --out")
+        return Loop(config, run_dir, data, load_encoder, say, resume).run()
 
 
 class Loop:
@@ -142,20 +71,20 @@ class Loop:
     def __init__(
         self,
         config: Config,
-        ledger: Ledger,
+        run_dir: RunDirectory,
         data: Data,
         load_encoder: LazyEncoder,
         say: Callable[[str], None],
         resume: bool,
     ):
-        self.config, self.ledger, self.data, self.say = config, ledger, data, say
+        self.config, self.run_dir, self.data, self.say = config, run_dir, data, say
         self.index = {name: i for i, name in enumerate(self.data.train.ids)}
         self.clock = StageClock()
         self.load_encoder = load_encoder
         self._check_weights()
         self._check_data()
         self.known = self._known_labels(resume)
-        ledger.note(
+        run_dir.note(
             version=__version__,
             data=self.data.name,
             pool=self._pool(),
@@ -166,14 +95,14 @@ class Loop:
             weights=self.load_encoder.weights,
             budget=config.round_budget(len(self.data.train)),
         )
-        ledger.begin(config)  # last: a folder with a configuration has all that others read
+        run_dir.begin(config)  # last: a folder with a configuration has all that others read
 
     def run(self) -> Status:
         oracle = self._oracle()
-        self.bank, self.test = self._features()
+        self.cache, self.test = self._features()
         asked = list(self.known)
         for index in range(self.config.rounds):
-            entry = self.ledger.round(index)
+            entry = self.run_dir.round(index)
             labels = self._ask(entry, asked, oracle)
             if labels is None:
                 return "waiting"
@@ -191,7 +120,7 @@ class Loop:
         return "done"
 
     def _check_weights(self) -> None:
-        before, now = self.ledger.facts().get("weights"), self.load_encoder.weights
+        before, now = self.run_dir.facts().get("weights"), self.load_encoder.weights
         if before not in (None, now):
             raise ConfigError(
                 f"the encoder {self.config.encoder!r} has other weights than when the run began (digest {now}, was "
@@ -203,7 +132,7 @@ class Loop:
 
     def _check_data(self) -> None:
         """Labels name images and classes by their place in the list, so neither list may change under a run."""
-        before = self.ledger.facts() if self.ledger.begun else {}
+        before = self.run_dir.facts() if self.run_dir.begun else {}
         classes = list(self.data.classes)
         if before.get("classes") not in (None, classes):
             raise ConfigError(
@@ -216,13 +145,13 @@ class Loop:
                 f"now; names and file sizes count): put it back as it was, or start another run with another --out"
             )
 
-    def _features(self) -> tuple[Bank, TestSet | None]:
+    def _features(self) -> tuple[FeatureCache, TestSet | None]:
         given = [self._pixel(label) for label in self.known]
-        folder = Path(self.config.bank) if self.config.bank else self.ledger.folder / "bank"
-        bank, test = make_features(self.config, self.data, self.load_encoder, folder, given)
-        stages = {"pool": bank.meta["stages"], **({"test": test.meta["stages"]} if test else {})}
-        self.ledger.note(feature_stages=stages, dimension=bank.dimension)
-        return bank, test
+        folder = Path(self.config.cache) if self.config.cache else self.run_dir.feature_folder()
+        cache, test = make_features(self.config, self.data, self.load_encoder, folder, given)
+        stages = {"pool": cache.meta["stages"], **({"test": test.meta["stages"]} if test else {})}
+        self.run_dir.note(feature_stages=stages, dimension=cache.dimension)
+        return cache, test
 
     def _oracle(self):
         kind = self.config.oracle
@@ -230,13 +159,13 @@ class Loop:
             raise DataError(f"{self.config.data} has no masks for the pool; add them, or use --oracle person")
         if kind == "masks" or (kind == "auto" and self.data.train.has_masks):
             return MaskOracle(self.data)
-        return PersonOracle(self.data, self.ledger.folder)
+        return PersonOracle(self.data, self.run_dir.folder)
 
     def _known_labels(self, resume: bool) -> list[Label]:
         """Labels from before the run; a copy is kept, so that the run does not hang on the file."""
         if self.config.labels is None:
             return []
-        copy = self.ledger.folder / "known.jsonl"
+        copy = self.run_dir.folder / "known.jsonl"
         if resume and copy.is_file():
             return known_labels(copy, self.data)
         labels = known_labels(Path(self.config.labels), self.data)
@@ -271,19 +200,19 @@ class Loop:
         return labels
 
     def _select(self, entry: Round, asked: list[Label]) -> list[Label]:
-        head = self.ledger.round(entry.index - 1).head() if entry.index else None
+        head = self.run_dir.round(entry.index - 1).head() if entry.index else None
         places = [self._pixel(label) for label in asked]
         budget = self.config.round_budget(len(self.data.train))
         classes = len(self.data.classes)
-        chosen = select(self.bank, head, places, budget, entry.index, self.config, self.clock, classes)
+        chosen = select(self.cache, head, places, budget, entry.index, self.config, self.clock, classes)
         return [
             Label(
                 id=f"{entry.index:03d}-{rank:05d}",
                 image=self.data.train.ids[pixel.image],
                 x=pixel.column,
                 y=pixel.row,
-                height=self.bank.size(pixel.image)[0],
-                width=self.bank.size(pixel.image)[1],
+                height=self.cache.size(pixel.image)[0],
+                width=self.cache.size(pixel.image)[1],
                 round=entry.index,
                 rank=rank,
                 score=score,
@@ -296,9 +225,9 @@ class Loop:
         if entry.has("head.safetensors") or not usable:
             return
         with self.clock("training"):
-            features = self.bank.features_of([self._pixel(label) for label in usable])
+            features = self.cache.features_of([self._pixel(label) for label in usable])
             targets = np.array([label.class_id for label in usable])
-            context = self.bank.context()
+            context = self.cache.context()
             dropout = training_dropout(self.config)
             head = train_head(
                 features, targets, context, len(self.data.classes), self.config, entry.index, dropout=dropout
@@ -326,7 +255,7 @@ class Loop:
         """Test all rounds' heads in one pass over the UNet, where its maps were too large to keep."""
         if self.test is None or self.test.cached:
             return
-        entries = self.ledger.rounds()
+        entries = self.run_dir.rounds()
         asked = [
             *self.known,
             *(label for entry in entries if entry.has("labels.jsonl") for label in entry.labels()),
@@ -347,6 +276,6 @@ class Loop:
 
     def _draw(self) -> None:
         with self.clock("pictures"):
-            draw_pictures(self.ledger, self.data, self.load_encoder, self.config)
-        for entry in self.ledger.rounds()[-1:]:
+            draw_pictures(self.run_dir, self.data, self.load_encoder, self.config)
+        for entry in self.run_dir.rounds()[-1:]:
             entry.add_stages(self.clock)  # with the late test's, if there was one

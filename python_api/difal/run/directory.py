@@ -9,7 +9,7 @@
     rounds/000/metrics.json    mIoU under both policies, class IoUs, confusion matrix
     rounds/000/stages.json     seconds and peak memory per stage
     pictures/                  a few pool images with their maps, for the report
-    bank/                      features, unless `bank` names another folder; may be deleted once the run is done
+    cache/                      features, unless `cache` names another folder; may be deleted once the run is done
 
 A round's step is done when its file is there, so that a run killed at any moment goes on where it was.
 """
@@ -22,11 +22,11 @@ from typing import Any
 from difal.config import Config, read_yaml
 from difal.errors import ConfigError
 from difal.files import read_json, write_json, write_text
-from difal.head import Head
-from difal.labels import Label, read_labels, write_label_file
+from difal.heads import Head
+from difal.run.labels import Label, read_labels, write_label_file
 
 
-class Ledger:
+class RunDirectory:
     """Reads and writes one run folder."""
 
     def __init__(self, folder: Path):
@@ -65,6 +65,11 @@ class Ledger:
         old = self.facts()
         if {**old, **facts} != old:
             write_json(self.folder / "run.json", {**old, **facts})
+
+    def feature_folder(self) -> Path:
+        """Where the run's own features are, if no other folder was named; earlier versions called it `bank`."""
+        earlier = self.folder / "bank"
+        return earlier if earlier.is_dir() else self.folder / "cache"
 
     def round(self, index: int) -> Round:
         return Round(self.folder / "rounds" / f"{index:03d}", tuple(self.facts()["classes"]))

@@ -6,12 +6,12 @@ from collections import Counter
 from html import escape
 from pathlib import Path
 
-from difal import figures
 from difal.config import Config
 from difal.errors import ConfigError
 from difal.files import write_text
-from difal.ledger import Ledger, Round
 from difal.metrics import POLICIES
+from difal.report import figures
+from difal.run.directory import Round, RunDirectory
 
 CSS = """
 :root { color-scheme: light; --ink: #1c2330; --soft: #667085; --line: #e4e7ec; --paper: #fff; --accent: #2f6fde; }
@@ -50,22 +50,22 @@ def write_report(run: str | Path, out: str | Path | None = None) -> Path:
     Raises:
         ConfigError: the folder holds no run, or no round yet.
     """
-    ledger = Ledger(Path(run))
-    ledger.config()  # or a message that says what is missing
-    if not ledger.begun:
+    run_dir = RunDirectory(Path(run))
+    run_dir.config()  # or a message that says what is missing
+    if not run_dir.begun:
         raise ConfigError(f"{run} has no round yet; go on with `difal run --resume {run}`")
-    path = Path(out or ledger.folder)
+    path = Path(out or run_dir.folder)
     path = path / "report.html" if path.is_dir() else path
-    write_text(path, Report(ledger).html())
+    write_text(path, Report(run_dir).html())
     return path
 
 
 class Report:
     """One run, read once, as HTML."""
 
-    def __init__(self, ledger: Ledger):
-        self.ledger, self.config, self.facts = ledger, Config(**ledger.config()).to_dict(), ledger.facts()
-        self.rounds: list[Round] = ledger.rounds()
+    def __init__(self, run_dir: RunDirectory):
+        self.run_dir, self.config, self.facts = run_dir, Config(**run_dir.config()).to_dict(), run_dir.facts()
+        self.rounds: list[Round] = run_dir.rounds()
         self.classes, self.colors = self.facts["classes"], self.facts["colors"]
         self.metrics = [entry.metrics() for entry in self.rounds]
         self.labels = [label for entry in self.rounds if entry.has("labels.jsonl") for label in entry.labels()]
@@ -152,7 +152,7 @@ class Report:
         )
 
     def pictures(self) -> str:
-        found = sorted((self.ledger.folder / "pictures").glob("*.safetensors"))
+        found = sorted((self.run_dir.folder / "pictures").glob("*.safetensors"))
         if not found:
             return ""
         newest = found[-1].name.split("-")[0]
@@ -202,7 +202,9 @@ class Report:
             ]
             for part, stage, one in found
         ]
-        note = "The features are computed once and shared by all runs with the same --bank; rounds read them from disk."
+        note = (
+            "The features are computed once and shared by all runs with the same --cache; rounds read them from disk."
+        )
         table = _table(["part", "stage", "time:n", ":wide", "peak memory so far:n"], rows)
         return _section("Time and memory", note, table)
 

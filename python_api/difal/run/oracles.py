@@ -16,7 +16,7 @@ from difal.data import IGNORE, Data
 from difal.data.readers import IMAGE_ENDINGS
 from difal.errors import LabelError
 from difal.files import write_bytes, write_text
-from difal.labels import Label, read_labels, to_csv, to_jsonl, to_label_studio
+from difal.run.labels import Label, read_labels, to_csv, to_jsonl, to_label_studio
 
 LONG_SIDE = 1024  # pixels of a picture to label by, at least
 

@@ -1,9 +1,7 @@
-"""Every pixel of an image through a head, and the test set, kept as the encoder's maps at their own resolution.
+"""The test set, kept as the encoder's maps at their own resolution.
 
-The head's first layer commutes with bilinear resizing, so all pixels of an image cost one projection at the maps'
-resolution and a resize of 128 channels. What is worth keeping on disk is therefore the maps as the encoder gave them:
-with them, testing one more head needs no UNet pass. Where they would not fit `test_cache_gb`, the heads of all rounds
-are tested together in one late pass over the UNet.
+With the maps on disk, testing one more head needs no pass over the encoder. Where they would not fit `test_cache_gb`,
+the heads of all rounds are tested together in one late pass.
 """
 
 from __future__ import annotations
@@ -17,32 +15,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from difal.bank import FORMAT, check_settings, encode, encoder_settings, pixel_features
 from difal.config import Config
 from difal.data.base import Split
 from difal.errors import DataError
+from difal.features.cache import FORMAT, check_settings, encoder_settings
+from difal.features.dense import dense_classes
+from difal.features.pixels import encode, pixel_features
 from difal.files import crash_point, derive_seed, digest, write_json, write_tensors
-from difal.head import Head
+from difal.heads import Head
 from difal.metrics import confusion_matrix
 from difal.ranks import Job, in_order, workers
-from difal.workers import in_order as in_order_here
-from difal.workers import one_thread
-from difal_kernels import project_then_resize
-
-
-def dense_logits(head: Head, maps: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
-    """(B, H, W, C) float32 logits of every pixel of B images of `size`."""
-    return _every_pixel(head, maps, size, head.rest)
-
-
-def dense_classes(head: Head, maps: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
-    """(B, H, W) uint8 most likely class of every pixel; logits never exist for all of them at once."""
-    return _every_pixel(head, maps, size, lambda rows: head.rest(rows).argmax(1).to(torch.uint8))
-
-
-@one_thread()
-def _every_pixel(head: Head, maps: Sequence[torch.Tensor], size: tuple[int, int], tail: Callable) -> torch.Tensor:
-    return project_then_resize(maps, head.project.weight, head.project.bias, size, tail=tail)
+from difal.threads import in_order as in_order_here
 
 
 class TestImages(Job):
@@ -60,7 +43,7 @@ class TestImages(Job):
         return {"config": self.config.to_dict(), "pool": digest(self.split.fingerprint()), "weights": weights}, {}
 
     def make(self, index: int) -> dict[str, torch.Tensor]:
-        name, dtype = self.split.ids[index], getattr(torch, self.config.bank_dtype)
+        name, dtype = self.split.ids[index], getattr(torch, self.config.cache_dtype)
         with self.clock("images"):
             image = self.split.image(index)
         with self.clock("encoder"):
@@ -70,7 +53,7 @@ class TestImages(Job):
         else:
             with self.clock("hypercolumns"):
                 pixels = image.shape[0] * image.shape[1]
-                rng = np.random.default_rng(derive_seed("test pixels", self.config.bank_seed, name))
+                rng = np.random.default_rng(derive_seed("test pixels", self.config.feature_seed, name))
                 flat = np.sort(rng.choice(pixels, min(self.config.test_pixels, pixels), replace=False))
                 points = np.stack(np.divmod(flat, image.shape[1]), 1)
                 features = torch.from_numpy(pixel_features(maps, points, image.shape[:2], name)).to(dtype)
@@ -78,7 +61,7 @@ class TestImages(Job):
         if not all(bool(tensor.isfinite().all()) for tensor in kept.values()):
             raise DataError(
                 f"the encoder's maps of image {name} are not finite in {dtype}; check the encoder's weights, or use "
-                f"--bank-dtype float32"
+                f"--cache-dtype float32"
             )
         return kept
 
@@ -132,7 +115,7 @@ class TestSet:
             "format": FORMAT,
             "pool": digest(split.fingerprint()),
             **encoder_settings(config, load_encoder),
-            **{name: getattr(config, name) for name in ("bank_seed", "bank_dtype", "test_pixels")},
+            **{name: getattr(config, name) for name in ("feature_seed", "cache_dtype", "test_pixels")},
         }
         self.cached = self._plan()
 

@@ -11,22 +11,22 @@ from PIL import Image
 from tqdm import tqdm
 
 import difal_kernels
-from difal.bank import encode
 from difal.config import Config
 from difal.data import Data
-from difal.dense import dense_logits
+from difal.features.dense import dense_logits
+from difal.features.pixels import encode
 from difal.files import write_tensors
-from difal.ledger import Ledger
+from difal.run.directory import RunDirectory
 
 LONG_SIDE = 768  # pixels; larger images are drawn smaller, since the logits of all their pixels take gigabytes
 
 
-def draw_pictures(ledger: Ledger, data: Data, load_encoder: Callable, config: Config) -> None:
+def draw_pictures(run_dir: RunDirectory, data: Data, load_encoder: Callable, config: Config) -> None:
     """Write `pictures/rRRR-NNN.safetensors` for the pool images asked last and most: prediction, entropy, DALD, eDALD.
 
     The head is that of the last round but one, if there is one: the maps then show what the last picks rested on.
     """
-    rounds = ledger.rounds()
+    rounds = run_dir.rounds()
     heads = [entry for entry in rounds[:-1] if entry.has("head.safetensors")] or rounds[-1:]
     if not heads or not heads[-1].has("head.safetensors"):
         return
@@ -36,12 +36,12 @@ def draw_pictures(ledger: Ledger, data: Data, load_encoder: Callable, config: Co
     order = sorted(range(len(data.train)), key=lambda i: (-last[data.train.ids[i]], -clicks[data.train.ids[i]], i))
     shown = order[: config.pictures]
     for place, index in enumerate(tqdm(shown, "pictures of the report", leave=False, unit="image")):
-        path = ledger.folder / "pictures" / f"r{len(rounds):03d}-{place:03d}.safetensors"
+        path = run_dir.folder / "pictures" / f"r{len(rounds):03d}-{place:03d}.safetensors"
         if path.is_file():
             continue
         image, name = data.train.image(index), data.train.ids[index]
         size = _drawn_size(image.shape[:2])
-        maps = (encode(load_encoder(), image, name, [draw], config) for draw in range(config.draws + 1))
+        maps = (encode(load_encoder(), image, name, [draw], config) for draw in range(config.noise_samples + 1))
         logits = torch.cat([dense_logits(head, one, size) for one in maps])
         logits = logits.flatten(1, 2).movedim(1, 0)  # (H W, 1 + K, C), fixed noise first
         entropy = difal_kernels.entropy(logits[:, 0])

@@ -39,7 +39,7 @@ if it had not been.
 examples
   difal run --data ../camvid --encoder tiny --rounds 10
   difal run --preset paper/camvid --data ../camvid --encoder encoders/imagenet256
-  difal run --data ../camvid --acquisition entropy --seed 3 --bank banks/camvid --out runs/entropy3
+  difal run --data ../camvid --acquisition entropy --seed 3 --cache caches/camvid --out runs/entropy3
   difal run --config runs/first/config.yaml --seed 1 --out runs/second
   difal run --resume runs/first --rounds 20
 
@@ -50,14 +50,14 @@ presets (--preset), each setting of which a flag overrides
 
 ENCODE = """\
 The one pass over the pool and the test set that every run needs, done alone: local picks, their features under the
-fixed noise and under the noise draws, and the test set's maps. Runs with `--bank BANK` and the same settings then
+fixed noise and under the noise samples, and the test set's maps. Runs with `--cache CACHE` and the same settings then
 start at once, whatever their acquisition and seed. An interrupted pass goes on with the same command.
 
 With --convert FOLDER nothing is encoded: the guided-diffusion checkpoint (.pt or .safetensors) that --encoder names
 becomes a folder of diffusers' layout, which --encoder then takes.
 
 examples
-  difal encode --data ../camvid --encoder tiny --bank banks/camvid
+  difal encode --data ../camvid --encoder tiny --cache caches/camvid
   difal encode --encoder 256x256_diffusion_uncond.pt --convert encoders/imagenet
 """
 
@@ -68,7 +68,7 @@ are computed once and shared by all runs whose data, encoder and stage-1 setting
 done again; after an interruption the same command, or `difal sweep --resume OUT`, goes on.
 
 All runs of a seed start from the same candidates and noise. With `--share 0.8` each seed may ask its own four fifths of
-them; with --bank-per-seed each seed draws candidates and noise anew, at the price of a pass over the encoder a seed.
+them; with --features-per-seed each seed draws candidates and noise anew, which takes an encoder pass for each seed.
 
 examples
   difal sweep --data ../camvid --acquisitions two-stage-edald,coverage,random --seeds 0-4 --share 0.8
@@ -208,7 +208,7 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     varied.add_argument("--acquisitions", type=words, metavar="A,B", help=f"[{','.join(ACQUISITIONS)}]")
     varied.add_argument("--seeds", type=numbers, metavar="N-M", help="such as 0-4 or 0,3,7 [0-4]")
     varied.add_argument(
-        "--bank-per-seed", action="store_true", default=None, help="each seed draws candidates and noise of its own"
+        "--features-per-seed", action="store_true", default=None, help="each seed draws candidates and noise of its own"
     )
     whole = parser.add_argument_group("the sweep")
     whole.add_argument("--out", type=Path, help="its folder [sweeps/DATA]")
@@ -262,9 +262,9 @@ def _overrides(args: argparse.Namespace) -> dict:
 
 
 def run_command(args: argparse.Namespace) -> int:
-    from difal.ledger import Ledger
-    from difal.loop import run
     from difal.presets import check_encoder
+    from difal.run.directory import RunDirectory
+    from difal.run.loop import run
 
     if args.resume is None:
         config = make_config(args.config, _overrides(args), args.preset)
@@ -272,7 +272,7 @@ def run_command(args: argparse.Namespace) -> int:
         raise ValueError("--resume takes a run's settings from its folder; leave out --preset and --config")
     else:
         folder = Path(args.resume or getattr(args, "out", "") or newest_run())
-        config = resumed_config(Ledger(folder).config(), {**_overrides(args), "out": str(folder)})
+        config = resumed_config(RunDirectory(folder).config(), {**_overrides(args), "out": str(folder)})
     check_device(config.device)
     check_encoder(config.encoder)
     status = run(config, resume=args.resume is not None)
@@ -302,19 +302,19 @@ def newest_run() -> str:
 
 
 def encode_command(args: argparse.Namespace) -> int:
-    from difal.loop import make_features
+    from difal.features.compute import make_features
     from difal.presets import check_encoder
 
     config = make_config(args.config, _overrides(args), args.preset)
     if args.convert:
         return convert(config.encoder, args.convert, args.head_channels)
-    if config.bank is None:
-        raise ValueError("`--bank` must name the folder to write")
+    if config.cache is None:
+        raise ValueError("`--cache` must name the folder to write")
     check_device(config.device)
     check_encoder(config.encoder)
-    bank, test = make_features(config)
+    cache, test = make_features(config)
     kept = "" if test is None else f", test maps {'kept' if test.cached else 'too large to keep (see --test-cache-gb)'}"
-    print(f"{config.bank}: {bank.images} images, {bank.dimension} numbers a pixel{kept}")
+    print(f"{config.cache}: {cache.images} images, {cache.dimension} numbers a pixel{kept}")
     return DONE
 
 
@@ -354,7 +354,7 @@ def sweep_command(args: argparse.Namespace) -> int:
 
 
 def predict_command(args: argparse.Namespace) -> int:
-    from difal.predict import predict
+    from difal.run.predict import predict
 
     check_device(args.device)
     count = predict(args.run, args.images, args.out, round=args.round, device=args.device, threads=args.threads)

@@ -12,19 +12,21 @@ import pytest
 import torch
 
 import process_group
-from api import ranks_worker
-from api.fakes import outcome, tiny_config, write_folder
-from api.ranks_worker import RUNS, SMALL
+from api import parallel_worker
+from api.fakes import outcome, tiny_config, use_fake_encoder, write_folder
+from api.parallel_worker import RUNS, SMALL
 from api.small_unets import make_unet
-from difal import cli, loop, serve
-from difal.bank import BankImages, Pixel
+from difal import cli, serve
+from difal.data import open_config_data
 from difal.encoders import DiffusionEncoder
+from difal.encoders.lazy import LazyEncoder
 from difal.errors import ConfigError, DataError
+from difal.features.cache import Pixel, PoolImages
 from difal.link import Message
-from difal.sweep_runs import Key, Runs
+from difal.sweep.runs import Key, Runs
 from process_group import finish
 
-WORKER = Path(ranks_worker.__file__)
+WORKER = Path(parallel_worker.__file__)
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +38,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def fake(monkeypatch):
-    monkeypatch.setattr(loop, "LazyEncoder", loop.LazyEncoder)  # so that what follows is undone
-    ranks_worker.fake_encoders()
+    use_fake_encoder(patch=monkeypatch.setattr)
 
 
 def start(world, *arguments, timeout=300):
@@ -50,16 +51,16 @@ def arrays(folder):
 
 @pytest.mark.slow
 def test_any_number_of_processes_gives_the_same(tmp_path, data, fake):
-    ranks_worker.all_runs(tmp_path / "1", data)
+    parallel_worker.all_runs(tmp_path / "1", data)
     for world in (2, 3):
         for error, code in finish(start(world, tmp_path / str(world), data, "all")):
             assert code == 0, error
-        for bank in ("bank", "late-bank", "known/bank"):
-            assert arrays(tmp_path / str(world) / bank) == arrays(tmp_path / "1" / bank)
+        for cache in ("cache", "late-cache", "known/cache"):
+            assert arrays(tmp_path / str(world) / cache) == arrays(tmp_path / "1" / cache)
         for name in RUNS:
             assert outcome(tmp_path / str(world) / name) == outcome(tmp_path / "1" / name), (world, name)
     assert len(outcome(tmp_path / "1/late")) == 8
-    assert not (tmp_path / "3/late-bank/test/images").exists()  # so the ranks counted, from the encoder
+    assert not (tmp_path / "3/late-cache/test/images").exists()  # so the ranks counted, from the encoder
 
 
 @pytest.mark.slow
@@ -91,17 +92,17 @@ def fresh_rank(fake):
 
 def test_an_order_makes_the_same_job_and_other_files_are_refused(tmp_path, data, fresh_rank):
     config = tiny_config(tmp_path, data=str(data), size=32)
-    pool = loop.open_config_data(config).train
-    own = BankImages(pool, loop.LazyEncoder(config)(), config, [Pixel(1, 2, 3)])
+    pool = open_config_data(config).train
+    own = PoolImages(pool, LazyEncoder(config)(), config, [Pixel(1, 2, 3)])
     facts = json.loads(json.dumps(own.order()[0]))
-    found = serve.JOBS["bank"](facts, {}).make(1)
+    found = serve.JOBS["cache"](facts, {}).make(1)
     assert found["given.features"].shape == (1, 20)
     for name, array in own.make(1).items():
         assert np.array_equal(array, found[name]), name
     with pytest.raises(DataError, match="holds other images here than on rank 0"):
-        serve.JOBS["bank"]({**facts, "pool": "0"}, {})
+        serve.JOBS["cache"]({**facts, "pool": "0"}, {})
     with pytest.raises(DataError, match="has other weights here than on rank 0"):
-        serve.JOBS["bank"]({**facts, "weights": "0"}, {})
+        serve.JOBS["cache"]({**facts, "weights": "0"}, {})
 
 
 def test_a_sweeps_folder_must_be_seen_by_all(tmp_path):

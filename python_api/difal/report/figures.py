@@ -14,9 +14,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
-from difal.labels import Label
 from difal.metrics import POLICIES
-from difal.oracle import to_png
+from difal.run.labels import Label
+from difal.run.oracles import to_png
 
 SKIPPED = "#b6bcc6"
 SHOWN = 384  # pixels, the longer side of a picture in the report
@@ -98,7 +98,7 @@ def click_places(labels: Sequence[Label], colors: Sequence) -> str:
 
 
 def read_picture(path: Path) -> tuple[dict[str, np.ndarray], str, str]:
-    """The maps of a file of `difal.pictures`, the image's name, the round of the head."""
+    """The maps of a file of `difal.run.pictures`, the image's name, the round of the head."""
     from safetensors import safe_open
 
     with safe_open(path, "np") as file:

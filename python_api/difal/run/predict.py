@@ -9,16 +9,16 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from difal.bank import encode
 from difal.config import Config
 from difal.data.readers import open_images
-from difal.dense import dense_classes
+from difal.encoders.lazy import LazyEncoder
 from difal.errors import ConfigError, DataError
+from difal.features.dense import dense_classes
+from difal.features.pixels import encode
 from difal.files import exclusive, read_json, write_bytes, write_json
-from difal.ledger import Ledger, Round
-from difal.loop import LazyEncoder
-from difal.oracle import to_png
-from difal.workers import in_order
+from difal.run.directory import Round, RunDirectory
+from difal.run.oracles import to_png
+from difal.threads import in_order
 
 
 def predict(
@@ -53,19 +53,19 @@ def predict(
         ConfigError: no run, no head, another encoder, or `out` is something else's.
         DataError: no image, or one that cannot be used; names the file.
     """
-    ledger = Ledger(Path(run))
-    config = Config(**{**ledger.config(), "device": device, "threads": threads})
-    entry = _trained(ledger, round)
-    head, facts = entry.head(), ledger.facts()
+    run_dir = RunDirectory(Path(run))
+    config = Config(**{**run_dir.config(), "device": device, "threads": threads})
+    entry = _trained(run_dir, round)
+    head, facts = entry.head(), run_dir.facts()
     split = open_images(images, config.size)
     load_encoder = LazyEncoder(config, encoder)
     if facts.get("weights") not in (None, load_encoder.weights):
         raise ConfigError(
             f"the encoder {config.encoder!r} has other weights (digest {load_encoder.weights}) than those that "
-            f"{ledger.folder} was made with ({facts['weights']}); put the old ones back"
+            f"{run_dir.folder} was made with ({facts['weights']}); put the old ones back"
         )
     task = {
-        "run": str(ledger.folder.resolve()),
+        "run": str(run_dir.folder.resolve()),
         "round": entry.index,
         "images": str(Path(images).resolve()),
         "classes": facts["classes"],
@@ -95,10 +95,10 @@ def predict(
     return len(split)
 
 
-def _trained(ledger: Ledger, index: int | None) -> Round:
-    trained = [entry for entry in ledger.rounds() if entry.has("head.safetensors")] if ledger.facts() else []
+def _trained(run_dir: RunDirectory, index: int | None) -> Round:
+    trained = [entry for entry in run_dir.rounds() if entry.has("head.safetensors")] if run_dir.facts() else []
     if not trained:
-        raise ConfigError(f"{ledger.folder} has no trained head yet; label a round and `difal run --resume` first")
+        raise ConfigError(f"{run_dir.folder} has no trained head yet; label a round and `difal run --resume` first")
     if index is None:
         return trained[-1]
     for entry in trained:

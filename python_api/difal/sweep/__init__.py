@@ -2,7 +2,7 @@
 
     OUT/sweep.yaml                 what was asked for, so that `--resume OUT` goes on with it
     OUT/runs/[PRESET/]NAME-seedN   a run folder each, as of `difal run`
-    OUT/banks/DIGEST               features, shared by all runs whose data, encoder and stage-1 settings agree
+    OUT/caches/DIGEST               features, shared by all runs whose data, encoder and stage-1 settings agree
     OUT/results.json, table.md, curves.png   rewritten after every finished run (`--results` puts them elsewhere)
 
 The runs go through `jobs` processes of one thread each. A run that is finished is not done again, one that was cut
@@ -23,21 +23,35 @@ import torch
 
 from difal.acquisition import check_acquisition
 from difal.config import MAY_CHANGE, Config, check_keys, make_config, read_mapping
+from difal.data import open_config_data
 from difal.errors import ConfigError, DataError, UserError
+from difal.features.compute import make_features
 from difal.files import digest, exclusive, write_json, write_text
-from difal.ledger import Ledger
-from difal.loop import make_features, open_config_data
 from difal.presets import check_encoder
-from difal.sweep_runs import Key, collect, finished
-from difal.sweep_table import curves, table
+from difal.run.directory import RunDirectory
+from difal.sweep.runs import Key, collect, finished
+from difal.sweep.table import curves, table
 
 ACQUISITIONS = ("two-stage-edald", "coverage", "edald", "entropy", "bald", "margin", "coreset", "random")
-# What features depend on: runs that agree in these share a bank.
+# What features depend on: runs that agree in these share a cache.
 FEATURES = (
-    *("data", "encoder", "size", "classes", "limit", "labels", "candidates", "local", "random", "draws", "kernel"),
-    *("void", "bank_seed", "bank_dtype", "test_pixels"),
+    *(
+        "data",
+        "encoder",
+        "size",
+        "classes",
+        "limit",
+        "labels",
+        "candidates",
+        "local",
+        "random",
+        "noise_samples",
+        "kernel",
+    ),
+    *("void", "feature_seed", "cache_dtype", "test_pixels"),
 )
-OWN = ("presets", "acquisitions", "seeds", "jobs", "bank_per_seed", "results")
+EARLIER = {"bank_per_seed": "features_per_seed"}  # names in sweep.yaml files of earlier versions
+OWN = ("presets", "acquisitions", "seeds", "jobs", "features_per_seed", "results")
 
 
 @dataclass
@@ -50,7 +64,7 @@ class Sweep:
         presets: names of presets; empty for the defaults.
         acquisitions, seeds: what is varied.
         jobs: runs at a time; 0 for one a core on a CPU, one on another device.
-        bank_per_seed: compute features for each seed anew, so that candidates and noise vary with it, too.
+        features_per_seed: compute features for each seed anew, so that candidates and noise vary with it, too.
         results: where the table, the plot and their figures go; None for `out`.
     """
 
@@ -60,7 +74,7 @@ class Sweep:
     acquisitions: Sequence[str] = ACQUISITIONS
     seeds: Sequence[int] = (0, 1, 2, 3, 4)
     jobs: int = 0
-    bank_per_seed: bool = False
+    features_per_seed: bool = False
     results: Path | None = None
 
     def __post_init__(self) -> None:
@@ -74,7 +88,7 @@ class Sweep:
             raise ConfigError("a sweep needs at least one acquisition and one seed")
         for name in self.acquisitions:
             check_acquisition(name)
-        check_keys(self.settings, "the sweep")
+        self.settings = check_keys(self.settings, "the sweep")
         for name in ("acquisition", "seed", "out"):
             if name in self.settings:
                 raise ConfigError(f"`{name}` is what the sweep varies; leave it out")
@@ -89,13 +103,13 @@ class Sweep:
     def config(self, key: Key) -> Config:
         """The settings of one run."""
         fixed = {"acquisition": key.acquisition, "seed": key.seed}
-        if self.bank_per_seed:
-            fixed["bank_seed"] = key.seed
+        if self.features_per_seed:
+            fixed["feature_seed"] = key.seed
         config = make_config(None, {"pictures": 0, **self.settings, **fixed}, key.preset or None)
         name = f"{key.acquisition}-seed{key.seed}"
         config.out = str(self.out / "runs" / key.preset / name)
-        if config.bank is None:
-            config.bank = str(self.out / "banks" / digest({name: getattr(config, name) for name in FEATURES}))
+        if config.cache is None:
+            config.cache = str(self.out / "caches" / digest({name: getattr(config, name) for name in FEATURES}))
         return config
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,8 +121,9 @@ class Sweep:
 
 def read_sweep(path: Path) -> dict[str, Any]:
     """A YAML file of a sweep: what is varied, and settings of every run."""
-    values = read_mapping(path)
-    check_keys({name: value for name, value in values.items() if name not in OWN}, str(path))
+    values = {EARLIER.get(name, name): value for name, value in read_mapping(path).items()}
+    own = {name: value for name, value in values.items() if name in OWN}
+    values = own | check_keys({name: value for name, value in values.items() if name not in OWN}, str(path))
     for name in ("presets", "acquisitions", "seeds"):
         if name in values and not isinstance(values[name], list):
             raise ConfigError(f"{path}: `{name}` must be a list such as [a, b], got {values[name]!r}")
@@ -136,8 +151,8 @@ def sweep(plan: Sweep, say: Callable[[str], None] = print) -> list[dict]:
         if done:
             say(f"{len(done)} of {len(configs)} runs are finished")
             _write(plan, done)
-        for config in {config.bank: config for config in todo.values()}.values():
-            say(f"features of {config.data}: {config.bank}")
+        for config in {config.cache: config for config in todo.values()}.values():
+            say(f"features of {config.data}: {config.cache}")
             make_features(config)
         failed: dict[Key, str] = {}
         begun = time.monotonic()
@@ -179,14 +194,14 @@ def _duration(seconds: float) -> str:
 
 def _check_same(config: Config) -> None:
     """Refuse to go on with a run that was begun with other settings."""
-    ledger = Ledger(config.run_folder())
-    if not ledger.exists:
+    run_dir = RunDirectory(config.run_folder())
+    if not run_dir.exists:
         return
-    before = Config(**ledger.config()).to_dict()
+    before = Config(**run_dir.config()).to_dict()
     for name, value in config.to_dict().items():
-        if name not in MAY_CHANGE | {"out", "bank", "pictures"} and before[name] != value:
+        if name not in MAY_CHANGE | {"out", "cache", "pictures"} and before[name] != value:
             raise ConfigError(
-                f"{ledger.folder} was begun with {name} = {before[name]!r}, this sweep has {value!r}; "
+                f"{run_dir.folder} was begun with {name} = {before[name]!r}, this sweep has {value!r}; "
                 f"give it the old setting, or another --out"
             )
 
@@ -207,8 +222,8 @@ def _check_data(configs: dict[Key, Config]) -> None:
 
 def is_finished(config: Config) -> bool:
     """Whether every round of the run is tested."""
-    ledger = Ledger(config.run_folder())
-    return ledger.exists and all(ledger.round(i).has("metrics.json") for i in range(config.rounds))
+    run_dir = RunDirectory(config.run_folder())
+    return run_dir.exists and all(run_dir.round(i).has("metrics.json") for i in range(config.rounds))
 
 
 def _write_plan(plan: Sweep) -> None:
@@ -232,7 +247,7 @@ def _write(plan: Sweep, done: dict[Key, dict]) -> None:
 
 def _portable(plan: Sweep) -> dict[str, Any]:
     """What was asked for, without this machine's folders."""
-    values = {name: value for name, value in plan.to_dict().items() if name not in ("bank", "results", "jobs")}
+    values = {name: value for name, value in plan.to_dict().items() if name not in ("cache", "results", "jobs")}
     if not str(values.get("data", "")).startswith("scenes"):
         values["data"] = Path(str(values.get("data", ""))).name
     return values
