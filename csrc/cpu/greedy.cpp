@@ -75,7 +75,7 @@ void cover_by_labeled(const CoverageProblem& p, const ExactKernel& exact, Team& 
 }
 
 Greedy::Greedy(const CoverageProblem& problem, int threads)
-    : p(problem), exact(p), team(threads), level(problem.rows, problem.kind, problem.is_short) {
+    : p(problem), exact(p), team(threads), level(problem.rows, problem.kind, problem.is_short), first_gain(problem.first_gain) {
     gains_.assign(p.columns, 0.0);
     margin_.assign(p.columns, 0.0);
     bounds_.assign(p.columns, 0.0);

@@ -54,15 +54,11 @@ class Herding:
         weights: np.ndarray | None,
         **options: Any,
     ):
-        self._unit, self._known = mean_weight(weights), float(gains.sum())
-        earlier = torch.from_numpy(picks)
-        if len(earlier):
-            labeled = (
-                features[earlier] if labeled is None else torch.cat([labeled.to(features.dtype), features[earlier]])
-            )
-            left = torch.arange(len(features)) if candidates is None else candidates
-            candidates = left[~torch.isin(left, earlier)]
-        self._herding = MaxHerding(features, weights=weights, labeled=labeled, candidates=candidates, **options)
+        self._unit = mean_weight(weights)
+        picked = torch.from_numpy(picks), torch.from_numpy(gains * self._unit)
+        self._herding = MaxHerding(
+            features, weights=weights, labeled=labeled, candidates=candidates, picked=picked, **options
+        )
 
     @property
     def remaining(self) -> int:
@@ -70,7 +66,7 @@ class Herding:
 
     @property
     def before(self) -> float:
-        return float(self._herding.coverage - self._herding.gains.sum()) / self._unit - self._known
+        return float(self._herding.coverage - self._herding.gains.sum()) / self._unit
 
     def more(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         picks = self._herding.select(count)

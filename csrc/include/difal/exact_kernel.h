@@ -15,13 +15,13 @@ class ExactKernel {
     // out[r] = k(x[rows[r]], x[point])
     void against_point(int64_t point, const int32_t* rows, int64_t count, double* out) const;
 
-    // out[r] = k(x[rows[r]], y[index]), y contiguous and of the features' type
+    // out[r] = k(x[rows[r]], y[index]), y contiguous, float64 if the features are that, else float32
     void against_other(const void* y, int64_t index, const int32_t* rows, int64_t count, double* out) const;
 
   private:
     void against(const void* y, double norm, const int32_t* rows, int64_t count, double* out) const;
     double norm(const void* y) const;
-    const void* row_of(const void* base, int64_t index) const;
+    const void* row_at(int64_t index, std::vector<float>& room) const;
 
     const CoverageProblem& p_;
     std::vector<double> norms_;  // cosine only

@@ -42,9 +42,9 @@ def maxherding(
     (0 if nothing is labeled or picked). The greedy answer is within 1 - 1/e of the best set's coverage.
 
     Args:
-        features: (N, D), or (B, N, D) for B independent problems. torch.Tensor or numpy.ndarray of float16,
-            bfloat16, float32 or float64, any strides. With kernel="precomputed" the (N, N) or (B, N, N) kernel, of
-            which entry [i, j] says how well j covers i; it need not be symmetric.
+        features: (N, D), or (B, N, D) for B independent problems. torch.Tensor or numpy.ndarray (also numpy.memmap)
+            of float16, bfloat16, float32, float64, int8 or uint8, any strides. With kernel="precomputed" the (N, N) or
+            (B, N, N) kernel, of floats, of which entry [i, j] says how well j covers i; it need not be symmetric.
         budget: how many points to pick, from 0 to the number of candidates.
         labeled: (L, D) features of points labeled already (or (L, N) kernel values): they cover but are not
             picked. With a batch, one (B, L, D) array, a list of B arrays, or one (L, D) shared by all.

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..._checks import as_bool, as_int, back_converter
+from ..._checks import INTEGERS, as_bool, as_data, as_int, back_converter, check_finite
 from ..._dispatch import BackendUnavailableError
 from ..._native import num_threads
 from ..._progress import Progress
@@ -33,6 +33,28 @@ def _one_at_a_time(method: Callable) -> Callable:
     return wrapped
 
 
+def _earlier_picks(picked: Any, p: Problem) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices and gains of the argument `picked`, checked."""
+    if picked is None:
+        return torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.float64)
+    if not isinstance(picked, tuple | list) or len(picked) != 2:
+        raise TypeError(f"`picked` must be the indices and gains of an earlier MaxHerding, got {type(picked).__name__}")
+    indices = as_data(picked[0], "picked[0]", INTEGERS).long()
+    gains = as_data(picked[1], "picked[1]", (torch.float64,))
+    if indices.ndim != 1 or indices.shape != gains.shape:
+        raise ValueError(
+            f"`picked` must be (n,) indices and as many gains, got {tuple(indices.shape)} and {tuple(gains.shape)}"
+        )
+    check_finite(gains, "picked[1]")
+    allowed = torch.arange(len(p.features)) if p.candidates is None else p.candidates
+    foreign = indices[~torch.isin(indices, allowed)]
+    if len(foreign):
+        raise ValueError(f"`picked` must be indices of candidates, got {int(foreign[0])}")
+    if len(indices.unique()) != len(indices):
+        raise ValueError("`picked` must not repeat an index")
+    return indices.clone(), gains.clone()
+
+
 class MaxHerding:
     """A MaxHerding selection that stays open.
 
@@ -43,6 +65,8 @@ class MaxHerding:
     Args:
         features: (N, D) as for `maxherding`, on the CPU; not to be changed while the object lives.
         labeled, candidates, weights, kernel, bandwidth, memory_limit: as for `maxherding`.
+        picked: `indices` and `gains` of an earlier object with the same arguments, which this one then goes on from:
+            in another process, say. The picks of both together are those of one call.
 
     Attributes:
         indices: int64 indices into `features`, in pick order, so far.
@@ -77,6 +101,7 @@ class MaxHerding:
         kernel: str = "rbf",
         bandwidth: Any = "median",
         memory_limit: int | None = None,
+        picked: tuple[Any, Any] | None = None,
     ):
         batch = prepare(
             features,
@@ -100,8 +125,7 @@ class MaxHerding:
         cpu.check_limit(batch, self._limit)
         self._threads = num_threads()
         self._open: dense.DenseSelection | matrix_free.MatrixFreeSelection | None = None
-        self._indices = torch.empty(0, dtype=torch.int64)
-        self._gains = torch.empty(0, dtype=torch.float64)
+        self._indices, self._gains = _earlier_picks(picked, self._problem)
 
     @property
     def indices(self) -> Any:
@@ -210,4 +234,4 @@ class MaxHerding:
         left = left[~torch.isin(left, self._indices)]
         picked = p.features[:, self._indices].T if p.kernel == "precomputed" else p.features[self._indices]
         known = picked if p.labeled is None else torch.cat([p.labeled, picked])
-        return replace(p, labeled=known, candidates=left)
+        return replace(p, labeled=known, candidates=left, first_gain=float(self._gains[0]))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..._checks import FLOATS, INTEGERS, as_bool, as_choice, as_data, as_int, as_numbers, as_tensor, check_finite
+from ..._checks import FEATURES, FLOATS, INTEGERS, as_bool, as_choice, as_data, as_int, as_numbers, as_tensor, check_finite, slices
 from .kernel_functions import KERNELS, SCALE_FREE, kernel_matrix, median_bandwidth, sample_rows
 
 LONGEST = 1e152  # rows of features: squared distances fit in float64, and sums of a thousand
@@ -21,7 +21,10 @@ LARGEST_SUM = 1e300  # of the weights: backends multiply it by some powers of tw
 
 @dataclass(frozen=True)
 class Problem:
-    """One selection. Tensors are on one device; `features` keeps the user's dtype and strides."""
+    """One selection. Tensors are on one device; `features` keeps the user's dtype and strides.
+
+    `labeled` is of the same dtype, or float32 beside narrower features on the CPU.
+    """
 
     features: torch.Tensor  # (N, D), or the (N, N) kernel if precomputed
     budget: int
@@ -30,6 +33,7 @@ class Problem:
     weights: torch.Tensor  # (N,) float64
     kernel: str
     bandwidth: float | None  # None if the kernel has none
+    first_gain: float | None = None  # of the selection that this goes on with; None: this is the beginning
 
     @cached_property
     def mean_similarity(self) -> float:
@@ -68,7 +72,7 @@ def prepare(
     return_info: bool = False,
 ) -> Batch:
     as_choice(kernel, "kernel", KERNELS)
-    x = as_data(features, "features")
+    x = as_data(features, "features", FLOATS if kernel == "precomputed" else FEATURES)
     batched = x.ndim == 3
     if x.ndim not in (2, 3):
         raise ValueError(f"`features` must be 2-D (N, D) or 3-D (B, N, D), got shape {tuple(x.shape)}")
@@ -105,9 +109,11 @@ def prepare(
     ]
     problems = []
     for (pool, labels, allowed, w), width in zip(checked, bandwidths, strict=True):
-        if labels is not None and labels.dtype != pool.dtype:  # both to a type that holds either exactly
-            wide = torch.promote_types(labels.dtype, pool.dtype)
-            pool, labels = pool.to(wide), labels.to(wide)
+        if labels is not None and labels.dtype != pool.dtype:  # a type that holds either exactly
+            wide = torch.promote_types(torch.promote_types(labels.dtype, pool.dtype), torch.float32)
+            labels = labels.to(wide)
+            if pool.device.type != "cpu" or wide == torch.float64:  # the CPU widens narrow features slice by slice
+                pool = pool.to(wide)
         if kernel in SCALE_FREE:
             width = None
         elif width is None:
@@ -118,8 +124,10 @@ def prepare(
 
 def _check_size(rows: torch.Tensor, name: str, kernel: str) -> None:
     """Squared distances must fit in float64, and a given kernel in float32."""
-    low, high = (float(end) for end in torch.aminmax(rows))  # of abs() there would be a copy
-    largest = max(-low, high)
+    largest = 0.0
+    for some in slices(rows):
+        low, high = (float(end) for end in torch.aminmax(some))  # of abs() there would be a copy
+        largest = max(largest, -low, high)
     if kernel == "precomputed":
         if largest > 1e30 or 0 < largest < 1e-20:
             raise ValueError(f"`{name}` must be a kernel of values about 1, got values up to {largest:.3g}; rescale it")
@@ -164,7 +172,7 @@ def _split(value: Any, name: str, count: int, batched: bool, item_ndim: int) -> 
 def _labeled(value: Any, pool: torch.Tensor, kernel: str) -> torch.Tensor | None:
     if value is None:
         return None
-    labeled = as_tensor(value, "labeled")
+    labeled = as_tensor(value, "labeled", FLOATS if kernel == "precomputed" else FEATURES)
     if labeled.ndim != 2 or labeled.shape[1] != pool.shape[1]:
         what = "(L, N) kernel values" if kernel == "precomputed" else "(L, D) features"
         raise ValueError(f"`labeled` must be {what} with {pool.shape[1]} columns, got shape {tuple(labeled.shape)}")
@@ -182,9 +190,23 @@ def check_labeled(value: Any, p: Problem) -> torch.Tensor | None:
     labeled = _labeled(value, p.features, p.kernel)
     if labeled is None or labeled.dtype == p.features.dtype:
         return labeled
-    if torch.promote_types(labeled.dtype, p.features.dtype) != p.features.dtype:
+    if labeled.dtype == torch.float64:
         raise TypeError(f"`labeled` must be of the features' dtype {p.features.dtype}, got {labeled.dtype}; convert it")
-    return labeled.to(p.features.dtype)
+    return labeled.to(torch.promote_types(p.features.dtype, torch.float32))
+
+
+def in_one_dtype(batch: Batch) -> Batch:
+    """The same problems with features and labeled points of one float type, for backends that need that."""
+
+    def one(p: Problem) -> Problem:
+        wide = p.features.dtype if p.features.dtype.is_floating_point else torch.float16  # holds integers of 8 bits
+        if p.labeled is not None:
+            wide = torch.promote_types(wide, p.labeled.dtype)
+        if p.features.dtype == wide:
+            return p
+        return replace(p, features=p.features.to(wide), labeled=None if p.labeled is None else p.labeled.to(wide))
+
+    return replace(batch, problems=tuple(one(p) for p in batch.problems))
 
 
 def _candidates(value: Any, n: int, budget: int) -> torch.Tensor | None:

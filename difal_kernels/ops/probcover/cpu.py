@@ -12,8 +12,8 @@ import torch
 from ..._native import load, missing, num_threads
 from ..._progress import Progress
 from ..maxherding.backends.cpu import free_memory
-from ..maxherding.backends.cpu.greedy import cover_labeled, run_picks
-from ..maxherding.backends.cpu.operands import Panels, cut, full_precision, is_native, panel_rows
+from ..maxherding.backends.cpu.greedy import NUMBER_TYPES, cover_labeled, run_picks
+from ..maxherding.backends.cpu.operands import Panels, copied_bytes, cut, full_precision, panel_rows
 from ..maxherding.kernel_functions import KERNELS
 from ..maxherding.problem import Batch, Problem
 from ..maxherding.result import Result
@@ -72,9 +72,8 @@ def _capacity(p: Problem, limit: int) -> int:
 def _fixed_bytes(p: Problem) -> int:
     n, d = p.features.shape
     height = panel_rows(n, d)
-    copies = 0 if is_native(p.features) else n * d * (8 if p.features.dtype == torch.float64 else 4)
     labels = 0 if p.labeled is None else p.labeled.numel() * 8 + 4 * min(len(p.labeled), TILE) * n
-    return copies + labels + 4 * min(TILE, n) ** 2 + 4 * 4 * height * d + 160 * n
+    return copied_bytes(p.features) + labels + 4 * min(TILE, n) ** 2 + 4 * 4 * height * d + 160 * n
 
 
 class _Selection:
@@ -94,8 +93,9 @@ class _Selection:
             rows=self.n,
             columns=self.n,
             dimension=self.features.shape[1],
-            is_double=self.features.dtype == torch.float64,
+            type=NUMBER_TYPES.index(self.features.dtype),
             features=self.features.data_ptr(),
+            points=self.n,
             feature_stride=self.features.stride(0),
             weights=0,
             candidates=0,
@@ -104,6 +104,7 @@ class _Selection:
             bandwidth=self.p.bandwidth,
             scale=self.panels.scale.data_ptr(),
             symmetric=True,
+            first_gain=-1.0,
             threads=num_threads(),
             **self.panels.error,
         )

@@ -14,7 +14,7 @@ from ...problem import Problem
 from ...reference import initial_coverage
 from ...result import Result
 from .greedy import cover_labeled, make_engine, run_picks
-from .operands import NUMBERS, TOLERANCE, Panels, cut, full_precision, is_native
+from .operands import NUMBERS, TOLERANCE, Panels, copied_bytes, cut, full_precision, is_native
 from .products import BLOCK, UNIT, Float32Products, Int16Products, integers_are_faster
 
 TILE = 512  # most columns of the matrix that are made at once: turned into kernel values while in cache
@@ -35,12 +35,11 @@ def workspace_bytes(p: Problem, threads: int) -> int:
         in_place = p.features.dtype == torch.float32 and p.features.stride(1) == 1
         own = 0 if in_place and columns == n else 4 * n * columns
         return own + (0 if in_place or is_native(p.features) else 8 * n * n) + 64 * (n + columns)
-    copies = 0 if is_native(p.features) else n * d * (8 if p.features.dtype == torch.float64 else 4)
     rows, width = _heights(n, d)
     labels = 0 if p.labeled is None else p.labeled.numel() * 8 + 4 * min(len(p.labeled), rows) * n
     panels = threads * 4 * ((rows + width) * d + _tile(rows, width))
     gathered = 0 if columns == n else threads * 8 * width * d
-    return matrix_bytes(p) + copies + labels + panels + gathered + _kept(p) + 64 * (n + columns)
+    return matrix_bytes(p) + copied_bytes(p.features) + labels + panels + gathered + _kept(p) + 64 * (n + columns)
 
 
 def _kept(p: Problem) -> int:

@@ -16,6 +16,10 @@ from ...problem import Problem
 from .operands import Panels, cut, full_precision, native
 
 
+# As csrc's NumberType.
+NUMBER_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.uint8)
+
+
 def make_engine(
     name: str, p: Problem, features: torch.Tensor, scale: torch.Tensor, matrix: Any, symmetric: bool, error, threads
 ):
@@ -27,11 +31,12 @@ def make_engine(
     candidates = None if symmetric else p.candidates
     weights = p.weights.contiguous()
     engine = getattr(load("_cpu"), name)(
-        rows=len(features),
+        rows=len(p.weights),
         columns=len(features) if matrix is None else matrix.shape[1],
         dimension=features.shape[1],
-        is_double=features.dtype == torch.float64,
+        type=NUMBER_TYPES.index(features.dtype),
         features=features.data_ptr(),
+        points=len(features),
         feature_stride=features.stride(0),
         weights=weights.data_ptr(),
         candidates=0 if candidates is None else candidates.data_ptr(),
@@ -43,6 +48,7 @@ def make_engine(
         matrix_stride=0 if matrix is None else matrix.stride(0),
         is_short=matrix is not None and matrix.dtype == torch.int16,
         symmetric=symmetric,
+        first_gain=-1.0 if p.first_gain is None else p.first_gain * len(p.weights),
         threads=threads,
         **error,
     )

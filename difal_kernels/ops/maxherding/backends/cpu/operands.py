@@ -35,7 +35,7 @@ class Panels:
         keep: bytes for the whole pool, prepared, so that no row is prepared twice; used if they are enough.
 
     Attributes:
-        features: contiguous float32 or float64 with the problem's values: the input itself where it is that already.
+        features: contiguous, the problem's values in their dtype: the input itself where it is contiguous.
         scale: (N,) float32, the squared norms s_i of the rows a; zeros for cosine, whose bound is absolute.
         heights: as given.
         products: what multiplies the rows: `multiply`, `part` and `empty` are for its callers.
@@ -44,11 +44,12 @@ class Panels:
 
     def __init__(self, p: Problem, heights: Sequence[int], workers: Workers | None = None, keep: int = 0):
         n, d = p.features.shape
-        self.features, self.heights = native(p.features), tuple(heights)
+        self.features, self.heights = p.features.contiguous(), tuple(heights)
         some = self.features[sample_rows(n, CENTRED)]
         center = None
         if p.kernel != "cosine":  # any point will do: how near tells how small the bound is
-            center = some.mean(0, dtype=torch.float64).to(self.features.dtype)
+            center = some.mean(0, dtype=torch.float64)
+            center = center if self.features.dtype == torch.float64 else center.float()
         self.frame = Frame(center, 1.0 if p.kernel == "cosine" else p.bandwidth)
         self.scale = torch.empty(n, dtype=torch.float32)
         workers = workers or Workers(1)
@@ -180,11 +181,17 @@ def panel_rows(n: int, d: int) -> int:
     return min(n, max(64, min(ROWS, NUMBERS // d, n * n // (50 * d))))
 
 
+def copied_bytes(features: torch.Tensor) -> int:
+    """Of the copy that strides ask for; contiguous features are used where they are, whatever their dtype."""
+    return 0 if features.is_contiguous() else features.numel() * features.dtype.itemsize
+
+
 def is_native(features: torch.Tensor) -> bool:
     return features.dtype in (torch.float32, torch.float64) and features.is_contiguous()
 
 
 def native(features: torch.Tensor) -> torch.Tensor:
+    """Contiguous float64 where the features are that, else float32."""
     return features.to(torch.float64 if features.dtype == torch.float64 else torch.float32).contiguous()
 
 

@@ -55,7 +55,7 @@ class Float32Products:
 
     def prepare(self, features: torch.Tensor, out: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
         """Contiguous rows of features into `out`, and their squared norms; what was written of `out`."""
-        out = out[: len(features)]
+        out, features = out[: len(features)], widened(features)
         load("_cpu").prepare_rows(*_job(self.frame, features), out.data_ptr(), _address(scale))
         return out
 
@@ -89,6 +89,7 @@ class Int16Products:
     @staticmethod
     def rounding(frame: Frame, features: torch.Tensor, scale: torch.Tensor | None = None) -> float:
         """The `error` of these rows; their squared norms as by `prepare`."""
+        features = widened(features)
         return load("_cpu").int16_rounding(*_job(frame, features), _address(scale))
 
     def empty(self, rows: int) -> torch.Tensor:
@@ -99,7 +100,7 @@ class Int16Products:
         return 4 * -(-rows // BLOCK) * load("_cpu").int16_block_size(dimension)
 
     def prepare(self, features: torch.Tensor, out: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
-        out = out[: -(-len(features) // BLOCK)]
+        out, features = out[: -(-len(features) // BLOCK)], widened(features)
         load("_cpu").prepare_int16_rows(*_job(self.frame, features), out.data_ptr(), _address(scale))
         return out
 
@@ -116,6 +117,11 @@ class Int16Products:
 
 
 Products = Float32Products | Int16Products
+
+
+def widened(features: torch.Tensor) -> torch.Tensor:
+    """Some rows as float64 or float32: themselves where they are that."""
+    return features if features.dtype in (torch.float64, torch.float32) else features.float()
 
 
 def _job(frame: Frame, features: torch.Tensor) -> tuple:

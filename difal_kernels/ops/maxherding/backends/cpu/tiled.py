@@ -128,7 +128,7 @@ class MatrixFreeSelection:
         self.started = True
         self.panels.keep_no_more()
         picked = torch.tensor(self.picks, dtype=torch.int64)
-        self.sweep.start(self.gains[0] if self.gains else -1.0, picked.data_ptr())
+        self.sweep.start(-1.0 if self.first_gain is None else self.first_gain, picked.data_ptr())
 
     def add_labeled(self, labeled: torch.Tensor) -> bool:
         """Cover by more labeled points; False where that is not possible at this stage."""
@@ -137,6 +137,13 @@ class MatrixFreeSelection:
         cover_labeled(self.sweep, replace(self.p, labeled=labeled), self.panels)
         self.covered_before = self.sweep.covered() - math.fsum(self.gains)
         return True
+
+    @property
+    def first_gain(self) -> float | None:
+        """Of this selection or the one that it goes on with, not divided by N; None while there is none."""
+        if self.p.first_gain is not None:
+            return self.p.first_gain * self.n
+        return self.gains[0] if self.gains else None
 
     def coverage(self) -> float:
         return (self.covered_before + math.fsum(self.gains[: self.handed_out])) / self.n
@@ -373,7 +380,7 @@ class MatrixFreeSelection:
         settled = {guess: best}
 
         def tie() -> float:
-            return TIE * (self.gains[0] if self.gains else max(best, 0.0))
+            return TIE * (max(best, 0.0) if self.first_gain is None else self.first_gain)
 
         rivals = (upper >= best - tie()).nonzero()[:, 0]
         rivals = rivals[upper[rivals].argsort(descending=True, stable=True)]

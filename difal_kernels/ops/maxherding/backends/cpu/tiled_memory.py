@@ -7,7 +7,7 @@ import math
 import torch
 
 from ...problem import Problem
-from .operands import is_native
+from .operands import copied_bytes
 
 TILE = 512  # rows and columns of a tile
 BLOCK = 64  # candidates whose kernel columns are made together
@@ -41,11 +41,10 @@ def guess_bytes(n: int, guesses: int) -> int:
 
 def fixed_bytes(p: Problem) -> int:
     n, d = p.features.shape
-    copies = 0 if is_native(p.features) else n * d * (8 if p.features.dtype == torch.float64 else 4)
     labels = 0 if p.labeled is None else p.labeled.numel() * 8 + 4 * min(len(p.labeled), tile_shape(n)[0]) * n
     corrections = 4 * min(n, CORRECTED) * d
     return (
-        copies
+        copied_bytes(p.features)
         + labels
         + worker_bytes(p)
         + guess_bytes(n, MOST_GUESSES)

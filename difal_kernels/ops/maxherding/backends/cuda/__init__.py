@@ -8,7 +8,7 @@ from __future__ import annotations
 from difal_kernels._progress import Progress
 from difal_kernels.ops import _gpu
 
-from ...problem import Batch, Problem
+from ...problem import Batch, Problem, in_one_dtype
 from ...result import Result
 from . import dense
 from . import tiled as matrix_free
@@ -22,6 +22,7 @@ def supports(batch: Batch) -> str | None:
 
 
 def plan(batch: Batch) -> str:
+    batch = in_one_dtype(batch)
     limit = memory_limit(batch)
     lines = [f"   {len(_groups(batch.problems, limit))} launches of the greedy loop for {len(batch.problems)} problems"]
     for b, p in enumerate(batch.problems):
@@ -31,6 +32,7 @@ def plan(batch: Batch) -> str:
 
 
 def run(batch: Batch) -> list[Result]:
+    batch = in_one_dtype(batch)
     limit = memory_limit(batch)
     for b, p in enumerate(batch.problems):
         needed = min(path.workspace_bytes(p) for path in _paths(p))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from difal_kernels._progress import Progress
 from difal_kernels.ops import _gpu, _triton
 
-from ...problem import Batch, Problem
+from ...problem import Batch, Problem, in_one_dtype
 from ...result import Result
 from . import dense
 from . import tiled as matrix_free
@@ -29,6 +29,7 @@ def supports(batch: Batch) -> str | None:
 
 
 def plan(batch: Batch) -> str:
+    batch = in_one_dtype(batch)
     limit = memory_limit(batch)
     groups = _groups(batch.problems, limit)
     lines = [f"   {len(groups)} greedy loops of short launches for {len(batch.problems)} problems"]
@@ -39,6 +40,7 @@ def plan(batch: Batch) -> str:
 
 
 def run(batch: Batch) -> list[Result]:
+    batch = in_one_dtype(batch)
     limit = memory_limit(batch)
     for b, p in enumerate(batch.problems):
         needed = min(path.workspace_bytes(p) for path in _paths(p))
