@@ -23,8 +23,8 @@ test: venv
 # Six rounds on drawn scenes with the embedded encoder; ends with where the report is.
 demo: venv
 	rm -rf demo/scenes
-	$(BIN)/difal run --data scenes:36,12,0 --encoder tiny --rounds 6 --budget 0.25 --candidates 2000 --draws 3 \
-		--bank demo/bank --out demo/scenes
+	$(BIN)/difal run --data scenes:36,12,0 --encoder tiny --rounds 6 --budget 0.25 --candidates 2000 --noise-samples 3 \
+		--cache demo/bank --out demo/scenes
 
 # Fifty pixels of a photograph, beside the naive loop.
 photo: venv

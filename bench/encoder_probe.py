@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from difal.config import Config
 from difal.data import IGNORE, open_data
 from difal.encoders import DiffusionEncoder, load_encoder
-from difal.head import train_head
+from difal.heads import train_head
 from difal.metrics import confusion_matrix, mean_iou
 
 CONTEXT = 8  # unlabeled pixels per training image that BatchNorm sees besides

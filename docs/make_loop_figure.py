@@ -18,12 +18,12 @@ from PIL import Image
 
 from difal.config import Config
 from difal.data.scenes import draw_scene, open_scenes
-from difal.ledger import Ledger
-from difal.loop import run
-from difal.predict import predict
+from difal.run.directory import RunDirectory
+from difal.run.loop import run
+from difal.run.predict import predict
 
 SCENES = "scenes:12,0,0"
-SETTINGS = {"rounds": 3, "budget": 1, "candidates": 500, "draws": 2, "pictures": 0, "acquisition": "coverage"}
+SETTINGS = {"rounds": 3, "budget": 1, "candidates": 500, "noise_samples": 2, "pictures": 0, "acquisition": "coverage"}
 UNSEEN = (901, 905)  # seeds of the scenes to predict
 
 
@@ -37,14 +37,14 @@ def main() -> None:
             Image.fromarray(draw_scene(seed)[0]).save(place / "new" / f"{seed}.png")
         predict(place / "run", place / "new", place / "classes")
         found = {seed: np.array(Image.open(place / "classes" / "masks" / f"{seed}.png")) for seed in UNSEEN}
-        ledger = Ledger(place / "run")
-        draw(open_scenes(SCENES).train, ledger, found, out)
+        run_dir = RunDirectory(place / "run")
+        draw(open_scenes(SCENES).train, run_dir, found, out)
 
 
-def draw(pool, ledger: Ledger, found: dict[int, np.ndarray], out: Path) -> None:
+def draw(pool, run_dir: RunDirectory, found: dict[int, np.ndarray], out: Path) -> None:
     colors = np.zeros((256, 3), np.uint8)
-    colors[: len(ledger.facts()["colors"])] = ledger.facts()["colors"]
-    labels = [label for entry in ledger.rounds() for label in entry.labels()]
+    colors[: len(run_dir.facts()["colors"])] = run_dir.facts()["colors"]
+    labels = [label for entry in run_dir.rounds() for label in entry.labels()]
     figure, axes = plt.subplots(2, 4, figsize=(13, 6.8), layout="constrained")
     most = Counter(label.image for label in labels).most_common(2)
     for axis, (name, _) in zip(axes[:, 0], most, strict=True):

@@ -1,6 +1,6 @@
 """Active learning for semantic segmentation: which pixels to label, round after round.
 
-The loop is `difal.loop.run`, the command line `difal`. Images come from `difal.data`, features from
+The loop is `difal.run.loop.run`, the command line `difal`. Images come from `difal.data`, features from
 `difal.encoders`, the selection from `difal_kernels` by way of `difal.acquisition`.
 
 References:

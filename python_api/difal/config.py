@@ -14,6 +14,8 @@ from typing import Any
 from difal.errors import ConfigError
 
 KERNELS = ("rbf", "laplace", "cauchy", "student_t", "rational_quadratic", "cosine")
+# Earlier names of settings. Run folders, caches and YAML files that have them are still read.
+RENAMED = {"bank": "cache", "bank_seed": "feature_seed", "bank_dtype": "cache_dtype", "draws": "noise_samples"}
 # A finished or waiting run may be taken up again with other values of these; the rest must stay as they were.
 MAY_CHANGE = frozenset({"rounds", "threads", "device", "batch", "test_cache_gb", "herding"})
 
@@ -53,7 +55,7 @@ class Config:
         choices=("ask", "avoid"),
     )
     kernel: str = _option("rbf", "stage 1", "similarity of two features", choices=KERNELS)
-    draws: int = _option(5, "stage 2", "noise draws K behind DALD; passes of MC dropout behind BALD", low=1)
+    noise_samples: int = _option(5, "stage 2", "noise samples K behind DALD; passes of MC dropout behind BALD", low=1)
     dropout: float = _option(0.2, "stage 2", "dropout on the class scores, for acquisitions that read MC dropout")
     edald_weight: float = _option(1.0, "stage 2", "weight of DALD against the entropy", low=0)
     compat: str = _option(
@@ -65,16 +67,16 @@ class Config:
     radius: float | None = _option(
         None, "stage 2", "of ProbCover's balls, in feature units [95 % of them hold one k-means cluster]"
     )
-    random: int = _option(64, "bank", "random pixels kept per image: BatchNorm context, stage-2-alone pool", low=1)
-    bank: str | None = _option(None, "bank", "folder of the features, shared by runs [OUT/bank]")
-    bank_seed: int = _option(0, "bank", "seed of the candidates and of the noise", low=0)
-    share: float = _option(1.0, "bank", "share of the bank's pixels, drawn by the seed, that this run may ask")
-    bank_dtype: str = _option("float16", "bank", "number format on disk", choices=("float16", "float32"))
+    random: int = _option(64, "cache", "random pixels kept per image: BatchNorm context, stage-2-alone pool", low=1)
+    cache: str | None = _option(None, "cache", "folder of the features, shared by runs [OUT/cache]")
+    feature_seed: int = _option(0, "cache", "seed of the candidates and of the noise", low=0)
+    share: float = _option(1.0, "cache", "share of the cache's pixels, drawn by the seed, that this run may ask")
+    cache_dtype: str = _option("float16", "cache", "number format on disk", choices=("float16", "float32"))
     test_cache_gb: float = _option(
-        8.0, "bank", "largest test-set cache; above it all heads are tested in one late pass", low=0
+        8.0, "cache", "largest test-set cache; above it all heads are tested in one late pass", low=0
     )
     test_pixels: int | None = _option(
-        None, "bank", "test on this many random pixels of each image, ten times faster [every pixel]", low=1
+        None, "cache", "test on this many random pixels of each image, ten times faster [every pixel]", low=1
     )
     hidden: str = _option("auto", "head", "widths of the two hidden layers, such as `128,32` [by the class count]")
     epochs: int = _option(50, "head", "passes over the labeled pixels", low=1)
@@ -85,7 +87,7 @@ class Config:
     pictures: int = _option(4, "report", "pool images drawn in the report", low=0)
     threads: int = _option(0, "machine", "CPU threads, 0 for torch's choice", low=0)
     device: str = _option("cpu", "machine", "torch device of encoder and head")
-    batch: int = _option(4, "machine", "noise draws held at a time; on a GPU one UNet pass", low=1)
+    batch: int = _option(4, "machine", "noise samples held at a time; on a GPU one UNet pass", low=1)
     herding: str = _option(
         "auto",
         "machine",
@@ -188,6 +190,8 @@ def _typed(value: Any, name: str) -> Any:
 
 
 def check_keys(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """The settings under today's names; raise ConfigError for a name that is none."""
+    values = {RENAMED.get(key, key): value for key, value in values.items()}
     for key in values:
         if key not in FIELDS:
             close = difflib.get_close_matches(str(key), FIELDS, 1)
@@ -217,20 +221,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return check_keys(read_mapping(path), str(path))
 
 
-def make_config(
-    file: str | Path | None = None, overrides: dict[str, Any] | None = None, preset: str | None = None
-) -> Config:
-    """Defaults, then the preset, then the YAML file, then the overrides."""
-    from difal.presets import read_preset
-
-    values = {} if preset is None else read_preset(preset)
-    values |= {} if file is None else read_yaml(file)
-    return Config(**{**values, **check_keys(overrides or {}, "the overrides")})
-
-
 def resumed_config(stored: dict[str, Any], overrides: dict[str, Any]) -> Config:
     """The configuration of an earlier run, taken up again; only `MAY_CHANGE` settings may differ."""
-    for key, value in check_keys(overrides, "the overrides").items():
+    stored, overrides = check_keys(stored, "the run's configuration"), check_keys(overrides, "the overrides")
+    for key, value in overrides.items():
         if key not in MAY_CHANGE and key != "out" and _typed(value, key) != stored.get(key):
             raise ConfigError(
                 f"`{key}` was {stored.get(key)!r} when the run began and is {value!r} now; resume without it, "

@@ -74,7 +74,7 @@ def mean_iou(confusion: np.ndarray, policy: str = "standard") -> float:
 
 
 def summary(confusion: np.ndarray) -> dict:
-    """Everything the ledger keeps of one evaluation, JSON-ready; absent classes are None."""
+    """Everything the run_dir keeps of one evaluation, JSON-ready; absent classes are None."""
     total = int(confusion.sum())
     return {
         "miou": {policy: mean_iou(confusion, policy) for policy in POLICIES},

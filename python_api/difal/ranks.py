@@ -1,6 +1,6 @@
 """One run on several processes, as `torchrun` starts them: rank 0 runs it, the others work for it.
 
-Rank 0 alone reads and writes the run's folder and the bank; its code is that of a run in one process. Where it
+Rank 0 alone reads and writes the run's folder and the cache; its code is that of a run in one process. Where it
 passes many images through the encoder it hands them out, each to the rank that is free next, and puts the answers in
 order; an image gives the same on every rank, so nothing depends on how many there are. The others hold an encoder and
 the images, and answer. See `difal.serve` for their side, `difal.link` for the messages and for a rank that is lost.
@@ -24,8 +24,8 @@ import torch
 
 from difal.errors import UserError
 from difal.link import GRACE, Link, Message
-from difal.stages import StageClock
-from difal.workers import in_order as in_order_here
+from difal.threads import in_order as in_order_here
+from difal.timing import StageClock
 
 CHUNK = 1 << 26  # bytes of rows sent at a time
 FAILED = 1
@@ -80,7 +80,7 @@ def workers() -> int:
 
 
 def in_order(job: Job, items: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Yield job.make(item) for each item, in order, made by all ranks there are; see `difal.workers.in_order`."""
+    """Yield job.make(item) for each item, in order, made by all ranks there are; see `difal.threads.in_order`."""
     if _team is None:
         yield from in_order_here(job.make, items)
         return

@@ -14,17 +14,17 @@ from typing import Any, NoReturn
 
 import torch
 
-from difal import loop
-from difal.bank import BankImages, Pixel
 from difal.config import Config
-from difal.data import Data
+from difal.data import Data, open_config_data
 from difal.data.base import Split
-from difal.dense import Counting, TestImages, heads_of
+from difal.encoders.lazy import LazyEncoder
 from difal.errors import DataError
+from difal.features.cache import Pixel, PoolImages
+from difal.features.test_set import Counting, TestImages, heads_of
 from difal.files import digest
 from difal.link import Link, Message
 from difal.ranks import Job, answer, herd
-from difal.sweep_runs import runs_of
+from difal.sweep.runs import runs_of
 from difal_kernels.distributed import default_timeout
 
 
@@ -84,15 +84,15 @@ def own_config(values: dict[str, Any]) -> Config:
 @lru_cache(1)
 def _data(*what) -> Data:
     data, size, classes, limit = what
-    return loop.open_config_data(Config(data=data, size=size, classes=classes, limit=limit))
+    return open_config_data(Config(data=data, size=size, classes=classes, limit=limit))
 
 
 @lru_cache(1)
-def _encoder(name: str, device: str) -> loop.LazyEncoder:
-    return loop.LazyEncoder(Config(encoder=name, device=device))
+def _encoder(name: str, device: str) -> LazyEncoder:
+    return LazyEncoder(Config(encoder=name, device=device))
 
 
-def _images(config: Config, which: str, order: dict[str, Any]) -> tuple[Split, loop.LazyEncoder]:
+def _images(config: Config, which: str, order: dict[str, Any]) -> tuple[Split, LazyEncoder]:
     """This rank's pool or test images and its encoder, which must be those of rank 0."""
     split = getattr(_data(config.data, config.size, config.classes, config.limit), which)
     encoder = _encoder(config.encoder, config.device)
@@ -106,7 +106,7 @@ def _images(config: Config, which: str, order: dict[str, Any]) -> tuple[Split, l
 def _bank(order: dict[str, Any], _: dict[str, torch.Tensor]) -> Job:
     config = own_config(order["config"])
     pool, encoder = _images(config, "train", order)
-    return BankImages(pool, encoder(), config, [Pixel(*one) for one in order["given"]])
+    return PoolImages(pool, encoder(), config, [Pixel(*one) for one in order["given"]])
 
 
 def _test(order: dict[str, Any], _: dict[str, torch.Tensor]) -> Job:
@@ -121,7 +121,7 @@ def _count(order: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Job:
 
 
 JOBS: dict[str, Callable[[dict[str, Any], dict[str, torch.Tensor]], Job]] = {
-    "bank": _bank,
+    "cache": _bank,
     "test": _test,
     "count": _count,
     "runs": runs_of,

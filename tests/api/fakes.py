@@ -12,6 +12,7 @@ from difal.config import Config
 from difal.data import Data
 from difal.data.base import FunctionSplit
 from difal.data.scenes import CLASSES, draw_scene
+from difal.encoders import lazy
 from difal.files import derive_seed
 
 
@@ -42,6 +43,12 @@ class FakeEncoder:
         return found
 
 
+def use_fake_encoder(make=FakeEncoder, patch=setattr):
+    """Have every encoder name mean `make()`; `patch` is `monkeypatch.setattr` where this has to end with a test."""
+    patch(lazy, "load_encoder", lambda name, device: make())
+    patch(lazy, "fingerprint", lambda name: None)
+
+
 @cache
 def _scene(kind: str, index: int, size: int):
     return draw_scene(derive_seed(kind, index), size)
@@ -60,7 +67,7 @@ def tiny_config(out: Path, **changes) -> Config:
     """Settings of a run of less than a second."""
     values = {
         "data": "scenes", "encoder": "fake", "out": str(out), "rounds": 3, "budget": 1.0, "candidates": 80,
-        "local": 8, "random": 8, "draws": 2, "epochs": 3, "context": 16, "pictures": 1, "threads": 1,
+        "local": 8, "random": 8, "noise_samples": 2, "epochs": 3, "context": 16, "pictures": 1, "threads": 1,
     }  # fmt: skip
     return Config(**{**values, **changes})
 

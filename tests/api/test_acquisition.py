@@ -8,11 +8,11 @@ import difal_kernels
 from api.fakes import FakeEncoder, tiny_config, tiny_data
 from difal.acquisition import SELECTORS, acquisitions, check_acquisition, select, training_dropout, within_share
 from difal.acquisition.probcover import pure_radius
-from difal.bank import build_bank
 from difal.errors import ConfigError
+from difal.features.cache import build_cache
 from difal.files import derive_seed
-from difal.head import train_head
-from difal.stages import StageClock
+from difal.heads import train_head
+from difal.timing import StageClock
 from difal_kernels import maxherding
 from difal_kernels.ops.typiclust.kmeans import kmeans
 
@@ -20,31 +20,31 @@ SCORES = ("entropy", "margin", "least_confidence", "dald", "edald")
 
 
 @pytest.fixture(scope="module")
-def bank(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bank")
-    return build_bank(folder, tiny_data(train=4).train, FakeEncoder, tiny_config(folder, random=12, draws=3))
+def cache(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    return build_cache(folder, tiny_data(train=4).train, FakeEncoder, tiny_config(folder, random=12, noise_samples=3))
 
 
 @pytest.fixture(scope="module")
-def head(bank, tmp_path_factory):
+def head(cache, tmp_path_factory):
     rows = np.arange(0, 32, 3)
-    features = bank.features("local")[rows]
-    return train_head(features, rows % 4, bank.context(), 4, tiny_config(tmp_path_factory.mktemp("h"), epochs=40))
+    features = cache.features("local")[rows]
+    return train_head(features, rows % 4, cache.context(), 4, tiny_config(tmp_path_factory.mktemp("h"), epochs=40))
 
 
 def entropy(p):
     return -(p * np.log(p)).sum(-1)
 
 
-def plain_scores(name, bank, pixels, head):
+def plain_scores(name, cache, pixels, head):
     """Every row of a set, by the formulas of the method."""
 
     def softmax(features):
         with torch.no_grad():
             return head(torch.from_numpy(np.array(features, np.float32))).double().softmax(-1).numpy()
 
-    p = softmax(bank.features(pixels))
-    samples = np.stack([softmax(bank.noise(pixels)[:, k]) for k in range(3)], 1)
+    p = softmax(cache.features(pixels))
+    samples = np.stack([softmax(cache.noise(pixels)[:, k]) for k in range(3)], 1)
     dald = entropy(samples.mean(1)) - entropy(samples).mean(1)
     top = np.sort(p, -1)[:, ::-1]
     return {
@@ -56,77 +56,77 @@ def plain_scores(name, bank, pixels, head):
     }[name]
 
 
-def choose(bank, head, asked, tmp_path, **changes):
+def choose(cache, head, asked, tmp_path, **changes):
     config = tiny_config(tmp_path, edald_weight=2.0, **changes)
-    return select(bank, head, asked, 5, 1, config, StageClock())
+    return select(cache, head, asked, 5, 1, config, StageClock())
 
 
 @pytest.mark.parametrize("name", SCORES)
-def test_a_score_alone_takes_the_highest_of_the_random_pixels(name, bank, head, tmp_path):
-    asked = [bank.pixel("random", row) for row in (0, 7, 30)]
-    scores = plain_scores(name, bank, "random", head)
+def test_a_score_alone_takes_the_highest_of_the_random_pixels(name, cache, head, tmp_path):
+    asked = [cache.pixel("random", row) for row in (0, 7, 30)]
+    scores = plain_scores(name, cache, "random", head)
     scores[[0, 7, 30]] = -np.inf
     best = np.argsort(-scores, kind="stable")[:5]
-    picks = choose(bank, head, asked, tmp_path, acquisition=name)
-    assert picks.pixels == [bank.pixel("random", row) for row in best]
+    picks = choose(cache, head, asked, tmp_path, acquisition=name)
+    assert picks.pixels == [cache.pixel("random", row) for row in best]
     assert picks.scores == pytest.approx(scores[best], abs=1e-5)
 
 
-def test_the_released_edald(bank, head, tmp_path):
+def test_the_released_edald(cache, head, tmp_path):
     """Probabilities in place of their logarithms: other picks, those of the compatible function."""
     with torch.no_grad():
         single, samples = (
             head(torch.from_numpy(np.array(rows, np.float32).reshape(-1, 20))).reshape(len(rows), -1, 4)
-            for rows in (bank.features("random"), bank.noise("random"))
+            for rows in (cache.features("random"), cache.noise("random"))
         )
     scores = difal_kernels.edald(samples, single[:, 0], weight=2.0, compat="released").numpy()
-    picks = choose(bank, head, [], tmp_path, acquisition="edald", compat="released")
-    assert picks.pixels == [bank.pixel("random", row) for row in np.argsort(-scores, kind="stable")[:5]]
-    assert picks.scores != choose(bank, head, [], tmp_path, acquisition="edald").scores
+    picks = choose(cache, head, [], tmp_path, acquisition="edald", compat="released")
+    assert picks.pixels == [cache.pixel("random", row) for row in np.argsort(-scores, kind="stable")[:5]]
+    assert picks.scores != choose(cache, head, [], tmp_path, acquisition="edald").scores
 
 
 @pytest.mark.parametrize("name", SCORES)
-def test_two_stages(name, bank, head, tmp_path):
+def test_two_stages(name, cache, head, tmp_path):
     rows = [2, 9, 21]
-    asked = [bank.pixel("local", row) for row in rows]
-    features = np.array(bank.features("local"), np.float64)
+    asked = [cache.pixel("local", row) for row in rows]
+    features = np.array(cache.features("local"), np.float64)
     left = np.setdiff1d(np.arange(32), rows)
     kept = maxherding(features, round(0.4 * 29), labeled=features[rows], candidates=left, backend="reference")
-    scores = plain_scores(name, bank, "local", head)[kept]
+    scores = plain_scores(name, cache, "local", head)[kept]
     best = kept[np.argsort(-scores, kind="stable")[:5]]
-    picks = choose(bank, head, asked, tmp_path, acquisition=f"two-stage-{name}", keep=0.4)
-    assert picks.pixels == [bank.pixel("local", row) for row in best]
+    picks = choose(cache, head, asked, tmp_path, acquisition=f"two-stage-{name}", keep=0.4)
+    assert picks.pixels == [cache.pixel("local", row) for row in best]
     assert picks.survivors == 12
 
 
-def test_coverage_continues_itself(bank, tmp_path):
+def test_coverage_continues_itself(cache, tmp_path):
     """Two rounds of coverage are one round of twice the budget."""
-    first = choose(bank, None, [], tmp_path, acquisition="coverage")
-    second = choose(bank, None, first.pixels, tmp_path, acquisition="coverage")
-    both = maxherding(np.array(bank.features("local")), 10)
-    assert first.pixels + second.pixels == [bank.pixel("local", row) for row in both]
+    first = choose(cache, None, [], tmp_path, acquisition="coverage")
+    second = choose(cache, None, first.pixels, tmp_path, acquisition="coverage")
+    both = maxherding(np.array(cache.features("local")), 10)
+    assert first.pixels + second.pixels == [cache.pixel("local", row) for row in both]
 
 
 @pytest.mark.parametrize("name", acquisitions())
-def test_without_a_head(name, bank, tmp_path):
-    picks = choose(bank, None, [], tmp_path, acquisition=name)
+def test_without_a_head(name, cache, tmp_path):
+    picks = choose(cache, None, [], tmp_path, acquisition=name)
     staged = name == "coverage" or name.startswith("two-stage")
     assert picks.how == ("coverage" if staged else name if name in SELECTORS else "random")
     assert len(set(picks.pixels)) == 5
     if staged:
-        assert picks.pixels == choose(bank, None, [], tmp_path, acquisition="coverage").pixels
+        assert picks.pixels == choose(cache, None, [], tmp_path, acquisition="coverage").pixels
 
 
-def test_random_depends_on_seed_and_round(bank, tmp_path):
-    first = choose(bank, None, [], tmp_path, acquisition="random")
-    assert first == choose(bank, None, [], tmp_path, acquisition="random")
-    assert first.pixels != choose(bank, None, [], tmp_path, acquisition="random", seed=1).pixels
+def test_random_depends_on_seed_and_round(cache, tmp_path):
+    first = choose(cache, None, [], tmp_path, acquisition="random")
+    assert first == choose(cache, None, [], tmp_path, acquisition="random")
+    assert first.pixels != choose(cache, None, [], tmp_path, acquisition="random", seed=1).pixels
 
 
-def test_nothing_left(bank, tmp_path):
-    everything = [bank.pixel("local", row) for row in range(32)]
-    assert choose(bank, None, everything, tmp_path).pixels == []
-    assert len(choose(bank, None, everything[:-2], tmp_path).pixels) == 2
+def test_nothing_left(cache, tmp_path):
+    everything = [cache.pixel("local", row) for row in range(32)]
+    assert choose(cache, None, everything, tmp_path).pixels == []
+    assert len(choose(cache, None, everything[:-2], tmp_path).pixels) == 2
 
 
 def test_an_unknown_name():
@@ -135,11 +135,11 @@ def test_an_unknown_name():
 
 
 @pytest.mark.parametrize("name", ["bald", "entropy_bald", "power_bald", "balentacq"])
-def test_mc_dropout(name, bank, head, tmp_path):
+def test_mc_dropout(name, cache, head, tmp_path):
     """The BALD family against its own function over dropped class scores."""
-    config = tiny_config(tmp_path, acquisition=name, draws=4, dropout=0.3)
+    config = tiny_config(tmp_path, acquisition=name, noise_samples=4, dropout=0.3)
     with torch.no_grad():
-        single = head(torch.from_numpy(np.array(bank.features("random"), np.float32)))
+        single = head(torch.from_numpy(np.array(cache.features("random"), np.float32)))
     rng = torch.Generator().manual_seed(derive_seed("score", config.seed, 1))
     kept = torch.rand(len(single), 4, single.shape[1], generator=rng) >= 0.3
     samples = single[:, None] * kept / 0.7
@@ -149,17 +149,17 @@ def test_mc_dropout(name, bank, head, tmp_path):
         "power_bald": lambda: difal_kernels.power_bald(samples, generator=rng),
         "balentacq": lambda: difal_kernels.balentacq(samples),
     }[name]()
-    picks = select(bank, head, [], 5, 1, config, StageClock())
+    picks = select(cache, head, [], 5, 1, config, StageClock())
     best = np.argsort(-scores.numpy(), kind="stable")[:5]
-    assert picks.pixels == [bank.pixel("random", row) for row in best]
-    assert picks == select(bank, head, [], 5, 1, config, StageClock())
+    assert picks.pixels == [cache.pixel("random", row) for row in best]
+    assert picks == select(cache, head, [], 5, 1, config, StageClock())
     assert training_dropout(config) == 0.3
     assert training_dropout(tiny_config(tmp_path, acquisition="two-stage-edald")) == 0
 
 
-def test_dropout_in_training_changes_the_head(bank, head, tmp_path):
+def test_dropout_in_training_changes_the_head(cache, head, tmp_path):
     rows = np.arange(0, 32, 3)
-    arguments = (bank.features("local")[rows], rows % 4, bank.context(), 4, tiny_config(tmp_path, epochs=40))
+    arguments = (cache.features("local")[rows], rows % 4, cache.context(), 4, tiny_config(tmp_path, epochs=40))
     dropped = train_head(*arguments, dropout=0.2)
     assert not torch.equal(dropped.project.weight, head.project.weight)
     assert torch.equal(dropped.project.weight, train_head(*arguments, dropout=0.2).project.weight)
@@ -174,17 +174,17 @@ def test_every_rival_of_the_paper_is_there_with_and_without_stage_1():
 
 
 @pytest.mark.parametrize("name", ["coverage", "random", "two-stage-edald"])
-def test_a_share_of_the_bank(name, bank, head, tmp_path):
+def test_a_share_of_the_bank(name, cache, head, tmp_path):
     """Each seed is kept to pixels of its own, the same in every round."""
     asked = {}
     for seed in (0, 1):
         config = tiny_config(tmp_path, acquisition=name, share=0.5, seed=seed)
         pixels = "random" if name == "random" else "local"
-        may = np.flatnonzero(within_share(bank, pixels, config))
-        assert len(may) == len(bank.features(pixels)) // 2
-        allowed, found = {bank.pixel(pixels, row) for row in may}, []
+        may = np.flatnonzero(within_share(cache, pixels, config))
+        assert len(may) == len(cache.features(pixels)) // 2
+        allowed, found = {cache.pixel(pixels, row) for row in may}, []
         for index in range(3):
-            found += select(bank, head if index else None, found, 5, index, config, StageClock()).pixels
+            found += select(cache, head if index else None, found, 5, index, config, StageClock()).pixels
         assert set(found) <= allowed
         asked[seed] = found
     assert asked[0] != asked[1]
@@ -204,25 +204,25 @@ def selected(name, features, labeled, unsure, budget):
 
 @pytest.mark.parametrize("staged", [False, True])
 @pytest.mark.parametrize("name", ["coreset", "typiclust", "probcover", "uherding"])
-def test_selectors(name, staged, bank, head, tmp_path):
+def test_selectors(name, staged, cache, head, tmp_path):
     """Each chooses among the open pixels, or among those that stage 1 keeps, given all that was asked."""
     pixels, rows = ("local", [2, 9, 21]) if staged else ("random", [0, 7, 30])
-    asked = [bank.pixel(pixels, row) for row in rows]
-    features = np.array(bank.features(pixels), np.float64)
+    asked = [cache.pixel(pixels, row) for row in rows]
+    features = np.array(cache.features(pixels), np.float64)
     left = np.setdiff1d(np.arange(len(features)), rows)
     if staged:
         keep = round(0.5 * len(left))
         left = np.sort(maxherding(features, keep, labeled=features[rows], candidates=left, backend="reference"))
-    unsure = plain_scores("margin", bank, pixels, head)[left]
+    unsure = plain_scores("margin", cache, pixels, head)[left]
     wanted = left[selected(name, features[left], features[rows], unsure, 5)]
     acquisition = f"two-stage-{name}" if staged else name
-    picks = choose(bank, head, asked, tmp_path, acquisition=acquisition, radius=0.3)
-    assert picks.pixels == [bank.pixel(pixels, row) for row in wanted]
+    picks = choose(cache, head, asked, tmp_path, acquisition=acquisition, radius=0.3)
+    assert picks.pixels == [cache.pixel(pixels, row) for row in wanted]
     assert picks.how == name
-    assert picks == choose(bank, head, asked, tmp_path, acquisition=acquisition, radius=0.3)
+    assert picks == choose(cache, head, asked, tmp_path, acquisition=acquisition, radius=0.3)
 
 
-def test_probcover_guesses_its_radius(bank, head, tmp_path):
+def test_probcover_guesses_its_radius(cache, head, tmp_path):
     """At the radius 95 % of the balls are pure; at the next larger distance fewer are."""
     rng = np.random.default_rng(3)
     x = rng.normal(size=(200, 2)) + 2 * rng.integers(0, 2, size=(200, 1))
@@ -234,13 +234,13 @@ def test_probcover_guesses_its_radius(bank, head, tmp_path):
         return 1 - ((r <= radius) & other).any(1).mean()
 
     assert pure(radius * 0.999) >= 0.95 > pure(np.sort(r[other])[np.searchsorted(np.sort(r[other]), radius) + 40])
-    assert len(choose(bank, head, [], tmp_path, acquisition="probcover").pixels) == 5
+    assert len(choose(cache, head, [], tmp_path, acquisition="probcover").pixels) == 5
     with pytest.raises(ValueError, match="set --radius"):
         pure_radius(np.zeros((10, 2)), 3)
 
 
-def test_two_stage_random_takes_any_of_what_stage_1_keeps(bank, head, tmp_path):
-    kept = maxherding(np.array(bank.features("local"), np.float64), 16, backend="reference")
-    picks = choose(bank, head, [], tmp_path, acquisition="two-stage-random")
-    assert set(picks.pixels) <= {bank.pixel("local", row) for row in kept}
-    assert picks.pixels != choose(bank, head, [], tmp_path, acquisition="two-stage-random", seed=1).pixels
+def test_two_stage_random_takes_any_of_what_stage_1_keeps(cache, head, tmp_path):
+    kept = maxherding(np.array(cache.features("local"), np.float64), 16, backend="reference")
+    picks = choose(cache, head, [], tmp_path, acquisition="two-stage-random")
+    assert set(picks.pixels) <= {cache.pixel("local", row) for row in kept}
+    assert picks.pixels != choose(cache, head, [], tmp_path, acquisition="two-stage-random", seed=1).pixels

@@ -4,20 +4,20 @@ import json
 
 import pytest
 
-from api.fakes import FakeEncoder, write_folder
-from difal import cli, loop, predict
+from api.fakes import use_fake_encoder, write_folder
+from difal import cli
 from difal.config import FIELDS
 
-QUICK = "--candidates 60 --local 6 --random 6 --draws 1 --epochs 2 --context 8 --rounds 2 --budget 1 --pictures 1"
+QUICK = (
+    "--candidates 60 --local 6 --random 6 --noise-samples 1 --epochs 2 --context 8 --rounds 2 --budget 1 --pictures 1"
+)
 
 
 @pytest.fixture
 def difal(monkeypatch, tmp_path, capsys):
     """Runs the command in an empty folder with a small encoder; returns (exit code, standard output, errors)."""
     monkeypatch.chdir(tmp_path)
-    lazy = loop.LazyEncoder
-    for module in (loop, predict):
-        monkeypatch.setattr(module, "LazyEncoder", lambda config, encoder=None: lazy(config, FakeEncoder()))
+    use_fake_encoder(patch=monkeypatch.setattr)
 
     def command(text):
         code = cli.main(text.split())
@@ -29,7 +29,7 @@ def difal(monkeypatch, tmp_path, capsys):
 def test_a_run_and_its_report(difal, tmp_path):
     write_folder(tmp_path / "data", masks=True, test=True)
     code, out, err = difal(f"run --data data {QUICK} --threads 1")
-    bars = ("checking the pool's images", "checking the test images", "feature bank", "test images", "pictures of")
+    bars = ("checking the pool's images", "checking the test images", "feature cache", "test images", "pictures of")
     assert all(bar in err for bar in bars)  # nothing that takes long is silent
     assert code == cli.DONE
     assert "round 1: 8 pixels asked" in out
@@ -67,14 +67,14 @@ def test_a_person_labels(difal, tmp_path):
 
 def test_shared_features(difal, tmp_path):
     write_folder(tmp_path / "data", masks=True, test=True)
-    shared = QUICK[: QUICK.index("--epochs")] + "--bank b"
+    shared = QUICK[: QUICK.index("--epochs")] + "--cache b"
     code, out, _ = difal(f"encode --data data {shared}")
     assert (code, out) == (0, "b: 4 images, 20 numbers a pixel, test maps kept\n")
-    assert difal(f"run --data data {QUICK} --bank b --out r")[0] == cli.DONE
-    code, _, err = difal(f"run --data data {QUICK} --bank b --out s --bank-seed 3")
+    assert difal(f"run --data data {QUICK} --cache b --out r")[0] == cli.DONE
+    code, _, err = difal(f"run --data data {QUICK} --cache b --out s --feature-seed 3")
     assert code == cli.FAILED
-    assert "bank_seed = 0, this run has 3; give it the old setting, or another --bank folder" in err
-    assert "`--bank` must name the folder" in difal("encode --data data")[2]
+    assert "feature_seed = 0, this run has 3; give it the old setting, or another --cache folder" in err
+    assert "`--cache` must name the folder" in difal("encode --data data")[2]
 
 
 def test_a_file_and_flags(difal, tmp_path):

@@ -77,7 +77,7 @@ def test_loading_errors_say_what_to_do(tmp_path, monkeypatch):
 
 
 def test_weights_that_are_not_all_there(tmp_path):
-    """diffusers draws the missing ones at random and goes on; every run would then see other features."""
+    """diffusers noise_samples the missing ones at random and goes on; every run would then see other features."""
     path = tmp_path / "diffusion_pytorch_model.safetensors"
     make_unet().save_pretrained(tmp_path)
     weights = load_file(path)

@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from api.fakes import FakeEncoder, tiny_config, tiny_data
-from difal import bank, files
+from difal import files
 from difal.errors import ConfigError, UserError
+from difal.features import cache
 from difal.files import TMP, exclusive, write_text
 
 
@@ -30,18 +31,18 @@ def test_a_bank_that_does_not_fit_is_told_before_any_work(tmp_path, monkeypatch)
     """Else the process would die on a bus error when it writes to the map of a file that cannot grow."""
     encoder = FakeEncoder()
     with monkeypatch.context() as patched:
-        patched.setattr(bank.os, "posix_fallocate", no_space)
+        patched.setattr(cache.os, "posix_fallocate", no_space)
         message = r"needs 0\.00 GB for the features \(No space left on device\)"
         with pytest.raises(ConfigError, match=message):
-            bank.build_bank(tmp_path, tiny_data().train, lambda: encoder, tiny_config(tmp_path))
+            cache.build_cache(tmp_path, tiny_data().train, lambda: encoder, tiny_config(tmp_path))
     assert encoder.passes == 0
     assert not list(tmp_path.iterdir())
-    made = bank.build_bank(tmp_path, tiny_data().train, lambda: encoder, tiny_config(tmp_path))
+    made = cache.build_cache(tmp_path, tiny_data().train, lambda: encoder, tiny_config(tmp_path))
     assert made.images == 5
 
 
 def test_the_bank_is_no_sparse_file(tmp_path):
-    images = bank.BankImages(tiny_data().train, FakeEncoder(), tiny_config(tmp_path, random=80), ())
+    images = cache.PoolImages(tiny_data().train, FakeEncoder(), tiny_config(tmp_path, random=80), ())
     images.create(tmp_path)
     for path in tmp_path.iterdir():
         facts = path.stat()

@@ -6,9 +6,9 @@ import torch
 from torch.nn.functional import interpolate
 
 from api.fakes import tiny_config
-from difal.dense import dense_classes, dense_logits
 from difal.errors import UserError
-from difal.head import Head, train_head
+from difal.features.dense import dense_classes, dense_logits
+from difal.heads import Head, train_head
 
 
 def blobs(rows=60, classes=3, width=10, seed=0):

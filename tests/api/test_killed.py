@@ -16,11 +16,11 @@ DRIVER = """
 import os, sys
 from pathlib import Path
 from api.fakes import FakeEncoder, tiny_config, tiny_data
-from difal.ledger import Ledger
-from difal.loop import run
+from difal.run.directory import RunDirectory
+from difal.run.loop import run
 
 def live(folder):
-    resume = Ledger(folder).exists
+    resume = RunDirectory(folder).exists
     run(tiny_config(folder, rounds=2), resume=resume, data=tiny_data(train=3, test=1), encoder=FakeEncoder(), say=len)
 
 def lives(folder, points):

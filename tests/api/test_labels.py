@@ -7,7 +7,7 @@ import json
 import pytest
 
 from difal.errors import LabelError
-from difal.labels import Label, read_labels, to_csv, to_jsonl, to_label_studio
+from difal.run.labels import Label, read_labels, to_csv, to_jsonl, to_label_studio
 
 CLASSES = ("sky", "road")
 LABELS = [
@@ -108,7 +108,7 @@ def test_only_what_was_asked(tmp_path):
 
 
 def test_pictures_to_label_by_keep_an_ending_only_to_differ():
-    from difal.oracle import _file_names
+    from difal.run.oracles import _file_names
 
     assert _file_names(["a.jpg", "b/c.png"]) == {"a.jpg": "a", "b/c.png": "b__c"}
     assert _file_names(["a.jpg", "a.png"]) == {"a.jpg": "a.jpg", "a.png": "a.png"}

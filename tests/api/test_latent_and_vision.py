@@ -9,11 +9,11 @@ from safetensors.torch import load_file, save_file
 
 from api.fakes import tiny_config, tiny_data
 from api.small_unets import make_images
-from difal.bank import build_bank
 from difal.encoders import Encoder, LatentDiffusionEncoder, VisionEncoder, load_encoder
 from difal.encoders.latent import PROMPT
+from difal.encoders.lazy import LazyEncoder
 from difal.encoders.loading import fingerprint
-from difal.loop import LazyEncoder
+from difal.features.cache import build_cache
 
 transformers = pytest.importorskip("transformers", reason="pip install 'difal-kernels[transformers]'")
 
@@ -158,9 +158,9 @@ def test_a_bank_of_either(kind, request, tmp_path):
     encoder = request.getfixturevalue(kind)
     assert isinstance(encoder, Encoder)
     config = tiny_config(tmp_path, encoder=kind)
-    bank = build_bank(tmp_path / "bank", tiny_data(train=2).train, LazyEncoder(config, encoder), config)
-    assert bank.dimension == sum(encoder.channels)
-    assert (bank.noise("local")[:, 0] != bank.noise("local")[:, 1]).any()
+    cache = build_cache(tmp_path / "cache", tiny_data(train=2).train, LazyEncoder(config, encoder), config)
+    assert cache.dimension == sum(encoder.channels)
+    assert (cache.noise("local")[:, 0] != cache.noise("local")[:, 1]).any()
 
 
 def test_errors(latent, vision, tmp_path):

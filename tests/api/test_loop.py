@@ -11,9 +11,10 @@ from difal.acquisition import acquisitions
 from difal.config import resumed_config
 from difal.data import open_data
 from difal.errors import ConfigError, DataError, LabelError, UserError
-from difal.labels import read_labels
-from difal.ledger import Ledger
-from difal.loop import make_features, run
+from difal.features.compute import make_features
+from difal.run.directory import RunDirectory
+from difal.run.labels import read_labels
+from difal.run.loop import run
 
 
 def silent(_line):
@@ -21,19 +22,19 @@ def silent(_line):
 
 
 @pytest.fixture(scope="module")
-def bank(tmp_path_factory):
-    """One feature bank for every run on the tiny data."""
-    folder = tmp_path_factory.mktemp("bank")
+def cache(tmp_path_factory):
+    """One feature cache for every run on the tiny data."""
+    folder = tmp_path_factory.mktemp("cache")
     make_features(tiny_config(folder / "unused"), tiny_data(), FakeEncoder, folder)
     return str(folder)
 
 
-def test_a_run_keeps_everything(tmp_path, bank):
+def test_a_run_keeps_everything(tmp_path, cache):
     data, lines = tiny_data(), []
-    config = tiny_config(tmp_path, bank=bank)
+    config = tiny_config(tmp_path, cache=cache)
     assert run(config, data=data, encoder=FakeEncoder(), say=lines.append) == "done"
-    ledger = Ledger(tmp_path)
-    rounds = ledger.rounds()
+    run_dir = RunDirectory(tmp_path)
+    rounds = run_dir.rounds()
     assert len(rounds) == 3
     assert len(lines) == 3
     assert "15 pixels asked" in lines[2]
@@ -58,68 +59,68 @@ def test_a_run_keeps_everything(tmp_path, bank):
             == metrics["labeled"] + sum(label.skipped for one in rounds[: entry.index + 1] for label in one.labels())
         )
         assert entry.head().sizes == (20, 128, 32, 8)
-    assert ledger.config() == config.to_dict()
-    assert set(ledger.facts()["feature_stages"]["pool"]) >= {"encoder", "hypercolumns", "local herding"}
+    assert run_dir.config() == config.to_dict()
+    assert set(run_dir.facts()["feature_stages"]["pool"]) >= {"encoder", "hypercolumns", "local herding"}
 
 
-def test_a_run_repeats_itself_and_its_seed_matters(tmp_path, bank):
+def test_a_run_repeats_itself_and_its_seed_matters(tmp_path, cache):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        run(tiny_config(tmp_path / name, bank=bank, seed=seed), data=tiny_data(), encoder=FakeEncoder(), say=silent)
+        run(tiny_config(tmp_path / name, cache=cache, seed=seed), data=tiny_data(), encoder=FakeEncoder(), say=silent)
     a, b, c = (outcome(tmp_path / name) for name in "abc")
     assert a == b
     assert a["rounds/000/picks.jsonl"] == c["rounds/000/picks.jsonl"]  # coverage has no seed
     assert a["rounds/000/head.safetensors"] != c["rounds/000/head.safetensors"]
 
 
-def test_a_round_needs_no_pass_over_the_encoder(tmp_path, bank):
+def test_a_round_needs_no_pass_over_the_encoder(tmp_path, cache):
     encoder = FakeEncoder()
-    run(tiny_config(tmp_path, bank=bank, pictures=0), data=tiny_data(), encoder=encoder, say=silent)
+    run(tiny_config(tmp_path, cache=cache, pictures=0), data=tiny_data(), encoder=encoder, say=silent)
     assert encoder.passes == 0
 
 
 @pytest.mark.parametrize("name", acquisitions())
-def test_every_acquisition_runs(name, tmp_path, bank):
+def test_every_acquisition_runs(name, tmp_path, cache):
     """Without repeating a pixel, and the same when it is taken up again after the first round."""
     for folder, rounds in (("whole", (2,)), ("parts", (1, 2))):
         for count in rounds:
-            config = tiny_config(tmp_path / folder, bank=bank, acquisition=name, rounds=count, pictures=0)
+            config = tiny_config(tmp_path / folder, cache=cache, acquisition=name, rounds=count, pictures=0)
             resume = count > rounds[0]
             assert run(config, resume=resume, data=tiny_data(), encoder=FakeEncoder(), say=silent) == "done"
-    picks = [label.place for entry in Ledger(tmp_path / "whole").rounds() for label in entry.labels()]
+    picks = [label.place for entry in RunDirectory(tmp_path / "whole").rounds() for label in entry.labels()]
     assert len(set(picks)) == 10
     assert outcome(tmp_path / "whole") == outcome(tmp_path / "parts")
 
 
-def test_a_finished_run_can_be_given_more_rounds(tmp_path, bank):
-    longer = tiny_config(tmp_path / "longer", bank=bank)
+def test_a_finished_run_can_be_given_more_rounds(tmp_path, cache):
+    longer = tiny_config(tmp_path / "longer", cache=cache)
     run(longer, data=tiny_data(), encoder=FakeEncoder(), say=silent)
-    run(tiny_config(tmp_path / "run", bank=bank, rounds=2), data=tiny_data(), encoder=FakeEncoder(), say=silent)
-    more = resumed_config(Ledger(tmp_path / "run").config(), {"rounds": 3})
+    run(tiny_config(tmp_path / "run", cache=cache, rounds=2), data=tiny_data(), encoder=FakeEncoder(), say=silent)
+    more = resumed_config(RunDirectory(tmp_path / "run").config(), {"rounds": 3})
     run(more, resume=True, data=tiny_data(), encoder=FakeEncoder(), say=silent)
     assert outcome(tmp_path / "run") == outcome(tmp_path / "longer")
 
 
-def test_resuming_with_another_setting_is_refused(tmp_path, bank):
-    config = tiny_config(tmp_path, bank=bank, rounds=1)
+def test_resuming_with_another_setting_is_refused(tmp_path, cache):
+    config = tiny_config(tmp_path, cache=cache, rounds=1)
     run(config, data=tiny_data(), encoder=FakeEncoder(), say=silent)
     with pytest.raises(ConfigError, match=r"`keep` was 0\.5 when the run began and is 0\.25 now"):
-        resumed_config(Ledger(tmp_path).config(), {"keep": 0.25})
+        resumed_config(RunDirectory(tmp_path).config(), {"keep": 0.25})
     with pytest.raises(ConfigError, match="holds a run; go on with --resume"):
         run(config, data=tiny_data(), encoder=FakeEncoder())
     with pytest.raises(ConfigError, match="no run to resume"):
         run(tiny_config(tmp_path / "none"), resume=True, data=tiny_data(), encoder=FakeEncoder())
 
 
-def test_another_bank_is_refused(tmp_path, bank):
-    with pytest.raises(ConfigError, match=r"draws = 2, this run has 3"):
-        run(tiny_config(tmp_path, bank=bank, draws=3), data=tiny_data(), encoder=FakeEncoder())
+def test_another_bank_is_refused(tmp_path, cache):
+    with pytest.raises(ConfigError, match=r"noise_samples = 2, this run has 3"):
+        run(tiny_config(tmp_path, cache=cache, noise_samples=3), data=tiny_data(), encoder=FakeEncoder())
     with pytest.raises(ConfigError, match="holds features of other images"):
-        run(tiny_config(tmp_path / "b", bank=bank), data=open_data("scenes:5,2,9", size=32), encoder=FakeEncoder())
+        run(tiny_config(tmp_path / "b", cache=cache), data=open_data("scenes:5,2,9", size=32), encoder=FakeEncoder())
 
 
 def test_late_testing_gives_the_same_metrics(tmp_path):
     for name, gigabytes in (("kept", 1.0), ("late", 0.0)):
-        config = tiny_config(tmp_path / name, test_cache_gb=gigabytes, bank_dtype="float32", pictures=0)
+        config = tiny_config(tmp_path / name, test_cache_gb=gigabytes, cache_dtype="float32", pictures=0)
         run(config, data=tiny_data(), encoder=FakeEncoder(), say=silent)
     assert outcome(tmp_path / "kept") == outcome(tmp_path / "late")
     assert not list((tmp_path / "late").rglob("images/*"))
@@ -128,9 +129,9 @@ def test_late_testing_gives_the_same_metrics(tmp_path):
 def test_testing_on_random_pixels(tmp_path):
     """All of an image's pixels, drawn at random, are the image; fewer are as many as asked for."""
     for name, pixels in (("whole", None), ("all", 32 * 32), ("some", 100)):
-        config = tiny_config(tmp_path / name, test_pixels=pixels, bank_dtype="float32", rounds=1, pictures=0)
+        config = tiny_config(tmp_path / name, test_pixels=pixels, cache_dtype="float32", rounds=1, pictures=0)
         run(config, data=tiny_data(), encoder=FakeEncoder(), say=silent)
-    whole, everything, some = (Ledger(tmp_path / name).round(0).metrics() for name in ("whole", "all", "some"))
+    whole, everything, some = (RunDirectory(tmp_path / name).round(0).metrics() for name in ("whole", "all", "some"))
     assert everything == whole
     assert 80 < some["test_pixels"] <= 200 < whole["test_pixels"]
     assert some["pixel_accuracy"] == pytest.approx(whole["pixel_accuracy"], abs=0.15)
@@ -140,7 +141,7 @@ def test_the_pool_can_run_dry(tmp_path):
     lines = []
     config = tiny_config(tmp_path, budget=3.0, rounds=5, pictures=0)
     run(config, data=tiny_data(train=2, test=0), encoder=FakeEncoder(), say=lines.append)
-    asked = [label.place for entry in Ledger(tmp_path).rounds() for label in entry.labels()]
+    asked = [label.place for entry in RunDirectory(tmp_path).rounds() for label in entry.labels()]
     assert len(set(asked)) == len(asked) == 16  # 2 images x 8 local picks
     assert "no pixel is left" in lines[-1]
 
@@ -180,7 +181,7 @@ def test_a_person_labels(tmp_path):
     assert not (tmp_path / "run/to_label").exists()
     run(tiny_config(tmp_path / "masks", data=str(with_masks), rounds=2), encoder=FakeEncoder(), say=silent)
     for index in range(2):
-        by_hand, by_mask = (Ledger(tmp_path / name).round(index) for name in ("run", "masks"))
+        by_hand, by_mask = (RunDirectory(tmp_path / name).round(index) for name in ("run", "masks"))
         assert by_hand.picks() == by_mask.picks()
         assert [a.class_id for a in by_hand.labels()] == [a.class_id for a in by_mask.labels()]
         assert by_hand.labels()[0].annotator == "me"
@@ -210,7 +211,7 @@ def test_answers_are_checked(tmp_path):
         with pytest.raises(LabelError, match=message):
             answers(**change)()
     assert answers(class_id=None, class_name="road")() == "done"
-    kept = Ledger(tmp_path / "run").round(0).labels()
+    kept = RunDirectory(tmp_path / "run").round(0).labels()
     assert [label.class_name for label in kept] == ["hill", "road", *["hill"] * (len(kept) - 2)]
 
 
@@ -243,13 +244,13 @@ def test_pictures_of_an_earlier_round_do_not_stay(tmp_path):
     question = tmp_path / "run/to_label.jsonl"
     question.write_text(question.read_text().replace('"class_id": null', '"class_id": 1'))
     run(config, resume=True, encoder=FakeEncoder(), say=silent)
-    asked = {label.image for label in Ledger(tmp_path / "run").round(1).picks()}
+    asked = {label.image for label in RunDirectory(tmp_path / "run").round(1).picks()}
     assert {path.name for path in pictures.iterdir()} == asked
 
 
 def test_the_pool_and_the_classes_must_stay(tmp_path):
     folder = write_folder(tmp_path / "data", masks=True)
-    config = tiny_config(tmp_path / "run", data=str(folder), rounds=1, bank=str(tmp_path / "bank"))
+    config = tiny_config(tmp_path / "run", data=str(folder), rounds=1, cache=str(tmp_path / "cache"))
     run(config, encoder=FakeEncoder(), say=silent)
     names = (folder / "classes.txt").read_text()
     (folder / "classes.txt").write_text(names.replace("sky", "air"))
@@ -261,7 +262,7 @@ def test_the_pool_and_the_classes_must_stay(tmp_path):
     with pytest.raises(ConfigError, match=r"the pool has changed since the run began \(4 images then, 3 now"):
         run(config, resume=True, encoder=FakeEncoder())
     with pytest.raises(ConfigError, match="holds features of other images"):
-        run(tiny_config(tmp_path / "other", data=str(folder), bank=config.bank), encoder=FakeEncoder())
+        run(tiny_config(tmp_path / "other", data=str(folder), cache=config.cache), encoder=FakeEncoder())
 
 
 @pytest.mark.parametrize("split", ["images", "test/images", "masks", "test/masks"])
@@ -288,9 +289,9 @@ def test_all_skipped_rounds_go_on_by_coverage(tmp_path):
     lines = []
     assert run(config, resume=True, encoder=FakeEncoder(), say=lines.append) == "waiting"
     assert "no head yet" in lines[0]
-    entry = Ledger(tmp_path / "run").round(1)
+    entry = RunDirectory(tmp_path / "run").round(1)
     assert len(entry.picks()) == 4
-    assert not Ledger(tmp_path / "run").round(0).has("head.safetensors")
+    assert not RunDirectory(tmp_path / "run").round(0).has("head.safetensors")
 
 
 def test_known_labels_are_used_and_never_asked_again(tmp_path):
@@ -303,15 +304,15 @@ def test_known_labels_are_used_and_never_asked_again(tmp_path):
     run(config, data=data, encoder=FakeEncoder(), say=silent)
     plain = tiny_config(tmp_path / "plain", local=40, random=20)
     run(plain, data=data, encoder=FakeEncoder(), say=silent)
-    ledger = Ledger(tmp_path / "run")
-    asked = [label.place for entry in ledger.rounds() for label in entry.labels()]
+    run_dir = RunDirectory(tmp_path / "run")
+    asked = [label.place for entry in run_dir.rounds() for label in entry.labels()]
     assert not {(names[i], y, x) for i, x, y in rows} & set(asked)
-    local = [np.load(tmp_path / name / "bank/pool/local.points.npy") for name in ("run", "plain")]
+    local = [np.load(tmp_path / name / "cache/pool/local.points.npy") for name in ("run", "plain")]
     assert not np.array_equal(*local)
     assert np.array_equal(local[0][4], local[1][4])
     for i, x, y in rows:
         assert not (local[0][i] == (y, x)).all(1).any()
-    assert ledger.round(0).metrics()["asked"] == 9
+    assert run_dir.round(0).metrics()["asked"] == 9
     assert len(read_labels(tmp_path / "run/known.jsonl", data.classes)) == 4
 
 
@@ -345,11 +346,19 @@ def test_masks_can_be_demanded(tmp_path):
     ("name", "content", "message"),
     [
         ("run.json", "[]", r"run\.json must hold an object"),
-        ("bank/pool/bank.json", "{}", r"bank\.json is damaged; delete .*/bank/pool to have the features made again"),
-        ("bank/pool/local.noise.npy", "x", r"local\.noise\.npy cannot be read .*; delete .*/bank/pool to have"),
-        ("bank/pool/random.points.npy", None, r"random\.points\.npy cannot be read .*; delete .*/bank/pool to have"),
-        ("bank/test/test.json", "[]", r"test\.json is damaged; delete .*/bank/test to have the features made again"),
-        ("bank/test/images/000000.safetensors", "x", r"000000\.safetensors cannot be read .*; delete it and run again"),
+        (
+            "cache/pool/cache.json",
+            "{}",
+            r"cache\.json is damaged; delete .*/cache/pool to have the features made again",
+        ),
+        ("cache/pool/local.noise.npy", "x", r"local\.noise\.npy cannot be read .*; delete .*/cache/pool to have"),
+        ("cache/pool/random.points.npy", None, r"random\.points\.npy cannot be read .*; delete .*/cache/pool to have"),
+        ("cache/test/test.json", "[]", r"test\.json is damaged; delete .*/cache/test to have the features made again"),
+        (
+            "cache/test/images/000000.safetensors",
+            "x",
+            r"000000\.safetensors cannot be read .*; delete it and run again",
+        ),
         ("rounds/000/labels.jsonl", "x", r"labels\.jsonl line 1 is not JSON"),
         ("rounds/000/head.safetensors", "x", r"head\.safetensors is not a head .*; delete it and resume"),
     ],

@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 
 from api.fakes import FakeEncoder, tiny_config, tiny_data, write_folder
-from difal.bank import encode
 from difal.data.base import read_image
-from difal.dense import dense_logits
 from difal.errors import ConfigError, DataError
-from difal.ledger import Ledger
-from difal.loop import run
-from difal.predict import predict
+from difal.features.dense import dense_logits
+from difal.features.pixels import encode
+from difal.run.directory import RunDirectory
+from difal.run.loop import run
+from difal.run.predict import predict
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,8 @@ def test_masks_are_the_heads_classes(done, images, tmp_path):
     files = sorted(images.iterdir())
     assert count == len(files) > 1
     config = tiny_config(done)
-    head = Ledger(done).rounds()[-1].head()
-    colors = np.array(Ledger(done).facts()["colors"])
+    head = RunDirectory(done).rounds()[-1].head()
+    colors = np.array(RunDirectory(done).facts()["colors"])
     for path in files:
         image = read_image(path)
         maps = encode(FakeEncoder(), image, path.stem, [0], config)
@@ -69,12 +69,14 @@ def test_an_image_of_another_size(done, images, tmp_path):
     path = next(images.iterdir())
     with Image.open(path) as picture:
         picture.resize((50, 34)).save(tmp_path / "one.png")
-    settings = Ledger(done).config()
+    settings = RunDirectory(done).config()
     copy = tmp_path / "copy"
     (copy / "rounds/000").mkdir(parents=True)
     for name in ("run.json", "rounds/000/picks.jsonl", "rounds/000/head.safetensors"):
         (copy / name).write_bytes((done / name).read_bytes())
-    Ledger(copy).begin(tiny_config(copy, **{k: v for k, v in settings.items() if k not in ("size", "out")}, size=32))
+    RunDirectory(copy).begin(
+        tiny_config(copy, **{k: v for k, v in settings.items() if k not in ("size", "out")}, size=32)
+    )
     assert predict(copy, tmp_path / "one.png", tmp_path / "out", encoder=FakeEncoder()) == 1
     with Image.open(tmp_path / "out/masks/one.png") as mask:
         assert mask.size == (50, 34)

@@ -236,7 +236,7 @@ def test_out_is_not_overwritten(tmp_path):
 
 def test_killed_and_taken_up_again(tmp_path):
     camvid(tmp_path / "source")
-    command = [sys.executable, "-m", "difal.cli", *f"prepare camvid --source {tmp_path / 'source'}".split()]
+    command = [sys.executable, "-m", "difal", *f"prepare camvid --source {tmp_path / 'source'}".split()]
     command += [*f"--out {tmp_path / 'out'} --size 16 --partial".split()]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "DIFAL_CRASH": "after-rename:4"}
     done = subprocess.run(command, env=env, capture_output=True, text=True)

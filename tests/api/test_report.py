@@ -1,4 +1,4 @@
-"""The report of a run: whole, self-contained, and true to the ledger."""
+"""The report of a run: whole, self-contained, and true to the run_dir."""
 
 import base64
 import io
@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from api.fakes import FakeEncoder, tiny_config, tiny_data
-from difal import figures, pictures
 from difal.errors import ConfigError
-from difal.ledger import Ledger
-from difal.loop import run
-from difal.report import write_report
+from difal.report import figures, write_report
+from difal.run import pictures
+from difal.run.directory import RunDirectory
+from difal.run.loop import run
 
 VOID = {"meta", "img", "br"}
 
@@ -56,12 +56,12 @@ def test_it_is_whole_and_needs_nothing_else(finished):
 
 
 def test_it_says_what_the_ledger_says(finished):
-    ledger = Ledger(finished)
+    run_dir = RunDirectory(finished)
     text = write_report(finished).read_text()
-    last = ledger.round(2).metrics()
+    last = run_dir.round(2).metrics()
     for policy in ("standard", "released"):
         assert f"{100 * last['miou'][policy]:.2f}</td>" in text
-    for name, iou in zip(ledger.facts()["classes"], last["class_iou"], strict=True):
+    for name, iou in zip(run_dir.facts()["classes"], last["class_iou"], strict=True):
         value = "absent" if iou is None else f"{100 * iou:.1f}"
         assert re.search(rf"</span>{name}</td>.*?<td class=\"n\">{value}</td>", text)
     assert "local herding" in text
@@ -86,8 +86,8 @@ def test_large_images_are_drawn_small(tmp_path, monkeypatch):
         (path,) = (folder / "pictures").iterdir()
         maps, name, _ = figures.read_picture(path)
         assert {kind: array.shape[:2] for kind, array in maps.items()} == dict.fromkeys(maps, (side, side))
-        labels = [label for entry in Ledger(folder).rounds() for label in entry.labels() if label.image == name]
-        rows[side] = figures.picture_row(maps, labels, Ledger(folder).facts()["colors"], 1)[0][1]
+        labels = [label for entry in RunDirectory(folder).rounds() for label in entry.labels() if label.image == name]
+        rows[side] = figures.picture_row(maps, labels, RunDirectory(folder).facts()["colors"], 1)[0][1]
         picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(rows[side].partition(",")[2]))))
         for label in labels:
             y, x = (int((at + 0.5) / 64 * len(picture)) for at in (label.y, label.x))
@@ -115,6 +115,6 @@ def test_it_goes_into_a_folder(finished, tmp_path):
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="is no run folder"):
         write_report(tmp_path)
-    Ledger(tmp_path).begin(tiny_config(tmp_path))
+    RunDirectory(tmp_path).begin(tiny_config(tmp_path))
     with pytest.raises(ConfigError, match="has no round yet"):
         write_report(tmp_path)

@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from api.fakes import FakeEncoder, outcome, tiny_config, write_folder
-from difal import cli, loop
-from difal.config import make_config
+from api.fakes import FakeEncoder, outcome, tiny_config, use_fake_encoder, write_folder
+from difal import cli
 from difal.errors import ConfigError, DataError, UserError
-from difal.loop import run
-from difal.presets import presets, read_preset
+from difal.features.compute import make_features
+from difal.presets import make_config, presets, read_preset
+from difal.run.loop import run
 from difal.sweep import Sweep, sweep
-from difal.sweep_table import table
+from difal.sweep.table import table
 
 TESTS = Path(__file__).resolve().parents[1]
 SMALL = {
-    "size": 32, "rounds": 2, "budget": 4.0, "candidates": 60, "local": 10, "random": 10, "draws": 2,
+    "size": 32, "rounds": 2, "budget": 4.0, "candidates": 60, "local": 10, "random": 10, "noise_samples": 2,
     "epochs": 2, "context": 8, "threads": 1,
 }  # fmt: skip
 
@@ -39,8 +39,8 @@ def data(tmp_path_factory):
 @pytest.fixture
 def encoder(monkeypatch):
     """A small encoder in place of every other; counts its passes."""
-    one, lazy = FakeEncoder(), loop.LazyEncoder
-    monkeypatch.setattr(loop, "LazyEncoder", lambda config, encoder=None: lazy(config, one))
+    one = FakeEncoder()
+    use_fake_encoder(lambda: one, monkeypatch.setattr)
     return one
 
 
@@ -84,9 +84,9 @@ def test_features_are_computed_once_and_nothing_twice(tmp_path, encoder):
     assert outcome(tmp_path / "runs/random-seed0") == before
     found = sweep(plan(tmp_path, ("random",), settings={"rounds": 3}), say=len)
     assert [len(one["asked"]) for one in found] == [3, 3]
-    assert len(list((tmp_path / "banks").iterdir())) == 1
-    sweep(plan(tmp_path, ("random",), (2,), bank_per_seed=True), say=len)
-    assert len(list((tmp_path / "banks").iterdir())) == 2
+    assert len(list((tmp_path / "caches").iterdir())) == 1
+    sweep(plan(tmp_path, ("random",), (2,), features_per_seed=True), say=len)
+    assert len(list((tmp_path / "caches").iterdir())) == 2
 
 
 def test_other_settings_in_the_same_folder_are_refused(tmp_path, encoder):
@@ -132,12 +132,10 @@ def test_it_needs_a_test_set(tmp_path):
 DRIVER = """
 import sys
 from pathlib import Path
-from api.fakes import FakeEncoder
+from api.fakes import use_fake_encoder
 from api.test_sweep import plan
-from difal import loop
 from difal.sweep import sweep
-lazy = loop.LazyEncoder
-loop.LazyEncoder = lambda config, encoder=None: lazy(config, FakeEncoder())
+use_fake_encoder()
 sweep(plan(Path(sys.argv[1]), seeds=(0,), settings={"data": sys.argv[2]}), say=len)
 """
 
@@ -159,7 +157,7 @@ def test_killed_and_resumed(tmp_path, encoder):
 def test_killed_as_a_run_begins(tmp_path, encoder, monkeypatch, written):
     """After no matter how many of its first files: the sweep can still tell that it is not finished."""
     one = plan(tmp_path, ("random",), (0,))
-    loop.make_features(one.config(one.runs()[0]))
+    make_features(one.config(one.runs()[0]))
     left, replace = [written], os.replace
 
     def last_breath(neighbour, path):
@@ -190,7 +188,7 @@ def test_several_processes_and_the_command_line(tmp_path, monkeypatch, capsys):
         if "camvid" in name:
             run_of = Path("runs") / name / "edald-seed0"
             assert outcome(tmp_path / "two" / run_of) == outcome(tmp_path / "one" / run_of)
-    assert len(list((tmp_path / "one/banks").iterdir())) == 1
+    assert len(list((tmp_path / "one/caches").iterdir())) == 1
     assert "compat: released" in (tmp_path / "one/runs/released/camvid/edald-seed0/config.yaml").read_text()
     capsys.readouterr()
     assert cli.main(["sweep", "--resume", "one", "--seeds", "0-1"]) == cli.DONE
@@ -250,7 +248,7 @@ def test_presets_hold_the_papers_settings():
         values = read_preset(name)
         paper = (values["candidates"], values["local"], values["keep"], values["budget"], values["rounds"])
         assert paper == (10_000, 50, 0.5, 0.1, 10)
-        assert (values["draws"], values["epochs"], values["dropout"]) == (5, 50, 0.2)
+        assert (values["noise_samples"], values["epochs"], values["dropout"]) == (5, 50, 0.2)
         assert ("compat" in values) == ("void" in values) == name.startswith("released")
         config = make_config(None, {}, name)
         assert (config.size, config.acquisition, config.kernel, config.edald_weight) == (
@@ -276,7 +274,7 @@ def test_presets_hold_the_papers_settings():
 def test_a_preset_is_overridden(tmp_path, monkeypatch, encoder, capsys):
     monkeypatch.chdir(tmp_path)
     flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in SMALL.items())
-    for command in ("run --preset", "encode --bank b --preset", "sweep --seeds 0 --presets"):
+    for command in ("run --preset", "encode --cache b --preset", "sweep --seeds 0 --presets"):
         assert cli.main([*command.split(), "paper/ade-bed", "--data", SMALL["data"]]) == cli.FAILED
         assert "jul-2021/lsun_bedroom.pt (2.2 GB)" in capsys.readouterr().err
     Path("encoders/imagenet256").mkdir(parents=True)

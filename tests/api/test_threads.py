@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from api.fakes import outcome
-from difal.workers import in_order, one_thread
+from difal.threads import in_order, one_thread
 
 TESTS = Path(__file__).resolve().parents[1]
 # argv: folder, threads
@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 import torch
 from api.fakes import tiny_config, tiny_data
-from difal.loop import run
+from difal.run.loop import run
 
 folder, threads = Path(sys.argv[1]), int(sys.argv[2])
 assert torch.get_num_threads() == threads
@@ -30,7 +30,7 @@ run(config, data=tiny_data(train=3, test=2, size=64), say=len)
 
 
 def test_the_number_of_threads_changes_no_bit(tmp_path):
-    """Nor does `batch`: picks, scores, heads and metrics, and the bank under them."""
+    """Nor does `batch`: picks, scores, heads and metrics, and the cache under them."""
     command = [sys.executable, "-c", DRIVER]
     for threads in ("1", "2"):
         env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]), "OMP_NUM_THREADS": threads}
@@ -39,7 +39,7 @@ def test_the_number_of_threads_changes_no_bit(tmp_path):
     one, two = outcome(tmp_path / "1"), outcome(tmp_path / "2")
     assert len(one) == 12
     assert one == two
-    arrays = [path.relative_to(tmp_path / "1") for path in tmp_path.glob("1/bank/pool/*.npy")]
+    arrays = [path.relative_to(tmp_path / "1") for path in tmp_path.glob("1/cache/pool/*.npy")]
     assert len(arrays) == 9
     for name in arrays:
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name

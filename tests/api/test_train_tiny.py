@@ -39,12 +39,14 @@ def options(folder, steps=4):
 def test_crops_are_images_and_repeat(small):
     pyramids, shares = train_tiny.load_pyramids()
     assert len(pyramids) == len(shares) == 11
-    draws = [train_tiny.draw_crops(pyramids, shares, 24, 48, torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
-    assert draws[0].shape == (24, 3, 48, 48)
-    assert float(draws[0].abs().max()) <= 1
-    assert float(draws[0].std()) > 0.2
-    assert torch.equal(draws[0], draws[1])
-    assert not torch.equal(draws[0], draws[2])
+    noise_samples = [
+        train_tiny.draw_crops(pyramids, shares, 24, 48, torch.Generator().manual_seed(s)) for s in (0, 0, 1)
+    ]
+    assert noise_samples[0].shape == (24, 3, 48, 48)
+    assert float(noise_samples[0].abs().max()) <= 1
+    assert float(noise_samples[0].std()) > 0.2
+    assert torch.equal(noise_samples[0], noise_samples[1])
+    assert not torch.equal(noise_samples[0], noise_samples[2])
 
 
 def test_an_interrupted_training_resumes_to_the_same_weights(small, tmp_path, monkeypatch):

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from difal.acquisition.base import SCORES, SELECTORS, Pool, Predictions, Score, Selector
-from difal.bank import Bank, Pixel
 from difal.config import Config
 from difal.errors import ConfigError
+from difal.features.cache import FeatureCache, Pixel
 from difal.files import derive_seed
-from difal.head import Head, drop
+from difal.heads import Head, drop
 from difal.ranks import maxherding_of_all, team
-from difal.stages import StageClock
+from difal.timing import StageClock
 from difal_kernels import maxherding
 
 for _module in pkgutil.iter_modules(__path__):
@@ -76,7 +76,7 @@ class Picks(NamedTuple):
 
 
 def select(
-    bank: Bank,
+    cache: FeatureCache,
     head: Head | None,
     asked: Sequence[Pixel],
     budget: int,
@@ -88,14 +88,14 @@ def select(
     """Choose the pixels of one round.
 
     Args:
-        bank: the pool's features.
+        cache: the pool's features.
         head: the classifier of the round before, None if there is none yet; then the first pixels are chosen by
             coverage where the acquisition has a stage 1, by the selector if it is one, else at random.
         asked: every pixel asked so far, answered or skipped; none is asked twice, and coverage counts them all: the
             annotator saw what is near a skipped pixel, too.
-        budget: pixels to ask; fewer are given if the bank has no more.
+        budget: pixels to ask; fewer are given if the cache has no more.
         round_index: with the seed, makes random choices.
-        config: `acquisition`, `keep`, `kernel`, `seed`, `share`, `edald_weight`, `draws`,
+        config: `acquisition`, `keep`, `kernel`, `seed`, `share`, `edald_weight`, `noise_samples`,
             `dropout`, `radius`.
         clock: gets the time per stage.
         classes: the number of classes, by which ProbCover guesses its radius.
@@ -107,8 +107,8 @@ def select(
     stage_1 = name == "coverage" or name.startswith(TWO_STAGE)
     rule = _rules().get(name.removeprefix(TWO_STAGE))
     pixels = "local" if stage_1 else "random"
-    rows = bank.open_rows(pixels, asked)
-    rows = rows[within_share(bank, pixels, config)[rows]]
+    rows = cache.open_rows(pixels, asked)
+    rows = rows[within_share(cache, pixels, config)[rows]]
     budget = min(budget, len(rows))
     if budget == 0:
         return Picks([], [], 0, "nothing left to ask")
@@ -116,26 +116,26 @@ def select(
         ranked = rule is not None and head is not None
         keep = max(budget, round(config.keep * len(rows))) if ranked else budget
         with clock("global herding"):
-            rows, gains = cover(bank, rows, asked, keep, config)
+            rows, gains = cover(cache, rows, asked, keep, config)
         if not ranked:
-            return _picks(bank, pixels, rows, gains, len(rows), "coverage")
+            return _picks(cache, pixels, rows, gains, len(rows), "coverage")
     elif isinstance(rule, Score) and head is None:
         rule = SELECTORS["random"]
     with clock("scores"):
         if isinstance(rule, Score):
             generator = torch.Generator().manual_seed(derive_seed("score", config.seed, round_index))
-            values = rate(rule, bank, pixels, rows, head, generator, config)
+            values = rate(rule, cache, pixels, rows, head, generator, config)
             best = np.lexsort((rows, -values))[:budget]
-            return _picks(bank, pixels, rows[best], values[best], len(rows), rule.name)
+            return _picks(cache, pixels, rows[best], values[best], len(rows), rule.name)
         seed = derive_seed("random", config.seed, round_index)
-        pool = Pool(bank, pixels, np.sort(rows), asked, budget, head, seed, classes, config)
+        pool = Pool(cache, pixels, np.sort(rows), asked, budget, head, seed, classes, config)
         best, values = rule.function(pool)
-        return _picks(bank, pixels, pool.rows[np.asarray(best)], values, len(rows), rule.name)
+        return _picks(cache, pixels, pool.rows[np.asarray(best)], values, len(rows), rule.name)
 
 
-def within_share(bank: Bank, pixels: str, config: Config) -> np.ndarray:
-    """(N m,) bool: the bank's pixels that this run may ask; so runs that share a bank have candidates of their own."""
-    count = len(bank.features(pixels))
+def within_share(cache: FeatureCache, pixels: str, config: Config) -> np.ndarray:
+    """(N m,) bool: the pixels that this run may query; runs that share a cache so have candidates of their own."""
+    count = len(cache.features(pixels))
     rng = np.random.default_rng(derive_seed("share", config.seed, pixels))
     return rng.permutation(count) < max(1, round(config.share * count))
 
@@ -146,16 +146,16 @@ def training_dropout(config: Config) -> float:
     return config.dropout if score is not None and score.samples == "dropout" else 0.0
 
 
-def _picks(bank: Bank, pixels: str, rows, scores, survivors: int, how: str) -> Picks:
+def _picks(cache: FeatureCache, pixels: str, rows, scores, survivors: int, how: str) -> Picks:
     values = [None if value is None or not np.isfinite(value) else float(value) for value in scores]
-    return Picks([bank.pixel(pixels, row) for row in rows], values, survivors, how)
+    return Picks([cache.pixel(pixels, row) for row in rows], values, survivors, how)
 
 
 def cover(
-    bank: Bank, rows: np.ndarray, asked: Sequence[Pixel], keep: int, config: Config
+    cache: FeatureCache, rows: np.ndarray, asked: Sequence[Pixel], keep: int, config: Config
 ) -> tuple[np.ndarray, np.ndarray]:
     """Stage 1b: `keep` of the local picks `rows` by MaxHerding over all local picks given the asked ones; gains."""
-    features, labeled = bank.features("local"), bank.features_of(asked) if asked else None
+    features, labeled = cache.features("local"), cache.features_of(asked) if asked else None
     options = {"labeled": labeled, "candidates": rows, "kernel": config.kernel}
     if is_sharded(config, features):
         chosen = maxherding_of_all(features, keep, device=config.device, **options)
@@ -173,14 +173,20 @@ def is_sharded(config: Config, features: np.ndarray) -> bool:
 
 
 def rate(
-    score: Score, bank: Bank, pixels: str, rows: np.ndarray, head: Head, generator: torch.Generator, config: Config
+    score: Score,
+    cache: FeatureCache,
+    pixels: str,
+    rows: np.ndarray,
+    head: Head,
+    generator: torch.Generator,
+    config: Config,
 ) -> np.ndarray:
-    """(len(rows),) float64: a score over rows of the bank."""
-    single = head.logits(bank.features(pixels), rows)
+    """(len(rows),) float64: a score over rows of the cache."""
+    single = head.logits(cache.features(pixels), rows)
     samples = None
     if score.samples == "noise":
-        samples = head.logits(bank.noise(pixels), rows)
+        samples = head.logits(cache.noise(pixels), rows)
     elif score.samples == "dropout":
-        passes = single[:, None].expand(-1, config.draws, -1)
+        passes = single[:, None].expand(-1, config.noise_samples, -1)
         samples = drop(passes, config.dropout, generator)
     return np.asarray(score.function(Predictions(single, samples, generator, config)), np.float64)

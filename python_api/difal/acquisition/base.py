@@ -9,9 +9,9 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from difal.bank import Bank, Pixel
 from difal.config import Config
-from difal.head import Head
+from difal.features.cache import FeatureCache, Pixel
+from difal.heads import Head
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Score:
 
 @dataclass(frozen=True)
 class Pool:
-    """What a selector chooses from: the candidates `rows` of a set of the bank, in pool order.
+    """What a selector chooses from: the candidates `rows` of a set of the cache, in pool order.
 
     `seed` is derived from the run's seed and the round, `classes` is the number of classes.
     """
 
-    bank: Bank
+    cache: FeatureCache
     pixels: str
     rows: np.ndarray
     asked: Sequence[Pixel]
@@ -55,12 +55,12 @@ class Pool:
     @cached_property
     def features(self) -> np.ndarray:
         """(n, D) features of the candidates."""
-        return self.bank.features(self.pixels)[self.rows]
+        return self.cache.features(self.pixels)[self.rows]
 
     @cached_property
     def labeled(self) -> np.ndarray | None:
         """(L, D) features of what was asked so far, answered or not; None if nothing was."""
-        return self.bank.features_of(self.asked) if self.asked else None
+        return self.cache.features_of(self.asked) if self.asked else None
 
     @cached_property
     def logits(self) -> torch.Tensor | None:
@@ -85,7 +85,7 @@ def score(name: str, summary: str, *, samples: str | None = None):
     Args:
         name: the acquisition's name.
         summary: one line for the listing.
-        samples: what the K passes it reads differ in: "noise", the encoder's noise draws; "dropout", MC dropout
+        samples: what the K passes it reads differ in: "noise", the encoder's noise samples; "dropout", MC dropout
             on the class scores, with which the head is then trained, too; None, it reads no passes.
     """
 

@@ -1,4 +1,4 @@
-"""DALD: disagreement between diffusion-noise draws."""
+"""DALD: disagreement between diffusion-noise samples."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ import difal_kernels
 from difal.acquisition.base import Predictions, score
 
 
-@score("dald", "DALD, BALD over diffusion-noise draws", samples="noise")
+@score("dald", "DALD, BALD over diffusion-noise samples", samples="noise")
 def rate(predictions: Predictions) -> torch.Tensor:
     return difal_kernels.dald(predictions.samples)

@@ -1,4 +1,4 @@
-"""eDALD: entropy of one prediction plus disagreement between diffusion-noise draws."""
+"""eDALD: entropy of one prediction plus disagreement between diffusion-noise samples."""
 
 from __future__ import annotations
 

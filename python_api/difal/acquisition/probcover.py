@@ -17,7 +17,7 @@ SAMPLE = 4096  # rows by which the radius is judged
 def choose(pool: Pool):
     radius = pool.config.radius
     if radius is None:
-        radius = pure_radius(pool.bank.features(pool.pixels), pool.classes)
+        radius = pure_radius(pool.cache.features(pool.pixels), pool.classes)
     chosen = difal_kernels.probcover(pool.features, radius, pool.budget, labeled=pool.labeled, return_info=True)
     return chosen.indices, chosen.gains
 

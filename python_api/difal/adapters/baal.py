@@ -68,7 +68,7 @@ class EDALD(AbstractHeuristic):
     """Score by eDALD: entropy of one pass plus disagreement between passes that differ in the diffusion noise.
 
     Args:
-        single: which iteration is the pass under the fixed noise; the others are the draws.
+        single: which iteration is the pass under the fixed noise; the others are the noise samples.
         weight: of the disagreement.
         input: "logits", "log_probs" or "probs": what the predictions are.
         reduction: as in Baal, "mean" for one score an image of a segmentation.

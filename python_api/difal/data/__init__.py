@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from difal.config import Config
 from difal.data.base import IGNORE, Data, Split
 from difal.data.readers import image_files, open_camvid, open_folder, open_prepared
 from difal.data.scenes import open_scenes
 from difal.errors import DataError
 
-__all__ = ["IGNORE", "Data", "Split", "open_data"]
+__all__ = ["IGNORE", "Data", "Split", "open_config_data", "open_data"]
 
 LAYOUTS = """  scenes[:TRAIN,TEST,SEED]       scenes drawn from a seed, 256 x 256, nothing to download
   ROOT/train ROOT/trainannot ROOT/test ROOT/testannot    CamVid as it is published
@@ -60,3 +61,7 @@ def open_data(
         data.train = data.train.first(limit)
         data.test = data.test and data.test.first(limit)
     return data
+
+
+def open_config_data(config: Config) -> Data:
+    return open_data(config.data, size=config.size, classes=config.class_names(), limit=config.limit)

@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 from difal.data.base import Split
 from difal.errors import DataError
-from difal.workers import in_order
+from difal.threads import in_order
 
 SHOWN = 10
 

@@ -135,7 +135,7 @@ class BaseEncoder:
             image_ids: the B images' identifiers, int or str.
             height, width: size of the images in pixels.
             seed: of the whole experiment.
-            draw: 0 is the fixed noise of the features, 1..K are the draws of DALD.
+            draw: 0 is the fixed noise of the features, 1..K are the noise samples of DALD.
             shared: leave the image id out, so that all images get the same noise, as in the paper.
 
         Returns:

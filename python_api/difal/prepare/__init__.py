@@ -28,7 +28,7 @@ from difal.errors import DataError
 from difal.files import exclusive, read_json, write_bytes, write_json
 from difal.prepare import ade_bed, camvid, cityscapes, pascal_context
 from difal.prepare.source import Entry, Source
-from difal.workers import in_order
+from difal.threads import in_order
 
 SOURCES: dict[str, Source] = {one.SOURCE.name: one.SOURCE for one in (camvid, ade_bed, cityscapes, pascal_context)}
 __all__ = ["SOURCES", "Entry", "Prepared", "Source", "prepare"]

@@ -1,0 +1,75 @@
+"""The command `difal`. Each module of this folder is a command of the same name, underscores written as hyphens.
+
+A command's module has
+
+    HELP                     a line for the listing of commands
+    DESCRIPTION              the text of `difal COMMAND --help`
+    add_arguments(parser)    if it takes any
+    main(args) -> int        does it; the exit code
+    AGAIN                    what goes on after an interruption, if not the same command
+
+Modules whose names begin with an underscore are shared code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pkgutil
+import sys
+from functools import partial
+from types import ModuleType
+
+from difal import __version__
+from difal.cli._common import DONE, EXIT_CODES, FAILED, INTERRUPTED, WAITING
+
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "WAITING", "main", "make_parser"]
+
+TOP = """\
+Choose which pixels of a pool of images to label, round after round, and train a segmentation head on them.
+
+  difal run --data scenes --encoder tiny --out runs/first     a run on drawn scenes, nothing to download
+  difal report runs/first                                     its report, one HTML file
+  difal predict runs/first NEW_IMAGES --out masks             its model on new images
+  difal run --data MY_FOLDER --classes sky,road,tree          own images; without masks it asks you
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    from difal.ranks import on_all
+
+    args = make_parser().parse_args(argv)
+    again = getattr(args.command, "AGAIN", "the same command")
+    shared = args.command.__name__.rpartition(".")[2] in ("run", "encode", "sweep")
+    try:
+        return on_all(partial(args.command.main, args), again, shared)
+    except KeyboardInterrupt:
+        print(f"\ndifal: interrupted; {again} goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+        if args.debug:
+            raise
+        print(f"difal: error: {error}", file=sys.stderr)
+        return FAILED
+
+
+def commands() -> dict[str, ModuleType]:
+    """Return each command's module by the command's name."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return {name.replace("_", "-"): importlib.import_module(f"{__name__}.{name}") for name in names}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; the parsed namespace has the command's module as `command`."""
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("difal", description=TOP, epilog=EXIT_CODES, formatter_class=plain)
+    parser.add_argument("--version", action="version", version=f"difal {__version__}")
+    parsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, module in commands().items():
+        one = parsers.add_parser(name, help=module.HELP, description=module.DESCRIPTION, formatter_class=plain)
+        one.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        one.set_defaults(command=module)
+        if hasattr(module, "add_arguments"):
+            module.add_arguments(one)
+    return parser

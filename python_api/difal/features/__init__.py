@@ -1,0 +1,1 @@
+"""Features of the pool and the test set: the cache on disk, features of pixels, dense prediction."""

@@ -1,0 +1,329 @@
+"""The feature cache: everything a round needs of the pool, computed in one pass and kept on disk.
+
+For each pool image two sets of pixels, drawn without a look at the ground truth (unless `void` is "avoid"):
+
+    local    what MaxHerding keeps of the image's random candidates (stage 1a)
+    random   the first of those candidates: BatchNorm context, and the pool of acquisitions without stage 1
+
+each with `points` (N, m, 2) int32 (row, column), `features` (N, m, D) under the fixed noise and `noise`
+(N, m, K, D) under the K noise samples behind DALD, as `.npy` memory maps beside a JSON file. `given` holds the
+features of pixels that were labeled before the run. Memory does not grow with the pool. The pass is resumed at the
+image where it was cut short.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from difal.config import RENAMED, Config
+from difal.data.base import IGNORE, Split
+from difal.errors import ConfigError
+from difal.features.pixels import draw_candidates, encode, pixel_features
+from difal.files import crash_point, derive_seed, digest, read_json, write_json
+from difal.ranks import Job, in_order, workers
+from difal_kernels import maxherding
+
+SETS = ("local", "random")
+FORMAT = 2
+
+
+class Pixel(NamedTuple):
+    """A pixel of the pool: index of the image, row, column."""
+
+    image: int
+    row: int
+    column: int
+
+
+class FeatureCache:
+    """An open, complete cache. Arrays are read-only memory maps."""
+
+    def __init__(self, folder: Path):
+        self.meta = read_json(settings_file(folder))
+        self.arrays = {name: _open_array(folder / f"{name}.npy") for name in self.meta["arrays"]}
+        self.images = self.meta["settings"]["images"]
+
+    @property
+    def dimension(self) -> int:
+        return self.arrays["local.features"].shape[-1]
+
+    def features(self, pixels: str) -> np.ndarray:
+        """(N m, D) under the fixed noise, image after image."""
+        array = self.arrays[f"{pixels}.features"]
+        return array.reshape(-1, array.shape[-1])
+
+    def noise(self, pixels: str) -> np.ndarray:
+        """(N m, K, D) under the noise samples."""
+        array = self.arrays[f"{pixels}.noise"]
+        return array.reshape(-1, *array.shape[-2:])
+
+    def pixel(self, pixels: str, row: int) -> Pixel:
+        points = self.arrays[f"{pixels}.points"]
+        image, place = divmod(int(row), points.shape[1])
+        return Pixel(image, *map(int, points[image, place]))
+
+    def size(self, image: int) -> tuple[int, int]:
+        height, width = self.arrays["sizes"][image]
+        return int(height), int(width)
+
+    def open_rows(self, pixels: str, asked: Sequence[Pixel]) -> np.ndarray:
+        """The rows of a set that are none of the pixels asked so far, ascending."""
+        points = self.arrays[f"{pixels}.points"]
+        is_open = np.ones(points.shape[:2], bool)
+        for image, row, column in asked:
+            is_open[image] &= ~(points[image] == (row, column)).all(1)
+        return np.flatnonzero(is_open)
+
+    def features_of(self, wanted: Sequence[Pixel]) -> np.ndarray:
+        """(n, D) features of pixels of either set or of the given ones."""
+        rows = np.empty((len(wanted), self.dimension), self.arrays["local.features"].dtype)
+        given = {Pixel(*map(int, place)): i for i, place in enumerate(self.arrays["given.points"])}
+        for at, pixel in enumerate(wanted):
+            if pixel in given:
+                rows[at] = self.arrays["given.features"][given[pixel]]
+                continue
+            for name in SETS:
+                place = (self.arrays[f"{name}.points"][pixel.image] == pixel[1:]).all(1)
+                if place.any():
+                    rows[at] = self.arrays[f"{name}.features"][pixel.image, int(place.argmax())]
+                    break
+            else:
+                raise ConfigError(f"pixel {tuple(pixel)} is not in the cache; was the cache made for another run?")
+        return rows
+
+    def context(self, rows: int = 8192) -> np.ndarray:
+        """At most `rows` random unlabeled features, a fixed choice spread over the images."""
+        everything = self.features("random")
+        if len(everything) <= rows:
+            return np.asarray(everything)
+        chosen = np.random.default_rng(derive_seed("context", len(everything))).choice(len(everything), rows, False)
+        return everything[np.sort(chosen)]
+
+
+def encoder_settings(config: Config, load_encoder: Callable) -> dict:
+    """The encoder's name and, if `load_encoder` knows it, the digest of its weights and settings."""
+    return {"encoder": config.encoder, "weights": getattr(load_encoder, "weights", None)}
+
+
+def cache_settings(config: Config, pool: Split, load_encoder: Callable, given: Sequence[Pixel]) -> dict:
+    """What must be equal for a cache to be used again."""
+    names = ("candidates", "local", "random", "noise_samples", "kernel", "feature_seed", "cache_dtype")
+    return {
+        "format": FORMAT,
+        "images": len(pool),
+        "pool": digest(pool.fingerprint()),
+        **encoder_settings(config, load_encoder),
+        "given": digest(sorted(map(tuple, given))) if given else None,
+        **{name: getattr(config, name) for name in names},
+        **({} if config.void == "ask" else {"void": config.void}),
+    }
+
+
+def settings_file(folder: Path) -> Path:
+    """The JSON file of the cache in `folder`; one that an earlier version made is `bank.json`."""
+    earlier = folder / "bank.json"
+    return earlier if earlier.is_file() else folder / "cache.json"
+
+
+def check_settings(path: Path, wanted: dict) -> dict:
+    """The JSON at `path`, if it was made with the wanted settings."""
+    meta = read_json(path)
+    if not isinstance(meta, dict) or not isinstance(meta.get("settings"), dict):
+        raise ConfigError(f"{path} is damaged; delete {path.parent} to have the features made again")
+    settings = {RENAMED.get(name, name): value for name, value in meta["settings"].items()}
+    for name, value in {**dict.fromkeys(settings), **wanted}.items():
+        found = settings.get(name)
+        if found != value and name == "format":
+            raise ConfigError(
+                f"{path.parent} was made by another version of this package; delete it, or give another --cache"
+            )
+        if found != value and name == "weights":
+            raise ConfigError(
+                f"{path.parent} holds features of other weights: encoder {wanted['encoder']!r} had the digest {found} "
+                f"then and has {value} now; put the old weights back, or give another --cache folder"
+            )
+        if found != value and name in ("images", "pool"):
+            raise ConfigError(
+                f"{path.parent} holds features of other images (names, file sizes and --size count): put them back as "
+                f"they were, or delete {path.parent}, or give another --cache folder"
+            )
+        if found != value:
+            raise ConfigError(
+                f"{path.parent} holds features with {name} = {found!r}, this run has {value!r}; "
+                f"give it the old setting, or another --cache folder"
+            )
+    return meta
+
+
+def build_cache(
+    folder: Path, pool: Split, load_encoder: Callable, config: Config, given: Sequence[Pixel] = ()
+) -> FeatureCache:
+    """Make the cache in `folder`, or finish one that was cut short, or open one that is complete.
+
+    Args:
+        folder: where it is, or goes.
+        pool: the images.
+        load_encoder: called only if there is something left to do.
+        config: `candidates`, `local`, `random`, `noise_samples`, `kernel`, `feature_seed`, `cache_dtype`, `batch`,
+            `encoder`.
+        given: pixels labeled before the run; local herding is conditioned on those of its image.
+
+    Raises:
+        ConfigError: the folder holds a cache with other settings.
+        DataError: an image cannot be used; names it.
+    """
+    if config.void == "avoid" and not pool.has_masks:
+        raise ConfigError("`void` is `avoid`, which needs masks of the pool; use --void ask")
+    settings = cache_settings(config, pool, load_encoder, given)
+    path = settings_file(folder)
+    meta = check_settings(path, settings) if path.is_file() else None
+    if meta and meta["done"] == len(pool):
+        return FeatureCache(folder)
+    images = PoolImages(pool, load_encoder(), config, given, getattr(load_encoder, "weights", None))
+    if meta is None:
+        meta = {"settings": settings, "arrays": images.create(folder), "done": 0, "stages": {}}
+        write_json(path, meta)
+    missing = range(meta["done"], len(pool))
+    with tqdm(desc="feature cache", initial=meta["done"], total=len(pool), unit="image") as bar:
+        for index, found in zip(missing, in_order(images, missing), strict=True):
+            images.write(folder, index, found)
+            images.clock.add_to(meta["stages"], workers())
+            meta["done"] = index + 1
+            write_json(path, meta)
+            bar.update()
+            crash_point("cache-image")
+    return FeatureCache(folder)
+
+
+def _open_array(path: Path) -> np.ndarray:
+    try:
+        return _map(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error}); delete {path.parent} to have the features made again"
+        ) from None
+
+
+def _map(path: Path) -> np.ndarray:
+    """A read-only memory map; `given` is read, since it may have no rows, and nothing cannot be mapped."""
+    if path.stem.startswith("given"):
+        return np.load(path, allow_pickle=False)
+    return np.lib.format.open_memmap(path, "r")
+
+
+def _write(path: Path, at, rows: np.ndarray) -> None:
+    array = np.lib.format.open_memmap(path, "r+")
+    array[at] = np.asarray(rows)
+    array.flush()
+
+
+def _reserve(paths: Sequence[Path]) -> None:
+    """Have the disk set the files' bytes aside: writing to the map of a file that cannot grow kills the process."""
+    total = sum(path.stat().st_size for path in paths)
+    try:
+        for path in paths:
+            if hasattr(os, "posix_fallocate"):
+                with open(path, "r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise ConfigError(
+            f"{paths[0].parent} needs {total / 1e9:.2f} GB for the features ({error.strerror}); make room, give "
+            f"another --cache folder, or keep fewer pixels by --local, --random and --noise-samples"
+        ) from None
+
+
+class PoolImages(Job):
+    """Makes and writes what the arrays hold of an image; only `make` is done by all ranks."""
+
+    name = "cache"
+
+    def __init__(self, pool: Split, encoder, config: Config, given: Sequence[Pixel], weights: str | None = None):
+        super().__init__()
+        self.pool, self.encoder, self.config, self.weights = pool, encoder, config, weights
+        self.given = list(given)
+
+    def order(self) -> tuple[dict, dict[str, torch.Tensor]]:
+        facts = {"config": self.config.to_dict(), "given": [list(map(int, pixel)) for pixel in self.given]}
+        return {**facts, "pool": digest(self.pool.fingerprint()), "weights": self.weights}, {}
+
+    def create(self, folder: Path) -> list[str]:
+        """Empty files of the full size."""
+        images, dimension = len(self.pool), sum(self.encoder.channels)
+        dtype, noise_samples = np.dtype(self.config.cache_dtype), self.config.noise_samples
+        shapes = {
+            "given.points": ((len(self.given), 3), np.int32),
+            "given.features": ((len(self.given), dimension), dtype),
+        }
+        shapes["sizes"] = ((images, 2), np.int32)
+        for name in SETS:
+            count = getattr(self.config, name)
+            shapes[f"{name}.points"] = ((images, count, 2), np.int32)
+            shapes[f"{name}.features"] = ((images, count, dimension), dtype)
+            shapes[f"{name}.noise"] = ((images, count, noise_samples, dimension), dtype)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, (shape, kind) in shapes.items():
+            if 0 in shape:
+                np.save(folder / f"{name}.npy", np.zeros(shape, kind))  # nothing cannot be mapped
+            else:
+                np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, shape).flush()
+        _reserve([folder / f"{name}.npy" for name in shapes])
+        if self.given:
+            _write(folder / "given.points.npy", slice(None), np.array(self.given, np.int32))
+        return list(shapes)
+
+    def make(self, index: int) -> dict[str, np.ndarray]:
+        """Everything of one image, in the cache's number formats; several threads may be at it."""
+        config, name = self.config, self.pool.ids[index]
+        with self.clock("images"):
+            image = self.pool.image(index)
+        size = image.shape[:2]
+        here = [i for i, pixel in enumerate(self.given) if pixel.image == index]
+        labeled = np.array([self.given[i][1:] for i in here], np.int64).reshape(-1, 2)
+        void = self.pool.mask(index) == IGNORE if config.void == "avoid" else None
+        candidates = draw_candidates(name, size, config, labeled, void)
+        with self.clock("encoder"):
+            maps = encode(self.encoder, image, name, [0], config)
+        with self.clock("hypercolumns"):
+            rows = pixel_features(maps, np.concatenate([labeled, candidates]), size, name)
+        given_rows, rows = rows[: len(labeled)], rows[len(labeled) :]
+        with self.clock("local herding"):
+            conditions = given_rows if here else None
+            picks = maxherding(rows, config.local, labeled=conditions, kernel=config.kernel)
+        chosen = {"local": np.asarray(picks), "random": np.arange(config.random)}
+        points = np.concatenate([candidates[at] for at in chosen.values()])
+        noise, dtype = self._noise_features(image, name, points), np.dtype(config.cache_dtype)
+        found = {"sizes": np.array(size), "given.features": given_rows.astype(dtype)}
+        for pixels, at, part in zip(chosen, chosen.values(), np.split(noise, [config.local]), strict=True):
+            found[f"{pixels}.points"] = candidates[at]
+            found |= {f"{pixels}.features": rows[at].astype(dtype), f"{pixels}.noise": part.astype(dtype)}
+        return found
+
+    def write(self, folder: Path, index: int, found: dict[str, np.ndarray]) -> None:
+        """Put one image's rows in their place."""
+        here = [i for i, pixel in enumerate(self.given) if pixel.image == index]
+        for name, rows in found.items():
+            if name != "given.features":
+                _write(folder / f"{name}.npy", index, rows)
+            elif here:
+                _write(folder / f"{name}.npy", here, rows)
+
+    def _noise_features(self, image: np.ndarray, name: str, points: np.ndarray) -> np.ndarray:
+        """(P, K, D) float32: the points' features under noise samples 1 to K, `batch` of them in memory at a time."""
+        rows = []
+        for first in range(1, self.config.noise_samples + 1, self.config.batch):
+            noise_samples = range(first, min(first + self.config.batch, self.config.noise_samples + 1))
+            with self.clock("encoder"):
+                maps = encode(self.encoder, image, name, noise_samples, self.config)
+            with self.clock("hypercolumns"):
+                for at in range(len(noise_samples)):
+                    rows.append(pixel_features([m[at : at + 1] for m in maps], points, image.shape[:2], name))
+        return np.stack(rows, 1)

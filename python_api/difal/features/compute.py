@@ -1,0 +1,47 @@
+"""The one pass over the encoder that every run needs: the pool's feature cache and the test set's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from difal.config import Config
+from difal.data import Data, open_config_data
+from difal.data.check import check_split
+from difal.encoders.lazy import LazyEncoder
+from difal.features.cache import FeatureCache, Pixel, build_cache, settings_file
+from difal.features.test_set import TestSet
+from difal.files import exclusive
+
+
+def make_features(
+    config: Config,
+    data: Data | None = None,
+    load_encoder: Callable | None = None,
+    folder: Path | None = None,
+    given: Sequence[Pixel] = (),
+) -> tuple[FeatureCache, TestSet | None]:
+    """Make, finish or open the caches of the pool and of the test set, in `folder` or `config.cache`."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    data = data or open_config_data(config)
+    load_encoder = load_encoder or LazyEncoder(config)
+    folder = Path(folder or config.cache)
+    with exclusive(folder, wait=True):
+        _check_images(folder, data)
+        cache = build_cache(folder / "pool", data.train, load_encoder, config, given)
+        test = None
+        if data.test is not None and data.test.has_masks:
+            test = TestSet(folder / "test", data.test, load_encoder, config)
+            test.fill()
+    return cache, test
+
+
+def _check_images(folder: Path, data: Data) -> None:
+    """All images and masks, unless features of them were begun here: then they were checked."""
+    if not settings_file(folder / "pool").is_file():
+        check_split(data.train, "the pool's images")
+    if data.test is not None and not (folder / "test/test.json").is_file():
+        check_split(data.test, "the test images")

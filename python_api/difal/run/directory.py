@@ -1,0 +1,119 @@
+"""The run folder: what every round decided, in files that are whole or absent.
+
+    config.yaml                the configuration; `difal run --config` takes it for another run
+    run.json                   classes, pool size, versions, time of the feature passes
+    known.jsonl                labels given before round 0, if any
+    rounds/000/picks.jsonl     pixels asked, best first, with their scores
+    rounds/000/labels.jsonl    the same lines, answered
+    rounds/000/head.safetensors
+    rounds/000/metrics.json    mIoU under both policies, class IoUs, confusion matrix
+    rounds/000/stages.json     seconds and peak memory per stage
+    pictures/                  a few pool images with their maps, for the report
+    cache/                      features, unless `cache` names another folder; may be deleted once the run is done
+
+A round's step is done when its file is there, so that a run killed at any moment goes on where it was.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from difal.config import Config, read_yaml
+from difal.errors import ConfigError
+from difal.files import read_json, write_json, write_text
+from difal.heads import Head
+from difal.run.labels import Label, read_labels, write_label_file
+
+
+class RunDirectory:
+    """Reads and writes one run folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+
+    @property
+    def exists(self) -> bool:
+        return (self.folder / "config.yaml").is_file()
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is anything to lose: the first picks."""
+        return (self.folder / "rounds/000/picks.jsonl").is_file()
+
+    def begin(self, config: Config) -> None:
+        import yaml
+
+        write_text(self.folder / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
+
+    def config(self) -> dict[str, Any]:
+        if not self.exists:
+            raise ConfigError(f"{self.folder} is no run folder: it holds no config.yaml")
+        return read_yaml(self.folder / "config.yaml")
+
+    def facts(self) -> dict[str, Any]:
+        path = self.folder / "run.json"
+        facts = read_json(path) if path.is_file() else {}
+        if not isinstance(facts, dict):
+            raise ConfigError(
+                f"{path} must hold an object {{...}}; restore it, or start another run with another --out"
+            )
+        return facts
+
+    def note(self, **facts: Any) -> None:
+        """Add facts about the run to run.json."""
+        old = self.facts()
+        if {**old, **facts} != old:
+            write_json(self.folder / "run.json", {**old, **facts})
+
+    def feature_folder(self) -> Path:
+        """Where the run's own features are, if no other folder was named; earlier versions called it `bank`."""
+        earlier = self.folder / "bank"
+        return earlier if earlier.is_dir() else self.folder / "cache"
+
+    def round(self, index: int) -> Round:
+        return Round(self.folder / "rounds" / f"{index:03d}", tuple(self.facts()["classes"]))
+
+    def rounds(self) -> list[Round]:
+        """The rounds with picks, in order."""
+        found = []
+        while (entry := self.round(len(found))).has("picks.jsonl"):
+            found.append(entry)
+        return found
+
+
+class Round:
+    """One round's files."""
+
+    def __init__(self, folder: Path, classes: tuple[str, ...]):
+        self.folder, self.classes, self.index = folder, classes, int(folder.name)
+
+    def has(self, name: str) -> bool:
+        return (self.folder / name).is_file()
+
+    def picks(self) -> list[Label]:
+        return read_labels(self.folder / "picks.jsonl", self.classes)
+
+    def labels(self) -> list[Label]:
+        return read_labels(self.folder / "labels.jsonl", self.classes)
+
+    def write_labels(self, name: str, labels: list[Label]) -> None:
+        write_label_file(self.folder / f"{name}.jsonl", labels)
+
+    def head(self) -> Head | None:
+        return Head.load(self.folder / "head.safetensors") if self.has("head.safetensors") else None
+
+    def metrics(self) -> dict | None:
+        return read_json(self.folder / "metrics.json") if self.has("metrics.json") else None
+
+    def write_metrics(self, metrics: dict) -> None:
+        write_json(self.folder / "metrics.json", metrics)
+
+    def stages(self) -> dict:
+        return read_json(self.folder / "stages.json") if self.has("stages.json") else {}
+
+    def add_stages(self, clock) -> None:
+        if clock.seconds:
+            totals = self.stages()
+            clock.add_to(totals)
+            write_json(self.folder / "stages.json", totals)

@@ -1,0 +1,70 @@
+"""What the report shows of a few pool images: the last head's prediction and the maps behind stage 2."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+import difal_kernels
+from difal.config import Config
+from difal.data import Data
+from difal.features.dense import dense_logits
+from difal.features.pixels import encode
+from difal.files import write_tensors
+from difal.run.directory import RunDirectory
+
+LONG_SIDE = 768  # pixels; larger images are drawn smaller, since the logits of all their pixels take gigabytes
+
+
+def draw_pictures(run_dir: RunDirectory, data: Data, load_encoder: Callable, config: Config) -> None:
+    """Write `pictures/rRRR-NNN.safetensors` for the pool images asked last and most: prediction, entropy, DALD, eDALD.
+
+    The head is that of the last round but one, if there is one: the maps then show what the last picks rested on.
+    """
+    rounds = run_dir.rounds()
+    heads = [entry for entry in rounds[:-1] if entry.has("head.safetensors")] or rounds[-1:]
+    if not heads or not heads[-1].has("head.safetensors"):
+        return
+    head = heads[-1].head()
+    clicks = Counter(pick.image for entry in rounds for pick in entry.picks())
+    last = Counter(pick.image for pick in rounds[-1].picks())
+    order = sorted(range(len(data.train)), key=lambda i: (-last[data.train.ids[i]], -clicks[data.train.ids[i]], i))
+    shown = order[: config.pictures]
+    for place, index in enumerate(tqdm(shown, "pictures of the report", leave=False, unit="image")):
+        path = run_dir.folder / "pictures" / f"r{len(rounds):03d}-{place:03d}.safetensors"
+        if path.is_file():
+            continue
+        image, name = data.train.image(index), data.train.ids[index]
+        size = _drawn_size(image.shape[:2])
+        maps = (encode(load_encoder(), image, name, [draw], config) for draw in range(config.noise_samples + 1))
+        logits = torch.cat([dense_logits(head, one, size) for one in maps])
+        logits = logits.flatten(1, 2).movedim(1, 0)  # (H W, 1 + K, C), fixed noise first
+        entropy = difal_kernels.entropy(logits[:, 0])
+        dald = difal_kernels.dald(logits[:, 1:])
+        tensors = {
+            "image": torch.from_numpy(_drawn(image, size, Image.Resampling.LANCZOS)),
+            "prediction": logits[:, 0].argmax(1).reshape(size).to(torch.uint8),
+            "entropy": entropy.reshape(size).half(),
+            "dald": dald.reshape(size).half(),
+            "edald": (entropy + config.edald_weight * dald).reshape(size).half(),
+        }
+        if data.train.has_masks:
+            tensors["mask"] = torch.from_numpy(_drawn(data.train.mask(index), size, Image.Resampling.NEAREST))
+        write_tensors(path, tensors, {"name": name, "round": str(heads[-1].index)})
+
+
+def _drawn_size(size: tuple[int, int]) -> tuple[int, int]:
+    scale = min(1.0, LONG_SIDE / max(size))
+    height, width = (max(1, round(side * scale)) for side in size)
+    return height, width
+
+
+def _drawn(image: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
+    if image.shape[:2] == size:
+        return np.ascontiguousarray(image)
+    return np.array(Image.fromarray(image).resize(size[::-1], how))
