@@ -19,10 +19,10 @@ def plot_loss(folder: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = np.loadtxt((folder / "loss.csv").read_text().splitlines()[1:], delimiter=",", ndmin=2)
-    if not rows.size:
+    rows = (folder / "loss.csv").read_text().splitlines()[1:]
+    if not rows:
         return
-    steps, loss = rows[:, 0], rows[:, 1]
+    steps, loss = np.loadtxt(rows, delimiter=",", ndmin=2)[:, :2].T
     figure = Figure(figsize=(6, 3), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
