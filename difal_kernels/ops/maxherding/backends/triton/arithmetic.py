@@ -7,7 +7,7 @@ here uses Triton's own float32 exp, sqrt or division: those are approximations w
 import triton
 import triton.language as tl
 
-# In the order of kernels.KERNELS.
+# In the order of kernel_functions.KERNELS.
 RBF = tl.constexpr(0)
 LAPLACE = tl.constexpr(1)
 CAUCHY = tl.constexpr(2)

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from ..._native import load
-from ..._progress import Progress
-from .._gpu import queue
-from .problem import Problem
-from .result import Result
+from difal_kernels._native import load
+from difal_kernels._progress import Progress
+from difal_kernels.ops._gpu import queue
+
+from ...problem import Problem
+from ...result import Result
 
 MOST_PICKS = 1 << 13  # picks per launch: well below what a driver lets a kernel run where a screen hangs on the GPU
 WITH_BAR = 256  # and where somebody watches

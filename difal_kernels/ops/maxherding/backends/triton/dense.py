@@ -6,19 +6,20 @@ from collections.abc import Sequence
 
 import torch
 
-from ..._progress import Progress
-from .._triton import interpreted
-from . import cuda_dense
-from .cuda_dense import columns, plan, symmetric
-from .cuda_engine import pad
-from .cuda_panels import full_precision, matrix_bytes
-from .kernels import KERNELS
-from .problem import Problem
-from .reference import initial_coverage
-from .result import Result
-from .triton_engine import GROUP, OPTIONS, Engine, Task
-from .triton_engine import workspace_bytes as engine_bytes
-from .triton_panels import Panels, aligned, precomputed_model, widened
+from difal_kernels._progress import Progress
+from difal_kernels.ops._triton import interpreted
+
+from ...kernel_functions import KERNELS
+from ...problem import Problem
+from ...reference import initial_coverage
+from ...result import Result
+from ..cuda import dense as cuda_dense
+from ..cuda.dense import columns, plan, symmetric
+from ..cuda.greedy import pad
+from ..cuda.operands import full_precision, matrix_bytes
+from .greedy import GROUP, OPTIONS, Engine, Task
+from .greedy import workspace_bytes as engine_bytes
+from .operands import Panels, aligned, precomputed_model, widened
 
 __all__ = ["columns", "kept_bytes", "passing_bytes", "plan", "select", "symmetric", "workspace_bytes"]
 
@@ -95,7 +96,7 @@ def _points(p: Problem) -> tuple[torch.Tensor, torch.Tensor | None]:
 
 
 def _from_features(p: Problem, gram: torch.Tensor) -> Task:
-    from . import triton_tiles as kernels
+    from . import tile_kernels as kernels
 
     n, width, square = len(p.features), columns(p), symmetric(p)
     panels = Panels(p)
@@ -130,7 +131,7 @@ def cover_labeled(exact: torch.Tensor, p: Problem, panels: Panels) -> None:
     """Raises the coverage to what the labeled points give."""
     if p.labeled is None:
         return
-    from . import triton_columns as kernels
+    from . import column_kernels as kernels
 
     n, rounded = len(p.features), exact.float()
     reals = torch.tensor([panels.bandwidth], dtype=torch.float64, device=exact.device)

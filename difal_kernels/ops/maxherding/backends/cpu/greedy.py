@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from ..._native import load
-from ..._progress import Progress
-from ..._workers import Workers
-from .kernels import KERNELS
-from .panels import Panels, cut, full_precision, native
-from .problem import Problem
+from difal_kernels._native import load
+from difal_kernels._progress import Progress
+from difal_kernels._workers import Workers
+
+from ...kernel_functions import KERNELS
+from ...problem import Problem
+from .operands import Panels, cut, full_precision, native
 
 
 def make_engine(

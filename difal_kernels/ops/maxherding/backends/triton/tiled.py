@@ -10,18 +10,20 @@ import math
 
 import torch
 
-from ..._progress import Progress
-from . import cuda_dense, cuda_matrix_free
-from .cuda_matrix_free import BYTES_PER_ENTRY, MOST_GUESSES, SAMPLE, TRIED
-from .cuda_panels import full_precision, matrix_bytes
-from .kernels import KERNELS, sample_rows
-from .panels import UNIT
-from .problem import Problem
-from .result import Result
-from .triton_dense import PROGRAMS, SIDE, cover_labeled, launch_options, make_pairs, pair_bytes, strips
-from .triton_engine import GROUP, OPTIONS, Engine, Task
-from .triton_engine import workspace_bytes as engine_bytes
-from .triton_panels import Panels, model_of, widened
+from difal_kernels._progress import Progress
+
+from ...kernel_functions import KERNELS, sample_rows
+from ...problem import Problem
+from ...result import Result
+from ..cpu.operands import UNIT
+from ..cuda import dense as cuda_dense
+from ..cuda import tiled as cuda_matrix_free
+from ..cuda.operands import full_precision, matrix_bytes
+from ..cuda.tiled import BYTES_PER_ENTRY, MOST_GUESSES, SAMPLE, TRIED
+from .dense import PROGRAMS, SIDE, cover_labeled, launch_options, make_pairs, pair_bytes, strips
+from .greedy import GROUP, OPTIONS, Engine, Task
+from .greedy import workspace_bytes as engine_bytes
+from .operands import Panels, model_of, widened
 
 ROOM = 32  # entries of a list beyond those counted
 
@@ -99,7 +101,7 @@ class _Selection(cuda_matrix_free._Selection):
         return out
 
     def column(self, j: int, products: torch.Tensor, level: int, **more: torch.Tensor) -> dict[str, torch.Tensor]:
-        from . import triton_columns as kernels
+        from . import column_kernels as kernels
 
         exact, rounded = self.levels[level]
         groups = -(-self.n // GROUP)
@@ -114,7 +116,7 @@ class _Selection(cuda_matrix_free._Selection):
 
     def sweep(self, first: int, count_alive: bool) -> torch.Tensor | None:
         """Gains at all steps from `first` on, to `taken` and `alive`; the lengths of the lists if asked for."""
-        from . import triton_tiles as kernels
+        from . import tile_kernels as kernels
 
         n, panels, steps = self.n, self.panels, len(self.levels) - first
         levels = torch.stack([rounded for _, rounded in self.levels[first:]] + [self.make(torch.float32)])
@@ -159,12 +161,12 @@ class _Selection(cuda_matrix_free._Selection):
         (rest,) = Engine([task], None, True).run(self.gains[0] if self.gains else -1.0, self.bar)
         self.picks += rest.indices.tolist()
         self.gains += (rest.gains * n).tolist()
-        self.contested += rest.settled
+        self.contested += rest.contested_picks
         return self.result(rest.coverage * n)
 
     def gather(self, rounded: torch.Tensor, counts: torch.Tensor) -> dict[str, torch.Tensor]:
         """The live entries of each row, in the order of the points."""
-        from . import triton_tiles as kernels
+        from . import tile_kernels as kernels
 
         n, panels = self.n, self.panels
         allowed = self.allowed.to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Selections side by side, in stacked arrays, and the launches that pick for them (triton_greedy.py)."""
+"""Selections side by side, in stacked arrays, and the launches that pick for them (greedy_kernels.py)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 
 import torch
 
-from ..._progress import Progress
-from .._triton import interpreted
-from .kernels import KERNELS
-from .problem import Problem
-from .result import Result
-from .triton_panels import WIDTH, triton_type
+from difal_kernels._progress import Progress
+from difal_kernels.ops._triton import interpreted
 
-TILE, GROUP = 64, 16  # as in triton_greedy.py
+from ...kernel_functions import KERNELS
+from ...problem import Problem
+from ...result import Result
+from .operands import WIDTH, triton_type
+
+TILE, GROUP = 64, 16  # as in greedy_kernels.py
 CONTENDERS, PARTS = 32, 64  # columns settled in a turn, at most, and programs that settle one
 TAKERS, LOWERERS = 1024, 8  # programs that take, at most, and that lower a tile of columns
 TURNS = 256  # turns queued before the host asks how far the selections are
@@ -117,7 +118,7 @@ class Engine:
 
     def start(self, first_gain: float) -> None:
         """First estimates, rounded to multiples of a power of two of which the largest has at most 2^51."""
-        from . import triton_greedy as kernels
+        from . import greedy_kernels as kernels
 
         if self.gram is None:
             kernels.start_sparse[(self.columns,)](
@@ -144,7 +145,7 @@ class Engine:
         self._lower()
 
     def _look(self, picking: bool) -> None:
-        from . import triton_greedy as kernels
+        from . import greedy_kernels as kernels
 
         said = (self.best, self.lower_bound, self.upper_bound, self.proposal)
         kernels.look[(self.tiles, self.count)](
@@ -158,7 +159,7 @@ class Engine:
         )  # fmt: skip
 
     def _settle(self) -> None:
-        from . import triton_greedy as kernels
+        from . import greedy_kernels as kernels
 
         kernels.settle[(self.many["PARTS"], self.many["CONTENDERS"], self.count)](
             *self.matrix(), *self.lists[:3], self.sizes, self.control, self.reals, self.model, self.weights,
@@ -167,7 +168,7 @@ class Engine:
         )  # fmt: skip
 
     def _take(self) -> None:
-        from . import triton_greedy as kernels
+        from . import greedy_kernels as kernels
 
         rises = (self.rise_row, self.rise_low, self.rise_high)
         kernels.take[(min(TAKERS, -(-self.rows // GROUP)), self.count)](
@@ -177,7 +178,7 @@ class Engine:
         )  # fmt: skip
 
     def _lower(self) -> None:
-        from . import triton_columns as kernels
+        from . import column_kernels as kernels
 
         rises = (self.rise_row, self.rise_low, self.rise_high)
         if self.gram is None:

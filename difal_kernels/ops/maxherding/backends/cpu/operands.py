@@ -8,11 +8,12 @@ from contextlib import contextmanager
 
 import torch
 
-from ..._native import load
-from ..._workers import Workers
+from difal_kernels._native import load
+from difal_kernels._workers import Workers
+
+from ...kernel_functions import KERNELS, sample_rows
+from ...problem import Problem
 from . import products
-from .kernels import KERNELS, sample_rows
-from .problem import Problem
 from .products import BLOCK, UNIT, Float32Products, Frame, Int16Products, Products
 
 ROWS = 1024  # most rows of features per GEMM

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .._triton import Build
-from .contract import GPU_SCORES
+from .problem import GPU_SCORES
 from .triton import FLAGS, options, shape_of_tile
 from .triton_scores import score
 

@@ -10,14 +10,15 @@ from types import SimpleNamespace
 
 import torch
 
-from ..._native import load
-from ..._progress import Progress
-from .._gpu import queue
-from . import cuda_dense, cuda_engine
-from .cuda_panels import Panels, full_precision, matrix_bytes
-from .kernels import kernel_of_scaled_square, sample_rows
-from .problem import Problem
-from .result import TIE, Result
+from difal_kernels._native import load
+from difal_kernels._progress import Progress
+from difal_kernels.ops._gpu import queue
+
+from ...kernel_functions import kernel_of_scaled_square, sample_rows
+from ...problem import Problem
+from ...result import TIE, Result
+from . import dense, greedy
+from .operands import Panels, full_precision, matrix_bytes
 
 TILE = 8192  # rows and columns of a tile
 BLOCK = 64  # candidates whose kernel columns are made together
@@ -33,7 +34,7 @@ SLACK = 1.3  # how much more may be alive than the sample says
 def fixed_bytes(p: Problem) -> int:
     """All but the lists."""
     n = len(p.features)
-    labels = 0 if p.labeled is None else cuda_dense.label_bytes(p)
+    labels = 0 if p.labeled is None else dense.label_bytes(p)
     tile = 4 * min(TILE, n) ** 2
     per_guess = (12 + 16 + 20) * n  # coverage, sums, events
     return matrix_bytes(p) + labels + tile + MOST_GUESSES * per_guess + 4 * (3 * TRIED + 2 * min(SAMPLE, n)) * n
@@ -42,7 +43,7 @@ def fixed_bytes(p: Problem) -> int:
 def workspace_bytes(p: Problem) -> int:
     """The least that the path can work with: linear in N."""
     n = len(p.features)
-    return fixed_bytes(p) + cuda_engine.workspace_bytes(n, n) + 128 * BYTES_PER_ENTRY * n
+    return fixed_bytes(p) + greedy.workspace_bytes(n, n) + 128 * BYTES_PER_ENTRY * n
 
 
 def plan(p: Problem) -> str:
@@ -71,9 +72,9 @@ class _Selection:
         self.native = self.panels.native()
         self.weights = p.weights.contiguous()
         first = SimpleNamespace(exact=self.make(torch.float64).zero_(), rounded=self.make(torch.float32).zero_())
-        cuda_dense.cover_labeled(first, p, self.panels)
+        dense.cover_labeled(first, p, self.panels)
         self.levels = [(first.exact, first.rounded)]  # coverage after 0, 1, ... guesses
-        spare = limit - fixed_bytes(p) - cuda_engine.workspace_bytes(self.n, self.n)
+        spare = limit - fixed_bytes(p) - greedy.workspace_bytes(self.n, self.n)
         self.capacity = min(spare // BYTES_PER_ENTRY, MOST_ENTRIES)
         self.allowed = torch.zeros(self.n, dtype=torch.bool, device=self.device)
         self.allowed[slice(None) if p.candidates is None else p.candidates.to(self.device)] = True
@@ -134,14 +135,14 @@ class _Selection:
         keep = (lists, open_.to(torch.uint8), self.panels)
         fields = {name: tensor.data_ptr() for name, tensor in lists.items()}
         fields = {**self.native, **fields, "allowed": keep[1].data_ptr(), "symmetric": True}
-        task = cuda_engine.Task(p, fields, n, n, p.budget - done, keep)
+        task = greedy.Task(p, fields, n, n, p.budget - done, keep)
         task.exact.copy_(exact)
         task.rounded.copy_(rounded)
-        cuda_engine.run([task], True, self.gains[0] if self.gains else -1.0, self.bar)
+        greedy.run([task], True, self.gains[0] if self.gains else -1.0, self.bar)
         rest = task.result(p)
         picks, gains = self.picks + rest.indices.tolist(), self.gains + (rest.gains * n).tolist()
         self.picks, self.gains = picks, gains
-        self.contested += rest.settled
+        self.contested += rest.contested_picks
         return self.result(rest.coverage * n)
 
     # Guessing: nothing here has to be right.

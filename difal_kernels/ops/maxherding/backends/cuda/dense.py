@@ -6,16 +6,17 @@ from collections.abc import Sequence
 
 import torch
 
-from ..._native import load
-from ..._progress import Progress
-from .._gpu import FLOAT_CODES, queue
-from . import cuda_engine
-from .cuda_panels import Panels, full_precision, matrix_bytes
-from .kernels import KERNELS
-from .panels import TOLERANCE, UNIT
-from .problem import Problem
-from .reference import initial_coverage
-from .result import Result
+from difal_kernels._native import load
+from difal_kernels._progress import Progress
+from difal_kernels.ops._gpu import FLOAT_CODES, queue
+
+from ...kernel_functions import KERNELS
+from ...problem import Problem
+from ...reference import initial_coverage
+from ...result import Result
+from ..cpu.operands import TOLERANCE, UNIT
+from . import greedy
+from .operands import Panels, full_precision, matrix_bytes
 
 BLOCK = 4096  # rows of the matrix per GEMM
 LABELS = 8192  # labeled points per GEMM
@@ -36,7 +37,7 @@ def kept_bytes(p: Problem) -> int:
     copy = 0 if p.features.is_contiguous() else n * d * p.features.element_size()
     if p.kernel == "precomputed":
         copy = n * n * (8 if p.features.dtype == torch.float64 else 4)
-    return 4 * n * cuda_engine.pad(columns(p)) + copy + cuda_engine.workspace_bytes(n, columns(p))
+    return 4 * n * greedy.pad(columns(p)) + copy + greedy.workspace_bytes(n, columns(p))
 
 
 def passing_bytes(p: Problem) -> int:
@@ -65,13 +66,13 @@ def plan(p: Problem) -> str:
 
 def select(problems: Sequence[Problem], bar: Progress) -> list[Result]:
     tasks = [_precomputed(p) if p.kernel == "precomputed" else _from_features(p) for p in problems]
-    cuda_engine.run(tasks, False, -1.0, bar)
+    greedy.run(tasks, False, -1.0, bar)
     results = []
     for p, task in zip(problems, tasks, strict=True):
         result = task.result(p)
         if p.candidates is not None and not symmetric(p):
             picks = p.candidates.to(result.indices.device)[result.indices]
-            result = Result(picks, result.gains, result.coverage, result.settled)
+            result = Result(picks, result.gains, result.coverage, result.contested_picks)
         results.append(result)
     return results
 
@@ -89,14 +90,14 @@ def _candidates(p: Problem) -> tuple[dict, torch.Tensor | None]:
     return {"candidates": index.data_ptr()}, index
 
 
-def _from_features(p: Problem) -> cuda_engine.Task:
+def _from_features(p: Problem) -> greedy.Task:
     n, width, square = len(p.features), columns(p), symmetric(p)
     panels = Panels(p)
     native = panels.native()
-    gram = torch.empty(n, cuda_engine.pad(width), dtype=torch.float32, device=p.features.device)
+    gram = torch.empty(n, greedy.pad(width), dtype=torch.float32, device=p.features.device)
     told, index = _candidates(p)
     fields = {**native, **told, "symmetric": square, "gram": gram.data_ptr(), "gram_stride": gram.stride(0)}
-    task = cuda_engine.Task(p, fields, n, width, p.budget, (gram, index, panels.features, panels.scale, panels.norms))
+    task = greedy.Task(p, fields, n, width, p.budget, (gram, index, panels.features, panels.scale, panels.norms))
     cover_labeled(task, p, panels)
     chosen = None if square else panels.matrix[index]
     where = queue(p.features.device)
@@ -119,7 +120,7 @@ def _from_features(p: Problem) -> cuda_engine.Task:
     return task
 
 
-def cover_labeled(task: cuda_engine.Task, p: Problem, panels: Panels) -> None:
+def cover_labeled(task: greedy.Task, p: Problem, panels: Panels) -> None:
     """The coverage that the labeled points give."""
     if p.labeled is None:
         return
@@ -148,12 +149,12 @@ def cover_labeled(task: cuda_engine.Task, p: Problem, panels: Panels) -> None:
                 )
 
 
-def _precomputed(p: Problem) -> cuda_engine.Task:
+def _precomputed(p: Problem) -> greedy.Task:
     """The kernel itself is the matrix, copied once."""
     n, width, device = len(p.features), columns(p), p.features.device
     exact = (p.features if p.features.dtype == torch.float64 else p.features.float()).contiguous()
     told, index = _candidates(p)
-    gram = torch.empty(n, cuda_engine.pad(width), dtype=torch.float32, device=device)
+    gram = torch.empty(n, greedy.pad(width), dtype=torch.float32, device=device)
     gram[:, :width] = exact if index is None else exact[:, index]
     scale = torch.zeros(n, dtype=torch.float32, device=device)
     fields = {
@@ -174,6 +175,6 @@ def _precomputed(p: Problem) -> cuda_engine.Task:
         "gram_stride": gram.stride(0),
         **told,
     }
-    task = cuda_engine.Task(p, fields, n, width, p.budget, (exact, gram, index, scale))
+    task = greedy.Task(p, fields, n, width, p.budget, (exact, gram, index, scale))
     task.cover_with(initial_coverage(p))
     return task

@@ -17,8 +17,9 @@ does not matter. Float64 gains are added up in a fixed order.
 import triton
 import triton.language as tl
 
-from .._triton import kernel
-from .triton_arithmetic import address_of, bound_of, error_model, exact_values, multiple
+from difal_kernels.ops._triton import kernel
+
+from .arithmetic import address_of, bound_of, error_model, exact_values, multiple
 
 OPEN = tl.constexpr(0)
 SETTLED = tl.constexpr(1)

@@ -8,8 +8,9 @@ the matrix nothing N x N is ever stored.
 import triton
 import triton.language as tl
 
-from .._triton import kernel
-from .triton_arithmetic import (
+from difal_kernels.ops._triton import kernel
+
+from .arithmetic import (
     COSINE,
     DEAD,
     UNCERTAIN,

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import torch
 
-from ..._native import missing, num_threads
-from ..._progress import Progress
-from ..._workers import Workers
-from . import dense, matrix_free
-from .problem import Batch, Problem
-from .result import Result
+from difal_kernels._native import missing, num_threads
+from difal_kernels._progress import Progress
+from difal_kernels._workers import Workers
+
+from ...problem import Batch, Problem
+from ...result import Result
+from . import dense
+from . import tiled as matrix_free
 
 SMALL = 1 << 24  # multiply-adds of a kernel matrix that are not worth starting threads for
 LARGE = 8192  # points of a problem that is better solved by all threads together than beside others

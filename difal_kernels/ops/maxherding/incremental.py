@@ -16,7 +16,9 @@ from ..._native import num_threads
 from ..._progress import Progress
 from ..._settings import on_cpu_by_default
 from ..._workers import Workers
-from . import cpu, dense, matrix_free
+from .backends import cpu
+from .backends.cpu import dense
+from .backends.cpu import tiled as matrix_free
 from .problem import Problem, check_labeled, prepare
 
 

@@ -6,15 +6,16 @@ from dataclasses import replace
 
 import torch
 
-from ..._memory import large_empty
-from ..._progress import Progress
-from ..._workers import Workers
-from .engine import cover_labeled, make_engine, run_picks
-from .panels import NUMBERS, TOLERANCE, Panels, cut, full_precision, is_native
-from .problem import Problem
+from difal_kernels._memory import large_empty
+from difal_kernels._progress import Progress
+from difal_kernels._workers import Workers
+
+from ...problem import Problem
+from ...reference import initial_coverage
+from ...result import Result
+from .greedy import cover_labeled, make_engine, run_picks
+from .operands import NUMBERS, TOLERANCE, Panels, cut, full_precision, is_native
 from .products import BLOCK, UNIT, Float32Products, Int16Products, integers_are_faster
-from .reference import initial_coverage
-from .result import Result
 
 TILE = 512  # most columns of the matrix that are made at once: turned into kernel values while in cache
 SPAN = 2048  # columns per task

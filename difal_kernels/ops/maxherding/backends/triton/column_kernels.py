@@ -2,9 +2,10 @@
 
 import triton.language as tl
 
-from .._triton import kernel
-from .triton_arithmetic import UNCERTAIN, address_of, bound_of, error_model, exact_values, multiple, value_of
-from .triton_greedy import COLUMNS, GROUP, MAGIC, OPEN, RISES, SETTLED, TILE, WIDTH
+from difal_kernels.ops._triton import kernel
+
+from .arithmetic import UNCERTAIN, address_of, bound_of, error_model, exact_values, multiple, value_of
+from .greedy_kernels import COLUMNS, GROUP, MAGIC, OPEN, RISES, SETTLED, TILE, WIDTH
 
 RISEN = tl.constexpr(16)  # rows that are lowered together
 

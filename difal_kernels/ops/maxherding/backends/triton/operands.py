@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from .._triton import interpreted
-from . import cuda_panels
-from .cuda_panels import ROWS
-from .kernels import KERNELS
-from .panels import TOLERANCE, UNIT
-from .problem import Problem
+from difal_kernels.ops._triton import interpreted
 
-WIDTH = 8  # numbers of an error model, as in triton_greedy.py
+from ...kernel_functions import KERNELS
+from ...problem import Problem
+from ..cpu.operands import TOLERANCE, UNIT
+from ..cuda import operands as cuda_panels
+from ..cuda.operands import ROWS
+
+WIDTH = 8  # numbers of an error model, as in greedy_kernels.py
 STEP = 64  # numbers of a row that the kernels take at a time
 
 

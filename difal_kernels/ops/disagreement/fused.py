@@ -10,7 +10,7 @@ from ..._checks import back_converter
 from ..._dispatch import Op
 from ..._settings import on_cpu_by_default
 from . import cpu, cuda, reference, triton
-from .contract import OUTPUTS, Problem, prepare, raise_invalid
+from .problem import OUTPUTS, Problem, prepare, raise_invalid
 
 BACKENDS = {"reference": reference, "cpu": cpu, "triton": triton, "cuda": cuda}
 DEFAULT_OUTPUTS = ("entropy", "bald")

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from difal_kernels import BackendUnavailableError, MaxHerding, maxherding
-from difal_kernels.ops.maxherding import cpu, matrix_free, matrix_free_memory, warm
+from difal_kernels.ops.maxherding import incremental
+from difal_kernels.ops.maxherding.backends import cpu
+from difal_kernels.ops.maxherding.backends.cpu import tiled as matrix_free
+from difal_kernels.ops.maxherding.backends.cpu import tiled_memory as matrix_free_memory
 from difal_kernels.ops.maxherding.problem import prepare
 
 pytestmark = [
@@ -135,7 +138,7 @@ def test_calls_from_several_threads_wait_for_each_other():
     assert torch.equal(herding.indices, maxherding(x, 120))
 
 
-class Interrupted(warm.Progress):
+class Interrupted(incremental.Progress):
     """Ctrl-C when the picks are made and before they are returned."""
 
     def __exit__(self, *exc):
@@ -144,7 +147,7 @@ class Interrupted(warm.Progress):
 
 def interrupt(herding, count, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(warm, "Progress", Interrupted)
+        patch.setattr(incremental, "Progress", Interrupted)
         with pytest.raises(KeyboardInterrupt):
             herding.select(count)
 

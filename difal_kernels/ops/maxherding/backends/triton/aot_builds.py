@@ -6,11 +6,14 @@ import inspect
 
 import torch
 
-from .._triton import Build
-from . import triton_columns, triton_greedy, triton_tiles
-from .triton_dense import SIDE, launch_options
-from .triton_engine import CONTENDERS, OPTIONS, PARTS
-from .triton_panels import triton_type
+from difal_kernels.ops._triton import Build
+
+from . import column_kernels as triton_columns
+from . import greedy_kernels as triton_greedy
+from . import tile_kernels as triton_tiles
+from .dense import SIDE, launch_options
+from .greedy import CONTENDERS, OPTIONS, PARTS
+from .operands import triton_type
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # What pointers point to, by the name of the argument; float32 where it is not here.

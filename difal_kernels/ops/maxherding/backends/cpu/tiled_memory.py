@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from .panels import is_native
-from .problem import Problem
+from ...problem import Problem
+from .operands import is_native
 
 TILE = 512  # rows and columns of a tile
 BLOCK = 64  # candidates whose kernel columns are made together

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..._native import load
+from difal_kernels._native import load
 
 UNIT = 2.0**-24  # float32's unit roundoff
 GROUP = 32  # numbers whose integer products are summed exactly; kInt16Group of csrc

@@ -5,12 +5,13 @@ As on the CPU, low precision finds the contenders with a proven error bound and 
 
 from __future__ import annotations
 
-from ..._progress import Progress
-from .. import _gpu
-from . import cuda_dense as dense
-from . import cuda_matrix_free as matrix_free
-from .problem import Batch, Problem
-from .result import Result
+from difal_kernels._progress import Progress
+from difal_kernels.ops import _gpu
+
+from ...problem import Batch, Problem
+from ...result import Result
+from . import dense
+from . import tiled as matrix_free
 
 unavailable = _gpu.unavailable
 MOST_TOGETHER = 1 << 14  # problems of one launch: a grid has no more than 65,535 rows of blocks

@@ -13,16 +13,17 @@ from dataclasses import replace
 
 import torch
 
-from ..._progress import Progress
-from ..._workers import Workers
-from . import matrix_free_memory as memory
-from .engine import cover_labeled, make_engine, run_picks
-from .kernels import kernel_matrix, sample_rows
-from .matrix_free_memory import plan, threads_for, workspace_bytes
-from .panels import Panels, cut, full_precision, rounds
-from .problem import Problem
+from difal_kernels._progress import Progress
+from difal_kernels._workers import Workers
+
+from ...kernel_functions import kernel_matrix, sample_rows
+from ...problem import Problem
+from ...result import TIE, Result
+from . import tiled_memory as memory
+from .greedy import cover_labeled, make_engine, run_picks
+from .operands import Panels, cut, full_precision, rounds
 from .products import UNIT
-from .result import TIE, Result
+from .tiled_memory import plan, threads_for, workspace_bytes
 
 __all__ = ["MatrixFreeSelection", "plan", "select", "threads_for", "workspace_bytes"]
 

@@ -13,12 +13,13 @@ from functools import cache
 
 import torch
 
-from ..._native import load
-from .._gpu import FLOAT_CODES, queue
-from . import panels
-from .kernels import KERNELS
-from .panels import TOLERANCE, UNIT
-from .problem import Problem
+from difal_kernels._native import load
+from difal_kernels.ops._gpu import FLOAT_CODES, queue
+
+from ...kernel_functions import KERNELS
+from ...problem import Problem
+from ..cpu import operands as panels
+from ..cpu.operands import TOLERANCE, UNIT
 
 HALVES = (torch.float16, torch.bfloat16)
 CHUNKS = (8192, 4096, 2048, 1024, 512)  # products that a tensor core adds up before they go to a float32 sum

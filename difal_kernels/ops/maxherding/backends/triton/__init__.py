@@ -5,12 +5,13 @@ As in CUDA and on the CPU, low precision finds the contenders with a proven erro
 
 from __future__ import annotations
 
-from ..._progress import Progress
-from .. import _gpu, _triton
-from . import triton_dense as dense
-from . import triton_matrix_free as matrix_free
-from .problem import Batch, Problem
-from .result import Result
+from difal_kernels._progress import Progress
+from difal_kernels.ops import _gpu, _triton
+
+from ...problem import Batch, Problem
+from ...result import Result
+from . import dense
+from . import tiled as matrix_free
 
 unavailable = _triton.unavailable
 MOST_TOGETHER = 1 << 14  # problems of one launch: a grid has no more than 65,535 in its third dimension
