@@ -120,7 +120,7 @@ def _store(pool: Split, path: Path, shorter: int, least: int) -> list[tuple[int,
             return str(error)
         height, width = image.shape[:2]
         if min(height, width) < least:
-            return f"image {pool.ids[index]} is {width} x {height} pixels; a crop has {least}: take it out of the folder"
+            return f"image {pool.ids[index]} is {width} x {height} pixels; a crop has {least}: take it out"
         shrink = shorter / min(height, width)
         if shrink >= 1:
             return image

@@ -1,6 +1,6 @@
 """The picture of a training's loss.
 
-    python -m difal.encoders.training.curve FOLDER      FOLDER/loss.png from FOLDER/loss.csv
+python -m difal.encoders.training.curve FOLDER      FOLDER/loss.png from FOLDER/loss.csv
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # noisy crops, what to 
 
 
 def draw_timesteps(count: int, total: int, rng: torch.Generator) -> torch.Tensor:
-    """Of 1000 steps, 60 % uniform in 20..400, where features are read, the rest in 150..600, which want more context."""
+    """Of 1000 steps, 60 % uniform in 20..400, where features are read, the rest in 150..600, where context matters."""
     low = torch.randint(20 * total // 1000, 400 * total // 1000 + 1, (count,), generator=rng)
     high = torch.randint(150 * total // 1000, 600 * total // 1000 + 1, (count,), generator=rng)
     return torch.where(torch.rand(count, generator=rng) < 0.6, low, high)
