@@ -12,14 +12,18 @@ class ExactKernel {
   public:
     explicit ExactKernel(const CoverageProblem& problem);
 
-    // out[r] = k(x[rows[r]], x[point])
+    // out[r] = k(x[row rows[r]], x[point])
     void against_point(int64_t point, const int32_t* rows, int64_t count, double* out) const;
 
-    // out[r] = k(x[rows[r]], y[index]), y contiguous, float64 if the features are that, else float32
+    // out[c] = k(x[row], x[points[c]])
+    void against_row(int64_t row, const int32_t* points, int64_t count, double* out) const;
+
+    // out[r] = k(x[row rows[r]], y[index]), y contiguous, float64 if the features are that, else float32
     void against_other(const void* y, int64_t index, const int32_t* rows, int64_t count, double* out) const;
 
   private:
-    void against(const void* y, double norm, const int32_t* rows, int64_t count, double* out) const;
+    void against(const void* y, double norm, const int32_t* points, int64_t count, double* out) const;
+    const int32_t* points_of(const int32_t* rows, int64_t count) const;
     double norm(const void* y) const;
     const void* row_at(int64_t index, std::vector<float>& room) const;
 
