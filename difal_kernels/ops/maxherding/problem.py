@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from ..._checks import FLOATS, INTEGERS, as_bool, as_choice, as_data, as_int, as_numbers, as_tensor, check_finite
-from .kernel_functions import KERNELS, SCALE_FREE, kernel_matrix, median_bandwidth, sample_rows
+from .bandwidth import median_bandwidth, sample_rows
+from .kernel_functions import KERNELS, SCALE_FREE, kernel_matrix
 
 LONGEST = 1e152  # rows of features: squared distances fit in float64, and sums of a thousand
 SAMPLE = 128  # rows that stand for the pool
@@ -251,3 +252,15 @@ def _bandwidths(value: Any, count: int, batched: bool) -> list[float | None]:
 def _same_device(tensor: torch.Tensor, name: str, pool: torch.Tensor) -> None:
     if tensor.device != pool.device:
         raise ValueError(f"`{name}` must be on {pool.device} like `features`, got {tensor.device}; move it with .to()")
+
+
+def labeled_coverage(p: Problem) -> torch.Tensor:
+    """m_i of the labeled points in float64, (N,); 0 where there are none, and never below."""
+    m = torch.zeros(len(p.features), dtype=torch.float64, device=p.features.device)
+    if p.labeled is None:
+        return m
+    if p.kernel == "precomputed":
+        return torch.maximum(m, p.labeled.double().amax(0))
+    for rows in p.labeled.split(1024):
+        m = torch.maximum(m, kernel_matrix(p.features, rows, p.kernel, p.bandwidth).amax(1))
+    return m
