@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from clouds import cloud
 from difal_kernels import MaxHerding, explain, kcenter_greedy, maxherding, probcover, typiclust, uherding
-from difal_kernels.ops.maxherding.backends import cpu
-from difal_kernels.ops.maxherding.backends.cpu import operands, tiled, tiled_memory
+from difal_kernels.ops.maxherding.backends import BACKENDS
+from difal_kernels.ops.maxherding.backends.cpu import greedy, operands
+from selection import blobs, use
 
+CPU = BACKENDS["cpu"]
 pytestmark = [
-    pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable())),
+    pytest.mark.skipif(CPU.unavailable() is not None, reason=str(CPU.unavailable())),
     pytest.mark.usefixtures("arithmetic"),
 ]
 DTYPES = (torch.float16, torch.bfloat16, torch.int8, torch.uint8)
@@ -25,24 +26,23 @@ def narrow(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 @pytest.fixture(params=["dense", "matrix-free"])
-def path(request, monkeypatch, two_threads):
+def path(request, monkeypatch, two_threads, arithmetic):
     """Both paths, which must not widen the pool as a whole."""
     if request.param != "dense":
-        monkeypatch.setattr(cpu, "path_for", lambda p, limit, threads: tiled)
-        monkeypatch.setattr(tiled_memory, "TILE", 96)
+        use(monkeypatch, "cpu", "matrix-free", {}, tile_points=96)
     widen = operands.native
 
     def only_some(features):
         assert len(features) < 300, "the pool is widened"
         return widen(features)
 
-    for module in (operands, cpu.greedy):
+    for module in (operands, greedy):
         monkeypatch.setattr(module, "native", only_some)
 
 
 @pytest.mark.parametrize(("dtype", "kernel"), CASES)
 def test_picks_are_those_of_the_same_numbers_in_float64(path, dtype, kernel):
-    x, labeled = narrow(cloud(300, 24), dtype), narrow(cloud(9, 24, seed=4), dtype)
+    x, labeled = narrow(blobs(300, 24), dtype), narrow(blobs(9, 24, 4), dtype)
     options = {"kernel": kernel, "bandwidth": 60.0 if not dtype.is_floating_point else 12.0}
     if kernel == "cosine":
         del options["bandwidth"]
@@ -66,7 +66,7 @@ def test_picks_are_those_of_the_same_numbers_in_float64(path, dtype, kernel):
 
 @pytest.mark.parametrize("labels", [torch.float32, torch.float64, torch.bfloat16])
 def test_labeled_points_keep_their_own_numbers(labels):
-    x, labeled = cloud(200, 24).half(), (cloud(9, 24, seed=4) * 1.0001).to(labels)
+    x, labeled = blobs(200, 24).half(), (blobs(9, 24, 4) * 1.0001).to(labels)
     want = maxherding(x.double(), 30, labeled=labeled.double(), backend="reference", return_info=True)
     got = maxherding(x, 30, labeled=labeled, return_info=True)
     assert torch.equal(got.indices, want.indices)
@@ -75,7 +75,7 @@ def test_labeled_points_keep_their_own_numbers(labels):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_other_selections(dtype):
-    x, weights = narrow(cloud(200, 24), dtype), torch.rand(200, generator=torch.Generator().manual_seed(0))
+    x, weights = narrow(blobs(200, 24), dtype), torch.rand(200, generator=torch.Generator().manual_seed(0))
     wide = x.double()
     assert torch.equal(uherding(x, weights, 20), uherding(wide, weights, 20))
     radius = float(torch.pdist(wide).quantile(0.05))
@@ -92,7 +92,7 @@ def test_a_matrix_of_small_integers_is_no_kernel():
 
 
 def test_explain_counts_no_copy():
-    x = cloud(2000, 64)
+    x = blobs(2000, 64)
     options = {"bandwidth": 9.0, "memory_limit": 1 << 30}
     plans = {explain(maxherding, narrow(x, dtype), 50, **options) for dtype in (torch.float32, *DTYPES[:2])}
     assert len(plans) == 1

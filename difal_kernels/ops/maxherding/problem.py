@@ -11,8 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..._checks import FEATURES, FLOATS, INTEGERS, as_bool, as_choice, as_data, as_int, as_numbers, as_tensor, check_finite, slices
-from .kernel_functions import KERNELS, SCALE_FREE, kernel_matrix, median_bandwidth, sample_rows
+from ..._checks import (
+    FEATURES,
+    FLOATS,
+    INTEGERS,
+    as_bool,
+    as_choice,
+    as_data,
+    as_int,
+    as_numbers,
+    as_tensor,
+    check_finite,
+    slices,
+)
+from .bandwidth import median_bandwidth, sample_rows
+from .kernel_functions import KERNELS, SCALE_FREE, kernel_matrix
 
 LONGEST = 1e152  # rows of features: squared distances fit in float64, and sums of a thousand
 SAMPLE = 128  # rows that stand for the pool
@@ -30,10 +43,16 @@ class Problem:
     budget: int
     labeled: torch.Tensor | None  # (L, D), or (L, N) if precomputed; None if there are none
     candidates: torch.Tensor | None  # (M,) int64 ascending, on the CPU; None for all
-    weights: torch.Tensor  # (N,) float64
+    weights: torch.Tensor  # (N,) float64; of the rows that are covered
     kernel: str
     bandwidth: float | None  # None if the kernel has none
     first_gain: float | None = None  # of the selection that this goes on with; None: this is the beginning
+    rows: torch.Tensor | None = None  # (R,) int64, the points that are covered, on the CPU; None for all
+
+    @property
+    def row_count(self) -> int:
+        """How many points are covered: N, unless `rows` names some."""
+        return len(self.weights)
 
     @cached_property
     def mean_similarity(self) -> float:
@@ -71,6 +90,7 @@ def prepare(
     progress: bool = False,
     return_info: bool = False,
 ) -> Batch:
+    """Validate the arguments of `maxherding`, but for `sample_rows` and `seed`."""
     as_choice(kernel, "kernel", KERNELS)
     x = as_data(features, "features", FLOATS if kernel == "precomputed" else FEATURES)
     batched = x.ndim == 3
@@ -186,13 +206,14 @@ def _labeled(value: Any, pool: torch.Tensor, kernel: str) -> torch.Tensor | None
 
 
 def check_labeled(value: Any, p: Problem) -> torch.Tensor | None:
-    """Further labeled points for `p`, of its features' dtype; None if there are none."""
+    """Further labeled points for `p`, of its features' dtype or float32; None if there are none."""
     labeled = _labeled(value, p.features, p.kernel)
     if labeled is None or labeled.dtype == p.features.dtype:
         return labeled
-    if labeled.dtype == torch.float64:
+    wide = torch.promote_types(p.features.dtype, torch.float32)
+    if torch.promote_types(labeled.dtype, wide) != wide:
         raise TypeError(f"`labeled` must be of the features' dtype {p.features.dtype}, got {labeled.dtype}; convert it")
-    return labeled.to(torch.promote_types(p.features.dtype, torch.float32))
+    return labeled.to(wide)
 
 
 def in_one_dtype(batch: Batch) -> Batch:
@@ -273,3 +294,15 @@ def _bandwidths(value: Any, count: int, batched: bool) -> list[float | None]:
 def _same_device(tensor: torch.Tensor, name: str, pool: torch.Tensor) -> None:
     if tensor.device != pool.device:
         raise ValueError(f"`{name}` must be on {pool.device} like `features`, got {tensor.device}; move it with .to()")
+
+
+def labeled_coverage(p: Problem) -> torch.Tensor:
+    """m_i of the labeled points in float64, (N,); 0 where there are none, and never below."""
+    m = torch.zeros(len(p.features), dtype=torch.float64, device=p.features.device)
+    if p.labeled is None:
+        return m
+    if p.kernel == "precomputed":
+        return torch.maximum(m, p.labeled.double().amax(0))
+    for rows in p.labeled.split(1024):
+        m = torch.maximum(m, kernel_matrix(p.features, rows, p.kernel, p.bandwidth).amax(1))
+    return m

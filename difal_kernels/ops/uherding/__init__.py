@@ -8,13 +8,12 @@ import torch
 
 from ..._dispatch import Op
 from ..._settings import on_cpu_by_default
-from ..maxherding import reference
-from ..maxherding.backends import cpu, cuda, triton
+from ..maxherding.backends import BACKENDS
 from ..maxherding.problem import Batch
 from ..maxherding.result import answer
 from .problem import prepare
 
-_OP = Op("uherding", prepare, {"cuda": cuda, "triton": triton, "cpu": cpu, "reference": reference})
+_OP = Op("uherding", prepare, BACKENDS)
 
 
 @on_cpu_by_default
