@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from difal_kernels import BackendUnavailableError, MaxHerding, maxherding
+from difal_kernels import BackendUnavailableError, MaxHerding, _progress, maxherding
 from difal_kernels.ops.maxherding import incremental
 from difal_kernels.ops.maxherding.backends import BACKENDS
 from difal_kernels.ops.maxherding.matrix_free import MatrixFreeSelection
@@ -111,6 +111,16 @@ def test_picks_that_are_none_of_an_earlier_object_are_named():
     ):
         with pytest.raises(error, match=says):
             MaxHerding(x, picked=picked)
+
+
+def test_progress_may_go_to_a_function(path, monkeypatch):
+    monkeypatch.setattr(_progress, "EVERY", -1.0)
+    lines = []
+    MaxHerding(cloud()).select(30, progress=lines.append)
+    assert lines[-1].startswith("maxherding: 30/30")
+    assert any("pass over all pairs: " in line and "s left" in line for line in lines) == (path != "dense")
+    with pytest.raises(TypeError, match="`progress`"):
+        MaxHerding(cloud()).select(3, progress=2)
 
 
 def test_labeling_a_point_twice_changes_nothing():

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from ..._checks import INTEGERS, as_bool, as_data, as_int, back_converter, check_finite
+from ..._checks import INTEGERS, as_data, as_int, back_converter, check_finite
 from ..._dispatch import BackendUnavailableError
-from ..._progress import Progress
+from ..._progress import Progress, as_progress
 from ..._settings import on_cpu_by_default
 from . import plan
 from .backends import BACKENDS
@@ -148,12 +148,12 @@ class MaxHerding:
 
     @_one_at_a_time
     @on_cpu_by_default
-    def select(self, budget: int, *, progress: bool = False) -> Any:
+    def select(self, budget: int, *, progress: Any = False) -> Any:
         """The next `budget` picks.
 
         Args:
             budget: at most `remaining`.
-            progress: show a progress bar on standard error.
+            progress: show progress on standard error; or a function that is called with a line of text now and then.
 
         Returns:
             (budget,) int64 indices into `features` in pick order, of the library of `features`.
@@ -161,7 +161,7 @@ class MaxHerding:
         Raises:
             TypeError, ValueError: `budget` is no integer, negative, or more than `remaining`.
         """
-        budget, progress = as_int(budget, "budget", low=0), as_bool(progress, "progress")
+        budget, progress = as_int(budget, "budget", low=0), as_progress(progress)
         if budget > self.remaining:
             raise ValueError(f"`budget` must be at most the candidates that remain, {self.remaining}, got {budget}")
         if budget == 0:

@@ -9,6 +9,7 @@ anew. What is alive is gathered, and the rest is greedy on that.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 
@@ -63,6 +64,7 @@ class MatrixFreeSelection:
     def more(self, count: int, bar: Progress) -> tuple[torch.Tensor, torch.Tensor]:
         """Make the next `count` picks, and their gains; within `tiles.working()`."""
         wanted = self.handed_out + count
+        self.tiles.told = functools.partial(bar.part, "pass over all pairs")
         while len(self.picks) < wanted and not self.started:
             known = len(self.picks)
             self.prepare()
