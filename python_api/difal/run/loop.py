@@ -22,7 +22,7 @@ from difal.heads import train_head
 from difal.metrics import summary
 from difal.run.directory import Round, RunDirectory
 from difal.run.labels import Label, write_label_file
-from difal.run.oracles import MaskOracle, PersonOracle, WaitingForLabels, known_labels
+from difal.run.oracles import MaskOracle, Oracle, PersonOracle, WaitingForLabels, known_labels
 from difal.run.pictures import draw_pictures
 from difal.timing import StageClock
 
@@ -36,6 +36,7 @@ def run(
     data: Data | None = None,
     encoder=None,
     say: Callable[[str], None] = print,
+    oracle: Oracle | None = None,
 ) -> Status:
     """Run the rounds that are not done yet.
 
@@ -45,6 +46,7 @@ def run(
         data: the pool and test set, instead of opening `config.data`.
         encoder: an encoder (see `difal.encoders`), instead of loading `config.encoder` when it is needed.
         say: gets a line of text per event.
+        oracle: who labels the picks, instead of the one that `config.oracle` names.
 
     Returns:
         "done", or "waiting" when a person has to label the pixels of a round first.
@@ -62,7 +64,7 @@ def run(
     with exclusive(run_dir.folder):
         if run_dir.begun and not resume:
             raise ConfigError(f"{run_dir.folder} holds a run; go on with --resume, or choose another --out")
-        return Loop(config, run_dir, data, load_encoder, say, resume).run()
+        return Loop(config, run_dir, data, load_encoder, say, resume, oracle).run()
 
 
 class Loop:
@@ -76,8 +78,10 @@ class Loop:
         load_encoder: LazyEncoder,
         say: Callable[[str], None],
         resume: bool,
+        oracle: Oracle | None = None,
     ):
         self.config, self.run_dir, self.data, self.say = config, run_dir, data, say
+        self.oracle = oracle
         self.index = {name: i for i, name in enumerate(self.data.train.ids)}
         self.clock = StageClock()
         self.load_encoder = load_encoder
@@ -88,8 +92,7 @@ class Loop:
             version=__version__,
             data=self.data.name,
             pool=self._pool(),
-            classes=list(self.data.classes),
-            colors=self.data.colors.tolist(),
+            **self._class_facts(),
             images=len(self.data.train),
             test_images=len(self.data.test) if self.data.test else 0,
             weights=self.load_encoder.weights,
@@ -109,7 +112,7 @@ class Loop:
             if not labels:
                 self.say(f"round {index}: no pixel is left to ask; the run ends here")
                 break
-            asked += labels
+            asked = entry.corrected(asked) + labels
             self._train(entry, asked)
             if self.test and self.test.cached:
                 self._evaluate([entry], asked)
@@ -134,9 +137,10 @@ class Loop:
         """Labels name images and classes by their place in the list, so neither list may change under a run."""
         before = self.run_dir.facts() if self.run_dir.begun else {}
         classes = list(self.data.classes)
-        if before.get("classes") not in (None, classes):
+        started_with = before.get("classes_at_start", before.get("classes"))
+        if started_with not in (None, classes):
             raise ConfigError(
-                f"the classes were {', '.join(before['classes'])} when the run began and are {', '.join(classes)} now; "
+                f"the classes were {', '.join(started_with)} when the run began and are {', '.join(classes)} now; "
                 f"put them back, or start another run with another --out"
             )
         if before.get("pool") not in (None, self._pool()):
@@ -144,6 +148,12 @@ class Loop:
                 f"the pool has changed since the run began ({before['images']} images then, {len(self.data.train)} "
                 f"now; names and file sizes count): put it back as it was, or start another run with another --out"
             )
+
+    def _class_facts(self) -> dict:
+        """Names and colours; those of a run whose annotator has changed the classes are the annotator's to write."""
+        if "classes_at_start" in self.run_dir.facts():
+            return {}
+        return {"classes": list(self.data.classes), "colors": self.data.colors.tolist()}
 
     def _features(self) -> tuple[FeatureCache, TestSet | None]:
         given = [self._pixel(label) for label in self.known]
@@ -153,7 +163,9 @@ class Loop:
         self.run_dir.note(feature_stages=stages, dimension=cache.dimension)
         return cache, test
 
-    def _oracle(self):
+    def _oracle(self) -> Oracle:
+        if self.oracle is not None:
+            return self.oracle
         kind = self.config.oracle
         if kind == "masks" and not self.data.train.has_masks:
             raise DataError(f"{self.config.data} has no masks for the pool; add them, or use --oracle person")
@@ -175,7 +187,7 @@ class Loop:
     def _pixel(self, label: Label) -> Pixel:
         return Pixel(self.index[label.image], label.y, label.x)
 
-    def _ask(self, entry: Round, asked: list[Label], oracle) -> list[Label] | None:
+    def _ask(self, entry: Round, asked: list[Label], oracle: Oracle) -> list[Label] | None:
         """The round's answers, from its file or the oracle; None if a person has to answer first."""
         if entry.has("labels.jsonl"):
             return entry.labels()
@@ -195,15 +207,15 @@ class Loop:
             return None
         entry.write_labels("labels", labels)
         crash_point("labels")
-        if isinstance(oracle, PersonOracle):
-            oracle.done()
+        oracle.done()
         return labels
 
     def _select(self, entry: Round, asked: list[Label]) -> list[Label]:
-        head = self.run_dir.round(entry.index - 1).head() if entry.index else None
+        before = self.run_dir.round(entry.index - 1) if entry.index else None
+        head = before.head() if before else None
         places = [self._pixel(label) for label in asked]
         budget = self.config.round_budget(len(self.data.train))
-        classes = len(self.data.classes)
+        classes = len((before or entry).classes)
         chosen = select(self.cache, head, places, budget, entry.index, self.config, self.clock, classes)
         return [
             Label(
@@ -230,7 +242,7 @@ class Loop:
             context = self.cache.context()
             dropout = training_dropout(self.config)
             head = train_head(
-                features, targets, context, len(self.data.classes), self.config, entry.index, dropout=dropout
+                features, targets, context, len(entry.classes), self.config, entry.index, dropout=dropout
             )
         head.save(entry.folder / "head.safetensors")
         crash_point("head")
@@ -242,7 +254,8 @@ class Loop:
             return
         note = f"test, round {entries[0].index}" if len(entries) == 1 else f"test, {len(entries)} heads"
         with self.clock("testing"):
-            counts = self.test.evaluate([entry.head() for entry in entries], len(self.data.classes), note)
+            classes = max(len(entry.classes) for entry in entries)
+            counts = self.test.evaluate([entry.head() for entry in entries], classes, note)
         for entry, count in zip(entries, counts, strict=True):
             labels = [label for label in asked if label.round <= entry.index]
             skipped = sum(label.skipped for label in labels)

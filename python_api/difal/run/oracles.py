@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -25,6 +26,18 @@ class WaitingForLabels(Exception):
     """A person has to answer before the run can go on; the message says where and how."""
 
 
+class Oracle(Protocol):
+    """Who answers a round's picks."""
+
+    def answer(self, picks: Sequence[Label]) -> list[Label]:
+        """The answered picks; raises `WaitingForLabels` while there is none for some of them."""
+        ...
+
+    def done(self) -> None:
+        """Called once the answers are kept in the run directory."""
+        ...
+
+
 class MaskOracle:
     """Answers from the pool's masks. A void pixel is skipped: no class fits it."""
 
@@ -39,6 +52,9 @@ class MaskOracle:
                 if pick.image == name:
                     answers[at] = self._fill(pick, int(mask[pick.y, pick.x]))
         return answers
+
+    def done(self) -> None:
+        pass
 
     def _fill(self, pick: Label, class_id: int) -> Label:
         if class_id == IGNORE:
