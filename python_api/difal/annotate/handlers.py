@@ -238,12 +238,14 @@ GET: dict[str, Callable[[Session, dict[str, str]], Response]] = {
     "api/window": _window,
     "api/view": _view,
     "api/answers": _answers,
+    "api/recent": lambda session, query: Response(200, _json({"recent": session.recent()})),
 }
 POST: dict[str, Callable[[Session, dict], dict]] = {
     "api/hello": lambda session, body: session.hello(_page(body), body.get("take") is True),
     "api/leave": lambda session, body: session.leave(_page(body)),
     "api/state": _state,
     "api/next": lambda session, body: {"questions": session.next(_list(body, "have", str, 100))},
+    "api/guesses": lambda session, body: {"guesses": session.guesses_for(_list(body, "have", str, 100))},
     "api/keep": lambda session, body: {"kept": session.keep(_list(body, "entries", dict, 500))},
     "api/changes": lambda session, body: {"changes": session.class_changes()},
     "api/classes": _set_up,

@@ -85,6 +85,12 @@ class Journal:
     def close(self) -> None:
         self._file.close()
 
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
 
 def read_journal(path: Path) -> list[Entry]:
     """The entries of a journal that another process may be appending to.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -100,9 +101,7 @@ class LiveModel:
             features = self._features([Pixel(*label[:3]) for label in labels])
             targets = np.array([label[3] for label in labels])
             dropout = training_dropout(self.config)
-            head = train_head(
-                features, targets, self.cache.context(), classes, self.config, "live", dropout=dropout
-            )
+            head = train_head(features, targets, self.cache.context(), classes, self.config, "live", dropout=dropout)
             self.version += 1
             head.save(self.folder / "head.safetensors")
             facts = {"version": self.version, "classes": classes, "lines": lines, "labels": len(labels)}
@@ -136,15 +135,12 @@ class LiveModel:
         write_bytes(folder / f"{index}.classes.png", to_png(Image.fromarray(ids[0].numpy())))
         return {"image": index, "version": self.version}
 
-    def export(self, out: str) -> dict:
-        """Write the predicted mask of every image of the pool to `out`/masks, at the size the run sees it."""
-        if self.head is None:
-            return {"out": out, "masks": 0}
-        for index, name in enumerate(self.data.train.ids):
-            maps, size = self._maps(index)
-            ids = dense_classes(self.head, maps, size)[0].numpy()
-            write_bytes(Path(out) / "masks" / f"{name}.png", to_png(Image.fromarray(ids)))
-        return {"out": out, "masks": len(self.data.train)}
+    def masks(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Each image's id and predicted class ids (H, W), at the size at which the run sees it."""
+        if self.head is not None:
+            for index, name in enumerate(self.data.train.ids):
+                maps, size = self._maps(index)
+                yield name, dense_classes(self.head, maps, size)[0].numpy()
 
     def _maps(self, index: int) -> tuple[list[torch.Tensor], tuple[int, int]]:
         """The encoder's maps of an image, and the image's size."""

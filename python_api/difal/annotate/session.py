@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 from difal.annotate import agreement
@@ -30,7 +29,8 @@ from difal.run.labels import Label, Place, read_labels
 AHEAD = 6  # questions that the page holds: the one shown and five more
 SPARE_LOW, SPARE_COUNT = 12, 24
 TRAIN_AFTER_ANSWERS, TRAIN_AFTER_SECONDS = 8, 1.5
-PAGE_GONE_AFTER = 25.0  # seconds without a word from a page
+POLL = 4.0  # seconds that a page's request for news waits at most
+PAGE_GONE_AFTER = 7.0  # seconds without a word from a page, after which another may ask
 SETUP, ENCODING, WORKING, ASKING, DONE, FAILED = "setup", "encoding", "working", "asking", "done", "failed"
 
 
@@ -78,7 +78,8 @@ class Session:
         self.encoded = 0
         self.live, self.live_lines, self.views = 0, 0, {}
         self.at_work: set[str] = set()  # commands that the child has not answered
-        self.guessed: tuple = ()
+        self.guessed: tuple = ()  # what guesses were last asked for
+        self.guessed_by = 0  # counts the sets of guesses
         self.last_entry = time.monotonic()
         self.page, self.page_seen = "", 0.0
         self.exported: dict | None = None
@@ -134,6 +135,7 @@ class Session:
             elif kind == "live" and "error" not in event:
                 self.live, self.live_lines = event["version"], event["lines"]
             elif kind == "guess":
+                self.guessed_by += 1
                 self.guesses = {
                     (self.data.train.ids[i], row, column): (one, chance)
                     for i, row, column, one, chance in event.get("guesses", ())
@@ -220,11 +222,7 @@ class Session:
     def hello(self, page: str, take: bool) -> dict:
         """A page says that it is there; whether it may ask is in `mine`."""
         with self.changed:
-            gone = time.monotonic() - self.page_seen > PAGE_GONE_AFTER
-            if take or gone or self.page in ("", page):
-                self.page = page
-            if self.page == page:
-                self.page_seen = time.monotonic()
+            self._claim(page, take)
         self._tell()
         return self.state(page)
 
@@ -236,13 +234,17 @@ class Session:
         self._tell()
         return {}
 
-    def wait(self, page: str, seen: int, seconds: float = 15.0) -> dict:
-        """The state, as soon as it is newer than `seen`."""
+    def wait(self, page: str, seen: int, seconds: float = POLL) -> dict:
+        """The state, as soon as it is newer than `seen`; a page that waits takes the place of one that has gone."""
         with self.changed:
-            if self.page == page:
-                self.page_seen = time.monotonic()
+            self._claim(page, False)
             self.changed.wait_for(lambda: self.version > seen or self._closed, seconds)
             return self.state(page)
+
+    def _claim(self, page: str, take: bool) -> None:
+        gone = time.monotonic() - self.page_seen > PAGE_GONE_AFTER
+        if take or gone or self.page in ("", page):
+            self.page, self.page_seen = page, time.monotonic()
 
     def state(self, page: str) -> dict:
         """Everything the page shows but questions and pictures; JSON-able."""
@@ -283,6 +285,7 @@ class Session:
                 "left": left,
                 "seconds_left": None if typical is None else round(typical * left),
                 "live": self.live,
+                "guessed": self.guessed_by,
                 "trained": self.live_lines >= self.answers.lines,
                 "agreement": agreement.summary(self.answers, self.annotator),
                 "exported": self.exported,
@@ -295,9 +298,7 @@ class Session:
                 return []
             repeats = 0.0 if any(one.startswith("repeat.") for one in have) else self.repeats
             picks = self.rounds[-1] if self.rounds else []
-            found = next_questions(
-                self.answers, picks, self.spare, self.annotator, AHEAD + len(have), repeats
-            )
+            found = next_questions(self.answers, picks, self.spare, self.annotator, AHEAD + len(have), repeats)
             known = {".".join(one.split(".")[1:4]) for one in have}
             new = [one for one in found if self._place_id(one) not in known]
             return [self._question(one) for one in new[: max(0, AHEAD - len(have))]]
@@ -325,6 +326,40 @@ class Session:
             "rank": one.rank,
             "guess": guess,
         }
+
+    def guesses_for(self, have: Sequence[str]) -> dict[str, dict]:
+        """The live head's guess for each of the questions that a page holds."""
+        found = {}
+        with self.changed:
+            for one in have:
+                parts = one.split(".")
+                if len(parts) < 4 or not all(part.isascii() and part.isdigit() for part in parts[1:4]):
+                    continue
+                image, row, column = map(int, parts[1:4])
+                if image < len(self.data.train):
+                    guess = self.guesses.get((self.data.train.ids[image], row, column))
+                    if guess is not None:
+                        found[one] = {"class_id": guess[0], "chance": guess[1]}
+        return found
+
+    def recent(self, count: int = 30) -> list[dict]:
+        """The last answers of this annotator, oldest first, with their questions: a page that was opened anew goes back
+        to them."""
+        with self.changed:
+            own = [
+                entry
+                for entry in self.journal.entries
+                if entry["type"] == "answer"
+                and entry["annotator"] == self.annotator
+                and entry["kind"] not in ("volunteered", "known")
+                and entry["id"] not in self.answers.retracted
+            ]
+            found = []
+            for entry in own[-count:]:
+                place = entry["image"], entry["y"], entry["x"]
+                asked = Question(entry["kind"], place, entry["height"], entry["width"], entry["round"], entry["rank"])
+                found.append({"question": self._question(asked), "entry": entry})
+            return found
 
     def keep(self, sent: Sequence[dict]) -> list[str]:
         """Check what a page sent, write it to the journal, and say which ids are on the disk.
@@ -445,6 +480,14 @@ class Session:
                 self.child.restart(self._settings())
             self._advance()
         self._tell()
+
+    def export(self) -> dict:
+        """Have everything written to RUN/export; the state's `exported` says when it is."""
+        with self.changed:
+            self.exported = None
+            self._send(op="export", out=str(self.config.run_folder() / "export"))
+        self._tell()
+        return {}
 
     def try_again(self) -> None:
         """Start the child anew after it gave up."""

@@ -18,11 +18,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from difal.annotate.export import export
 from difal.annotate.live import LiveModel
 from difal.annotate.oracle import JournalOracle
 from difal.config import Config
@@ -36,7 +38,6 @@ from difal.run.directory import RunDirectory
 from difal.run.loop import Loop
 
 NICENESS = 10  # the page and the server come first
-URGENCY = ("guess", "spare", "live", "predict", "export")
 
 
 class Worker:
@@ -57,6 +58,13 @@ class Worker:
         self.run_dir = RunDirectory(self.config.run_folder())
         self.feature_folder = Path(self.config.cache) if self.config.cache else self.run_dir.feature_folder()
         self.model = LiveModel(self.config, self.data, self.load_encoder, self.run_dir, self.feature_folder)
+        self.soon: dict[str, Callable[..., dict]] = {
+            "guess": self.model.guess,
+            "spare": self.model.spare,
+            "live": self.model.live,
+            "predict": self.model.predict,
+            "export": partial(export, self.run_dir, self.data, self.model),
+        }
         self.changed = threading.Condition()
         self.waiting: dict[str, dict] = {}
         self.rounds: int | None = None  # how many to do, once there is a command to go on
@@ -96,9 +104,7 @@ class Worker:
                 self.changed.wait_for(lambda: self.rounds is not None)
                 self.config.rounds, self.rounds = self.rounds, None
             oracle = JournalOracle(self.run_dir.folder, self.data.classes)
-            loop = Loop(
-                self.config, self.run_dir, self.data, self.load_encoder, self._say, self.run_dir.exists, oracle
-            )
+            loop = Loop(self.config, self.run_dir, self.data, self.load_encoder, self._say, self.run_dir.exists, oracle)
             self.send({"event": "working"})
             status = loop.run()
             self.send({"event": status, "rounds": len(self.run_dir.rounds())})
@@ -119,13 +125,13 @@ class Worker:
         while True:
             with self.changed:
                 self.changed.wait_for(lambda: self.waiting)
-                kind = next(kind for kind in URGENCY if kind in self.waiting)
+                kind = next(kind for kind in self.soon if kind in self.waiting)  # the most urgent first
                 command = self.waiting.pop(kind)
                 if kind == "predict" and len(command["images"]) > 1:
                     self.waiting["predict"] = {**command, "images": command["images"][1:]}
                     command = {**command, "images": command["images"][:1]}
             try:
-                answer = getattr(self.model, kind)(**{key: value for key, value in command.items() if key != "op"})
+                answer = self.soon[kind](**{key: value for key, value in command.items() if key != "op"})
             except UserError as error:
                 answer = {"error": str(error)}
             self.send({"event": kind, **answer})

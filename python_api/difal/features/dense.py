@@ -25,9 +25,7 @@ def dense_classes(head: Head, maps: Sequence[torch.Tensor], size: tuple[int, int
     return _every_pixel(head, maps, size, lambda rows: head.rest(rows).argmax(1).to(torch.uint8))
 
 
-def dense_view(
-    head: Head, maps: Sequence[torch.Tensor], size: tuple[int, int]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def dense_view(head: Head, maps: Sequence[torch.Tensor], size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Most likely class (B, H, W) uint8, and entropy (B, H, W) float32 in nats, without keeping the logits."""
 
     def tail(rows: torch.Tensor) -> torch.Tensor:

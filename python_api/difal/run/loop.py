@@ -241,9 +241,7 @@ class Loop:
             targets = np.array([label.class_id for label in usable])
             context = self.cache.context()
             dropout = training_dropout(self.config)
-            head = train_head(
-                features, targets, context, len(entry.classes), self.config, entry.index, dropout=dropout
-            )
+            head = train_head(features, targets, context, len(entry.classes), self.config, entry.index, dropout=dropout)
         head.save(entry.folder / "head.safetensors")
         crash_point("head")
 

@@ -81,7 +81,7 @@ class PersonOracle:
             WaitingForLabels: not all are answered; the files to fill in are there.
             LabelError: a line cannot be used.
         """
-        answers = self._read(picks)
+        answers = self.filled_in(picks)
         if answers is None:
             self._draw(picks)
             answers = list(picks)
@@ -105,7 +105,7 @@ class PersonOracle:
         for path in self.files.values():
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
-    def _read(self, picks: Sequence[Label]) -> list[Label] | None:
+    def filled_in(self, picks: Sequence[Label]) -> list[Label] | None:
         """The picks with what was filled in so far, None if nothing was asked yet.
 
         Where both files answer a pixel, that with more answers counts.
