@@ -92,8 +92,8 @@ class Label:
             self.stop()
 
 
-def launch(playwright, **options):
-    return playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, **options)
+def launch(playwright, *flags: str):
+    return playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *flags])
 
 
 def question(page) -> str:

@@ -21,14 +21,19 @@ CLASSES = "sky,road,tree,water"
 
 
 @pytest.fixture(scope="module")
-def chromium():
+def playwright():
     need_browser()
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright:
-        found = launch(playwright)
+    with sync_playwright() as found:
         yield found
-        found.close()
+
+
+@pytest.fixture(scope="module")
+def chromium(playwright):
+    found = launch(playwright)
+    yield found
+    found.close()
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +58,8 @@ def run(photos, tmp_path_factory):
 
 
 def open_page(chromium, label, **options):
-    context = chromium.new_context(viewport={"width": 1100, "height": 760}, color_scheme="light", **options)
+    size = {} if options.get("no_viewport") else {"viewport": {"width": 1100, "height": 760}}
+    context = chromium.new_context(color_scheme="light", **size, **options)
     page = context.new_page()
     page.faults = []
     page.on("pageerror", lambda error: page.faults.append(str(error)))
@@ -65,7 +71,7 @@ def open_page(chromium, label, **options):
 
 
 def asked_color(page, scale: float) -> np.ndarray:
-    """The colour that the magnified view shows of the asked pixel: all of the cell, as the screen shows it."""
+    """What the screen shows of the asked pixel: all of its cell in the magnified view."""
     canvas = page.query_selector("#magnified")
     cell = json.loads(canvas.get_attribute("data-pixel"))
     box = canvas.bounding_box()
@@ -75,9 +81,11 @@ def asked_color(page, scale: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("scale", [1, 1.25, 2])
-def test_the_asked_pixel_is_seen_as_it_is_in_the_file(chromium, run, photos, scale):
+def test_the_asked_pixel_is_seen_as_it_is_in_the_file(playwright, run, photos, scale):
     files = sorted(photos.iterdir())
-    page = open_page(chromium, run, device_scale_factor=scale)
+    chromium = launch(playwright, f"--force-device-scale-factor={scale}", "--window-size=1100,760")
+    page = open_page(chromium, run, no_viewport=True)  # a viewport would set the scale itself
+    page.wait_for_selector("body[data-phase='asking']", timeout=browser.WAIT)
     seen = set()
     for _ in range(60):
         here = question(page)
@@ -92,8 +100,9 @@ def test_the_asked_pixel_is_seen_as_it_is_in_the_file(chromium, run, photos, sca
         page.keyboard.press(".")  # another image, please
         next_question(page, here)
     assert len(seen) == len(files)
+    assert page.evaluate("devicePixelRatio") == scale
     assert page.faults == []
-    page.context.close()
+    chromium.close()
 
 
 def test_keys_undo_back_and_reasons(chromium, run):
@@ -119,7 +128,7 @@ def test_keys_undo_back_and_reasons(chromium, run):
     assert "no class fits" in page.inner_text("#question")
     page.keyboard.press("4")  # instead
     page.keyboard.press("ArrowRight")
-    press("Control+z" if False else "2")
+    press("2")
     acknowledged(page)
     lines = read_journal(journal)
     answers = of_type(lines, "answer")[before:]

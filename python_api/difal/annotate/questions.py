@@ -53,18 +53,19 @@ def next_questions(
     else:
         found += _of_round(answers, picks)
         found += [one for one in spare if answers.current(one.place) is None]
+    found.sort(key=lambda one: answers.skipped.get(one.place, 0))  # put off ones last
     if repeats and found and (again := _repeat(answers, annotator, repeats)):
         found.insert(0, again)
     return found[:count]
 
 
 def _of_round(answers: Answers, picks: Sequence[Label]) -> list[Question]:
-    """The round's open picks: image after image, as their best ones rank; put off ones last."""
+    """The round's open picks: image after image, as their best ones rank."""
     first_rank: dict[str, int] = {}
     for pick in picks:
         first_rank.setdefault(pick.image, pick.rank)
     open_ = [pick for pick in picks if answers.current(pick.place) is None]
-    open_.sort(key=lambda p: (answers.skipped.get(p.place, 0), first_rank[p.image], p.rank))
+    open_.sort(key=lambda pick: (first_rank[pick.image], pick.rank))
     return [Question("round", p.place, p.height, p.width, p.round, p.rank) for p in open_]
 
 

@@ -165,12 +165,11 @@ export class Asking {
     return true;
   }
 
-  // Ask the current question after the others.
+  // Have the server ask the current question after the others.
   later() {
     if (this.at < this.history.length || this.queue.length < 2) return false;
     const one = this.queue.shift();
     keep({ type: "later", kind: one.kind, image: one.image, x: one.x, y: one.y });
-    if (one.kind !== "round") this.queue.push(one); // the server puts off those of the round itself
     this.shownAt = null;
     this.changed();
     this.fill();

@@ -18,8 +18,12 @@ export class View {
     this.observer = new ResizeObserver((entries) => {
       const box = entries.at(-1);
       const exact = box.devicePixelContentBoxSize?.[0];
-      const width = exact ? exact.inlineSize : Math.round(box.contentRect.width * devicePixelRatio);
-      const height = exact ? exact.blockSize : Math.round(box.contentRect.height * devicePixelRatio);
+      const side = (counted, length) => {
+        const computed = length * devicePixelRatio; // where a page's scale is emulated, the box counts other pixels
+        return counted !== undefined && Math.abs(counted - computed) <= 1 ? counted : Math.round(computed);
+      };
+      const width = side(exact?.inlineSize, box.contentRect.width);
+      const height = side(exact?.blockSize, box.contentRect.height);
       if (width && height && (width !== canvas.width || height !== canvas.height)) {
         canvas.width = width;
         canvas.height = height;
