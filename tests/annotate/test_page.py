@@ -14,9 +14,24 @@ from annotate.browser import Label, acknowledged, launch, need_browser, next_que
 from difal.annotate.journal import of_type, read_journal
 from difal.data.base import read_image
 
-QUICK = (
-    "--encoder tiny --candidates 100 --local 8 --random 8 --noise-samples 1 --epochs 5 --pictures 0 --threads 1"
-).split()
+QUICK = [
+    "--encoder",
+    "tiny",
+    "--candidates",
+    "100",
+    "--local",
+    "8",
+    "--random",
+    "8",
+    "--noise-samples",
+    "1",
+    "--epochs",
+    "5",
+    "--pictures",
+    "0",
+    "--threads",
+    "1",
+]
 CLASSES = "sky,road,tree,water"
 
 

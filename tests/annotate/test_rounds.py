@@ -28,7 +28,7 @@ def advance(folder, rounds=3):
     resume = RunDirectory(folder).exists
     config = tiny_config(folder, oracle="person", rounds=rounds)
     oracle = JournalOracle(folder, DATA.classes)
-    return run(config, resume=resume, data=DATA, encoder=FakeEncoder(), say=lambda line: None, oracle=oracle)
+    return run(config, resume=resume, data=DATA, encoder=FakeEncoder(), log=lambda line: None, oracle=oracle)
 
 
 def truth(pick) -> dict:
@@ -41,7 +41,7 @@ def compared(folder):
 
 
 def test_equal_to_the_masks_run(tmp_path, journals):
-    run(tiny_config(tmp_path / "masks"), data=DATA, encoder=FakeEncoder(), say=lambda line: None)
+    run(tiny_config(tmp_path / "masks"), data=DATA, encoder=FakeEncoder(), log=lambda line: None)
     folder, rng = tmp_path / "label", random.Random(1)
     journal = journals(folder)
     while advance(folder) == "waiting":

@@ -37,6 +37,7 @@ from difal.files import exclusive, read_json
 from difal.run.directory import RunDirectory
 from difal.run.loop import Loop
 
+FIRST_ASKED = 4  # images that are encoded before the first questions can be about them
 NICENESS = 10  # the page and the server come first
 
 
@@ -96,15 +97,17 @@ class Worker:
             os._exit(1)
 
     def _run_rounds(self) -> None:
+        if self.config.labels is None:  # else the loop makes them, given the labels' pixels
+            make_features(self.config, self.data, self.load_encoder, self.feature_folder, wave=FIRST_ASKED)
         if not self.has_classes:
-            make_features(self.config, self.data, self.load_encoder, self.feature_folder)
             return
         while True:
             with self.changed:
                 self.changed.wait_for(lambda: self.rounds is not None)
                 self.config.rounds, self.rounds = self.rounds, None
             oracle = JournalOracle(self.run_dir.folder, self.data.classes)
-            loop = Loop(self.config, self.run_dir, self.data, self.load_encoder, self._say, self.run_dir.exists, oracle)
+            loop = Loop(self.config, self.run_dir, self.data, self.load_encoder, self._say, oracle)
+            loop.begin(self.config, resume=self.run_dir.exists)
             self.send({"event": "working"})
             status = loop.run()
             self.send({"event": status, "rounds": len(self.run_dir.rounds())})

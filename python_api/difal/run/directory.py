@@ -76,7 +76,7 @@ class RunDirectory:
 
     def round(self, index: int) -> Round:
         facts = self.facts()
-        return Round(self.folder / "rounds" / f"{index:03d}", tuple(facts.get("classes_at_start", facts["classes"])))
+        return Round(self.folder / "rounds" / f"{index:03d}", tuple(classes_at_start(facts)))
 
     def rounds(self) -> list[Round]:
         """The rounds with picks, in order."""
@@ -122,8 +122,15 @@ class Round:
     def head(self) -> Head | None:
         return Head.load(self.folder / "head.safetensors") if self.has("head.safetensors") else None
 
+    def is_untested(self) -> bool:
+        return self.has("head.safetensors") and not self.has("metrics.json")
+
     def metrics(self) -> dict | None:
-        return read_json(self.folder / "metrics.json") if self.has("metrics.json") else None
+        """The round's test, under today's names; earlier versions wrote `asked` for `queried`."""
+        if not self.has("metrics.json"):
+            return None
+        metrics = read_json(self.folder / "metrics.json")
+        return {"queried" if name == "asked" else name: value for name, value in metrics.items()}
 
     def write_metrics(self, metrics: dict) -> None:
         write_json(self.folder / "metrics.json", metrics)
@@ -136,3 +143,8 @@ class Round:
             totals = self.stages()
             clock.add_to(totals)
             write_json(self.folder / "stages.json", totals)
+
+
+def classes_at_start(facts: dict[str, Any]) -> list[str] | None:
+    """The class names with which a run began, of the facts in its run.json; `classes` are those of today."""
+    return facts.get("classes_at_start", facts.get("classes"))
