@@ -24,7 +24,7 @@ sys.meta_path.insert(0, Hide())
 import difal, difal_kernels
 from difal.files import exclusive
 
-OPTIONAL = ("triton", "baal", "skactiveml", "modAL", "small_text", "sklearn", "scipy", "diffusers", "transformers", "timm")
+OPTIONAL = "triton baal skactiveml modAL small_text sklearn scipy diffusers transformers timm".split()
 for package in (difal_kernels, difal):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         if module.name.endswith("__main__") or module.name in HIDDEN or ".select" in module.name:
