@@ -14,7 +14,7 @@ from annotate.browser import Label, acknowledged, launch, need_browser, next_que
 from difal.annotate.journal import of_type, read_journal
 from difal.data.base import read_image
 
-QUICK = [
+QUICK = [*"--encoder tiny --candidates 100 --local 8 --random 8 --noise-samples 1 --epochs 5".split(), "--threads", "1"]
     "--encoder",
     "tiny",
     "--candidates",

@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from difal.config import Config, read_yaml
 from difal.errors import ConfigError
 from difal.files import read_json, write_json, write_text
@@ -45,8 +47,6 @@ class RunDirectory:
         return (self.folder / "rounds/000/picks.jsonl").is_file()
 
     def begin(self, config: Config) -> None:
-        import yaml
-
         write_text(self.folder / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
 
     def config(self) -> dict[str, Any]:
