@@ -75,26 +75,29 @@ def main() -> None:
     from playwright.sync_api import sync_playwright
 
     rows = {}
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        with Label(Path(folder) / "run", *flags(**SETTINGS)) as label:
-            annotator = Annotator(playwright, label, Path(folder) / "profile")
-            page = annotator.page
-            page.add_init_script(PROBE)
-            page.reload()
-            page.wait_for_selector("body[data-phase='asking']", timeout=600_000)
-            page.wait_for_timeout(3000)
-            rows["the server answers at once"] = measure(page)
-            network = page.context.new_cdp_session(page)
-            slow = {"offline": False, "latency": 200, "downloadThroughput": -1, "uploadThroughput": -1}
-            network.send("Network.enable")
-            network.send("Network.emulateNetworkConditions", slow)
-            page.wait_for_timeout(3000)
-            rows["every answer of the server 200 ms late"] = measure(page)
-            network.send("Network.emulateNetworkConditions", {**slow, "latency": 0})
-            before = int(page.get_attribute("body", "data-live"))
-            rows["the child process trains meanwhile"] = measure(page)
-            heads = int(page.get_attribute("body", "data-live")) - before
-            annotator.close()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        sync_playwright() as playwright,
+        Label(Path(folder) / "run", *flags(**SETTINGS)) as label,
+    ):
+        annotator = Annotator(playwright, label, Path(folder) / "profile")
+        page = annotator.page
+        page.add_init_script(PROBE)
+        page.reload()
+        page.wait_for_selector("body[data-phase='asking']", timeout=600_000)
+        page.wait_for_timeout(3000)
+        rows["the server answers at once"] = measure(page)
+        network = page.context.new_cdp_session(page)
+        slow = {"offline": False, "latency": 200, "downloadThroughput": -1, "uploadThroughput": -1}
+        network.send("Network.enable")
+        network.send("Network.emulateNetworkConditions", slow)
+        page.wait_for_timeout(3000)
+        rows["every answer of the server 200 ms late"] = measure(page)
+        network.send("Network.emulateNetworkConditions", {**slow, "latency": 0})
+        before = int(page.get_attribute("body", "data-live"))
+        rows["the child process trains meanwhile"] = measure(page)
+        heads = int(page.get_attribute("body", "data-live")) - before
+        annotator.close()
     table = [
         {
             "case": case,

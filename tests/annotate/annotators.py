@@ -27,9 +27,7 @@ SETTINGS = {
 
 def flags(**settings) -> list[str]:
     """Settings as flags of the command line."""
-    return [
-        word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))
-    ]
+    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
 class Annotator:

@@ -10,28 +10,12 @@ import pytest
 from PIL import Image
 
 from annotate import browser
+from annotate.annotators import flags
 from annotate.browser import Label, acknowledged, launch, need_browser, next_question, place, question
 from difal.annotate.journal import of_type, read_journal
 from difal.data.base import read_image
 
-QUICK = [*"--encoder tiny --candidates 100 --local 8 --random 8 --noise-samples 1 --epochs 5".split(), "--threads", "1"]
-    "--encoder",
-    "tiny",
-    "--candidates",
-    "100",
-    "--local",
-    "8",
-    "--random",
-    "8",
-    "--noise-samples",
-    "1",
-    "--epochs",
-    "5",
-    "--pictures",
-    "0",
-    "--threads",
-    "1",
-]
+QUICK = flags(encoder="tiny", candidates=100, local=8, random=8, noise_samples=1, epochs=5, pictures=0, threads=1)
 CLASSES = "sky,road,tree,water"
 
 
