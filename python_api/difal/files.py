@@ -34,9 +34,8 @@ def crash_point(name: str) -> None:
     if not wanted:
         return
     point, _, count = wanted.partition(":")
-    if point in (name, "*"):
-        if next(_passages) == int(count or 1):
-            os.kill(os.getpid(), signal.SIGKILL)
+    if point in (name, "*") and next(_passages) == int(count or 1):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
