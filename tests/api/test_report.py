@@ -41,7 +41,7 @@ class Balance(HTMLParser):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    run(tiny_config(folder, pictures=2), data=tiny_data(), encoder=FakeEncoder(), say=len)
+    run(tiny_config(folder, pictures=2), data=tiny_data(), encoder=FakeEncoder(), log=len)
     return folder
 
 
@@ -55,7 +55,7 @@ def test_it_is_whole_and_needs_nothing_else(finished):
     assert not re.search(r"url\((?!#)", text)
 
 
-def test_it_says_what_the_ledger_says(finished):
+def test_it_shows_what_the_run_directory_holds(finished):
     run_dir = RunDirectory(finished)
     text = write_report(finished).read_text()
     last = run_dir.round(2).metrics()
@@ -63,26 +63,26 @@ def test_it_says_what_the_ledger_says(finished):
         assert f"{100 * last['miou'][policy]:.2f}</td>" in text
     for name, iou in zip(run_dir.facts()["classes"], last["class_iou"], strict=True):
         value = "absent" if iou is None else f"{100 * iou:.1f}"
-        assert re.search(rf"</span>{name}</td>.*?<td class=\"n\">{value}</td>", text)
+        assert re.search(rf'</span>{name}</td>((?!</tr>)[\s\S])*<td class="n">{value}</td>', text)
     assert "local herding" in text
     assert "training" in text
     assert ">pictures<" in text
 
 
 def test_it_can_be_written_midway_and_without_a_test_set(tmp_path):
-    run(tiny_config(tmp_path, rounds=1, pictures=0), data=tiny_data(test=0), encoder=FakeEncoder(), say=len)
+    run(tiny_config(tmp_path, rounds=1, pictures=0), data=tiny_data(test=0), encoder=FakeEncoder(), log=len)
     text = write_report(tmp_path, tmp_path / "elsewhere.html").read_text()
     assert "no test set" in text
     assert "Where the clicks went" in text
 
 
 def test_large_images_are_drawn_small(tmp_path, monkeypatch):
-    """The logits of every pixel of a photograph would not fit; marks are at the same places all the same."""
+    """The logits of every pixel of a photograph would not fit; marks stay at their positions."""
     rows = {}
     for side in (64, 16):
         monkeypatch.setattr(pictures, "LONG_SIDE", side)
         folder = tmp_path / str(side)
-        run(tiny_config(folder, rounds=2), data=tiny_data(size=64), encoder=FakeEncoder(), say=len)
+        run(tiny_config(folder, rounds=2), data=tiny_data(size=64), encoder=FakeEncoder(), log=len)
         (path,) = (folder / "pictures").iterdir()
         maps, name, _ = figures.read_picture(path)
         assert {kind: array.shape[:2] for kind, array in maps.items()} == dict.fromkeys(maps, (side, side))
@@ -96,10 +96,24 @@ def test_large_images_are_drawn_small(tmp_path, monkeypatch):
     write_report(folder)
 
 
+@pytest.mark.parametrize("compat", ["none", "released"])
+def test_the_edald_map_is_what_ranked_the_pixels(tmp_path, compat):
+    """At the last picks the map has their scores, whichever of the two formulas `compat` names."""
+    config = tiny_config(tmp_path, rounds=2, pictures=5, compat=compat, cache_dtype="float32", epochs=20)
+    run(config, data=tiny_data(), encoder=FakeEncoder(), log=len)
+    maps = {name: found for found, name, _ in map(figures.read_picture, sorted((tmp_path / "pictures").iterdir()))}
+    picks = RunDirectory(tmp_path).round(1).picks()
+    scores = np.array([pick.score for pick in picks])
+    shown = np.array([maps[pick.image]["edald"][pick.y, pick.x] for pick in picks], np.float64)
+    assert np.allclose(shown, scores, rtol=2e-3, atol=2e-3)  # the maps are float16
+    plain = np.array([maps[p.image]["entropy"][p.y, p.x] + maps[p.image]["dald"][p.y, p.x] for p in picks], np.float64)
+    assert np.allclose(plain, scores, rtol=2e-3, atol=2e-3) == (compat == "none")
+
+
 def test_names_are_no_markup(tmp_path):
     data = tiny_data()
     data.classes = ("<script>", "a&b", *data.classes[2:])
-    run(tiny_config(tmp_path, rounds=1), data=data, encoder=FakeEncoder(), say=len)
+    run(tiny_config(tmp_path, rounds=1), data=data, encoder=FakeEncoder(), log=len)
     text = write_report(tmp_path).read_text()
     page = Balance()
     page.feed(text)
