@@ -206,9 +206,7 @@ def adversarial(kind, dtype):
         "far from the origin": lambda: blobs(160, 40, dtype=torch.float64) + 200,
         "near duplicates": lambda: torch.cat([blobs(80, 40), blobs(80, 40) + 1e-3]).double(),
         "one large number": lambda: blobs(160, 40, dtype=torch.float64) * torch.logspace(0, 2, 40, dtype=torch.float64),
-        "opposite numbers": lambda: torch.cat([opposite(bandwidths()[0])[0], -opposite(bandwidths()[0])[0]]).double()[
-            :, None
-        ],
+        "opposite numbers": lambda: (opposite(bandwidths()[0])[0].double() * torch.tensor([[1.0], [-1.0]])).view(-1, 1),
         "signs": lambda: blobs(160, 40, dtype=torch.float64).sign() * (1 + 2.0**-12),
     }[kind]()
     return x.to(dtype)

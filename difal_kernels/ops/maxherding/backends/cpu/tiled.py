@@ -169,7 +169,8 @@ class CpuTiledGreedy:
         return m
 
     def guess(self, j: int) -> None:
-        self.native.guess(j, self.products(torch.tensor([j])).data_ptr())
+        products = self.products(torch.tensor([j]))
+        self.native.guess(j, products.data_ptr())
 
     def guesses(self) -> int:
         return self.native.guesses()
