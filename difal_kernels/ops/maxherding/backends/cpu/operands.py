@@ -53,7 +53,7 @@ class GemmOperands:
         some = self.features[sample_rows(n, CENTRED)]
         center = None
         if p.kernel != "cosine":  # any point will do: how near tells how small the bound is
-            center = some.mean(0, dtype=torch.float64)
+            center = sum(part.sum(0, dtype=torch.float64) for part in some.split(BLOCK)) / len(some)
             center = center if self.features.dtype == torch.float64 else center.float()
         self.covered = p.rows
         self.frame = Frame(center, 1.0 if p.kernel == "cosine" else p.bandwidth)
