@@ -36,7 +36,7 @@ class Config:
     acquisition: str = _option("two-stage-edald", "what", "how pixels are chosen; see `difal acquisitions`")
     seed: int = _option(0, "what", "seed of the heads and of random choices", low=0)
     rounds: int = _option(10, "budget", "rounds of labeling", low=1)
-    budget: float = _option(0.1, "budget", "pixels per image and round; a round asks round(budget x images)")
+    budget: float = _option(0.1, "budget", "pixels per image and round; a round queries round(budget x images)")
     labels: str | None = _option(None, "budget", "label file (JSONL or CSV) known before round 0")
     oracle: str = _option(
         "auto",
@@ -53,7 +53,7 @@ class Config:
     void: str = _option(
         "ask",
         "stage 1",
-        "`avoid`: candidates are never void in the pool's masks, as in the released code; no honest setting",
+        "`avoid`: candidates are never void in the pool's masks, as in the released code; it reads the ground truth",
         choices=("ask", "avoid"),
     )
     kernel: str = _option("rbf", "stage 1", "similarity of two features", choices=KERNELS)
@@ -72,7 +72,7 @@ class Config:
     random: int = _option(64, "cache", "random pixels kept per image: BatchNorm context, stage-2-alone pool", low=1)
     cache: str | None = _option(None, "cache", "folder of the features, shared by runs [OUT/cache]")
     feature_seed: int = _option(0, "cache", "seed of the candidates and of the noise", low=0)
-    share: float = _option(1.0, "cache", "share of the cache's pixels, drawn by the seed, that this run may ask")
+    share: float = _option(1.0, "cache", "share of the cache's pixels, drawn by the seed, that this run may query")
     cache_dtype: str = _option("float16", "cache", "number format on disk", choices=("float16", "float32"))
     test_cache_gb: float = _option(
         8.0, "cache", "largest test-set cache; above it all heads are tested in one late pass", low=0

@@ -75,18 +75,18 @@ class FeatureCache:
 
     def pixel(self, pixels: str, row: int) -> Pixel:
         points = self.arrays[f"{pixels}.points"]
-        image, place = divmod(int(row), points.shape[1])
-        return Pixel(image, *map(int, points[image, place]))
+        image, position = divmod(int(row), points.shape[1])
+        return Pixel(image, *map(int, points[image, position]))
 
     def size(self, image: int) -> tuple[int, int]:
         height, width = self.arrays["sizes"][image]
         return int(height), int(width)
 
-    def open_rows(self, pixels: str, asked: Sequence[Pixel]) -> np.ndarray:
-        """The rows of a set that are none of the pixels asked so far, ascending."""
+    def open_rows(self, pixels: str, queried: Sequence[Pixel]) -> np.ndarray:
+        """Return the rows of a set, ascending, but those of the pixels queried so far."""
         points = self.arrays[f"{pixels}.points"]
         is_open = np.ones(points.shape[:2], bool)
-        for image, row, column in asked:
+        for image, row, column in queried:
             is_open[image] &= ~(points[image] == (row, column)).all(1)
         return np.flatnonzero(is_open)
 
@@ -96,9 +96,9 @@ class FeatureCache:
         if given.any():
             return self.arrays["given.features"][int(given.argmax())]
         for name in SETS:
-            place = (self.arrays[f"{name}.points"][pixel.image] == pixel[1:]).all(1)
-            if place.any():
-                return self.arrays[f"{name}.features"][pixel.image, int(place.argmax())]
+            found = (self.arrays[f"{name}.points"][pixel.image] == pixel[1:]).all(1)
+            if found.any():
+                return self.arrays[f"{name}.features"][pixel.image, int(found.argmax())]
         return None
 
     def features_of(self, wanted: Sequence[Pixel]) -> np.ndarray:

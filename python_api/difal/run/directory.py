@@ -3,8 +3,8 @@
     config.yaml                the configuration; `difal run --config` takes it for another run
     run.json                   classes, pool size, versions, time of the feature passes
     known.jsonl                labels given before round 0, if any
-    rounds/000/picks.jsonl     pixels asked, best first, with their scores
-    rounds/000/labels.jsonl    the same lines, answered
+    rounds/000/picks.jsonl     queried pixels, best first, with their scores
+    rounds/000/labels.jsonl    the same lines with their labels
     rounds/000/corrections.jsonl  earlier rounds' labels that the annotator changed before this round was trained
     rounds/000/classes.json    class names, where the annotator has changed those that the run began with
     rounds/000/head.safetensors
