@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -12,9 +13,10 @@ from difal import __version__
 from difal.acquisition import check_acquisition, select, training_dropout
 from difal.config import Config
 from difal.data import Data, open_config_data
+from difal.data.survey import Survey
 from difal.encoders.lazy import LazyEncoder
-from difal.errors import ConfigError, DataError
-from difal.features.cache import FeatureCache, Pixel
+from difal.errors import ConfigError
+from difal.features.cache import FeatureCache, Pixel, StaleCache
 from difal.features.compute import make_features
 from difal.features.test_set import TestSet
 from difal.files import crash_point, digest, exclusive
@@ -24,6 +26,7 @@ from difal.run.directory import Round, RunDirectory
 from difal.run.labels import Label, write_label_file
 from difal.run.oracles import MaskOracle, PersonOracle, WaitingForLabels, known_labels
 from difal.run.pictures import draw_pictures
+from difal.run.start import check_weights, pool_files, ranges_of, settle
 from difal.timing import StageClock
 
 Status = Literal["done", "waiting"]
@@ -53,16 +56,25 @@ def run(
         UserError: something outside the program is wrong; the message names it and the cure.
     """
     check_acquisition(config.acquisition)
-    data = data or open_config_data(config)
-    load_encoder = LazyEncoder(config, encoder)
-    _ = load_encoder.weights  # an encoder that is not there is told before a folder is made
     run_dir = RunDirectory(config.run_folder())
     if resume and not run_dir.exists:
         raise ConfigError(f"there is no run to resume in {run_dir.folder}")
+    _refuse_another_run(run_dir, resume)
+    data = data or open_config_data(config)
+    load_encoder = LazyEncoder(config, encoder)
+    check_weights(config, run_dir, load_encoder)
+    found = settle(config, data, run_dir, load_encoder)
     with exclusive(run_dir.folder):
-        if run_dir.begun and not resume:
-            raise ConfigError(f"{run_dir.folder} holds a run; go on with --resume, or choose another --out")
-        return Loop(config, run_dir, data, load_encoder, say, resume).run()
+        _refuse_another_run(run_dir, resume)  # one may have begun meanwhile
+        if not run_dir.begun:
+            for line in found.lines:
+                say(line)
+        return Loop(config, run_dir, data, load_encoder, say, resume, found).run()
+
+
+def _refuse_another_run(run_dir: RunDirectory, resume: bool) -> None:
+    if run_dir.begun and not resume:
+        raise ConfigError(f"{run_dir.folder} holds a run; go on with --resume, or choose another --out")
 
 
 class Loop:
@@ -76,18 +88,19 @@ class Loop:
         load_encoder: LazyEncoder,
         say: Callable[[str], None],
         resume: bool,
+        found: Survey,
     ):
-        self.config, self.run_dir, self.data, self.say = config, run_dir, data, say
+        self.config, self.run_dir, self.data, self.say, self.found = config, run_dir, data, say, found
         self.index = {name: i for i, name in enumerate(self.data.train.ids)}
         self.clock = StageClock()
         self.load_encoder = load_encoder
-        self._check_weights()
-        self._check_data()
         self.known = self._known_labels(resume)
         run_dir.note(
             version=__version__,
             data=self.data.name,
-            pool=self._pool(),
+            pool=digest(self.data.train.fingerprint()),
+            pool_files=pool_files(data),
+            ranges=ranges_of(data),
             classes=list(self.data.classes),
             colors=self.data.colors.tolist(),
             images=len(self.data.train),
@@ -99,6 +112,10 @@ class Loop:
 
     def run(self) -> Status:
         oracle = self._oracle()
+        if isinstance(oracle, PersonOracle):
+            oracle.check_answered(
+                [label for entry in self.run_dir.rounds() if entry.has("labels.jsonl") for label in entry.labels()]
+            )
         self.cache, self.test = self._features()
         asked = list(self.known)
         for index in range(self.config.rounds):
@@ -119,47 +136,30 @@ class Loop:
         self._draw()
         return "done"
 
-    def _check_weights(self) -> None:
-        before, now = self.run_dir.facts().get("weights"), self.load_encoder.weights
-        if before not in (None, now):
-            raise ConfigError(
-                f"the encoder {self.config.encoder!r} has other weights than when the run began (digest {now}, was "
-                f"{before}); put the old ones back, or start another run with another --out"
-            )
-
-    def _pool(self) -> str:
-        return digest(self.data.train.fingerprint())
-
-    def _check_data(self) -> None:
-        """Labels name images and classes by their place in the list, so neither list may change under a run."""
-        before = self.run_dir.facts() if self.run_dir.begun else {}
-        classes = list(self.data.classes)
-        if before.get("classes") not in (None, classes):
-            raise ConfigError(
-                f"the classes were {', '.join(before['classes'])} when the run began and are {', '.join(classes)} now; "
-                f"put them back, or start another run with another --out"
-            )
-        if before.get("pool") not in (None, self._pool()):
-            raise ConfigError(
-                f"the pool has changed since the run began ({before['images']} images then, {len(self.data.train)} "
-                f"now; names and file sizes count): put it back as it was, or start another run with another --out"
-            )
-
     def _features(self) -> tuple[FeatureCache, TestSet | None]:
         given = [self._pixel(label) for label in self.known]
         folder = Path(self.config.cache) if self.config.cache else self.run_dir.feature_folder()
-        cache, test = make_features(self.config, self.data, self.load_encoder, folder, given)
+        cache, test = self._make_features(folder, given)
         stages = {"pool": cache.meta["stages"], **({"test": test.meta["stages"]} if test else {})}
         self.run_dir.note(feature_stages=stages, dimension=cache.dimension)
         return cache, test
 
+    def _make_features(self, folder: Path, given: list[Pixel]) -> tuple[FeatureCache, TestSet | None]:
+        """The caches. What an earlier attempt left is made anew where nothing was asked yet, unless it is shared."""
+        try:
+            return make_features(self.config, self.data, self.load_encoder, folder, given, self.found)
+        except StaleCache as stale:
+            if self.run_dir.begun or self.config.cache:
+                raise
+            self.say(f"made anew: {stale}")
+            shutil.rmtree(folder)
+            return make_features(self.config, self.data, self.load_encoder, folder, given, self.found)
+
     def _oracle(self):
         kind = self.config.oracle
-        if kind == "masks" and not self.data.train.has_masks:
-            raise DataError(f"{self.config.data} has no masks for the pool; add them, or use --oracle person")
         if kind == "masks" or (kind == "auto" and self.data.train.has_masks):
             return MaskOracle(self.data)
-        return PersonOracle(self.data, self.run_dir.folder)
+        return PersonOracle(self.data, self.run_dir.folder, self.config.image_prefix)
 
     def _known_labels(self, resume: bool) -> list[Label]:
         """Labels from before the run; a copy is kept, so that the run does not hang on the file."""
