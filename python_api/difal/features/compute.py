@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
+from difal import parallel
 from difal.config import Config
 from difal.data import Data, open_config_data
 from difal.data.survey import Survey, survey
 from difal.encoders.lazy import LazyEncoder
 from difal.features.cache import FeatureCache, Pixel, build_cache
 from difal.features.test_set import TestSet
-from difal.files import exclusive
 
 SURVEY = "survey.json"
 
@@ -25,8 +26,9 @@ def make_features(
     folder: Path | None = None,
     given: Sequence[Pixel] = (),
     found: Survey | None = None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> tuple[FeatureCache, TestSet | None]:
-    """Make, finish or open the caches of the pool and of the test set, in `folder` or `config.cache`.
+    """Make, finish or open the caches of the pool and of the test set, in `folder` or `config.cache`; on all ranks.
 
     Args:
         config: every setting.
@@ -34,20 +36,29 @@ def make_features(
         load_encoder: gives the encoder; called only where something is left to do.
         folder: where the caches are, instead of `config.cache`.
         given: pixels labeled before the run.
-        found: the survey of the data, if it was made already; else it is made here.
+        found: rank 0's survey of the data, if it was made already; else it is made here.
+        log: called on rank 0 with each line of a survey that is made here.
     """
+    config = dataclasses.replace(config, device=parallel.own_device(config.device))
     if config.threads:
         torch.set_num_threads(config.threads)
     data = data or open_config_data(config)
     load_encoder = load_encoder or LazyEncoder(config)
     folder = Path(folder or config.cache)
-    with exclusive(folder, wait=True):
-        found = found or survey(data, config.mask_check, folder / SURVEY)
-        if not (folder / SURVEY).is_file():
-            found.write(folder / SURVEY)
+    with parallel.hold(folder, wait=True):
+        parallel.on_first_rank(lambda: _keep_survey(found, config, data, folder / SURVEY, log))
         cache = build_cache(folder / "pool", data.train, load_encoder, config, given)
         test = None
         if data.test is not None and data.test.has_masks:
             test = TestSet(folder / "test", data.test, load_encoder, config)
             test.fill()
     return cache, test
+
+
+def _keep_survey(found: Survey | None, config: Config, data: Data, path: Path, log: Callable[[str], None]) -> None:
+    """Look at all images and masks, unless that was done, and keep what was found beside the features."""
+    if found is None:
+        found = survey(data, config.mask_check, path)
+        for line in found.lines:
+            log(line)
+    found.write(path)

@@ -23,17 +23,13 @@ from difal.run.oracles import known_labels
 
 
 def settle(config: Config, data: Data, run_dir: RunDirectory, load_encoder: Callable) -> Survey:
-    """Look at the data, the budget and the encoder; nothing is written.
-
-    A pool that grew since the run began is put in the run's order, the new images last.
+    """Look at the data, the budget and the encoder; nothing is written. For rank 0.
 
     Raises:
-        ConfigError: the pool or the classes contradict the run, the budget cannot be asked, the encoder fails.
+        ConfigError: the budget cannot be queried, the encoder fails.
         DataError: an image or a mask cannot be used.
     """
-    if run_dir.begun:
-        check_classes(run_dir.facts(), data)
-        in_the_runs_order(run_dir.facts(), data)
+    _ = load_encoder.weights  # an encoder that is not there is reported first
     if config.oracle == "masks" and not data.train.has_masks:
         raise DataError(f"{config.data} has no masks for the pool; add them, or use --oracle person")
     if config.labels and not run_dir.begun:
@@ -56,14 +52,24 @@ def check_classes(facts: dict, data: Data) -> None:
         )
 
 
-def check_weights(config: Config, run_dir: RunDirectory, load_encoder: LazyEncoder) -> None:
-    """Raise ConfigError where the encoder is another than when the first pixels were chosen, or is not there."""
-    now = load_encoder.weights
-    before = run_dir.facts().get("weights") if run_dir.begun else None
+def check_unchanged(facts: dict, data: Data, load_encoder: LazyEncoder) -> None:
+    """Compare what an earlier run rests on with what there is now; a pool that grew is put in the run's order.
+
+    Raises:
+        ConfigError: another encoder, classes that are not the same with new ones after them, an image that is gone.
+    """
+    check_weights(facts, load_encoder)
+    check_classes(facts, data)
+    in_the_runs_order(facts, data)
+
+
+def check_weights(facts: dict, load_encoder: LazyEncoder) -> None:
+    """Raise ConfigError where the encoder is another than when the first pixels were chosen."""
+    before, now = facts.get("weights"), load_encoder.weights
     if before not in (None, now):
         raise ConfigError(
-            f"the encoder {config.encoder!r} has other weights than when the run began (digest {now}, was {before}); "
-            f"put the old ones back, or start another run with another --out"
+            f"the encoder {load_encoder.config.encoder!r} has other weights than when the run began (digest {now}, was "
+            f"{before}); put the old ones back, or start another run with another --out"
         )
 
 
