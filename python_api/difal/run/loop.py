@@ -96,7 +96,7 @@ class Loop:
         data: Data,
         load_encoder: LazyEncoder,
         log: Callable[[str], None],
-        found: Survey | None,
+        found: Survey | None = None,
     ):
         self.config, self.run_dir, self.data, self.log, self.found = config, run_dir, data, log, found
         self.index = {name: i for i, name in enumerate(data.train.ids)}
