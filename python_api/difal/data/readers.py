@@ -10,7 +10,7 @@ import numpy as np
 from difal.data.base import IGNORE, Data, FileSplit
 from difal.data.listing import Listing, list_masks, list_photographs, mask_stem, name
 from difal.data.values import MaskValues, parse_classes, parse_mask_values
-from difal.errors import DataError
+from difal.errors import DataError, UnknownClassesError
 from difal.files import read_json
 
 CAMVID = [
@@ -108,7 +108,7 @@ def _classes(
             values = None  # the list is about other classes
         classes = classes or listed
     if not classes:
-        raise DataError(
+        raise UnknownClassesError(
             f"the classes of {root} are unknown: which ones are there to tell apart? Write one name a line into "
             f"{listing}, or use --classes, such as --classes sky,road,tree"
         )

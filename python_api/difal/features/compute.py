@@ -13,7 +13,7 @@ from difal.config import Config
 from difal.data import Data, open_config_data
 from difal.data.survey import Survey, survey
 from difal.encoders.lazy import LazyEncoder
-from difal.features.cache import FeatureCache, Pixel, build_cache
+from difal.features.cache import WAVE, FeatureCache, Pixel, build_cache
 from difal.features.test_set import TestSet
 
 SURVEY = "survey.json"
@@ -25,10 +25,13 @@ def make_features(
     load_encoder: Callable | None = None,
     folder: Path | None = None,
     given: Sequence[Pixel] = (),
+    wave: int = WAVE,
     found: Survey | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> tuple[FeatureCache, TestSet | None]:
     """Make, finish or open the caches of the pool and of the test set, in `folder` or `config.cache`; on all ranks.
+
+    The pool's cache can be read up to the last complete wave of images while the rest is made; see `build_cache`.
 
     Args:
         config: every setting.
@@ -36,6 +39,7 @@ def make_features(
         load_encoder: gives the encoder; called only where something is left to do.
         folder: where the caches are, instead of `config.cache`.
         given: pixels labeled before the run.
+        wave: images a rank encodes between two writes.
         found: rank 0's survey of the data, if it was made already; else it is made here.
         log: called on rank 0 with each line of a survey that is made here.
     """
@@ -47,7 +51,7 @@ def make_features(
     folder = Path(folder or config.cache)
     with parallel.hold(folder, wait=True):
         parallel.on_first_rank(lambda: _keep_survey(found, config, data, folder / SURVEY, log))
-        cache = build_cache(folder / "pool", data.train, load_encoder, config, given)
+        cache = build_cache(folder / "pool", data.train, load_encoder, config, given, wave)
         test = None
         if data.test is not None and data.test.has_masks:
             test = TestSet(folder / "test", data.test, load_encoder, config)

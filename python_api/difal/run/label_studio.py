@@ -29,16 +29,16 @@ def to_tasks(rows: Sequence[dict], prefix: str = "") -> str:
                 "image": prefix + (quote(row["image"]) if prefix else row["image"]),
                 "image_id": row["image"],
             },
-            "predictions": [{"result": [_point(row)]}],
+            "predictions": [{"result": [{"id": "pixel", **point(row)}]}],
         }
         for row in rows
     ]
     return json.dumps(tasks, indent=1, ensure_ascii=False) + "\n"
 
 
-def _point(row: dict) -> dict:
+def point(row: dict) -> dict:
+    """A pixel's middle as Label Studio's key point, in percent of the image, with its class if it has one."""
     return {
-        "id": "pixel",
         "from_name": "point",
         "to_name": "image",
         "type": "keypointlabels",

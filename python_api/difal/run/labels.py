@@ -74,6 +74,11 @@ def to_label_studio(labels: Sequence[Label], prefix: str = "") -> str:
     return label_studio.to_tasks([dataclasses.asdict(label) for label in labels], prefix)
 
 
+def label_studio_point(label: Label) -> dict:
+    """A pixel's middle as Label Studio's key point, with its class if it has one."""
+    return label_studio.point(dataclasses.asdict(label))
+
+
 def read_labels(path: Path, classes: Sequence[str], asked: Collection[Place] | None = None) -> list[Label]:
     """Read a label file, checking every line.
 

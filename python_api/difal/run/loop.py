@@ -27,9 +27,9 @@ from difal.features.test_set import TestSet
 from difal.files import crash_point, digest
 from difal.heads import train_head
 from difal.metrics import summary
-from difal.run.directory import Round, RunDirectory
+from difal.run.directory import Round, RunDirectory, classes_at_start
 from difal.run.labels import Label, write_label_file
-from difal.run.oracles import MaskOracle, PersonOracle, WaitingForLabels, known_labels
+from difal.run.oracles import MaskOracle, Oracle, PersonOracle, WaitingForLabels, known_labels
 from difal.run.pictures import draw_pictures
 from difal.run.start import check_unchanged, pool_files, ranges_of, settle
 from difal.timing import StageClock
@@ -45,6 +45,7 @@ def run(
     data: Data | None = None,
     encoder=None,
     log: Callable[[str], None] = print,
+    oracle: Oracle | None = None,
 ) -> Status:
     """Run the rounds that are not done yet; under torchrun every rank calls it.
 
@@ -54,6 +55,7 @@ def run(
         data: the pool and test set, instead of opening `config.data`.
         encoder: an encoder (see `difal.encoders`), instead of loading `config.encoder` when it is needed.
         log: called on rank 0 with a line of text per event.
+        oracle: who labels the picks, instead of the one that `config.oracle` names.
 
     Returns:
         "done", or "waiting" when a person has to label the pixels of a round first.
@@ -76,7 +78,8 @@ def run(
     found = surveys[0] if surveys else None
     with parallel.hold(run_dir.folder):
         _refuse_another_run(run_dir, resume)  # one may have begun meanwhile
-        loop = Loop(local, run_dir, data, load_encoder, log if parallel.rank() == 0 else lambda line: None, found)
+        log = log if parallel.rank() == 0 else lambda line: None
+        loop = Loop(local, run_dir, data, load_encoder, log, oracle, found)
         parallel.on_first_rank(lambda: loop.begin(config, resume))
         return loop.run()
 
@@ -96,6 +99,7 @@ class Loop:
         data: Data,
         load_encoder: LazyEncoder,
         log: Callable[[str], None],
+        oracle: Oracle | None = None,
         found: Survey | None = None,
     ):
         self.config, self.run_dir, self.data, self.log, self.found = config, run_dir, data, log, found
@@ -103,7 +107,7 @@ class Loop:
         self.budget = config.round_budget(len(data.train))
         self.clock = StageClock()
         self.load_encoder = load_encoder
-        self.oracle = self._oracle()
+        self.oracle = oracle or self._oracle()
 
     def begin(self, config: Config, resume: bool) -> None:
         """Report what was found, and write down what this run rests on."""
@@ -122,8 +126,7 @@ class Loop:
             pool=self._pool(),
             pool_files=pool_files(self.data),
             ranges=ranges_of(self.data),
-            classes=list(self.data.classes),
-            colors=self.data.colors.tolist(),
+            **self._class_facts(self.run_dir.facts()),
             images=len(self.data.train),
             test_images=len(self.data.test) if self.data.test else 0,
             weights=self.load_encoder.weights,
@@ -155,8 +158,15 @@ class Loop:
         parallel.on_first_rank(self._draw)
         return "done"
 
+    def _class_facts(self, before: dict) -> dict:
+        """Names and colours; those of a run whose annotator has changed the classes are the annotator's to write."""
+        if "classes_at_start" in before:
+            return {}
+        return {"classes": list(self.data.classes), "colors": self.data.colors.tolist()}
+
     def _check_same_as_first_rank(self) -> None:
         facts = self.run_dir.facts()
+        facts = {**facts, "classes": classes_at_start(facts)}
         own = {"pool": self._pool(), "classes": list(self.data.classes), "weights": self.load_encoder.weights}
         for name, value in own.items():
             if facts.get(name) != value:
@@ -194,7 +204,7 @@ class Loop:
         parallel.on_first_rank(lambda: self.run_dir.note(feature_stages=stages, dimension=cache.dimension))
         return cache, test
 
-    def _oracle(self) -> MaskOracle | PersonOracle:
+    def _oracle(self) -> Oracle:
         kind = self.config.oracle
         if kind == "masks" or (kind == "auto" and self.data.train.has_masks):
             return MaskOracle(self.data)
@@ -208,8 +218,11 @@ class Loop:
         return Pixel(self.index[label.image], label.y, label.x)
 
     def _queried(self, rounds: int) -> list[Label]:
-        """The labels from before the run and of its first rounds."""
-        return [*self.known, *(label for index in range(rounds) for label in self.run_dir.round(index).labels())]
+        """The labels from before the run and of its first rounds, corrected as they were when the last was labeled."""
+        labels = list(self.known)
+        for entry in map(self.run_dir.round, range(rounds)):
+            labels = entry.corrected(labels) + entry.labels()
+        return labels
 
     def _query(self, entry: Round) -> int:
         """Have the round's pixels picked and labeled; LABELED, WAITING for a person, or POOL_EMPTY."""
@@ -238,15 +251,15 @@ class Loop:
             return WAITING
         entry.write_labels("labels", labels)
         crash_point("labels")
-        if isinstance(self.oracle, PersonOracle):
-            self.oracle.done()
+        self.oracle.done()
         return LABELED
 
     def _select(self, entry: Round) -> list[Label]:
         """The round's picks, best first."""
-        head = self.run_dir.round(entry.index - 1).head() if entry.index else None
+        before = self.run_dir.round(entry.index - 1) if entry.index else None
+        head = before.head() if before else None
         queried = [self._pixel(label) for label in self._queried(entry.index)]
-        classes = len(self.data.classes)
+        classes = len((before or entry).classes)
         chosen = select(self.cache, head, queried, self.budget, entry.index, self.config, self.clock, classes)
         return [
             Label(
@@ -272,9 +285,7 @@ class Loop:
             targets = np.array([label.class_id for label in usable])
             context = self.cache.context()
             dropout = training_dropout(self.config)
-            head = train_head(
-                features, targets, context, len(self.data.classes), self.config, entry.index, dropout=dropout
-            )
+            head = train_head(features, targets, context, len(entry.classes), self.config, entry.index, dropout=dropout)
         head.save(entry.folder / "head.safetensors")
         crash_point("head")
 
@@ -283,8 +294,9 @@ class Loop:
         entries = [entry for entry in entries if parallel.on_first_rank(lambda entry=entry: entry.is_untested())]
         if entries:
             note = f"test, round {entries[0].index}" if len(entries) == 1 else f"test, {len(entries)} heads"
+            classes = max(len(entry.classes) for entry in entries)
             with self.clock("testing"):
-                counts = self.test.evaluate([entry.head() for entry in entries], len(self.data.classes), note)
+                counts = self.test.evaluate([entry.head() for entry in entries], classes, note)
             parallel.on_first_rank(lambda: self._write_metrics(entries, counts))
         return entries
 

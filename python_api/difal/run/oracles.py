@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import shlex
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from PIL import Image
 
@@ -26,6 +28,18 @@ class WaitingForLabels(Exception):
     """A person has to answer before the run can go on; the message says where and how."""
 
 
+class Oracle(Protocol):
+    """Who answers a round's picks."""
+
+    def answer(self, picks: Sequence[Label]) -> list[Label]:
+        """The answered picks; raises `WaitingForLabels` while there is none for some of them."""
+        ...
+
+    def done(self) -> None:
+        """Called once the answers are kept in the run directory."""
+        ...
+
+
 class MaskOracle:
     """Answers from the pool's masks. A void pixel is skipped: no class fits it."""
 
@@ -40,6 +54,9 @@ class MaskOracle:
                 if pick.image == name:
                     answers[at] = self._fill(pick, int(mask[pick.y, pick.x]))
         return answers
+
+    def done(self) -> None:
+        pass
 
     def _fill(self, pick: Label, class_id: int) -> Label:
         if class_id == IGNORE:
@@ -72,7 +89,7 @@ class PersonOracle:
             WaitingForLabels: not all are answered; the files to fill in are there.
             LabelError: a line cannot be used.
         """
-        answers = self._read(picks)
+        answers = self.filled_in(picks)
         if answers is None:
             self._draw(picks)
             answers = list(picks)
@@ -133,7 +150,7 @@ class PersonOracle:
             path for path in (*(self.files[kind] for kind in ("jsonl", "csv", "studio")), *others) if path.is_file()
         ]
 
-    def _read(self, picks: Sequence[Label]) -> list[Label] | None:
+    def filled_in(self, picks: Sequence[Label]) -> list[Label] | None:
         """The picks with what was filled in so far in any of the files, None if nothing was asked yet.
 
         Raises:
@@ -211,8 +228,6 @@ def _file_names(ids: Iterable[str]) -> dict[str, str]:
 
 
 def to_png(picture: Image.Image) -> bytes:
-    import io
-
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()

@@ -18,7 +18,7 @@ from difal.features.cache import settings_file
 from difal.features.compute import SURVEY
 from difal.features.pixels import encode
 from difal.files import digest
-from difal.run.directory import RunDirectory
+from difal.run.directory import RunDirectory, classes_at_start
 from difal.run.oracles import known_labels
 
 
@@ -44,8 +44,9 @@ def settle(config: Config, data: Data, run_dir: RunDirectory, load_encoder: Call
 
 def check_classes(facts: dict, data: Data) -> None:
     """Labels name classes by their place in the list: it may grow at its end, and change in no other way."""
-    before, now = facts.get("classes"), list(data.classes)
-    if before is not None and now[: len(before)] != before:
+    before, now = classes_at_start(facts), list(data.classes)
+    changed = now != before if "classes_at_start" in facts else before is not None and now[: len(before)] != before
+    if changed:
         raise ConfigError(
             f"the classes were {', '.join(before)} when the run began and are {', '.join(now)} now; put them back, add "
             f"new ones after the last, or start another run with another --out"
