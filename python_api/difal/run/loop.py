@@ -110,7 +110,9 @@ class Loop:
         self.oracle = oracle or self._oracle()
 
     def begin(self, config: Config, resume: bool) -> None:
-        """Report what was found, and write down what this run rests on."""
+        """Check that an earlier run's data and encoder are unchanged, and write down what this run rests on."""
+        if self.run_dir.begun:
+            check_unchanged(self.run_dir.facts(), self.data, self.load_encoder)
         if not self.run_dir.begun:
             for line in self.found.lines if self.found else ():
                 self.log(line)
@@ -199,7 +201,7 @@ class Loop:
     def _features(self) -> tuple[FeatureCache, TestSet | None]:
         given = [self._pixel(label) for label in self.known]
         folder = self._feature_folder()
-        cache, test = make_features(self.config, self.data, self.load_encoder, folder, given, self.found)
+        cache, test = make_features(self.config, self.data, self.load_encoder, folder, given, found=self.found)
         stages = {"pool": cache.meta["stages"], **({"test": test.meta["stages"]} if test else {})}
         parallel.on_first_rank(lambda: self.run_dir.note(feature_stages=stages, dimension=cache.dimension))
         return cache, test

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from difal.config import Config
-from difal.data import Data
+from difal.data import Data, open_config_data
 from difal.data.base import FileSplit
 from difal.data.images import ValueRanges
 from difal.data.survey import Survey, survey
@@ -20,6 +20,14 @@ from difal.features.pixels import encode
 from difal.files import digest
 from difal.run.directory import RunDirectory, classes_at_start
 from difal.run.oracles import known_labels
+
+
+def open_run_data(config: Config, run_dir: RunDirectory) -> Data:
+    """The data of a run that is gone on with, in its order; or of one that is to begin."""
+    data = open_config_data(config)
+    if run_dir.begun:
+        in_the_runs_order(run_dir.facts(), data)
+    return data
 
 
 def settle(config: Config, data: Data, run_dir: RunDirectory, load_encoder: Callable) -> Survey:
