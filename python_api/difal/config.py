@@ -19,7 +19,9 @@ KERNELS = ("rbf", "laplace", "cauchy", "student_t", "rational_quadratic", "cosin
 # Earlier names of settings. Run folders, caches and YAML files that have them are still read.
 RENAMED = {"bank": "cache", "bank_seed": "feature_seed", "bank_dtype": "cache_dtype", "draws": "noise_samples"}
 # A finished or waiting run may be taken up again with other values of these; the rest must stay as they were.
-MAY_CHANGE = frozenset({"rounds", "threads", "device", "batch", "test_cache_gb", "herding"})
+MAY_CHANGE = frozenset(
+    {"rounds", "threads", "device", "batch", "test_cache_gb", "herding", "mask_check", "image_prefix"}
+)
 
 
 def _option(default: Any, group: str, text: str, **more: Any) -> Any:
@@ -44,8 +46,20 @@ class Config:
         "`masks`, `person` (stop each round for labels), `auto`: masks if there are",
         choices=("auto", "masks", "person"),
     )
+    image_prefix: str = _option(
+        "", "budget", "what comes before an image's name in its address in Label Studio's tasks, such as http://HOST/"
+    )
     size: int | None = _option(None, "data", "resize images to SIZE x SIZE pixels [as they are]", low=8)
     classes: str | None = _option(None, "data", "comma-separated class names, where the data folder has none")
+    mask_values: str | None = _option(
+        None, "data", "value (or colour #rrggbb) of each class in the masks, such as `0,255` [class ids from 0]"
+    )
+    mask_check: str = _option(
+        "stop",
+        "data",
+        "masks that lack a class you named, or are mostly void: `stop`, or `accept` them",
+        choices=("stop", "accept"),
+    )
     limit: int | None = _option(None, "data", "use only the first LIMIT pool and test images", low=1)
     candidates: int = _option(10_000, "stage 1", "random candidate pixels per image", low=1)
     local: int = _option(50, "stage 1", "pixels that local MaxHerding keeps per image", low=1)

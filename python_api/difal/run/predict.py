@@ -58,7 +58,7 @@ def predict(
     config = Config(**{**run_dir.config(), "device": device, "threads": threads})
     entry = _trained(run_dir, round)
     head, facts = entry.head(), run_dir.facts()
-    split = open_images(images, config.size)
+    split, _ = open_images(images, config.size)
     load_encoder = LazyEncoder(config, encoder)
     if facts.get("weights") not in (None, load_encoder.weights):
         raise ConfigError(
