@@ -7,19 +7,18 @@ Features are named by what they are:
 
     rgb          the 7 x 7 pixels around the pixel, in [-1, 1]
     position     row and column of the pixel, in [-1, 1]
-    untrained    the network of `tiny` with weights drawn anew for each seed
+    untrained    the network of `tiny` with random weights
     ENCODER      L2-normalised hypercolumns of what `difal.encoders.load_encoder` takes; TEXT=ENCODER calls it TEXT
     A+B          both, one after the other
 
 Columns: each of the loop's heads, with its default settings. Mean and standard deviation over seeds, which change the
-labeled pixels, the head and the untrained weights. Writes the numbers to --out and the table beside it; a row of other
-features that --out holds already stays.
+labeled pixels and the head. Writes the numbers to --out and the table beside it; a row of other features that --out
+holds already stays.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from pathlib import Path
@@ -36,23 +35,28 @@ from difal.encoders.training import new_encoder
 from difal.files import derive_seed, read_json, write_json, write_text
 from difal.heads import HEADS, train_head
 from difal.metrics import confusion_matrix, mean_iou
+from difal.threads import in_order
 
 CONTEXT = 8  # unlabeled pixels of each pool image that the heads see besides
 SIDE = 7  # of an RGB patch
 
 
 class Pixels:
-    """Random pixels of a split, the same number in each image: `points[i]` (m, 2), `labels[i]` (m,)."""
+    """Random pixels of images of a split, `points[i]` (m, 2) and `labels[i]` (m,) of image i."""
 
-    def __init__(self, split: Split, per_image: int, *seed, labeled: bool = True):
-        self.points, self.labels = [], []
-        for i in range(len(split)):
+    def __init__(self, split: Split, images: range, per_image: int, *seed, labeled: bool = True):
+        self.points, self.labels = {}, {}
+        for i in images:
             mask = split.mask(i)
             eligible = np.argwhere(mask != IGNORE) if labeled else np.argwhere(np.ones_like(mask, dtype=bool))
             rng = np.random.default_rng(derive_seed("encoder probe", *seed, i))
             chosen = eligible[rng.choice(len(eligible), min(per_image, len(eligible)), replace=False)]
-            self.points.append(chosen)
-            self.labels.append(mask[chosen[:, 0], chosen[:, 1]].astype(np.int64))
+            self.points[i] = chosen
+            self.labels[i] = mask[chosen[:, 0], chosen[:, 1]].astype(np.int64)
+
+    def targets(self) -> np.ndarray:
+        """(n,) class ids, image after image, in the order of the features."""
+        return np.concatenate(list(self.labels.values()))
 
 
 def read_rgb(image: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -75,40 +79,36 @@ class Hypercolumns:
         return self.encoder.hypercolumns(pixels, torch.from_numpy(points), out_dtype=torch.float32).numpy()
 
 
-def make_reader(name: str, seed: int):
+def make_reader(name: str):
     if name == "untrained":
-        return Hypercolumns(new_encoder("tiny", seed))
+        return Hypercolumns(new_encoder("tiny", seed=0))
     return {"rgb": read_rgb, "position": read_position}.get(name) or Hypercolumns(load_encoder(name))
 
 
 class Features:
-    """Features of the pixels that the probe needs, each source read once, one pass an image."""
+    """Features of the pixels that the probe needs; each source is read once, in one pass over the images."""
 
     def __init__(self, split: Split, sets: list[Pixels]):
         self.split, self.sets, self.kept = split, sets, {}
 
-    def __call__(self, source: str, seed: int) -> list[np.ndarray]:
-        """A (n, D) float32 array for each of the sets; `seed` matters to untrained weights alone."""
-        key = (source, seed if source == "untrained" else 0)
-        if key not in self.kept:
-            reader, found = make_reader(*key), []
-            for i in tqdm(range(len(self.split)), source, leave=False, unit="image"):
-                points = np.concatenate([pixels.points[i] for pixels in self.sets])
-                found.append(reader(self.split.image(i), points))
-            self.kept[key] = [
-                np.concatenate([rows[start : start + len(pixels.points[i])] for i, rows in enumerate(found)])
-                for pixels, start in zip(self.sets, self._starts(), strict=True)
-            ]
-        return self.kept[key]
+    def __call__(self, source: str) -> list[np.ndarray]:
+        """A (n, D) float32 array for each of the sets."""
+        if source not in self.kept:
+            self.kept[source] = self._read(make_reader(source), source)
+        return self.kept[source]
 
-    def _starts(self) -> list[int]:
-        """Where each set begins in an image's rows: sets hold the same number of pixels in every image."""
-        counts = [len(pixels.points[0]) for pixels in self.sets]
-        return [sum(counts[:i]) for i in range(len(counts))]
+    def _read(self, reader, source: str) -> list[np.ndarray]:
+        def one(i: int) -> list[np.ndarray]:
+            counts = [len(pixels.points[i]) for pixels in self.sets]
+            rows = reader(self.split.image(i), np.concatenate([pixels.points[i] for pixels in self.sets]))
+            return np.split(rows, np.cumsum(counts)[:-1])
 
-    def joined(self, sources: list[str], seed: int) -> list[np.ndarray]:
-        parts = [self(source, seed) for source in sources]
-        return [np.concatenate(rows, axis=1) for rows in zip(*parts, strict=True)]
+        images = list(self.sets[0].points)
+        found = list(tqdm(in_order(one, images), source, len(images), leave=False, unit="image"))
+        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+    def joined(self, sources: list[str]) -> list[np.ndarray]:
+        return [np.concatenate(rows, axis=1) for rows in zip(*map(self, sources), strict=True)]
 
 
 def score(head: str, labeled, targets, context, test, truth, classes: int, seed: int) -> float:
@@ -125,37 +125,32 @@ def probe(args, rows: dict[str, dict]) -> None:
         raise SystemExit(f"{args.data} has no masks or no test set: nothing can be measured on it")
     classes = len(data.classes)
     seeds = range(args.seeds)
-    context = Pixels(data.train, CONTEXT, "context", labeled=False)
-    labeled = [Pixels(data.train, 1, "labeled", seed) for seed in seeds]
-    test = Pixels(data.test, args.test_pixels, "test")
-    truth = np.concatenate(test.labels)
+    images, test_images = range(len(data.train)), range(0, len(data.test), args.test_every)
+    context = Pixels(data.train, images, CONTEXT, "context", labeled=False)
+    labeled = [Pixels(data.train, images, 1, "labeled", seed) for seed in seeds]
+    test = Pixels(data.test, test_images, args.test_pixels, "test")
+    truth = test.targets()
     pool, tested = Features(data.train, [context, *labeled]), Features(data.test, [test])
     for text in args.features:
         name, _, given = text.rpartition("=")
         sources = given.split("+")
         row = {"features": given, **{head: [] for head in args.heads}}
         start = time.perf_counter()
+        beside, *some = pool.joined(sources)
+        (rest,) = tested.joined(sources)
         for seed in seeds:
-            beside, *some = pool.joined(sources, seed)
-            (rest,) = tested.joined(sources, seed)
-            targets = np.concatenate(labeled[seed].labels)
+            targets = labeled[seed].targets()
             for head in args.heads:
                 row[head].append(score(head, some[seed], targets, beside, rest, truth, classes, seed))
         row["dimensions"] = rest.shape[1]
         rows[name or given] = row
         cells = {head: f"{np.mean(row[head]):.1f}" for head in args.heads}
         print(f"{name or given}: {cells}, {time.perf_counter() - start:.0f} s", flush=True)
-        save(args, data, rows)
+        save(args, data.name, [len(images), len(test_images)], rows)
 
 
-def save(args, data, rows: dict[str, dict]) -> None:
-    facts = {
-        "data": data.name,
-        "images": [len(data.train), len(data.test)],
-        "test_pixels": args.test_pixels,
-        "torch": torch.__version__,
-        "rows": rows,
-    }
+def save(args, data: str, images: list[int], rows: dict[str, dict]) -> None:
+    facts = {"data": data, "images": images, "test_pixels": args.test_pixels, "torch": torch.__version__, "rows": rows}
     if args.out:
         write_json(args.out, facts)
         write_text(args.out.with_suffix(".md"), table(args.heads, rows) + "\n")
@@ -180,7 +175,8 @@ def main() -> None:
     parser.add_argument("--features", nargs="+", default=["rgb+position", "untrained", "tiny"], help="see above")
     parser.add_argument("--heads", nargs="+", default=sorted(HEADS), choices=sorted(HEADS))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--test-pixels", type=int, default=300, help="of each test image")
+    parser.add_argument("--test-every", type=int, default=3, help="use every n-th test image")
+    parser.add_argument("--test-pixels", type=int, default=1000, help="of each of them")
     parser.add_argument("--limit", type=int, help="use the first LIMIT images of each split only")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for torch's choice")
     parser.add_argument("--out", type=Path, help="JSON file of the numbers; the table goes beside it")
