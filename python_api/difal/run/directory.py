@@ -19,6 +19,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from difal.config import Config, read_yaml
 from difal.errors import ConfigError
 from difal.files import read_json, write_json, write_text
@@ -42,8 +44,6 @@ class RunDirectory:
         return (self.folder / "rounds/000/picks.jsonl").is_file()
 
     def begin(self, config: Config) -> None:
-        import yaml
-
         write_text(self.folder / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
 
     def config(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import shlex
 import shutil
 from collections import Counter
@@ -165,8 +166,6 @@ def mark(image: np.ndarray, points: Sequence[tuple[int, int, int]], long_side: i
 
 
 def to_png(picture: Image.Image) -> bytes:
-    import io
-
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
