@@ -25,7 +25,6 @@ from annotate.browser import Label, need_browser, next_question, question  # noq
 KEYS, PAUSE = 100, 0.35  # keys per case, and seconds between them: far faster than anybody labels
 SETTINGS = {
     "data": "scenes:24,0,0",
-    "encoder": "tiny",
     "candidates": 500,
     "local": 30,
     "random": 30,
@@ -113,7 +112,7 @@ def main() -> None:
         "| --- | --- | --- | --- | --- |",
         *(f"| {r['case']} | {r['keys']} | {r['p50_ms']} | {r['p95_ms']} | {r['max_ms']} |" for r in table),
         "",
-        f"Key to next painted question, by `python bench/label_latency.py`; {heads} heads were trained during the last case.",
+        f"Key to next painted question, by `python bench/label_latency.py`; {heads} heads trained in the last case.",
     ]
     print("\n".join(report))
     out = ROOT / "bench/results/cpu"

@@ -37,11 +37,21 @@ class Annotator:
         playwright: Playwright.
         label: the server's process.
         profile: folder of the browser's profile; what the page keeps survives the browser there.
+        data: what is labeled.
+        size: side of the images, as the run has it.
     """
 
-    def __init__(self, playwright, label: Label, profile: Path):
+    def __init__(
+        self,
+        playwright,
+        label: Label,
+        profile: Path,
+        *,
+        data: str = SETTINGS["data"],
+        size: int | None = SETTINGS["size"],
+    ):
         self.playwright, self.label, self.profile = playwright, label, profile
-        self.data = open_data(SETTINGS["data"], size=SETTINGS["size"])
+        self.data = open_data(data, size=size)
         self.keys = assign_keys(self.data.classes)
         self.open()
 
