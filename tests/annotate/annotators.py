@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 from annotate.browser import CHROMIUM, FLAGS, WAIT, Label, next_question, place, question
@@ -60,7 +61,22 @@ class Annotator:
             str(self.profile), executable_path=CHROMIUM, args=FLAGS, viewport={"width": 900, "height": 640}
         )
         self.page = self.context.pages[0]
-        self.page.goto(self.label.url)
+        self.visit()
+
+    def visit(self) -> None:
+        """Open the page, again and again if need be: the server may be away, or go in the middle of it."""
+        from playwright.sync_api import Error
+
+        until = time.monotonic() + WAIT / 1000
+        while True:
+            try:
+                self.page.goto(self.label.url)
+                self.page.wait_for_selector("body[data-phase]", timeout=WAIT / 6)
+                return
+            except Error:
+                if not self.processes() or time.monotonic() > until:
+                    raise
+                time.sleep(0.5)
 
     def kill(self) -> None:
         """End the browser by SIGKILL, at once."""

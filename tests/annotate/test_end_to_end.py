@@ -135,6 +135,8 @@ def test_everything_killed_again_and_again(playwright, by_masks, tmp_path):
                 given += 1
             except Error:
                 if annotator.processes():
+                    print((folder / "annotate/worker.log").read_text()[-2000:], (folder / "label.log").read_text())
+                    print(annotator.page.inner_text("body"))
                     raise
                 annotator.open()  # the page has kept what was not acknowledged
         killer.join()
