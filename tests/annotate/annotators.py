@@ -7,23 +7,33 @@ import signal
 import time
 from pathlib import Path
 
+from diffusers import DDPMScheduler
+
 from annotate.browser import CHROMIUM, FLAGS, WAIT, Label, next_question, place, question
+from api.small_unets import make_unet
 from difal.annotate.classes import assign_keys
 from difal.data import open_data
 from difal.data.base import IGNORE
+from difal.encoders.diffusion import DiffusionEncoder
 
 SETTINGS = {
     "data": "scenes:6,3,0",
     "size": 48,
-    "encoder": "tiny",
-    "candidates": 100,
-    "local": 8,
-    "random": 8,
+    "candidates": 200,
+    "local": 60,
+    "random": 20,
     "noise_samples": 1,
     "epochs": 5,
     "pictures": 0,
     "threads": 1,
 }
+
+
+def small_encoder(folder: Path) -> str:
+    """Write an encoder of random weights that takes milliseconds an image, so that the page is what is tested."""
+    scheduler = DDPMScheduler(num_train_timesteps=400)
+    DiffusionEncoder(make_unet(), scheduler, (1, 3, 5), (50,), resolution=16).save_pretrained(folder)
+    return str(folder)
 
 
 def flags(**settings) -> list[str]:

@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 
-from annotate.annotators import SETTINGS, Annotator, flags
+from annotate.annotators import SETTINGS, Annotator, flags, small_encoder
 from annotate.browser import Label, acknowledged, need_browser
 from difal.annotate.journal import of_type, read_journal
 from difal.config import Config
@@ -21,15 +21,25 @@ from difal.run.loop import run
 COMPARED = ("picks.jsonl", "head.safetensors", "metrics.json")
 # The whole check is `DIFAL_KILLS=50 DIFAL_ANSWERS=300 pytest tests/annotate/test_end_to_end.py`.
 KILLS, ANSWERS, ROUNDS = int(os.environ.get("DIFAL_KILLS", 4)), int(os.environ.get("DIFAL_ANSWERS", 24)), 3
-BUDGET = ANSWERS / ROUNDS / 6  # of six images
+BUDGET = ANSWERS / ROUNDS / 6  # a round and image, of six
 
 
 @pytest.fixture(scope="module")
-def by_masks(tmp_path_factory):
+def settings(tmp_path_factory):
+    need_browser()
+    return {
+        **SETTINGS,
+        "encoder": small_encoder(tmp_path_factory.mktemp("encoder")),
+        "rounds": ROUNDS,
+        "budget": BUDGET,
+    }
+
+
+@pytest.fixture(scope="module")
+def by_masks(settings, tmp_path_factory):
     """The run that the masks answer."""
     folder = tmp_path_factory.mktemp("masks") / "run"
-    need_browser()
-    config = Config(**SETTINGS, rounds=ROUNDS, budget=BUDGET, oracle="masks", out=str(folder))
+    config = Config(**settings, oracle="masks", out=str(folder))
     assert run(config, log=lambda line: None) == "done"
     return decided(folder)
 
@@ -47,9 +57,9 @@ def decided(folder) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for name in COMPARED for p in folder.glob(f"rounds/*/{name}")}
 
 
-def test_equal_to_the_masks_run(playwright, by_masks, tmp_path):
+def test_equal_to_the_masks_run(playwright, settings, by_masks, tmp_path):
     folder = tmp_path / "run"
-    with Label(folder, *flags(**SETTINGS, rounds=ROUNDS, budget=BUDGET)) as label:
+    with Label(folder, *flags(**settings)) as label:
         annotator = Annotator(playwright, label, tmp_path / "profile")
         while not annotator.done():
             annotator.answer()
@@ -119,11 +129,11 @@ def children(parent: int) -> list[int]:
     return found
 
 
-def test_everything_killed_again_and_again(playwright, by_masks, tmp_path):
+def test_everything_killed_again_and_again(playwright, settings, by_masks, tmp_path):
     from playwright.sync_api import Error
 
     folder, given = tmp_path / "run", 0
-    with Label(folder, *flags(**SETTINGS, rounds=ROUNDS, budget=BUDGET)) as label:
+    with Label(folder, *flags(**settings)) as label:
         annotator = Annotator(playwright, label, tmp_path / "profile")
         killer = Killer(label, annotator, seed=KILLS)
         while True:
