@@ -26,7 +26,7 @@ import torch
 
 from difal.annotate.export import export
 from difal.annotate.live import LiveModel
-from difal.annotate.oracle import JournalOracle
+from difal.annotate.oracle import JournalOracle, note_classes
 from difal.config import Config
 from difal.encoders.lazy import LazyEncoder
 from difal.errors import UserError
@@ -110,6 +110,7 @@ class Worker:
             oracle = JournalOracle(self.run_dir.folder, self.data.classes)
             loop = Loop(self.config, self.run_dir, self.data, self.load_encoder, self._say, oracle)
             loop.begin(self.config, resume=self.run_dir.exists)
+            note_classes(self.run_dir, self.data.classes)
             self.send({"event": "working"})
             status = loop.run()
             self.send({"event": status, "rounds": len(self.run_dir.rounds())})

@@ -6,12 +6,13 @@ import argparse
 from pathlib import Path
 
 from difal import parallel
+from difal.annotate.oracle import JournalOracle, journal_path
 from difal.cli._common import DONE, EXIT_CODES, WAITING, add_settings, check_device, given_settings, listing
 from difal.config import FIELDS, resumed_config
 from difal.data import LAYOUTS
 from difal.presets import check_encoder, make_config, presets
 from difal.report import write_report
-from difal.run.directory import RunDirectory
+from difal.run.directory import RunDirectory, classes_at_start
 from difal.run.loop import run
 
 HELP = "do the rounds"
@@ -59,7 +60,11 @@ def main(args: argparse.Namespace) -> int:
         config = resumed_config(RunDirectory(folder).config(), {**given_settings(args), "out": str(folder)})
     check_device(config.device)
     check_encoder(config.encoder)
-    status = run(config, resume=args.resume is not None)
+    oracle = None
+    if args.resume is not None and journal_path(config.run_folder()).is_file():  # labeled by `difal label`
+        facts = RunDirectory(config.run_folder()).facts()
+        oracle = JournalOracle(config.run_folder(), classes_at_start(facts) or ())
+    status = run(config, resume=args.resume is not None, oracle=oracle)
     if status == "waiting":
         return WAITING
     if parallel.rank() == 0:

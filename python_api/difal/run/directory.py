@@ -10,6 +10,7 @@
     rounds/000/head.safetensors
     rounds/000/metrics.json    mIoU under both policies, class IoUs, confusion matrix
     rounds/000/stages.json     seconds and peak memory per stage
+    annotate/                  of `difal label`: journal of answers, live head, and what belongs to its page
     pictures/                  a few pool images with their maps, for the report
     cache/                      features, unless `cache` names another folder; may be deleted once the run is done
 
@@ -77,6 +78,11 @@ class RunDirectory:
     def round(self, index: int) -> Round:
         facts = self.facts()
         return Round(self.folder / "rounds" / f"{index:03d}", tuple(classes_at_start(facts) or ()))
+
+    def live_head(self) -> Head | None:
+        """The head that `difal label` trained on every answer, in a round or not; None if there is none."""
+        path = self.folder / "annotate" / "head.safetensors"
+        return Head.load(path) if path.is_file() else None
 
     def rounds(self) -> list[Round]:
         """The rounds with picks, in order."""
