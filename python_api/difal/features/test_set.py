@@ -22,7 +22,7 @@ from difal.features.cache import FORMAT, check_settings, encoder_settings
 from difal.features.dense import dense_classes
 from difal.features.pixels import encode, pixel_features
 from difal.files import crash_point, derive_seed, digest, write_json, write_tensors
-from difal.heads import Head
+from difal.heads import Head, make_head
 from difal.metrics import confusion_matrix
 from difal.ranks import Job, in_order, workers
 from difal.threads import in_order as in_order_here
@@ -78,7 +78,7 @@ class Counting(Job):
     def order(self) -> tuple[dict, dict[str, torch.Tensor]]:
         facts, _ = self.images.order()
         tensors = {f"{i} {name}": one for i, head in enumerate(self.heads) for name, one in head.state_dict().items()}
-        return {**facts, "heads": [head.sizes for head in self.heads], "classes": self.classes}, tensors
+        return {**facts, "heads": [(head.name, head.shape) for head in self.heads], "classes": self.classes}, tensors
 
     def make(self, index: int) -> dict[str, torch.Tensor]:
         kept, truth = self.keep(index), self.images.split.mask(index)
@@ -92,14 +92,12 @@ class Counting(Job):
         return {"counts": torch.from_numpy(np.stack(counts))}
 
 
-def heads_of(sizes: Sequence[Sequence[int]], tensors: dict[str, torch.Tensor]) -> list[Head]:
+def heads_of(described: Sequence[tuple[str, Sequence[int]]], tensors: dict[str, torch.Tensor]) -> list[Head]:
     """The heads of a `Counting.order`."""
     heads = []
-    for i, (features, first, second, classes) in enumerate(sizes):
-        head = Head(features, classes, (first, second))
+    for i, (name, shape) in enumerate(described):
         own = {key.partition(" ")[2]: one for key, one in tensors.items() if key.partition(" ")[0] == str(i)}
-        head.load_state_dict(own)
-        heads.append(head.eval())
+        heads.append(make_head(name, tuple(shape), own))
     return heads
 
 

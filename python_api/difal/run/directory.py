@@ -22,8 +22,10 @@ from typing import Any
 from difal.config import Config, read_yaml
 from difal.errors import ConfigError
 from difal.files import read_json, write_json, write_text
-from difal.heads import Head
+from difal.heads import Head, load_head
 from difal.run.labels import Label, read_labels, write_label_file
+
+EARLIER = {"head": "mlp"}  # settings that run folders of earlier versions lack, as those versions had them
 
 
 class RunDirectory:
@@ -49,7 +51,7 @@ class RunDirectory:
     def config(self) -> dict[str, Any]:
         if not self.exists:
             raise ConfigError(f"{self.folder} is no run folder: it holds no config.yaml")
-        return read_yaml(self.folder / "config.yaml")
+        return {**EARLIER, **read_yaml(self.folder / "config.yaml")}
 
     def facts(self) -> dict[str, Any]:
         path = self.folder / "run.json"
@@ -101,7 +103,7 @@ class Round:
         write_label_file(self.folder / f"{name}.jsonl", labels)
 
     def head(self) -> Head | None:
-        return Head.load(self.folder / "head.safetensors") if self.has("head.safetensors") else None
+        return load_head(self.folder / "head.safetensors") if self.has("head.safetensors") else None
 
     def metrics(self) -> dict | None:
         return read_json(self.folder / "metrics.json") if self.has("metrics.json") else None

@@ -18,7 +18,7 @@ from difal.features.cache import FeatureCache, Pixel
 from difal.features.compute import make_features
 from difal.features.test_set import TestSet
 from difal.files import crash_point, digest, exclusive
-from difal.heads import train_head
+from difal.heads import check_head, train_head
 from difal.metrics import summary
 from difal.run.directory import Round, RunDirectory
 from difal.run.labels import Label, write_label_file
@@ -53,6 +53,7 @@ def run(
         UserError: something outside the program is wrong; the message names it and the cure.
     """
     check_acquisition(config.acquisition)
+    check_head(config.head)
     data = data or open_config_data(config)
     load_encoder = LazyEncoder(config, encoder)
     _ = load_encoder.weights  # an encoder that is not there is told before a folder is made
