@@ -110,7 +110,7 @@ def test_gallery_has_every_picture_and_the_command_that_makes_it():
         assert picture.is_file()
         program, *arguments = command.split()
         if program == "difal":
-            assert make_parser().parse_args(arguments).function.__name__ == f"{arguments[0]}_command"
+            assert make_parser().parse_args(arguments).command.__name__ == f"difal.cli.{arguments[0]}"
             continue
         assert program == "python"
         if arguments[0] == "-m":

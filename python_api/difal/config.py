@@ -223,17 +223,6 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return check_keys(read_mapping(path), str(path))
 
 
-def make_config(
-    file: str | Path | None = None, overrides: dict[str, Any] | None = None, preset: str | None = None
-) -> Config:
-    """Defaults, then the preset, then the YAML file, then the overrides."""
-    from difal.presets import read_preset
-
-    values = {} if preset is None else read_preset(preset)
-    values |= {} if file is None else read_yaml(file)
-    return Config(**{**values, **check_keys(overrides or {}, "the overrides")})
-
-
 def resumed_config(stored: dict[str, Any], overrides: dict[str, Any]) -> Config:
     """The configuration of an earlier run, taken up again; only `MAY_CHANGE` settings may differ."""
     stored, overrides = check_keys(stored, "the run's configuration"), check_keys(overrides, "the overrides")

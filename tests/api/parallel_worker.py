@@ -25,7 +25,7 @@ RUNS = {
 
 def command(words):
     args = cli.make_parser().parse_args(words.split())
-    return args.function(args)
+    return args.command.main(args)
 
 
 def all_runs(out, data):

@@ -3,8 +3,9 @@
 import pytest
 import yaml
 
-from difal.config import FIELDS, Config, make_config, resumed_config
+from difal.config import FIELDS, Config, resumed_config
 from difal.errors import ConfigError
+from difal.presets import make_config
 
 
 def test_the_defaults_are_the_papers():

@@ -13,10 +13,9 @@ from PIL import Image
 
 from api.fakes import FakeEncoder, outcome, tiny_config, use_fake_encoder, write_folder
 from difal import cli
-from difal.config import make_config
 from difal.errors import ConfigError, DataError, UserError
 from difal.features.compute import make_features
-from difal.presets import presets, read_preset
+from difal.presets import make_config, presets, read_preset
 from difal.run.loop import run
 from difal.sweep import Sweep, sweep
 from difal.sweep.table import table

@@ -9,6 +9,7 @@ import difflib
 from pathlib import Path
 from typing import Any
 
+from difal.config import Config, check_keys, read_yaml
 from difal.errors import ConfigError
 
 FOLDER = Path(__file__).parent
@@ -40,14 +41,21 @@ def read_preset(name: str) -> dict[str, Any]:
     Raises:
         ConfigError: there is none of this name; names those there are.
     """
-    from difal.config import read_yaml
-
     known = presets()
     if name not in known:
         close = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ConfigError(f"`preset` must be one of {', '.join(known)}, got {name!r}{hint}")
     return read_yaml(FOLDER / f"{name}.yaml")
+
+
+def make_config(
+    file: str | Path | None = None, overrides: dict[str, Any] | None = None, preset: str | None = None
+) -> Config:
+    """Defaults, then the preset, then the YAML file, then the overrides."""
+    values = {} if preset is None else read_preset(preset)
+    values |= {} if file is None else read_yaml(file)
+    return Config(**{**values, **check_keys(overrides or {}, "the overrides")})
 
 
 def check_encoder(encoder: str) -> None:

@@ -22,12 +22,12 @@ from typing import Any
 import torch
 
 from difal.acquisition import check_acquisition
-from difal.config import MAY_CHANGE, Config, check_keys, make_config, read_mapping
+from difal.config import MAY_CHANGE, Config, check_keys, read_mapping
 from difal.data import open_config_data
 from difal.errors import ConfigError, DataError, UserError
 from difal.features.compute import make_features
 from difal.files import digest, exclusive, write_json, write_text
-from difal.presets import check_encoder
+from difal.presets import check_encoder, make_config
 from difal.run.directory import RunDirectory
 from difal.sweep.runs import Key, collect, finished
 from difal.sweep.table import curves, table

@@ -1,0 +1,59 @@
+"""What several commands share: exit codes, a flag for each setting, checks and listings."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from difal.config import FIELDS, field_type
+
+DONE, FAILED, WAITING, INTERRUPTED = 0, 1, 3, 130
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 3 waiting for labels, 130 interrupted."
+)
+
+
+def add_settings(parser: argparse.ArgumentParser, names: Iterable[str], preset: bool = True) -> None:
+    """Add a flag for each setting, in the setting's group; only flags that are given reach the namespace."""
+    if preset:
+        parser.add_argument("--preset", metavar="NAME", help="settings by name, which --config and flags override")
+    parser.add_argument("--config", metavar="FILE", help="YAML file of settings, which flags override")
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for name in names:
+        item, (kind, _) = FIELDS[name], field_type(name)
+        group = item.metadata["group"]
+        if group not in groups:
+            groups[group] = parser.add_argument_group(group)
+        text = item.metadata["help"]
+        if item.default not in (None, "") and "[" not in text:
+            text += f" [{item.default}]"
+        groups[group].add_argument(
+            f"--{name.replace('_', '-')}",
+            type=kind,
+            choices=item.metadata.get("choices"),
+            default=argparse.SUPPRESS,
+            help=text.replace("%", "%%"),
+            metavar=None if item.metadata.get("choices") else kind.__name__.upper().replace("STR", "TEXT"),
+        )
+
+
+def given_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that flags gave."""
+    return {name: value for name, value in vars(args).items() if name in FIELDS and value is not None}
+
+
+def check_device(name: str) -> None:
+    """Raise ValueError where torch cannot compute on the device `name`, before anything is written."""
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA fails an assertion
+        raise ValueError(f"torch cannot use --device {name} ({str(error).splitlines()[0]}); use --device cpu") from None
+
+
+def listing(lines: dict[str, str], indent: str = "") -> str:
+    """Format names and their descriptions in two columns."""
+    width = max(map(len, lines))
+    return "\n".join(f"{indent}{name:{width}}  {line}" for name, line in lines.items())
