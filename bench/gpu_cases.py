@@ -135,7 +135,8 @@ def camvid(m: Machine, matrix_free: bool, backend: str = "cuda") -> dict:
     x, width = clusters(m, n, d), 1.5
     limit = None
     if matrix_free:
-        from difal_kernels.ops.maxherding import cuda_dense, cuda_matrix_free
+        from difal_kernels.ops.maxherding.backends.cuda import dense as cuda_dense
+        from difal_kernels.ops.maxherding.backends.cuda import tiled as cuda_matrix_free
         from difal_kernels.ops.maxherding.problem import prepare
 
         (p,) = prepare(x, budget, bandwidth=width).problems
@@ -150,7 +151,7 @@ def camvid(m: Machine, matrix_free: bool, backend: str = "cuda") -> dict:
 def select_matrix_free(m: Machine, p, width: float, x: torch.Tensor, budget: int) -> dict:
     """The matrix-free path where the dense one would need less memory, so that no limit asks for it."""
     from difal_kernels._progress import Progress
-    from difal_kernels.ops.maxherding import cuda_matrix_free
+    from difal_kernels.ops.maxherding.backends.cuda import tiled as cuda_matrix_free
 
     def run():
         with Progress(budget, "", False) as bar, torch.no_grad():
@@ -200,7 +201,7 @@ def global_free(
         "floors_are": "two sweeps, every tile of half the matrix written and read once",
         "peak_bytes": peak,
         "goal_bytes": goal_bytes,
-        "contested": int(got.settled),
+        "contested": int(got.contested_picks),
         "gains_never_rise": bool((gains[1:] <= gains[:-1] + 1e-12 * gains[0]).all()),
         "no_repeats": len(set(got.indices.tolist())) == budget,
     }

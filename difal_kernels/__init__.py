@@ -10,6 +10,7 @@
 
 from ._dispatch import BackendUnavailableError, available_backends, explain
 from ._version import __version__
+from .curve import CoverageCurve, coverage_curve
 from .ops.disagreement import (
     bald,
     balentacq,
@@ -35,6 +36,7 @@ from .ops.uherding import uherding
 __all__ = [
     "BackendUnavailableError",
     "Centers",
+    "CoverageCurve",
     "MaxHerding",
     "Selection",
     "Typical",
@@ -42,6 +44,7 @@ __all__ = [
     "available_backends",
     "bald",
     "balentacq",
+    "coverage_curve",
     "dald",
     "disagreement",
     "edald",

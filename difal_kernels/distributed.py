@@ -17,7 +17,7 @@ import torch
 
 from ._checks import as_choice, as_int, as_tensor, back_converter, check_finite
 from ._group import Group, RankLostError, connect, default_timeout
-from .ops.maxherding.kernels import KERNELS, SCALE_FREE, kernel_matrix, sample_rows
+from .ops.maxherding.kernel_functions import KERNELS, SCALE_FREE, kernel_matrix, sample_rows
 from .ops.maxherding.problem import _bandwidths, _candidates, _labeled, _weights
 from .ops.maxherding.result import TIE
 

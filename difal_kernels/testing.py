@@ -8,7 +8,7 @@ import torch
 
 from ._checks import INTEGERS, as_data
 from ._settings import on_cpu_by_default
-from .ops.maxherding.kernels import kernel_matrix
+from .ops.maxherding.kernel_functions import kernel_matrix
 from .ops.maxherding.problem import prepare
 from .ops.maxherding.reference import initial_coverage
 

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from difal_kernels import maxherding
-from difal_kernels.ops.maxherding.kernels import kernel_matrix
+from difal_kernels.ops.maxherding.kernel_functions import kernel_matrix
 
 N, PICKS, BANDWIDTH = 1200, 60, 1.5
 

@@ -13,7 +13,7 @@ from skimage import data
 
 from difal.encoders import load_encoder
 from difal_kernels import maxherding
-from difal_kernels.ops.maxherding.kernels import kernel_matrix
+from difal_kernels.ops.maxherding.kernel_functions import kernel_matrix
 
 BUDGET, CANDIDATES = 50, 10_000
 

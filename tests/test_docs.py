@@ -6,6 +6,7 @@ import importlib.util
 import os
 import pkgutil
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import difal
 import difal_kernels
 from difal.cli import make_parser
+from difal_kernels.select.arguments import parse as parse_selection
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
@@ -46,7 +48,9 @@ def test_site_builds_without_a_warning(tmp_path):
     assert "<math" in (tmp_path / "site" / "theory" / "index.html").read_text()
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/start.md", "docs/large.md", "docs/hypercolumns.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/start.md", "docs/large.md", "docs/hypercolumns.md", "docs/select.md"]
+)
 def test_code_of_a_page_runs(page):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert blocks
@@ -59,16 +63,18 @@ def test_commands_of_the_pages_are_commands():
     seen = set()
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")):
         text = page.read_text().replace("\\\n", " ")
-        for program, rest in re.findall(r"^ {4}(difal|python|make|bash) (.+)$", text, re.MULTILINE):
+        for program, rest in re.findall(r"^ {4}(difal|difal-select|python|make|bash) (.+)$", text, re.MULTILINE):
             seen.add(program)
             first, *more = rest.split()
             if program == "difal":
                 make_parser().parse_args([first, *more])
+            elif program == "difal-select":
+                parse_selection(shlex.split(rest))
             elif program == "make":
                 assert first in targets, (page, rest)
             elif first != "-m":
                 assert (ROOT / first).exists(), (page, rest)
-    assert seen == {"difal", "python", "make", "bash"}
+    assert seen == {"difal", "difal-select", "python", "make", "bash"}
 
 
 def test_reference_has_every_public_name():

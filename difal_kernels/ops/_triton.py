@@ -1,8 +1,8 @@
 """What every Triton backend shares: whether it can run here, and compiling kernels where there is no GPU.
 
 This module does not import triton, nor may a backend before its `run`: the package needs numpy and torch alone.
-Kernels lie in a module `triton_kernels.py` of their op. Its `builds()` lists how they are compiled; that is what
-`bench/compile_triton.py` and the tests walk.
+A module `aot_builds` of the op, in the list below, says by `builds()` how its kernels are compiled; that is what
+`bench/compile_triton.py` and the tests read.
 
 A kernel's integers are int64 and not specialised (`kernel`). Triton else compiles anew for a 1 and for each pattern of
 multiples of 16 among the arguments, so that another N or budget might wait for the compiler.
@@ -30,7 +30,7 @@ import torch
 from . import _gpu
 
 ARCHS = ("80", "90", "100", "120")  # compute capabilities that every kernel must compile for
-OPS = ("maxherding", "disagreement", "hypercolumns")  # those that may have a module `triton_kernels`
+AOT_BUILDS = ("maxherding.backends.triton.aot_builds", "disagreement.aot_builds", "hypercolumns.aot_builds")
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,8 @@ def on(device: torch.device) -> Iterator[None]:
 def builds() -> list[Build]:
     """Those of all ops. Not under the interpreter: what it defines cannot be compiled."""
     found = []
-    for op in OPS:
-        name = f"{__package__}.{op}.triton_kernels"
-        if importlib.util.find_spec(name) is not None:
-            found += importlib.import_module(name).builds()
+    for name in AOT_BUILDS:
+        found += importlib.import_module(f"{__package__}.{name}").builds()
     return found
 
 

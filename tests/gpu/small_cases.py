@@ -17,7 +17,7 @@ def main() -> None:
     from difal_kernels._native import load
     from difal_kernels._progress import Progress
     from difal_kernels.ops import _triton
-    from difal_kernels.ops.maxherding import cuda_matrix_free
+    from difal_kernels.ops.maxherding.backends.cuda import tiled as cuda_matrix_free
     from difal_kernels.ops.maxherding.problem import prepare
 
     device = load("_cuda").DEVICE
@@ -43,7 +43,7 @@ def main() -> None:
     hypercolumns(maps, points, (16, 16), image_index=image, backend="cuda")
     if device == "cuda":
         if _triton.unavailable() is None:
-            from difal_kernels.ops.maxherding import triton_matrix_free
+            from difal_kernels.ops.maxherding.backends.triton import tiled as triton_matrix_free
 
             maxherding(x, 12, labeled=labeled, candidates=range(20, 150), backend="triton")
             maxherding(x.half(), 12, labeled=labeled.half(), candidates=range(20, 60), backend="triton")

@@ -8,9 +8,12 @@ import torch
 from difal_kernels import BackendUnavailableError, _native, explain, maxherding
 from difal_kernels._progress import Progress
 from difal_kernels.ops import _gpu
-from difal_kernels.ops.maxherding import cuda_dense, cuda_engine, cuda_matrix_free, cuda_panels
-from difal_kernels.ops.maxherding.cuda_panels import Panels
-from difal_kernels.ops.maxherding.kernels import KERNELS
+from difal_kernels.ops.maxherding.backends.cuda import dense as cuda_dense
+from difal_kernels.ops.maxherding.backends.cuda import greedy as cuda_engine
+from difal_kernels.ops.maxherding.backends.cuda import operands as cuda_panels
+from difal_kernels.ops.maxherding.backends.cuda import tiled as cuda_matrix_free
+from difal_kernels.ops.maxherding.backends.cuda.operands import Panels
+from difal_kernels.ops.maxherding.kernel_functions import KERNELS
 from difal_kernels.ops.maxherding.problem import prepare
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from difal_kernels.ops.maxherding import dense, panels, products
+from difal_kernels.ops.maxherding.backends.cpu import dense, products
+from difal_kernels.ops.maxherding.backends.cpu import operands as panels
 
 
 @pytest.fixture(scope="module", params=["float32", "int16", "short matrix"])

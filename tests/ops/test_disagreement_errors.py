@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import difal_kernels as dk
-from difal_kernels.ops.disagreement import contract, cuda, triton
+from difal_kernels.ops.disagreement import cuda, problem, triton
 
 X = torch.zeros(4, 3, 5)
 P = X.softmax(-1)
@@ -193,9 +193,9 @@ def test_no_gpu_backend_takes_what_it_has_no_kernel_for():
     """Whatever the machine: the reason for the scores comes with the other reasons, and names the way out."""
     single = X[:, 0]
     for scores, options in (("balentacq", {"outputs": ("balentacq", "bald")}), ("compat", {"compat": "released"})):
-        problem = contract.prepare(X, single, **{"outputs": ("edald",), **options})
-        assert scores in contract.beyond_gpu(problem)
-        assert "backend='reference'" in contract.beyond_gpu(problem)
+        checked = problem.prepare(X, single, **{"outputs": ("edald",), **options})
+        assert scores in problem.beyond_gpu(checked)
+        assert "backend='reference'" in problem.beyond_gpu(checked)
         for backend in (cuda, triton):
             assert backend.supports(problem) is not None
-    assert contract.beyond_gpu(contract.prepare(X, single, outputs=("edald", "margin", "variation_ratio"))) is None
+    assert problem.beyond_gpu(problem.prepare(X, single, outputs=("edald", "margin", "variation_ratio"))) is None

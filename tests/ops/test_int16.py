@@ -9,10 +9,12 @@ import torch
 
 from difal_kernels import maxherding
 from difal_kernels._native import load
-from difal_kernels.ops.maxherding import cpu, dense, panels, products
-from difal_kernels.ops.maxherding.panels import Panels
+from difal_kernels.ops.maxherding.backends import cpu
+from difal_kernels.ops.maxherding.backends.cpu import dense, products
+from difal_kernels.ops.maxherding.backends.cpu import operands as panels
+from difal_kernels.ops.maxherding.backends.cpu.operands import Panels
+from difal_kernels.ops.maxherding.backends.cpu.products import Float32Products, Frame, Int16Products
 from difal_kernels.ops.maxherding.problem import prepare
-from difal_kernels.ops.maxherding.products import Float32Products, Frame, Int16Products
 
 pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 

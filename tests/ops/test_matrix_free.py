@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from difal_kernels import explain, maxherding
-from difal_kernels.ops.maxherding import cpu, matrix_free, matrix_free_memory
+from difal_kernels.ops.maxherding.backends import cpu
+from difal_kernels.ops.maxherding.backends.cpu import tiled as matrix_free
+from difal_kernels.ops.maxherding.backends.cpu import tiled_memory as matrix_free_memory
 from difal_kernels.ops.maxherding.problem import prepare
 
 pytestmark = [

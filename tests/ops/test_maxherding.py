@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from backends import for_cpu_tensors
 from difal_kernels import Selection, explain, maxherding
-from difal_kernels.ops.maxherding.kernels import KERNELS, kernel_matrix, median_bandwidth, sample_rows
+from difal_kernels.ops.maxherding.kernel_functions import KERNELS, kernel_matrix, median_bandwidth, sample_rows
 from difal_kernels.testing import replay
 
 pytestmark = pytest.mark.usefixtures("arithmetic")
@@ -97,7 +97,7 @@ def test_odd_sizes_down_to_one_and_the_whole_pool(backend, n, two_threads):
 
 @pytest.mark.parametrize("backend", NATIVE)
 def test_pools_wider_than_a_panel(backend, monkeypatch, two_threads):
-    from difal_kernels.ops.maxherding import dense
+    from difal_kernels.ops.maxherding.backends.cpu import dense
 
     for name, value in {"ROWS": 100, "LEAST": 1, "TILE": 48, "SPAN": 70, "CORNER": 32}.items():
         monkeypatch.setattr(dense, name, value)
@@ -141,7 +141,7 @@ class TestAdverse:
         for dtype in (torch.float32, torch.float64):
             for kernel in ("rbf", "laplace", "cauchy"):
                 got = assert_same(torch.cat([x, moved]).to(dtype), 150, backend, kernel=kernel)
-        assert got.settled > 0
+        assert got.contested_picks > 0
 
     def test_clusters_of_equal_density(self, backend):
         ring = torch.arange(20, dtype=torch.float64) * (2 * torch.pi / 20)
@@ -398,3 +398,13 @@ def test_permuting_the_pool_permutes_the_picks(seed):
     w = torch.rand(60, generator=generator)  # without weights, two points that only cover each other are tied
     permuted = maxherding(x[order], 20, weights=w[order], bandwidth=5.0)
     assert torch.equal(order[permuted], maxherding(x, 20, weights=w, bandwidth=5.0))
+
+
+def test_old_names_work_for_one_release_and_warn():
+    import difal_kernels.ops.maxherding.kernels as old
+
+    got = maxherding(torch.eye(4), 2, return_info=True)
+    with pytest.warns(DeprecationWarning, match="contested_picks"):
+        assert got.settled == got.contested_picks
+    with pytest.warns(DeprecationWarning, match="kernel_functions"):
+        assert old.kernel_matrix is kernel_matrix

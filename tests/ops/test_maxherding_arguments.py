@@ -21,7 +21,7 @@ def test_explain_and_dispatch(monkeypatch):
         kcenter_greedy(blobs(10), 1, backend="triton")
     with pytest.raises(ValueError, match="`op` must be one of"):
         explain("herding", blobs(10), 1)
-    from difal_kernels.ops.maxherding import cpu
+    from difal_kernels.ops.maxherding.backends import cpu
 
     monkeypatch.setattr(cpu, "missing", lambda name: "not built; reinstall with a compiler")
     with pytest.raises(BackendUnavailableError, match="reinstall with a compiler"):

@@ -5,10 +5,11 @@ import torch
 
 from difal_kernels import maxherding
 from difal_kernels._workers import Workers
-from difal_kernels.ops.maxherding import cpu, dense, products
-from difal_kernels.ops.maxherding.panels import full_precision
+from difal_kernels.ops.maxherding.backends import cpu
+from difal_kernels.ops.maxherding.backends.cpu import dense, products
+from difal_kernels.ops.maxherding.backends.cpu.operands import full_precision
+from difal_kernels.ops.maxherding.backends.cpu.products import Float32Products
 from difal_kernels.ops.maxherding.problem import prepare
-from difal_kernels.ops.maxherding.products import Float32Products
 
 KERNELS = ("rbf", "laplace", "cauchy", "student_t", "rational_quadratic", "tophat")
 

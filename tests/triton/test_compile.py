@@ -48,13 +48,13 @@ triton.runtime.driver.set_active(Driver())
 run = JITFunction.run
 JITFunction.run = lambda self, *args, grid, warmup, **kwargs: run(self, *args, grid=grid, warmup=True, **kwargs)
 
-from difal_kernels.ops.maxherding import triton_dense, triton_kernels
+from difal_kernels.ops.maxherding.backends.triton import aot_builds, dense as triton_dense
 from difal_kernels.ops.maxherding.problem import prepare
-from difal_kernels.ops.maxherding.triton_engine import Engine
+from difal_kernels.ops.maxherding.backends.triton.greedy import Engine
 
 def counts():
     found = {}
-    for kernel in {id(b.kernel): b.kernel for b in triton_kernels.builds()}.values():
+    for kernel in {id(b.kernel): b.kernel for b in aot_builds.builds()}.values():
         number = sum(len(cache[0]) for cache in kernel.device_caches.values())
         if number:
             found[kernel.__name__] = number

@@ -11,10 +11,13 @@ import torch
 from difal_kernels import available_backends, explain, maxherding, uherding
 from difal_kernels._progress import Progress
 from difal_kernels.ops import _triton
-from difal_kernels.ops.maxherding import cuda_matrix_free, triton_dense, triton_engine, triton_matrix_free
-from difal_kernels.ops.maxherding.kernels import KERNELS, kernel_matrix
+from difal_kernels.ops.maxherding.backends.cuda import tiled as cuda_matrix_free
+from difal_kernels.ops.maxherding.backends.triton import dense as triton_dense
+from difal_kernels.ops.maxherding.backends.triton import greedy as triton_engine
+from difal_kernels.ops.maxherding.backends.triton import tiled as triton_matrix_free
+from difal_kernels.ops.maxherding.backends.triton.operands import Panels
+from difal_kernels.ops.maxherding.kernel_functions import KERNELS, kernel_matrix
 from difal_kernels.ops.maxherding.problem import prepare
-from difal_kernels.ops.maxherding.triton_panels import Panels
 
 ROOT = Path(__file__).parents[2]
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -148,7 +151,7 @@ def test_near_ties_are_settled_in_float64(device):
     x = blobs(15, d=3, dtype=torch.float64)
     x = torch.cat([x + 40, -x - 40 - 1e-9 * blobs(15, d=3, seed=3, dtype=torch.float64)])
     assert_same(device, x, 3)
-    assert maxherding(x.to(device), 3, backend="triton", return_info=True).settled > 0
+    assert maxherding(x.to(device), 3, backend="triton", return_info=True).contested_picks > 0
 
 
 def test_small_and_odd_shapes(device):

@@ -7,7 +7,7 @@ namespace difal {
 
 enum class Input : int { logits, log_probs, probs };
 enum class Scalar : int { f32, f64, f16, bf16 };
-// In the order of SCORES in difal_kernels/ops/disagreement/contract.py. combined: entropy + weight * bald;
+// In the order of SCORES in difal_kernels/ops/disagreement/problem.py. combined: entropy + weight * bald;
 // released_edald needs `single`.
 enum Score : int {
     entropy,

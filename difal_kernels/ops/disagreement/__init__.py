@@ -24,10 +24,10 @@ References:
     arXiv 2510.22229.
 """
 
-from .joint import disagreement
-from .members import bald, balentacq, dald, edald, entropy_bald, mutual_information, variation_ratio
+from .fused import disagreement
 from .power import power_bald
 from .predictions import entropy, least_confidence, margin
+from .scores import bald, balentacq, dald, edald, entropy_bald, mutual_information, variation_ratio
 
 __all__ = [
     "bald",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..._native import load, missing, num_threads
-from .contract import INPUTS, SCORES, SUM_TOLERANCE, Problem
+from .problem import INPUTS, SCORES, SUM_TOLERANCE, Problem
 
 SCALARS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 MAX_PLACE_DIMS = 16

@@ -10,8 +10,8 @@ import torch
 
 from ..._native import load
 from .. import _gpu
-from .contract import GPU_SCORES, INPUTS, Problem, beyond_gpu
 from .cpu import MAX_PLACE_DIMS, _describe, _merged_places
+from .problem import GPU_SCORES, INPUTS, Problem, beyond_gpu
 
 unavailable = _gpu.unavailable
 NO_PLACE = -1  # all bits set: the largest unsigned number

@@ -11,9 +11,9 @@ import torch
 from ..._checks import as_choice, as_float
 from ..._dispatch import Op
 from ..._settings import on_cpu_by_default
-from .contract import Problem, prepare
-from .joint import BACKENDS
-from .members import bald
+from .fused import BACKENDS
+from .problem import Problem, prepare
+from .scores import bald
 
 
 @on_cpu_by_default

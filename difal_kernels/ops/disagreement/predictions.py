@@ -7,8 +7,8 @@ from typing import Any
 
 from ..._dispatch import Op
 from ..._settings import on_cpu_by_default
-from .contract import prepare
-from .joint import BACKENDS, evaluate
+from .fused import BACKENDS, evaluate
+from .problem import prepare
 
 NAMES = ("entropy", "margin", "least_confidence")
 

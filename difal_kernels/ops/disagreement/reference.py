@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from .contract import SUM_TOLERANCE, Problem
+from .problem import SUM_TOLERANCE, Problem
 
 BLOCK = 1 << 22  # numbers held in float64 at a time
 

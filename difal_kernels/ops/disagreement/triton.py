@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 
 from .. import _triton
-from .contract import GPU_SCORES, INPUTS, SUM_TOLERANCE, Problem, beyond_gpu
 from .cpu import _merged_places
+from .problem import GPU_SCORES, INPUTS, SUM_TOLERANCE, Problem, beyond_gpu
 from .reference import round_down
 
 unavailable = _triton.unavailable

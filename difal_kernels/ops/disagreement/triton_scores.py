@@ -9,9 +9,9 @@ import triton
 import triton.language as tl
 
 from .._triton import kernel
-from ..maxherding.triton_arithmetic import exp_minus
+from ..maxherding.backends.triton.arithmetic import exp_minus
 
-PROBS = tl.constexpr(2)  # of contract.INPUTS; log-probabilities are logits with one more check
+PROBS = tl.constexpr(2)  # of problem.INPUTS; log-probabilities are logits with one more check
 LOG_PROBS = tl.constexpr(1)
 NO_PLACE = tl.constexpr(2**63 - 1)
 TINY = tl.constexpr(1e-300)

@@ -7,8 +7,8 @@ import torch
 from ..._native import load, missing, num_threads
 from ..._progress import Progress
 from .._pool import Pool
-from ..maxherding.engine import run_picks
-from ..maxherding.panels import native
+from ..maxherding.backends.cpu.greedy import run_picks
+from ..maxherding.backends.cpu.operands import native
 from .result import Centers
 
 LABELED_AT_ONCE = 64  # between two looks at Ctrl-C

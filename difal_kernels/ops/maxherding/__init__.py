@@ -8,11 +8,11 @@ import torch
 
 from ..._dispatch import Op
 from ..._settings import on_cpu_by_default
-from . import cpu, cuda, reference, triton
-from .answer import answer
+from . import reference
+from .backends import cpu, cuda, triton
+from .incremental import MaxHerding
 from .problem import prepare
-from .result import Selection
-from .warm import MaxHerding
+from .result import Selection, answer
 
 __all__ = ["MaxHerding", "Selection", "maxherding"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..._checks import FLOATS, INTEGERS, as_bool, as_choice, as_data, as_int, as_numbers, as_tensor, check_finite
-from .kernels import KERNELS, SCALE_FREE, kernel_matrix, median_bandwidth, sample_rows
+from .kernel_functions import KERNELS, SCALE_FREE, kernel_matrix, median_bandwidth, sample_rows
 
 LONGEST = 1e152  # rows of features: squared distances fit in float64, and sums of a thousand
 SAMPLE = 128  # rows that stand for the pool

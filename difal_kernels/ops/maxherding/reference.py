@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .kernels import kernel_matrix
+from .kernel_functions import kernel_matrix
 from .problem import Batch, Problem
 from .result import TIE, Result
 
@@ -47,7 +47,7 @@ def _greedy(p: Problem) -> Result:
         indices=torch.tensor(picks, dtype=torch.int64, device=device),
         gains=torch.stack(gains) if gains else torch.empty(0, dtype=torch.float64, device=device),
         coverage=float((p.weights * m).sum() / n),
-        settled=p.budget,
+        contested_picks=p.budget,
     )
 
 

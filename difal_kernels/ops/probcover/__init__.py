@@ -8,7 +8,7 @@ import torch
 
 from ..._dispatch import Op
 from ..._settings import on_cpu_by_default
-from ..maxherding.answer import answer
+from ..maxherding.result import answer
 from . import cpu, reference
 from .problem import prepare
 

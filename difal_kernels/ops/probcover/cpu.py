@@ -11,10 +11,10 @@ import torch
 
 from ..._native import load, missing, num_threads
 from ..._progress import Progress
-from ..maxherding.cpu import free_memory
-from ..maxherding.engine import cover_labeled, run_picks
-from ..maxherding.kernels import KERNELS
-from ..maxherding.panels import Panels, cut, full_precision, is_native, panel_rows
+from ..maxherding.backends.cpu import free_memory
+from ..maxherding.backends.cpu.greedy import cover_labeled, run_picks
+from ..maxherding.backends.cpu.operands import Panels, cut, full_precision, is_native, panel_rows
+from ..maxherding.kernel_functions import KERNELS
 from ..maxherding.problem import Batch, Problem
 from ..maxherding.result import Result
 

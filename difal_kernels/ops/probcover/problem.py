@@ -13,9 +13,12 @@ ROUNDING = 1e-12  # a distance that exceeds the radius by no more than this shar
 
 
 def prepare(features: Any, radius: float, budget: int, **options: Any) -> Batch:
-    radius = as_radius(radius)
-    open_radius = math.nextafter(radius * (1 + ROUNDING), math.inf)  # r < this exactly where r <= radius, rounded
-    return prepare_maxherding(features, budget, kernel="tophat", bandwidth=open_radius, **options)
+    return prepare_maxherding(features, budget, kernel="tophat", bandwidth=open_radius(radius), **options)
+
+
+def open_radius(radius: Any) -> float:
+    """The bandwidth of the tophat kernel that reaches as far as `radius`: r < it exactly where r <= radius, rounded."""
+    return math.nextafter(as_radius(radius) * (1 + ROUNDING), math.inf)
 
 
 def as_radius(value: Any) -> float:

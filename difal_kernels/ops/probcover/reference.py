@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..maxherding.kernels import kernel_matrix
+from ..maxherding.kernel_functions import kernel_matrix
 from ..maxherding.problem import Batch, Problem
 from ..maxherding.reference import initial_coverage
 from ..maxherding.result import Result
@@ -41,5 +41,5 @@ def _greedy(p: Problem) -> Result:
         indices=torch.tensor(picks, dtype=torch.int64, device=device),
         gains=torch.tensor(gains, dtype=torch.float64, device=device),
         coverage=int(covered.sum()) / len(inside),
-        settled=0,
+        contested_picks=0,
     )

@@ -8,9 +8,10 @@ import torch
 
 from ..._dispatch import Op
 from ..._settings import on_cpu_by_default
-from ..maxherding import cpu, cuda, reference, triton
-from ..maxherding.answer import answer
+from ..maxherding import reference
+from ..maxherding.backends import cpu, cuda, triton
 from ..maxherding.problem import Batch
+from ..maxherding.result import answer
 from .problem import prepare
 
 _OP = Op("uherding", prepare, {"cuda": cuda, "triton": triton, "cpu": cpu, "reference": reference})

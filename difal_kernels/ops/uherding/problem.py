@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..maxherding.kernels import SCALE_FREE
+from ..maxherding.kernel_functions import SCALE_FREE
 from ..maxherding.problem import Batch
 from ..maxherding.problem import prepare as prepare_maxherding
 

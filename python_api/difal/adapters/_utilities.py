@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from difal_kernels.ops.maxherding.kernels import kernel_matrix, kernel_of_scaled_square
+from difal_kernels.ops.maxherding.kernel_functions import kernel_matrix, kernel_of_scaled_square
 
 BLOCK = 2**22  # kernel values at a time: 32 MB
 

@@ -17,7 +17,7 @@ import numpy as np
 from difal.adapters._arguments import count, float_array
 from difal.adapters._require import required
 from difal_kernels import maxherding
-from difal_kernels.ops.maxherding.kernels import KERNELS
+from difal_kernels.ops.maxherding.kernel_functions import KERNELS
 
 with required("scikit-learn", "scikit-learn"):
     from sklearn.base import BaseEstimator, TransformerMixin

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from difal_kernels import maxherding
-from difal_kernels.ops.maxherding.kernels import KERNELS
+from difal_kernels.ops.maxherding.kernel_functions import KERNELS
 
 # By the released kernel's class: our kernel, and its bandwidth where that class ignores the one it is given.
 RELEASED_KERNELS = {

@@ -1,0 +1,30 @@
+"""How the kernel of this op is compiled ahead of time: with the types, constants and options of its launches."""
+
+from __future__ import annotations
+
+from .._triton import Build
+from .problem import GPU_SCORES
+from .triton import FLAGS, options, shape_of_tile
+from .triton_scores import score
+
+INTEGERS = ("count", "K", "C", "sample_stride", "class_stride", "single_stride")
+OUTPUTS = ("entropy_out", "bald_out", "expected_out", "margin_out", "least_out", "variation_out", "combined_out")
+
+
+def builds() -> list[Build]:
+    """eDALD of each type and both layouts; all scores; many classes; probabilities."""
+    assert len(OUTPUTS) == len(FLAGS) == len(GPU_SCORES)
+    made = [_build(dtype, 19, stride, ("COMBINED",)) for dtype in ("fp32", "fp16", "bf16", "fp64") for stride in (1, 2)]
+    made += [_build("fp32", classes, 1, FLAGS) for classes in (19, 512)]
+    made += [_build("fp32", 19, 1, ("BALD",), INPUT=kind, SINGLE=False) for kind in (1, 2)]
+    return [*made, _build("fp32", 19, 2, ("BALD",), DIMS=3, SINGLE=False)]
+
+
+def _build(dtype: str, classes: int, class_stride: int, wanted: tuple[str, ...], **constants) -> Build:
+    tile = shape_of_tile(classes, class_stride)
+    types = {"samples": f"*{dtype}", "single": f"*{dtype}", "places": "*i64", "bounds": "*fp64", "first_bad": "*i64"}
+    types |= dict.fromkeys(OUTPUTS, "*fp32") | dict.fromkeys(INTEGERS, "i64")
+    flags = {flag: flag in wanted for flag in FLAGS}
+    constants = {"DIMS": 1, "INPUT": 0, "SINGLE": True, "CHECK": True, **flags, **tile, **constants}
+    pointers = ("places", "bounds", "first_bad", *OUTPUTS)
+    return Build(score, types, constants, options(tile), pointers)

@@ -1,0 +1,1 @@
+"""One folder per backend; see `plan` for what runs them."""

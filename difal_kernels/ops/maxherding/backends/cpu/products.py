@@ -1,0 +1,132 @@
+"""Inner products of rows of features on the CPU: by torch's float32 GEMM, or in 16-bit integers where that is faster.
+
+Both prepare rows first, centred and in units of the bandwidth, and tell how far a product may be from the truth.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from difal_kernels._native import load
+
+UNIT = 2.0**-24  # float32's unit roundoff
+GROUP = 32  # numbers whose integer products are summed exactly; kInt16Group of csrc
+BLOCK = 16  # rows that are stored together; kInt16Rows of csrc
+
+
+class Frame(NamedTuple):
+    """Where rows are seen from: (x - center) / bandwidth, or x / |x| without a center."""
+
+    center: torch.Tensor | None
+    bandwidth: float
+
+
+def integers_are_faster() -> bool:
+    """Whether this processor multiplies 16-bit integers faster than float32."""
+    return load("_cpu").has_vnni()
+
+
+class Float32Products:
+    """Rows as they are, multiplied by torch; call `multiply` inside `full_precision`.
+
+    Attributes:
+        growth: a product of rows a and b is wrong by no more than growth |a| |b|.
+        error: how far rows are moved before they are multiplied, relative to their norms.
+        tile: most rows and columns that are best made by one call.
+    """
+
+    tile = 512
+    error = 0.0
+
+    def __init__(self, frame: Frame, dimension: int):
+        self.frame, self.dimension = frame, dimension
+        self.growth = dimension * UNIT / (1 - dimension * UNIT)
+
+    def empty(self, rows: int) -> torch.Tensor:
+        """Room for that many rows."""
+        return torch.empty(rows, self.dimension, dtype=torch.float32)
+
+    @staticmethod
+    def nbytes(rows: int, dimension: int) -> int:
+        """Bytes of that room."""
+        return 4 * rows * dimension
+
+    def prepare(self, features: torch.Tensor, out: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
+        """Contiguous rows of features into `out`, and their squared norms; what was written of `out`."""
+        out = out[: len(features)]
+        load("_cpu").prepare_rows(*_job(self.frame, features), out.data_ptr(), _address(scale))
+        return out
+
+    def part(self, rows: torch.Tensor, begin: int, end: int) -> torch.Tensor:
+        """Some of the rows that were prepared; `begin` is a multiple of 16."""
+        return rows[begin:end]
+
+    def multiply(self, a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
+        """All products of rows a with rows b, (len(a), len(b)) float32 with contiguous rows."""
+        torch.mm(a, b.T, out=out)
+
+
+class Int16Products:
+    """Rows rounded to multiples of a step of their own; see csrc/include/difal/int16_rows.h. The same interface.
+
+    Args:
+        frame: as for the other.
+        dimension: D.
+        error: the most that rounding moves any of the rows that will be multiplied, relative to its norm; see
+            `rounding`.
+    """
+
+    tile = 128
+
+    def __init__(self, frame: Frame, dimension: int, error: float):
+        self.frame, self.dimension, self.error = frame, dimension, error
+        groups = -(-dimension // GROUP)
+        sums = (groups + 4) * UNIT / (1 - (groups + 4) * UNIT)
+        self.growth = sums * (1 + error) ** 2 + 2 * error + error**2
+
+    @staticmethod
+    def rounding(frame: Frame, features: torch.Tensor, scale: torch.Tensor | None = None) -> float:
+        """The `error` of these rows; their squared norms as by `prepare`."""
+        return load("_cpu").int16_rounding(*_job(frame, features), _address(scale))
+
+    def empty(self, rows: int) -> torch.Tensor:
+        return torch.empty(-(-rows // BLOCK), load("_cpu").int16_block_size(self.dimension), dtype=torch.int32)
+
+    @staticmethod
+    def nbytes(rows: int, dimension: int) -> int:
+        return 4 * -(-rows // BLOCK) * load("_cpu").int16_block_size(dimension)
+
+    def prepare(self, features: torch.Tensor, out: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
+        out = out[: -(-len(features) // BLOCK)]
+        load("_cpu").prepare_int16_rows(*_job(self.frame, features), out.data_ptr(), _address(scale))
+        return out
+
+    def part(self, rows: torch.Tensor, begin: int, end: int) -> torch.Tensor:
+        if begin % BLOCK:
+            raise ValueError(f"`begin` must be a multiple of {BLOCK}, got {begin}")
+        return rows[begin // BLOCK : -(-end // BLOCK)]
+
+    def multiply(self, a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
+        (rows, columns), stride = out.shape, out.stride(0)
+        load("_cpu").multiply_int16_rows(
+            a.data_ptr(), rows, b.data_ptr(), columns, self.dimension, out.data_ptr(), stride
+        )
+
+
+Products = Float32Products | Int16Products
+
+
+def _job(frame: Frame, features: torch.Tensor) -> tuple:
+    return (
+        features.data_ptr(),
+        features.dtype == torch.float64,
+        *features.shape,
+        _address(frame.center),
+        frame.bandwidth,
+    )
+
+
+def _address(tensor: torch.Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()

@@ -1,0 +1,73 @@
+"""How the kernels of this op are compiled ahead of time: with the types, constants and options of their launches."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+
+from difal_kernels.ops._triton import Build
+
+from . import column_kernels as triton_columns
+from . import greedy_kernels as triton_greedy
+from . import tile_kernels as triton_tiles
+from .dense import SIDE, launch_options
+from .greedy import CONTENDERS, OPTIONS, PARTS
+from .operands import triton_type
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# What pointers point to, by the name of the argument; float32 where it is not here.
+POINTEES = {
+    "i64": "sizes control points contender proposal picks rise_row list_begin pairs length",
+    "i32": "list_length list_point slot counts",
+    "i8": "flag",
+    "u8": "allowed",
+    "fp64": "weights exact gains bounds settled partial best lower_bound upper_bound reals pick_gains new_exact gain "
+    "bound taken alive magic_at",
+}
+TYPES = {name: f"*{kind}" for kind, names in POINTEES.items() for name in names.split()}
+
+
+def builds() -> list[Build]:
+    """Every kernel; those with products for each type that is multiplied, else with float32 features."""
+    made = []
+    for kernel in (triton_tiles.fill, triton_tiles.sweep, triton_tiles.gather):
+        for dtype in DTYPES:
+            more = {"a": _pointer(dtype), "b": _pointer(dtype)}
+            if kernel is triton_tiles.sweep:
+                more["weights"] = "*fp32"
+            constants = {"KIND": 0, "WIDEN": False, "SYMMETRIC": True, "SIDE": SIDE}
+            made.append(_build(kernel, more, constants, launch_options()))
+    some = {"KIND": 0, "DTYPE": triton_type(torch.float32), "CONTENDERS": CONTENDERS, "PARTS": PARTS, "SIDE": SIDE}
+    for kernel in (triton_tiles.fill_pairs, triton_tiles.sweep_pairs, triton_tiles.repair_lists):
+        more = {"weights": "*fp32"}
+        made.append(_build(kernel, more, {**some, "SYMMETRIC": True}, {"num_warps": 4, **OPTIONS}))
+    for kernel in (triton_greedy.settle, triton_greedy.take):
+        for sparse in (False, True):
+            made.append(_build(kernel, {}, {**some, "SPARSE": sparse, "SYMMETRIC": True}, {"num_warps": 4, **OPTIONS}))
+    for kernel in (triton_greedy.start, triton_greedy.start_sparse, triton_greedy.survey):
+        made.append(_build(kernel, {}, some, {"num_warps": 4, **OPTIONS}))
+    made.append(_build(triton_greedy.look, {}, some, {"num_warps": 1, **OPTIONS}))
+    for kernel in (triton_columns.lower, triton_columns.lower_sparse, triton_columns.cover):
+        made.append(_build(kernel, {}, some, {"num_warps": 4, **OPTIONS}))
+    for exact in (False, True):
+        made.append(_build(triton_columns.column, {}, {**some, "EXACT": exact}, {"num_warps": 4, **OPTIONS}))
+    return made
+
+
+def _pointer(dtype: torch.dtype) -> str:
+    return f"*{triton_type(dtype).name}"
+
+
+def _build(kernel, more: dict[str, str], constants: dict, options: dict) -> Build:
+    types, wanted = {}, {}
+    for name, parameter in inspect.signature(kernel.fn).parameters.items():
+        said = str(parameter.annotation)
+        if "constexpr" in said:
+            wanted[name] = constants[name]
+        elif "int64" in said or (name.endswith("_at") and name != "magic_at"):
+            types[name] = "i64"
+        else:
+            types[name] = more.get(name) or TYPES.get(name, "*fp32")
+    pointers = tuple(name for name, kind in types.items() if kind.startswith("*"))
+    return Build(kernel, types, wanted, options, pointers)

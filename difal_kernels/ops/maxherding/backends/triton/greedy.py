@@ -1,0 +1,219 @@
+"""Selections side by side, in stacked arrays, and the launches that pick for them (greedy_kernels.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from difal_kernels._progress import Progress
+from difal_kernels.ops._triton import interpreted
+
+from ...kernel_functions import KERNELS
+from ...problem import Problem
+from ...result import Result
+from .operands import WIDTH, triton_type
+
+TILE, GROUP = 64, 16  # as in greedy_kernels.py
+CONTENDERS, PARTS = 32, 64  # columns settled in a turn, at most, and programs that settle one
+TAKERS, LOWERERS = 1024, 8  # programs that take, at most, and that lower a tile of columns
+TURNS = 256  # turns queued before the host asks how far the selections are
+OPTIONS = {"enable_fp_fusion": True}  # said, since its default changes from one Triton to the next
+
+
+@dataclass
+class Task:
+    """One selection. `keep` holds what `features_at` and `norms_at` point to."""
+
+    p: Problem
+    columns: int
+    points: torch.Tensor  # (M,) int64: the point of each column
+    allowed: torch.Tensor | None  # (M,) bool: may it be picked
+    features: torch.Tensor  # (N, D) with aligned rows, or the (N, N) kernel
+    norms: torch.Tensor | None
+    scale: torch.Tensor  # (N,) float32
+    model: torch.Tensor  # (8,) float32
+    budget: int
+    exact: torch.Tensor  # (N,) float64 coverage
+    keep: Any = None
+    lists: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class Engine:
+    """All state of some tasks: row b of every array is task b's. `gram` is (B, N, stride), or None for lists."""
+
+    def __init__(self, tasks: Sequence[Task], gram: torch.Tensor | None, symmetric: bool):
+        import triton.language  # noqa: F401
+
+        self.tasks, self.gram, self.symmetric = tasks, gram, symmetric
+        self.device = tasks[0].exact.device
+        self.count = len(tasks)
+        # Programs are what costs in the interpreter.
+        contenders, parts, self.lowerers = (3, 2, 2) if interpreted() else (CONTENDERS, PARTS, LOWERERS)
+        self.many = {"CONTENDERS": contenders, "PARTS": parts}
+        self.rows = max(len(t.p.features) for t in tasks)
+        self.columns = max(t.columns for t in tasks)
+        self.tiles = -(-self.columns // TILE)
+        self.budget = max(t.budget for t in tasks)
+        i64, i32, f64, f32 = torch.int64, torch.int32, torch.float64, torch.float32
+        rows, columns = (self.count, self.rows), (self.count, self.columns)
+        self.sizes = self.stack([torch.tensor(self._sizes(t)) for t in tasks], i64, WIDTH)
+        self.reals = self.stack([torch.tensor([t.p.bandwidth or 1.0], dtype=torch.float64) for t in tasks], f64, WIDTH)
+        self.model = self.stack([t.model for t in tasks], f32, WIDTH)
+        self.control = self.make((self.count, WIDTH), i64, 0)
+        self.weights = self.stack([t.p.weights for t in tasks], f64, self.rows)
+        self.exact = self.stack([t.exact for t in tasks], f64, self.rows)
+        self.rounded = self.exact.float()
+        self.scale = self.stack([t.scale for t in tasks], f32, self.rows)
+        self.points = self.stack([t.points for t in tasks], i64, self.columns)
+        open_ = [torch.ones(t.columns, dtype=torch.bool) if t.allowed is None else t.allowed for t in tasks]
+        self.flag = torch.where(self.stack(open_, torch.bool, self.columns), 0, 2).to(torch.int8)
+        self.gains, self.bounds = self.make(columns, f64, 0), self.make(columns, f64, 0)
+        self.settled = self.make(columns, f64, 0)
+        self.rise_row = self.make(rows, i64)
+        self.rise_low, self.rise_high = self.make(rows, f32), self.make(rows, f32)
+        tiles = (self.count, self.tiles)
+        self.best, self.lower_bound, self.upper_bound = (self.make(tiles, f64) for _ in range(3))
+        self.proposal, self.slot = self.make(tiles, i64, -1), self.make(tiles, i32, -1)
+        self.contender = self.make((self.count, contenders), i64, 0)
+        self.partial = self.make((self.count, contenders, 3, parts), f64)
+        self.picks, self.pick_gains = (
+            self.make((self.count, self.budget), i64),
+            self.make((self.count, self.budget), f64),
+        )
+        kind = KERNELS.index(tasks[0].p.kernel)
+        self.kind = {"KIND": kind, **OPTIONS}
+        self.typed = {**self.kind, "DTYPE": triton_type(tasks[0].features.dtype)}
+        self.shape = {"SPARSE": gram is None, "SYMMETRIC": symmetric}
+        if gram is None:
+            lists = tasks[0].lists
+            self.lists = tuple(lists[name] for name in ("list_begin", "list_length", "list_point", "list_value"))
+        else:  # in the places of the lists: never read
+            self.lists = (self.control, self.contender, self.slot, self.rounded)
+
+    def make(self, shape: tuple[int, ...], dtype: torch.dtype, value: float | None = None) -> torch.Tensor:
+        if value is None:
+            return torch.empty(shape, dtype=dtype, device=self.device)
+        return torch.full(shape, value, dtype=dtype, device=self.device)
+
+    def stack(self, parts: Sequence[torch.Tensor], dtype: torch.dtype, width: int) -> torch.Tensor:
+        out = self.make((len(parts), width), dtype, 0)
+        for row, part in zip(out, parts, strict=True):
+            row[: len(part)] = part
+        return out
+
+    @staticmethod
+    def _sizes(t: Task) -> list[int]:
+        norms = 0 if t.norms is None else t.norms.data_ptr()
+        n, d = t.features.shape
+        return [n, t.columns, t.budget, t.features.data_ptr(), norms, t.features.stride(0), d]
+
+    def matrix(self) -> tuple:
+        """The values, and numbers from row to row and from task to task."""
+        if self.gram is None:
+            return self.lists[3], 0, 0
+        return self.gram, self.gram.stride(1), self.gram.stride(0)
+
+    def start(self, first_gain: float) -> None:
+        """First estimates, rounded to multiples of a power of two of which the largest has at most 2^51."""
+        from . import greedy_kernels as kernels
+
+        if self.gram is None:
+            kernels.start_sparse[(self.columns,)](
+                *self.lists, self.sizes, self.model, self.weights, self.rounded, self.scale, self.gains, self.bounds,
+                num_warps=4, **self.kind,
+            )  # fmt: skip
+        else:
+            kernels.start[(self.tiles, self.count)](
+                *self.matrix(), self.sizes, self.model, self.weights, self.rounded, self.scale, self.points,
+                self.gains, self.bounds, self.flag, self.rows, self.columns, num_warps=4, **self.kind,
+            )  # fmt: skip
+        largest = torch.where(self.flag == 0, self.gains, 0.0).amax(1)
+        power = largest / torch.frexp(largest).mantissa  # of two, exactly
+        magic = torch.where(largest > 0, 3 * power, 0.0)  # 1.5 * 2^52 units
+        self.gains.add_(magic[:, None]).sub_(magic[:, None])
+        self.reals[:, 1], self.reals[:, 2], self.reals[:, 3] = magic, largest, first_gain
+
+    def turn(self) -> None:
+        """Settle, and if then nobody contends, pick."""
+        self._look(picking=False)
+        self._settle()
+        self._look(picking=True)
+        self._take()
+        self._lower()
+
+    def _look(self, picking: bool) -> None:
+        from . import greedy_kernels as kernels
+
+        said = (self.best, self.lower_bound, self.upper_bound, self.proposal)
+        kernels.look[(self.tiles, self.count)](
+            self.sizes, self.control, self.gains, self.bounds, self.settled, self.flag, self.partial, *said, self.slot,
+            self.columns, self.tiles, num_warps=1, **self.many, **OPTIONS,
+        )  # fmt: skip
+        kernels.survey[(self.count,)](
+            self.sizes, self.control, self.reals, self.settled, self.flag, *said, self.contender, self.picks,
+            self.pick_gains, self.columns, self.tiles, self.budget, int(picking), num_warps=4,
+            CONTENDERS=self.many["CONTENDERS"], **OPTIONS,
+        )  # fmt: skip
+
+    def _settle(self) -> None:
+        from . import greedy_kernels as kernels
+
+        kernels.settle[(self.many["PARTS"], self.many["CONTENDERS"], self.count)](
+            *self.matrix(), *self.lists[:3], self.sizes, self.control, self.reals, self.model, self.weights,
+            self.exact, self.rounded, self.scale, self.points, self.proposal, self.contender, self.slot, self.partial,
+            self.rows, self.columns, self.tiles, num_warps=4, **self.many, **self.typed, **self.shape,
+        )  # fmt: skip
+
+    def _take(self) -> None:
+        from . import greedy_kernels as kernels
+
+        rises = (self.rise_row, self.rise_low, self.rise_high)
+        kernels.take[(min(TAKERS, -(-self.rows // GROUP)), self.count)](
+            *self.matrix(), *self.lists[:3], self.sizes, self.control, self.reals, self.model, self.weights,
+            self.exact, self.rounded, self.scale, self.points, *rises, self.rows, self.columns, num_warps=4,
+            **self.typed, **self.shape,
+        )  # fmt: skip
+
+    def _lower(self) -> None:
+        from . import column_kernels as kernels
+
+        rises = (self.rise_row, self.rise_low, self.rise_high)
+        if self.gram is None:
+            kernels.lower_sparse[(min(TAKERS, self.rows),)](
+                *self.lists, self.control, self.reals, self.model, self.weights, self.scale, self.gains, self.flag,
+                *rises, num_warps=4, **self.kind,
+            )  # fmt: skip
+            return
+        kernels.lower[(self.tiles, self.lowerers, self.count)](
+            *self.matrix(), self.sizes, self.control, self.reals, self.model, self.weights, self.scale, self.points,
+            self.gains, self.flag, *rises, self.rows, self.columns, num_warps=4, **self.kind,
+        )  # fmt: skip
+
+    def run(self, first_gain: float, bar: Progress) -> list[Result]:
+        """All picks of all tasks; waits for the device every TURNS turns."""
+        if self.budget:
+            self.start(first_gain)
+        done, turns = 0, min(TURNS, self.budget)
+        total = sum(t.budget for t in self.tasks)
+        while done < total:
+            for _ in range(turns):
+                self.turn()
+            before, done = done, int(self.control[:, 0].sum())
+            bar.update(done - before)
+            left = int((self.sizes[:, 2] - self.control[:, 0]).max())
+            turns = max(1, min(TURNS, left))
+        return [self._result(b, t) for b, t in enumerate(self.tasks)]
+
+    def _result(self, b: int, t: Task) -> Result:
+        n = len(t.p.features)
+        covered = float(self.weights[b] @ self.exact[b])
+        picks, gains = self.picks[b, : t.budget], self.pick_gains[b, : t.budget]
+        return Result(t.points[picks], gains / n, covered / n, int(self.control[b, 1]))
+
+
+def workspace_bytes(rows: int, columns: int) -> int:
+    """Of one task, lists and matrix left out."""
+    return rows * (3 * 8 + 2 * 4 + 16) + columns * (4 * 8 + 1) + columns + (1 << 16)

@@ -1,0 +1,213 @@
+"""MaxHerding in portions: the budget chosen afterwards, newly labeled points on the way, nothing done twice."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..._checks import as_bool, as_int, back_converter
+from ..._dispatch import BackendUnavailableError
+from ..._native import num_threads
+from ..._progress import Progress
+from ..._settings import on_cpu_by_default
+from ..._workers import Workers
+from .backends import cpu
+from .backends.cpu import dense
+from .backends.cpu import tiled as matrix_free
+from .problem import Problem, check_labeled, prepare
+
+
+def _one_at_a_time(method: Callable) -> Callable:
+    """Calls from several threads wait for each other: native code runs without the GIL."""
+
+    @functools.wraps(method)
+    def wrapped(self, *args, **kwargs):
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return wrapped
+
+
+class MaxHerding:
+    """A MaxHerding selection that stays open.
+
+    The picks of all `select` calls together are those of one `maxherding` call, so a budget can be chosen while
+    looking at the gains. Points labeled meanwhile, by whatever method, join with `add_labeled`: the kernel matrix, or
+    what of it is still alive, is kept and only the gains are lowered. The memory is held as long as the object lives.
+
+    Args:
+        features: (N, D) as for `maxherding`, on the CPU; not to be changed while the object lives.
+        labeled, candidates, weights, kernel, bandwidth, memory_limit: as for `maxherding`.
+
+    Attributes:
+        indices: int64 indices into `features`, in pick order, so far.
+        gains: float64, the rise of C(S) at each of these picks.
+        coverage: C(S) now, labeled points included; a float.
+
+    Raises:
+        TypeError, ValueError: as `maxherding`.
+        BackendUnavailableError: the compiled extension is missing, or `features` are not on the CPU.
+
+    Example:
+        >>> import torch
+        >>> from difal_kernels import MaxHerding
+        >>> line = torch.tensor([[0.0], [1.0], [2.0], [10.0], [11.0], [12.0]])
+        >>> herding = MaxHerding(line, bandwidth=2.0)
+        >>> herding.select(1)
+        tensor([1])
+        >>> herding.select(1)
+        tensor([4])
+        >>> herding.indices
+        tensor([1, 4])
+    """
+
+    @on_cpu_by_default
+    def __init__(
+        self,
+        features: Any,
+        *,
+        labeled: Any = None,
+        candidates: Any = None,
+        weights: Any = None,
+        kernel: str = "rbf",
+        bandwidth: Any = "median",
+        memory_limit: int | None = None,
+    ):
+        batch = prepare(
+            features,
+            0,
+            labeled=labeled,
+            candidates=candidates,
+            weights=weights,
+            kernel=kernel,
+            bandwidth=bandwidth,
+            memory_limit=memory_limit,
+        )
+        if batch.batched:
+            raise ValueError(f"`features` must be 2-D (N, D): one selection an object, got {tuple(features.shape)}")
+        reason = cpu.supports(batch)
+        if reason is not None:
+            raise BackendUnavailableError(f"MaxHerding cannot stay open here: {reason}")
+        self._lock = threading.Lock()
+        self._back = back_converter(features)
+        self._problem: Problem = batch.problems[0]
+        self._limit = cpu.memory_limit(batch)
+        cpu.check_limit(batch, self._limit)
+        self._threads = num_threads()
+        self._open: dense.DenseSelection | matrix_free.MatrixFreeSelection | None = None
+        self._indices = torch.empty(0, dtype=torch.int64)
+        self._gains = torch.empty(0, dtype=torch.float64)
+
+    @property
+    def indices(self) -> Any:
+        return self._back(self._indices.clone())
+
+    @property
+    def gains(self) -> Any:
+        return self._back(self._gains.clone())
+
+    @property
+    @_one_at_a_time
+    @on_cpu_by_default
+    def coverage(self) -> float:
+        return self._opened().coverage()
+
+    @property
+    def remaining(self) -> int:
+        """Candidates that have not been picked."""
+        p = self._problem
+        return (len(p.features) if p.candidates is None else len(p.candidates)) - len(self._indices)
+
+    @_one_at_a_time
+    @on_cpu_by_default
+    def select(self, budget: int, *, progress: bool = False) -> Any:
+        """The next `budget` picks.
+
+        Args:
+            budget: at most `remaining`.
+            progress: show a progress bar on standard error.
+
+        Returns:
+            (budget,) int64 indices into `features` in pick order, of the library of `features`.
+
+        Raises:
+            TypeError, ValueError: `budget` is no integer, negative, or more than `remaining`.
+        """
+        budget, progress = as_int(budget, "budget", low=0), as_bool(progress, "progress")
+        if budget > self.remaining:
+            raise ValueError(f"`budget` must be at most the candidates that remain, {self.remaining}, got {budget}")
+        if budget == 0:
+            return self._back(torch.empty(0, dtype=torch.int64))
+        try:
+            with torch.no_grad(), Progress(budget, "maxherding", progress) as bar:
+                selection = self._opened()
+                if isinstance(selection, dense.DenseSelection):
+                    picks, gains = selection.more(budget, bar)
+                else:
+                    with Workers(selection.workers.count) as workers:
+                        picks, gains = selection.more(budget, bar, workers)
+        except BaseException:  # Ctrl-C: it may hold picks that nobody has seen
+            self._open = None
+            raise
+        self._indices = torch.cat([self._indices, picks])
+        self._gains = torch.cat([self._gains, gains])
+        return self._back(picks)
+
+    @_one_at_a_time
+    @on_cpu_by_default
+    def add_labeled(self, labeled: Any) -> None:
+        """Count further points as labeled, whether or not they are in the pool.
+
+        A pool point given here may still be picked, last of all: there is nothing left to gain from it.
+
+        Args:
+            labeled: (L, D) features, of the type and device of `features`; (L, N) kernel values if precomputed.
+
+        Raises:
+            TypeError, ValueError: as `maxherding` for `labeled`.
+        """
+        p = self._problem
+        points = check_labeled(labeled, p)
+        if points is None:
+            return
+        known = [points] if p.labeled is None else [p.labeled, points]
+        self._problem = replace(p, labeled=torch.cat(known))
+        if self._open is None:
+            return
+        selection, self._open = self._open, None
+        with torch.no_grad():
+            if selection.add_labeled(points) is not False:  # else it holds picks that were proven without these points
+                self._open = selection
+
+    def _opened(self) -> dense.DenseSelection | matrix_free.MatrixFreeSelection:
+        if self._open is None:
+            p = self._without_picks()
+            if cpu.path_for(p, self._limit, self._threads) is dense:
+                with Workers(self._threads) as workers:
+                    self._open = dense.DenseSelection(p, workers)
+            else:
+                threads = matrix_free.threads_for(p, self._limit, self._threads)
+                with Workers(threads) as workers:
+                    self._open = matrix_free.MatrixFreeSelection(p, self._limit, self.remaining, workers)
+        return self._open
+
+    def __reduce__(self):
+        raise TypeError(
+            "a MaxHerding cannot be copied or pickled; keep its `indices` and open another with those rows labeled"
+        )
+
+    def _without_picks(self) -> Problem:
+        """What is left to do, as a problem of its own."""
+        p = self._problem
+        if not len(self._indices):
+            return p
+        left = torch.arange(len(p.features)) if p.candidates is None else p.candidates
+        left = left[~torch.isin(left, self._indices)]
+        picked = p.features[:, self._indices].T if p.kernel == "precomputed" else p.features[self._indices]
+        known = picked if p.labeled is None else torch.cat([p.labeled, picked])
+        return replace(p, labeled=known, candidates=left)

@@ -1,0 +1,194 @@
+"""A selection that stays open picks what one call picks, and what a new call with more labeled points picks."""
+
+import multiprocessing
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from difal_kernels import BackendUnavailableError, MaxHerding, maxherding
+from difal_kernels.ops.maxherding import incremental
+from difal_kernels.ops.maxherding.backends import cpu
+from difal_kernels.ops.maxherding.backends.cpu import tiled as matrix_free
+from difal_kernels.ops.maxherding.backends.cpu import tiled_memory as matrix_free_memory
+from difal_kernels.ops.maxherding.problem import prepare
+
+pytestmark = [
+    pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable())),
+    pytest.mark.usefixtures("arithmetic"),
+]
+
+
+def cloud(n=400, d=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    centers = 3 * torch.randn(12, d, generator=generator)
+    return centers[torch.randint(12, (n,), generator=generator)] + torch.randn(n, d, generator=generator)
+
+
+@pytest.fixture(params=["dense", "matrix-free", "matrix-free in small steps"])
+def path(request, monkeypatch, two_threads):
+    if request.param != "dense":
+        monkeypatch.setattr(cpu, "path_for", lambda p, limit, threads: matrix_free)
+        monkeypatch.setattr(matrix_free_memory, "TILE", 96)
+        monkeypatch.setattr(matrix_free_memory, "WATCHED", 60)
+    if request.param.endswith("small steps"):  # never few enough alive, so that all picks come from guesses
+        monkeypatch.setattr(matrix_free.MatrixFreeSelection, "alive_estimate", lambda self, m: 1e30)
+        monkeypatch.setattr(matrix_free_memory, "MOST_GUESSES", 6)
+    return request.param
+
+
+OPTIONS = [
+    {},
+    {"candidates": np.arange(5, 400, 3)},
+    {"candidates": torch.arange(300)},
+    {"weights": torch.rand(400, generator=torch.Generator().manual_seed(1)), "kernel": "laplace"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "few candidates", "many candidates", "weights"])
+def test_portions_are_the_prefixes_of_one_call(path, options):
+    x = cloud()
+    want = maxherding(x, 40, backend="reference", return_info=True, **options)
+    herding = MaxHerding(x, **options)
+    parts = [herding.select(count) for count in (1, 0, 12, 27)]
+    assert torch.equal(torch.cat(parts), want.indices)
+    assert torch.equal(herding.indices, want.indices)
+    torch.testing.assert_close(herding.gains, want.gains, rtol=0, atol=1e-11)
+    assert herding.coverage == pytest.approx(want.coverage, rel=1e-12)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "few candidates", "many candidates", "weights"])
+def test_newly_labeled_points_count_from_then_on(path, options):
+    x, new = cloud(), cloud(25, seed=7)
+    herding = MaxHerding(x, labeled=x[:3], bandwidth=9.0, **options)
+    first = herding.select(10)
+    herding.add_labeled(new)
+    second = herding.select(20)
+    assert torch.equal(first, maxherding(x, 10, labeled=x[:3], bandwidth=9.0, backend="reference", **options))
+    left = dict(options)
+    left["candidates"] = [j for j in range(400) if j in set(options.get("candidates", np.arange(400)).tolist())]
+    left["candidates"] = [j for j in left["candidates"] if j not in set(first.tolist())]
+    labeled = torch.cat([x[:3], x[first], new])
+    want = maxherding(x, 20, labeled=labeled, bandwidth=9.0, backend="reference", return_info=True, **left)
+    assert torch.equal(second, want.indices)
+    assert herding.coverage == pytest.approx(want.coverage, rel=1e-12)
+
+
+def test_labeling_a_point_twice_changes_nothing():
+    x = cloud()
+    herding = MaxHerding(x)
+    herding.select(5)
+    herding.add_labeled(x[herding.indices])
+    assert torch.equal(torch.cat([herding.indices, herding.select(15)])[-20:], maxherding(x, 20))
+
+
+def test_precomputed_and_numpy():
+    x = cloud(60)
+    kernel = torch.exp(-torch.cdist(x, x) / 4).numpy()
+    herding = MaxHerding(kernel, kernel="precomputed")
+    first = herding.select(4)
+    assert isinstance(first, np.ndarray)
+    herding.add_labeled(kernel[[7, 9]])
+    rest = [j for j in range(60) if j not in first]
+    labeled = kernel[[*first, 7, 9]]
+    want = maxherding(kernel, 6, kernel="precomputed", labeled=labeled, candidates=np.array(rest), backend="reference")
+    assert np.array_equal(herding.select(6), want)
+
+
+def test_all_of_the_pool():
+    x = cloud(30)
+    herding = MaxHerding(x)
+    assert sorted([*herding.select(10).tolist(), *herding.select(20).tolist()]) == list(range(30))
+    assert herding.remaining == 0
+
+
+def test_in_a_forked_process():
+    if "fork" not in multiprocessing.get_all_start_methods():
+        pytest.skip("no fork on this system")
+    x = cloud(1500)
+    herding = MaxHerding(x)
+    first = herding.select(5)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=lambda: queue.put(herding.select(10).tolist()))
+    child.start()
+    got = queue.get(timeout=60)
+    child.join(60)
+    assert first.tolist() + got == maxherding(x, 15).tolist()
+    assert herding.select(10).tolist() == got
+
+
+def test_calls_from_several_threads_wait_for_each_other():
+    x, parts = cloud(1500), []
+    herding = MaxHerding(x)
+    together = threading.Barrier(3)
+
+    def some():
+        together.wait()
+        for _ in range(20):
+            parts.append(herding.select(2))
+
+    threads = [threading.Thread(target=some) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(torch.cat(parts).tolist()) == sorted(maxherding(x, 120).tolist())
+    assert torch.equal(herding.indices, maxherding(x, 120))
+
+
+class Interrupted(incremental.Progress):
+    """Ctrl-C when the picks are made and before they are returned."""
+
+    def __exit__(self, *exc):
+        raise KeyboardInterrupt
+
+
+def interrupt(herding, count, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(incremental, "Progress", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            herding.select(count)
+
+
+def test_picks_that_ctrl_c_has_lost_are_made_again(path, monkeypatch):
+    x = cloud()
+    herding = MaxHerding(x)
+    first = herding.select(5)
+    interrupt(herding, 20, monkeypatch)
+    assert torch.equal(herding.indices, first)
+    assert torch.equal(torch.cat([first, herding.select(30)]), maxherding(x, 35, backend="reference"))
+
+
+def test_ctrl_c_with_a_kernel_that_is_not_symmetric(monkeypatch):
+    kernel = torch.rand(60, 60, generator=torch.Generator().manual_seed(4))
+    herding = MaxHerding(kernel, kernel="precomputed")
+    first = herding.select(5)
+    interrupt(herding, 20, monkeypatch)
+    want = maxherding(kernel, 20, kernel="precomputed", backend="reference")
+    assert torch.equal(torch.cat([first, herding.select(15)]), want)
+
+
+def test_errors():
+    x = cloud(50)
+    herding = MaxHerding(x)
+    herding.select(48)
+    with pytest.raises(ValueError, match="`budget` must be at most the candidates that remain, 2, got 3"):
+        herding.select(3)
+    with pytest.raises(TypeError, match="`budget`"):
+        herding.select(1.5)
+    with pytest.raises(TypeError, match="`progress` must be True or False, got 'yes'"):
+        herding.select(1, progress="yes")
+    with pytest.raises(ValueError, match=r"`labeled` must be \(L, D\) features with 8 columns"):
+        herding.add_labeled(x[:, :4])
+    with pytest.raises(TypeError, match="`labeled` must be of the features' dtype"):
+        herding.add_labeled(x.double())
+    with pytest.raises(ValueError, match="one selection an object"):
+        MaxHerding(x[None])
+    with pytest.raises(ValueError, match="`memory_limit` is 10 bytes"):
+        MaxHerding(x, memory_limit=10)
+    assert prepare(x, 0).device.type == "cpu"
+    if torch.cuda.is_available():
+        with pytest.raises(BackendUnavailableError, match="move it with"):
+            MaxHerding(x.cuda())
