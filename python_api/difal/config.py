@@ -29,9 +29,11 @@ class Config:
     """Settings of `difal run`; see each field's help."""
 
     data: str = _option("", "what", "folder of images (see `difal run --help`), or `scenes[:TRAIN,TEST,SEED]`")
-    encoder: str = _option("tiny", "what", "`tiny`, a diffusers folder, or a hub id")
+    encoder: str = _option(
+        "efficientnet-lite0", "what", "`efficientnet-lite0`, `tiny` (diffusion), timm/NETWORK, a folder, or a hub id"
+    )
     out: str = _option("", "what", "run folder [runs/DATA-ACQUISITION-seedN]")
-    acquisition: str = _option("two-stage-edald", "what", "how pixels are chosen; see `difal acquisitions`")
+    acquisition: str = _option("two-stage-margin-herding", "what", "how pixels are chosen; see `difal acquisitions`")
     seed: int = _option(0, "what", "seed of the heads and of random choices", low=0)
     rounds: int = _option(10, "budget", "rounds of labeling", low=1)
     budget: float = _option(0.1, "budget", "pixels per image and round; a round asks round(budget x images)")
@@ -45,7 +47,7 @@ class Config:
     size: int | None = _option(None, "data", "resize images to SIZE x SIZE pixels [as they are]", low=8)
     classes: str | None = _option(None, "data", "comma-separated class names, where the data folder has none")
     limit: int | None = _option(None, "data", "use only the first LIMIT pool and test images", low=1)
-    candidates: int = _option(10_000, "stage 1", "random candidate pixels per image", low=1)
+    candidates: int = _option(4_000, "stage 1", "random candidate pixels per image", low=1)
     local: int = _option(50, "stage 1", "pixels that local MaxHerding keeps per image", low=1)
     keep: float = _option(0.5, "stage 1", "share of the local picks that global MaxHerding keeps")
     void: str = _option(
@@ -53,6 +55,12 @@ class Config:
         "stage 1",
         "`avoid`: candidates are never void in the pool's masks, as in the released code; no honest setting",
         choices=("ask", "avoid"),
+    )
+    skips: str = _option(
+        "avoid",
+        "stage 1",
+        "`avoid`: leave out pixels that are rather skipped than answered, by what was skipped so far; `ask`: any pixel",
+        choices=("avoid", "ask"),
     )
     kernel: str = _option("rbf", "stage 1", "similarity of two features", choices=KERNELS)
     noise_samples: int = _option(5, "stage 2", "noise samples K behind DALD; passes of MC dropout behind BALD", low=1)
@@ -79,7 +87,7 @@ class Config:
         None, "cache", "test on this many random pixels of each image, ten times faster [every pixel]", low=1
     )
     head: str = _option("linear", "head", "`linear`: balanced logistic regression; `mlp`: the paper's, by Adam")
-    penalty: float = _option(100.0, "head", "linear: weight of the squared norm, against a loss summed over labels", low=0)
+    penalty: float = _option(100.0, "head", "linear: weight of the squared norm beside the loss of all labels", low=0)
     hidden: str = _option("auto", "head", "mlp: widths of the hidden layers, such as `128,32` [by the class count]")
     epochs: int = _option(50, "head", "mlp: passes over the labeled pixels", low=1)
     learning_rate: float = _option(1e-3, "head", "mlp: Adam step")

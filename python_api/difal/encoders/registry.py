@@ -18,7 +18,7 @@ class NamedEncoder:
     Attributes:
         name: what `--encoder` takes.
         summary: a line about it.
-        load: called with `device`, `dtype` and the settings of the class; raises ImportError where a package is missing.
+        load: called with `device`, `dtype` and settings of the class; raises ImportError where a package is missing.
         fingerprint: twelve hex digits that change with weights and settings, without loading the network.
     """
 

@@ -23,8 +23,8 @@ MAPS = 4  # kept of a transformer, whose maps are all of one size
 class TimmEncoder(CleanEncoder):
     """Intermediate maps of a timm network.
 
-    Of a network whose stages shrink the image, such as ConvNeXt or EfficientNet, the last map of every stage from stride
-    4 on; of a vision transformer, such as DINOv2, four layers, evenly spaced.
+    Of a network whose stages shrink the image, such as ConvNeXt or EfficientNet, the last map of every stride from 4
+    on; of a vision transformer, such as DINOv2, four layers, evenly spaced.
 
     Args:
         model: a timm network with `forward_intermediates`; put in evaluation mode, frozen.
@@ -105,7 +105,7 @@ class TimmEncoder(CleanEncoder):
         return {name: getattr(self, name) for name in ("indices", "noise_level", "enlarge", "resolution")}
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write network (safetensors, in the layout of timm's hub models) and settings, as `load_encoder` reads them."""
+        """Write network (safetensors, in the layout of timm's hub models) and settings for `load_encoder`."""
         need_timm("saving a timm network").models.save_for_hf(self.model, str(folder), safe_serialization=True)
         (Path(folder) / SETTINGS).write_text(json.dumps(self._settings()) + "\n", encoding="utf-8")
 
@@ -166,16 +166,14 @@ def load_timm(folder: Path, network: Path, *, device: Any, dtype: torch.dtype | 
     try:
         model = timm.create_model(name, pretrained=False, **classifier, **options, **overlay)
         if _takes_any_size(model) and "dynamic_img_size" not in options:
-            model = timm.create_model(
-                name, pretrained=False, dynamic_img_size=True, **classifier, **options, **overlay
-            )
+            model = timm.create_model(name, pretrained=False, dynamic_img_size=True, **classifier, **options, **overlay)
         tensors = load_file(network / WEIGHTS)
         missing, _ = model.load_state_dict(tensors, strict=False)
     except (SafetensorError, OSError, RuntimeError, TypeError) as error:
         raise ValueError(f"`name`: the {maker.__name__} in {network} could not be loaded: {error}") from error
     if missing:
         more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-        raise ValueError(f"`name`: the weights in {network} lack {', '.join(missing[:8])}{more}; fetch the folder again")
+        raise ValueError(f"`name`: the weights in {network} lack {', '.join(missing[:8])}{more}; fetch it again")
     return TimmEncoder(model.to(device or "cpu", dtype or torch.float32), **settings)
 
 

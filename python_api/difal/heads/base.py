@@ -74,7 +74,7 @@ class Head(nn.Module):
         return torch.cat(parts)
 
     def save(self, path: Path) -> None:
-        """Write the head to a safetensors file, whole or not at all; one entry of metadata, for several have no order."""
+        """Write a safetensors file, whole or not at all; of one entry of metadata, since several have no order."""
         write_tensors(path, self.state_dict(), {"head": f"{self.name} {','.join(map(str, self.shape))}"})
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from difal.config import Config
-from difal.heads.base import ABSENT, Head, as_float, register
-from difal.heads.logistic import balanced_logistic, moments
+from difal.heads.base import ABSENT, Head, register
+from difal.heads.logistic import standardised_logistic
 
 
 @register
@@ -41,16 +41,10 @@ class LinearHead(Head):
         seed: int,
         dropout: float,
     ) -> LinearHead:
-        rows, labels = as_float(features).double(), torch.from_numpy(targets)
-        present = labels.unique()
-        mean, deviation = moments(as_float(context).double(), rows)
-        with torch.enable_grad():
-            weight, bias = balanced_logistic(
-                (rows - mean) / deviation, torch.searchsorted(present, labels), len(present), config.penalty
-            )
+        present, places = torch.from_numpy(targets).unique(return_inverse=True)
+        weight, bias = standardised_logistic(features, places, context, len(present), config.penalty)
         head = cls(features.shape[1], classes)
         head.project.weight.zero_()
         head.project.bias.fill_(ABSENT)
-        head.project.weight[present] = (weight / deviation).float()
-        head.project.bias[present] = (bias - (weight / deviation) @ mean).float()
+        head.project.weight[present], head.project.bias[present] = weight.float(), bias.float()
         return head.eval().requires_grad_(False)

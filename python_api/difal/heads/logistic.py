@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 STEPS = 1000
@@ -60,3 +61,25 @@ def moments(context: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, to
     deviation = basis.std(0, correction=0) if len(basis) > 1 else torch.ones_like(mean)
     floor = 1e-3 * deviation.mean()  # a column that hardly varies says nothing, and dividing by it would make it loud
     return mean, torch.where(deviation > floor, deviation, deviation.new_tensor(torch.inf))
+
+
+def standardised_logistic(
+    features: np.ndarray, targets: torch.Tensor, context: np.ndarray, classes: int, penalty: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`balanced_logistic` on features standardised by `context`, with the scaling folded into the layer.
+
+    Args:
+        features: (n, D) labeled features of any float type.
+        targets: (n,) class ids, every one of 0 to classes - 1 at least once.
+        context: (m, D) random unlabeled features.
+        classes, penalty: as for `balanced_logistic`.
+
+    Returns:
+        Weight (C, D) and bias (C,), float64, of the features as they are.
+    """
+    rows, basis = (torch.from_numpy(np.asarray(part, np.float64)) for part in (features, context))
+    mean, deviation = moments(basis, rows)
+    with torch.enable_grad():
+        weight, bias = balanced_logistic((rows - mean) / deviation, targets, classes, penalty)
+    weight = weight / deviation
+    return weight, bias - weight @ mean

@@ -25,7 +25,8 @@ from difal.files import read_json, write_json, write_text
 from difal.heads import Head, load_head
 from difal.run.labels import Label, read_labels, write_label_file
 
-EARLIER = {"head": "mlp"}  # settings that run folders of earlier versions lack, as those versions had them
+# The settings that run folders of earlier versions lack, as those versions had them.
+EARLIER = {"head": "mlp", "skips": "ask"}
 
 
 class RunDirectory:

@@ -205,7 +205,8 @@ class Loop:
         places = [self._pixel(label) for label in asked]
         budget = self.config.round_budget(len(self.data.train))
         classes = len(self.data.classes)
-        chosen = select(self.cache, head, places, budget, entry.index, self.config, self.clock, classes)
+        skipped = [label.skipped for label in asked]
+        chosen = select(self.cache, head, places, budget, entry.index, self.config, self.clock, classes, skipped)
         return [
             Label(
                 id=f"{entry.index:03d}-{rank:05d}",
