@@ -297,8 +297,9 @@ void bind_farthest(py::module_& m) {
                 self.select(count, address<int64_t>(picks), address<double>(distances));
             },
             Unlocked())
-        .def("radius", &Farthest::radius)
-        .def("reads", &Farthest::reads);
+        .def("radius", &Farthest::radius, Unlocked())
+        .def("reads", &Farthest::reads)
+        .def("bounds", &Farthest::bounds);
 }
 
 }  // namespace

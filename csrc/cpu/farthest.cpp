@@ -8,16 +8,63 @@
 
 #include "difal/coverage_kernels.h"
 #include "difal/threads.h"
-#include "greedy.h"
+#include "distance_bounds.h"
+#include "float32_kernels.h"
 
 namespace difal {
 namespace {
 
-constexpr int64_t kSpan = 1024;       // points per task
-constexpr double kTie = 2e-12;        // of the largest squared distance: closer is a tie, to the lowest index
-constexpr double kSafe = 4.0 + 1e-6;  // 2 squared, and room for the rounding of three distances
+constexpr int64_t kSpan = 1024;     // points per task of a pass over all of them
+constexpr int64_t kTile = 64;       // points per task of catching up
+constexpr int64_t kColumns = 256;   // centres per product; a multiple of 16
+constexpr int64_t kMostLive = 512;  // points among which picks are made without looking at the others
+constexpr int64_t kLeastWidth = 256, kMostWidth = 4096, kWidthShare = 64;  // contenders per round
+constexpr double kTie = 2e-12;  // of the largest squared distance: closer is a tie, to the lowest index
 constexpr double kFar = std::numeric_limits<double>::infinity();
-constexpr double kTaken = -1;
+constexpr int32_t kNobody = std::numeric_limits<int32_t>::max();
+
+struct Entry {
+    double squared;
+    int32_t point;
+    bool operator<(const Entry& other) const {  // the farther first
+        return squared != other.squared ? squared > other.squared : point < other.point;
+    }
+};
+
+// Points that are not looked at: the largest of their squared distances, which may be old ones, and the lowest of those
+// that are tied with it.
+struct Rest {
+    double most = -1;
+    int32_t lowest = kNobody;
+
+    template <typename Entries>
+    void add(Entries begin, Entries end) {
+        for (auto e = begin; e != end; ++e) most = std::max(most, e->squared);
+        const double reach = most - 2 * kTie * most;  // below what is tied with any distance of `most` or more
+        for (auto e = begin; e != end; ++e) {
+            if (e->squared >= most || e->squared >= reach) lowest = std::min(lowest, e->point);
+        }
+    }
+};
+
+struct TileScratch {
+    BoundRows rows;
+    std::vector<const void*> addresses;
+    std::vector<float> products;
+    std::vector<int32_t> found;
+};
+
+TileScratch& tile_scratch() {
+    thread_local TileScratch buffers;
+    buffers.addresses.resize(kTile);
+    buffers.products.resize(kTile * kColumns);
+    buffers.found.resize(kColumns);
+    return buffers;
+}
+
+int64_t tasks(int64_t count, int64_t per_task) {
+    return (count + per_task - 1) / per_task;
+}
 
 }  // namespace
 
@@ -27,11 +74,17 @@ struct Farthest::State {
     const void* features;
     const uint8_t* allowed;
     Team team;
-    std::vector<double> squared;   // to the nearest centre
-    std::vector<int32_t> nearest;  // which centre that is
-    std::vector<const void*> centres;
+    DistanceBounds low;
+    std::vector<double> squared;  // to the nearest of the centres that the point has seen; 0 once picked
+    std::vector<int32_t> seen;    // how many of the centres those are, the first ones
     std::vector<uint8_t> picked;
-    std::atomic<int64_t> reads{0};
+    std::vector<const void*> centres;
+    BoundRows bound_centres;
+    float slack = 0;  // the largest of the centres that have a bound
+    int64_t width;    // contenders of the next round
+    std::vector<Entry> order;
+    std::vector<float> between;  // products of the live points
+    std::atomic<int64_t> reads{0}, bounds{0};
 
     State(int64_t n, int64_t d, bool wide, const void* x, const uint8_t* open, int threads)
         : rows(n),
@@ -40,65 +93,201 @@ struct Farthest::State {
           features(x),
           allowed(open),
           team(threads),
+          low(x, n, d, wide),
           squared(n, kFar),
-          nearest(n, -1),
-          picked(n, 0) {}
+          seen(n, 0),
+          picked(n, 0),
+          width(least_width()) {}
+
+    int64_t least_width() const { return std::clamp(rows / kWidthShare, kLeastWidth, kMostWidth); }
 
     const void* row(const void* base, int64_t index) const {
         if (is_double) return static_cast<const double*>(base) + index * dimension;
         return static_cast<const float*>(base) + index * dimension;
     }
 
-    // out[r] = |base[index[r]] - y|^2
-    void distances(const void* base, const int32_t* index, int64_t count, const void* y, double* out) const {
+    // out[r] = |x_{index[r]} - y|^2
+    void distances(const int32_t* index, int64_t count, const void* y, double* out) {
         const CoverageKernels& simd = coverage_kernels();
         if (is_double) {
-            simd.distances_f64(static_cast<const double*>(base), dimension, index, count, static_cast<const double*>(y),
-                               out);
+            simd.distances_f64(static_cast<const double*>(features), dimension, index, count,
+                               static_cast<const double*>(y), out);
         } else {
-            simd.distances_f32(static_cast<const float*>(base), dimension, index, count, static_cast<const float*>(y),
-                               out);
+            simd.distances_f32(static_cast<const float*>(features), dimension, index, count,
+                               static_cast<const float*>(y), out);
         }
+        reads.fetch_add(count, std::memory_order_relaxed);
     }
 
-    void add(const void* centre) {
-        const int32_t name = static_cast<int32_t>(centres.size()), first = 0;
-        std::vector<double> between(centres.size());
-        team.parallel_for((name + kSpan - 1) / kSpan, [&](int64_t span) {
-            const int64_t end = std::min<int64_t>(name, (span + 1) * kSpan);
-            for (int64_t c = span * kSpan; c < end; ++c) distances(centres[c], &first, 1, centre, &between[c]);
-        });
-        centres.push_back(centre);
-        team.parallel_for((rows + kSpan - 1) / kSpan, [&](int64_t span) {
+    void add_centres(const std::vector<const void*>& added) {
+        const int64_t before = static_cast<int64_t>(centres.size());
+        centres.insert(centres.end(), added.begin(), added.end());
+        const int64_t begin = before / 16 * 16;  // where the last block begins, which may not be full
+        low.prepare(centres.data() + begin, static_cast<int64_t>(centres.size()) - begin, bound_centres, begin);
+        for (size_t c = before; c < centres.size(); ++c) {
+            if (std::isinf(bound_centres.slack[c])) {
+                bound_centres.squared[c] = -std::numeric_limits<float>::infinity();  // below any distance
+            } else {
+                slack = std::max(slack, bound_centres.slack[c]);
+            }
+        }
+        if (before == 0) see_first();
+    }
+
+    void see_first() {
+        team.parallel_for(tasks(rows, kSpan), [&](int64_t span) {
             const int64_t begin = span * kSpan, end = std::min(rows, begin + kSpan);
-            Scratch& s = scratch(kSpan);
-            int64_t count = 0;
-            for (int64_t i = begin; i < end; ++i) {
-                if (nearest[i] >= 0 && between[nearest[i]] >= kSafe * squared[i]) continue;
-                s.rows[count++] = static_cast<int32_t>(i);
-            }
-            distances(features, s.rows.data(), count, centre, s.values.data());
-            for (int64_t r = 0; r < count; ++r) {
-                const int32_t i = s.rows[r];
-                if (s.values[r] >= squared[i] && nearest[i] >= 0) continue;
-                squared[i] = s.values[r];
-                nearest[i] = name;
-            }
-            reads.fetch_add(count, std::memory_order_relaxed);
+            std::vector<int32_t> index(end - begin);
+            for (int64_t i = begin; i < end; ++i) index[i - begin] = static_cast<int32_t>(i);
+            distances(index.data(), end - begin, centres[0], squared.data() + begin);
+            std::fill(seen.begin() + begin, seen.begin() + end, 1);
         });
     }
 
-    bool open(int64_t j) const { return !picked[j] && (!allowed || allowed[j]); }
-
-    int64_t choose() const {
-        double best = kTaken;
-        for (int64_t j = 0; j < rows; ++j) {
-            if (open(j)) best = std::max(best, squared[j]);
+    // Lowers the squared distance of point i to what the centres from `first` on allow, of which there are `count` in
+    // `products`, its products with them.
+    void lower(int64_t i, float own, float own_slack, int64_t first, int64_t count, const float* products,
+               std::vector<int32_t>& found) {
+        const Float32Kernels& simd = float32_kernels();
+        const float share = 1 - std::max(slack, own_slack);
+        const float* norms = bound_centres.squared.data() + first;
+        const bool has_bound = !std::isinf(own_slack);
+        // The bound of centre c is share (own + norms[c]) - 2 products[c].
+        const auto reach = [&] {
+            if (!has_bound || squared[i] == kFar) return std::numeric_limits<float>::infinity();
+            const double exact = squared[i] - static_cast<double>(share) * static_cast<double>(own);
+            const float up = std::nextafter(static_cast<float>(exact), std::numeric_limits<float>::infinity());
+            const float least = std::numeric_limits<float>::min();  // smaller ones may be flushed to zero
+            return -least < up && up < least ? least : up;
+        };
+        const float s = has_bound ? share : 1.0f;
+        if (squared[i] == 0 || !(simd.least(products, norms, count, s) < reach())) return;
+        const int64_t near = simd.below(products, norms, count, s, reach(), found.data());
+        const auto bound = [&](int32_t c) { return s * norms[c] - 2 * products[c]; };
+        // The nearest first, most likely: then few others are left.
+        std::iter_swap(found.begin(), std::min_element(found.begin(), found.begin() + near,
+                                                       [&](int32_t a, int32_t b) { return bound(a) < bound(b); }));
+        const int32_t point = static_cast<int32_t>(i);
+        for (int64_t f = 0; f < near; ++f) {
+            if (f && !(bound(found[f]) < reach())) continue;
+            double exact;
+            distances(&point, 1, centres[first + found[f]], &exact);
+            squared[i] = std::min(squared[i], exact);
         }
-        const double reach = best == kFar ? kFar : best - kTie * best;
-        int64_t j = 0;
-        while (!open(j) || squared[j] < reach) ++j;
-        return j;
+    }
+
+    // Lets these points meet all centres that they have not seen. Reorders them.
+    void catch_up(std::vector<int32_t>& points) {
+        const int64_t total = static_cast<int64_t>(centres.size());
+        const auto stale = std::partition(points.begin(), points.end(), [&](int32_t i) { return seen[i] < total; });
+        std::sort(points.begin(), stale,
+                  [&](int32_t a, int32_t b) { return seen[a] != seen[b] ? seen[a] < seen[b] : a < b; });
+        const int64_t count = stale - points.begin();
+        team.parallel_for(tasks(count, kTile), [&](int64_t tile) {
+            const int32_t* index = points.data() + tile * kTile;
+            const int64_t height = std::min(kTile, count - tile * kTile);
+            TileScratch& s = tile_scratch();
+            for (int64_t r = 0; r < height; ++r) s.addresses[r] = row(features, index[r]);
+            low.prepare(s.addresses.data(), height, s.rows);
+            int64_t bounded = 0;
+            for (int64_t c = seen[index[0]] / 16 * 16; c < total; c += kColumns) {
+                const int64_t columns = std::min(kColumns, total - c);
+                low.multiply(s.rows, height, bound_centres, c, columns, s.products.data(), kColumns);
+                for (int64_t r = 0; r < height; ++r) {
+                    const int64_t skip = std::max<int64_t>(0, seen[index[r]] - c);
+                    if (skip >= columns) continue;
+                    lower(index[r], s.rows.squared[r], s.rows.slack[r], c + skip, columns - skip,
+                          s.products.data() + r * kColumns + skip, s.found);
+                    bounded += columns - skip;
+                }
+            }
+            for (int64_t r = 0; r < height; ++r) seen[index[r]] = static_cast<int32_t>(total);
+            bounds.fetch_add(bounded, std::memory_order_relaxed);
+        });
+    }
+
+    // The `width` farthest of `order` by what is known of them; the others are left to `rest`.
+    void split(int64_t most, Rest& rest) {
+        if (static_cast<int64_t>(order.size()) <= most) return;
+        std::nth_element(order.begin(), order.begin() + most, order.end());
+        rest.add(order.begin() + most, order.end());
+        order.resize(most);
+    }
+
+    // Brings those of `order` up to date.
+    void refresh() {
+        std::vector<int32_t> points;
+        for (const Entry& e : order) points.push_back(e.point);
+        catch_up(points);
+        for (Entry& e : order) e.squared = squared[e.point];
+    }
+
+    // Up to `limit` picks; possibly none, but then more are tried the next time.
+    int64_t round(int64_t limit, int64_t* picks, double* distances_out) {
+        order.clear();
+        for (int64_t j = 0; j < rows; ++j) {
+            if (!picked[j] && (!allowed || allowed[j])) order.push_back({squared[j], static_cast<int32_t>(j)});
+        }
+        Rest rest;
+        split(width, rest);
+        refresh();
+        order.erase(std::remove_if(order.begin(), order.end(), [&](const Entry& e) { return e.squared < rest.most; }),
+                    order.end());
+        split(std::min(kMostLive, limit + kTile), rest);
+        const int64_t done = order.empty() ? 0 : pick_live(rest, limit, picks, distances_out);
+        if (done == 0) width = std::min(2 * width, rows);
+        if (4 * done > width) width = std::max(width / 2, least_width());
+        return done;
+    }
+
+    // Picks from `order` alone, as long as nobody of the rest can be farther.
+    int64_t pick_live(const Rest& rest, int64_t limit, int64_t* picks, double* distances_out) {
+        std::sort(order.begin(), order.end(), [](const Entry& a, const Entry& b) { return a.point < b.point; });
+        const int64_t live = static_cast<int64_t>(order.size());
+        std::vector<const void*> addresses, added;
+        for (const Entry& e : order) addresses.push_back(row(features, e.point));
+        BoundRows own;
+        low.prepare(addresses.data(), live, own);
+        between.resize(live * live);
+        team.parallel_for(tasks(live, kTile), [&](int64_t tile) {
+            low.multiply(own, live, own, tile * kTile, std::min(kTile, live - tile * kTile),
+                         between.data() + tile * kTile, live);
+        });
+        float worst = 0;
+        for (int64_t r = 0; r < live; ++r) worst = std::max(worst, own.slack[r]);
+        const double share = std::isinf(worst) ? 0 : 1 - worst;
+        while (static_cast<int64_t>(added.size()) < limit) {
+            double best = -1;
+            for (const Entry& e : order) best = std::max(best, e.squared);
+            const double reach = best == kFar ? kFar : best - kTie * best;
+            int64_t j = 0;
+            while (j < live && order[j].squared < reach) ++j;
+            if (best < 0 || !(reach > rest.most || (best >= rest.most && order[j].point < rest.lowest))) break;
+            const int32_t point = order[j].point;
+            picks[added.size()] = point;
+            distances_out[added.size()] = std::sqrt(order[j].squared);
+            added.push_back(addresses[j]);
+            picked[point] = 1;
+            order[j].squared = -1;
+            for (int64_t r = 0; r < live; ++r) {
+                Entry& e = order[r];
+                const double sum = static_cast<double>(own.squared[r]) + static_cast<double>(own.squared[j]);
+                if (e.squared <= 0 ||
+                    (share > 0 && share * sum - 2.0 * static_cast<double>(between[j * live + r]) >= e.squared))
+                    continue;
+                double exact;
+                distances(&e.point, 1, addresses[j], &exact);
+                e.squared = std::min(e.squared, exact);
+            }
+        }
+        if (added.empty()) return 0;
+        add_centres(added);
+        const int32_t total = static_cast<int32_t>(centres.size());
+        for (const Entry& e : order) {
+            squared[e.point] = std::max(e.squared, 0.0);
+            seen[e.point] = total;
+        }
+        return static_cast<int64_t>(added.size());
     }
 };
 
@@ -108,26 +297,46 @@ Farthest::Farthest(int64_t rows, int64_t dimension, bool is_double, const void* 
 Farthest::~Farthest() = default;
 
 void Farthest::cover(const void* points, int64_t count) {
-    for (int64_t l = 0; l < count; ++l) state_->add(state_->row(points, l));
+    std::vector<const void*> added;
+    for (int64_t l = 0; l < count; ++l) added.push_back(state_->row(points, l));
+    if (count > 0) state_->add_centres(added);
 }
 
 void Farthest::select(int64_t count, int64_t* picks, double* distances) {
     State& s = *state_;
-    for (int64_t t = 0; t < count; ++t) {
-        const int64_t j = s.choose();
-        picks[t] = j;
-        distances[t] = std::sqrt(s.squared[j]);
+    int64_t done = 0;
+    if (count > 0 && s.centres.empty()) {  // all are as far, and the lowest is picked
+        int64_t j = 0;
+        while (s.allowed && !s.allowed[j]) ++j;
+        picks[done] = j;
+        distances[done++] = kFar;
         s.picked[j] = 1;
-        s.add(s.row(s.features, j));
+        s.add_centres({s.row(s.features, j)});
     }
+    while (done < count) done += s.round(count - done, picks + done, distances + done);
 }
 
-double Farthest::radius() const {
-    return std::sqrt(*std::max_element(state_->squared.begin(), state_->squared.end()));
+double Farthest::radius() {
+    State& s = *state_;
+    if (s.centres.empty()) return kFar;
+    for (int64_t width = s.least_width();; width = std::min(2 * width, s.rows)) {
+        s.order.clear();
+        for (int64_t i = 0; i < s.rows; ++i) s.order.push_back({s.squared[i], static_cast<int32_t>(i)});
+        Rest rest;
+        s.split(width, rest);
+        s.refresh();
+        double most = 0;
+        for (const Entry& e : s.order) most = std::max(most, e.squared);
+        if (most >= rest.most) return std::sqrt(most);
+    }
 }
 
 int64_t Farthest::reads() const {
     return state_->reads.load(std::memory_order_relaxed);
+}
+
+int64_t Farthest::bounds() const {
+    return state_->bounds.load(std::memory_order_relaxed);
 }
 
 }  // namespace difal

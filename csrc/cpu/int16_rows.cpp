@@ -47,6 +47,17 @@ float step_of(const float* row, int64_t numbers) {
     return 1.00001f * std::max(largest / kMost, std::sqrt(group) / kMostGroup);
 }
 
+// How far rounding to that step moves the row, relative to its norm.
+double rounding_of(const float* row, int64_t numbers, float step) {
+    if (step < 0) return std::numeric_limits<double>::infinity();
+    if (step == 0) return 0;
+    double squared;
+    const double error = int16_kernels().rounding(row, numbers, step, &squared);
+    // Compiled once more by itself, the same arithmetic may round what lies half-way between two integers, within
+    // 2^-8 of a step, to the other one.
+    return 1.02 * std::sqrt(error / squared);
+}
+
 }  // namespace
 
 double int16_rounding(const RowsJob& job) {
@@ -55,19 +66,12 @@ double int16_rounding(const RowsJob& job) {
     double worst = 0;
     for (int64_t r = 0; r < job.rows; ++r) {
         prepare_row(job, r, row.data());
-        const float step = step_of(row.data(), numbers);
-        if (step < 0) return std::numeric_limits<double>::infinity();
-        if (step == 0) continue;
-        double squared;
-        const double error = int16_kernels().rounding(row.data(), numbers, step, &squared);
-        // Compiled once more by itself, the same arithmetic may round what lies half-way between two integers, within
-        // 2^-8 of a step, to the other one.
-        worst = std::max(worst, 1.02 * std::sqrt(error / squared));
+        worst = std::max(worst, rounding_of(row.data(), numbers, step_of(row.data(), numbers)));
     }
     return worst;
 }
 
-void prepare_int16_rows(const RowsJob& job, int32_t* out) {
+void prepare_int16_rows(const RowsJob& job, int32_t* out, double* rounding) {
     const int64_t numbers = padded(job.dimension), pairs = numbers / 2;
     std::vector<float> row(numbers);
     std::vector<int16_t> q(kInt16Rows * numbers);
@@ -77,7 +81,9 @@ void prepare_int16_rows(const RowsJob& job, int32_t* out) {
             int16_t* own = q.data() + r * numbers;
             if (begin + r < job.rows) {
                 prepare_row(job, begin + r, row.data());
-                steps[r] = std::max(step_of(row.data(), numbers), 0.0f);
+                const float step = step_of(row.data(), numbers);
+                if (rounding) rounding[begin + r] = rounding_of(row.data(), numbers, step);
+                steps[r] = std::max(step, 0.0f);
             }
             if (steps[r] > 0) {
                 int16_kernels().quantize(row.data(), numbers, steps[r], own);

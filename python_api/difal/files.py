@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
+import io
 import json
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from filelock import BaseFileLock, FileLock, Timeout
+from safetensors.torch import save
 
 from difal.errors import UserError
 
@@ -50,11 +53,12 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from None
     crash_point("before-rename")
     os.replace(neighbour, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    if hasattr(os, "O_DIRECTORY"):  # Windows opens no folders
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     crash_point("after-rename")
 
 
@@ -74,17 +78,13 @@ def read_json(path: Path) -> Any:
 
 
 def write_npy(path: Path, array: np.ndarray) -> None:
-    import io
-
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     write_bytes(path, buffer.getvalue())
 
 
-def write_tensors(path: Path, tensors: dict, metadata: dict[str, str] | None = None) -> None:
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """A safetensors file of torch tensors."""
-    from safetensors.torch import save
-
     write_bytes(path, save({k: v.contiguous() for k, v in tensors.items()}, metadata))
 
 
@@ -104,23 +104,45 @@ def digest_ids(ids: Iterable[str]) -> str:
 
 
 @contextmanager
-def exclusive(folder: Path, *, wait: bool = False):
-    """Hold a folder for one process; the lock dies with the process, so a killed run leaves none behind."""
+def exclusive(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold a folder for one process; the lock ends with the process, so a killed run leaves none behind.
+
+    Args:
+        folder: made if it is not there; what an interrupted write left in it is removed.
+        wait: wait for a process that holds it.
+
+    Raises:
+        UserError: another process holds it, or it cannot be written to.
+    """
+    lock = FileLock(folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written to ({error.strerror}); choose another folder") from None
-    with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            lock.acquire(timeout=0)
+        except Timeout:
             if not wait:
                 raise UserError(
                     f"another process is working in {folder}; wait for it or choose another folder"
                 ) from None
             print(f"waiting for another process that is working in {folder}", file=sys.stderr, flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{folder} cannot be written to ({reason}); choose another folder") from None
+    try:
         for leftover in folder.rglob(TMP + "*"):
             leftover.unlink(missing_ok=True)
         yield
+    finally:
+        lock.release()
+
+
+def claim(path: Path) -> BaseFileLock | None:
+    """Return the lock of the file `path`, held; None if another process holds it. It ends with the process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return lock

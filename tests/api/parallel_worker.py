@@ -3,12 +3,10 @@
 import os
 import signal
 import sys
-import time
 from functools import partial
-from pathlib import Path
 
 from api.fakes import FakeEncoder, use_fake_encoder
-from difal import cli, ranks
+from difal import cli, parallel
 
 SMALL = (
     "--size 32 --rounds 2 --budget 2 --candidates 60 --local 10 --random 10 --noise-samples 2 --epochs 2 --context 8 "
@@ -38,40 +36,26 @@ def all_runs(out, data):
 
 
 class Ending(FakeEncoder):
-    """Ends, or stops, its process with its first image, of which `mark` tells."""
+    """Ends, or stops, its process with its first image."""
 
-    def __init__(self, mark, how):
+    def __init__(self, how):
         super().__init__()
-        self.mark, self.how = mark, how
+        self.how = how
 
     def maps(self, images, noise):
-        self.mark.touch()
         os.kill(os.getpid(), self.how)
-        return super().maps(images, noise)
-
-
-class Waiting(FakeEncoder):
-    """Makes no image before `mark` is there: so the rank that ends has got one."""
-
-    def __init__(self, mark):
-        super().__init__()
-        self.mark = mark
-
-    def maps(self, images, noise):
-        while not self.mark.exists():
-            time.sleep(0.05)
         return super().maps(images, noise)
 
 
 def main(out, data, mode, lost=-1):
     if mode == "all":
         use_fake_encoder()
-        return ranks.on_all(lambda: all_runs(out, data), "this")
-    mark = Path(f"{out}.mark")
+        parallel.join()
+        return all_runs(out, data)
     how = signal.SIGKILL if mode == "kill" else signal.SIGSTOP
-    use_fake_encoder(partial(Ending, mark, how) if os.environ["RANK"] == lost else partial(Waiting, mark))
+    use_fake_encoder(partial(Ending, how) if os.environ["RANK"] == str(lost) else FakeEncoder)
     return cli.main(f"run --data {data} --encoder fake --out {out} {SMALL}".split())
 
 
 if __name__ == "__main__":
-    ranks.leave(main(*sys.argv[1:]))
+    sys.exit(main(*sys.argv[1:]))

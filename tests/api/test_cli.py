@@ -32,7 +32,7 @@ def test_a_run_and_its_report(difal, tmp_path):
     bars = ("checking the pool's images", "checking the test images", "feature cache", "test images", "pictures of")
     assert all(bar in err for bar in bars)  # nothing that takes long is silent
     assert code == cli.DONE
-    assert "round 1: 8 pixels asked" in out
+    assert "round 1: 8 pixels queried" in out
     assert "done: runs/data-two-stage-margin-herding-seed0" in out
     assert "report: runs/data-two-stage-margin-herding-seed0/report.html" in out
     code, out, _ = difal("predict runs/data-two-stage-margin-herding-seed0 data/test/images --out classes")
@@ -43,7 +43,7 @@ def test_a_run_and_its_report(difal, tmp_path):
     assert (tmp_path / "runs/data-two-stage-margin-herding-seed0/report.html").stat().st_size > 10_000
     code, out, _ = difal("run --resume --rounds 3")
     assert code == cli.DONE
-    assert "round 2: 12 pixels asked" in out
+    assert "round 2: 12 pixels queried" in out
     code, _, err = difal(f"run --data data {QUICK}")
     assert code == cli.FAILED
     assert "--resume" in err

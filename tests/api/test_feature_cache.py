@@ -11,6 +11,7 @@ from difal.data.base import FunctionSplit
 from difal.encoders import DiffusionEncoder
 from difal.encoders.lazy import LazyEncoder
 from difal.errors import ConfigError, DataError
+from difal.features import cache
 from difal.features.cache import Pixel, build_cache
 from difal.features.pixels import draw_candidates, to_input
 from difal.threads import one_thread
@@ -137,6 +138,33 @@ def test_a_pass_cut_short_goes_on(tmp_path, pool):
     resumed = build_cache(tmp_path / "cut", pool, lambda: encoder, config)
     assert encoder.passes == 2 * 3  # two images left, each under the fixed noise and two noise_samples
     whole = build_cache(tmp_path / "whole", pool, FakeEncoder, config)
+    for name, array in whole.arrays.items():
+        assert np.array_equal(array, resumed.arrays[name]), name
+
+
+@pytest.mark.parametrize("point", ["rows", "json"])
+def test_a_move_into_the_arrays_cut_short_is_redone(tmp_path, pool, monkeypatch, point):
+    """Between the rows and the JSON file, and between that and the deletion of the images' files."""
+    config, encoder = tiny_config(tmp_path), FakeEncoder()
+    whole = build_cache(tmp_path / "whole", pool, FakeEncoder, config)
+    write = cache.write_json
+
+    def cut(path, value):
+        if value["done"]:
+            if point == "json":
+                write(path, value)
+            raise KeyboardInterrupt
+        write(path, value)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cache, "write_json", cut)
+        with pytest.raises(KeyboardInterrupt):
+            build_cache(tmp_path / "cut", pool, lambda: encoder, config, wave=2)
+    assert encoder.passes == 2 * 3
+    assert len(list((tmp_path / "cut/images").iterdir())) == 2
+    resumed = build_cache(tmp_path / "cut", pool, lambda: encoder, config, wave=2)
+    assert encoder.passes == 3 * 3
+    assert not (tmp_path / "cut/images").exists()
     for name, array in whole.arrays.items():
         assert np.array_equal(array, resumed.arrays[name]), name
 

@@ -41,10 +41,10 @@ def test_a_bank_that_does_not_fit_is_told_before_any_work(tmp_path, monkeypatch)
     assert made.images == 5
 
 
-def test_the_bank_is_no_sparse_file(tmp_path):
-    images = cache.PoolImages(tiny_data().train, FakeEncoder(), tiny_config(tmp_path, random=80), ())
-    images.create(tmp_path)
-    for path in tmp_path.iterdir():
+def test_the_cache_is_no_sparse_file(tmp_path):
+    images = cache.PoolImages(tmp_path, tiny_data().train, FakeEncoder, tiny_config(tmp_path, random=80), ())
+    images.create({})
+    for path in tmp_path.glob("*.npy"):
         facts = path.stat()
         assert 512 * facts.st_blocks >= facts.st_size, path.name
 

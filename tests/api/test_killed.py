@@ -21,7 +21,7 @@ from difal.run.loop import run
 
 def live(folder):
     resume = RunDirectory(folder).exists
-    run(tiny_config(folder, rounds=2), resume=resume, data=tiny_data(train=3, test=1), encoder=FakeEncoder(), say=len)
+    run(tiny_config(folder, rounds=2), resume=resume, data=tiny_data(train=3, test=1), encoder=FakeEncoder(), log=len)
 
 def lives(folder, points):
     child = os.fork()

@@ -32,12 +32,12 @@ def cache(tmp_path_factory):
 def test_a_run_keeps_everything(tmp_path, cache):
     data, lines = tiny_data(), []
     config = tiny_config(tmp_path, cache=cache)
-    assert run(config, data=data, encoder=FakeEncoder(), say=lines.append) == "done"
+    assert run(config, data=data, encoder=FakeEncoder(), log=lines.append) == "done"
     run_dir = RunDirectory(tmp_path)
     rounds = run_dir.rounds()
     assert len(rounds) == 3
     assert len(lines) == 3
-    assert "15 pixels asked" in lines[2]
+    assert "15 pixels queried" in lines[2]
     places = [label.place for entry in rounds for label in entry.labels()]
     assert len(set(places)) == len(places) == 15
     for entry in rounds:
@@ -54,7 +54,7 @@ def test_a_run_keeps_everything(tmp_path, cache):
         counted = sum((data.test.mask(i) != 255).sum() for i in range(2))
         assert np.sum(metrics["confusion"]) == counted
         assert (
-            metrics["asked"]
+            metrics["queried"]
             == 5 * (entry.index + 1)
             == metrics["labeled"] + sum(label.skipped for one in rounds[: entry.index + 1] for label in one.labels())
         )
@@ -65,7 +65,7 @@ def test_a_run_keeps_everything(tmp_path, cache):
 
 def test_a_run_repeats_itself_and_its_seed_matters(tmp_path, cache):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        run(tiny_config(tmp_path / name, cache=cache, seed=seed), data=tiny_data(), encoder=FakeEncoder(), say=silent)
+        run(tiny_config(tmp_path / name, cache=cache, seed=seed), data=tiny_data(), encoder=FakeEncoder(), log=silent)
     a, b, c = (outcome(tmp_path / name) for name in "abc")
     assert a == b
     assert a["rounds/000/picks.jsonl"] == c["rounds/000/picks.jsonl"]  # coverage has no seed
@@ -83,7 +83,7 @@ def test_a_run_repeats_itself_and_its_seed_matters(tmp_path, cache):
 
 def test_a_round_needs_no_pass_over_the_encoder(tmp_path, cache):
     encoder = FakeEncoder()
-    run(tiny_config(tmp_path, cache=cache, pictures=0), data=tiny_data(), encoder=encoder, say=silent)
+    run(tiny_config(tmp_path, cache=cache, pictures=0), data=tiny_data(), encoder=encoder, log=silent)
     assert encoder.passes == 0
 
 
@@ -94,7 +94,7 @@ def test_every_acquisition_runs(name, tmp_path, cache):
         for count in rounds:
             config = tiny_config(tmp_path / folder, cache=cache, acquisition=name, rounds=count, pictures=0)
             resume = count > rounds[0]
-            assert run(config, resume=resume, data=tiny_data(), encoder=FakeEncoder(), say=silent) == "done"
+            assert run(config, resume=resume, data=tiny_data(), encoder=FakeEncoder(), log=silent) == "done"
     picks = [label.place for entry in RunDirectory(tmp_path / "whole").rounds() for label in entry.labels()]
     assert len(set(picks)) == 10
     assert outcome(tmp_path / "whole") == outcome(tmp_path / "parts")
@@ -102,16 +102,16 @@ def test_every_acquisition_runs(name, tmp_path, cache):
 
 def test_a_finished_run_can_be_given_more_rounds(tmp_path, cache):
     longer = tiny_config(tmp_path / "longer", cache=cache)
-    run(longer, data=tiny_data(), encoder=FakeEncoder(), say=silent)
-    run(tiny_config(tmp_path / "run", cache=cache, rounds=2), data=tiny_data(), encoder=FakeEncoder(), say=silent)
+    run(longer, data=tiny_data(), encoder=FakeEncoder(), log=silent)
+    run(tiny_config(tmp_path / "run", cache=cache, rounds=2), data=tiny_data(), encoder=FakeEncoder(), log=silent)
     more = resumed_config(RunDirectory(tmp_path / "run").config(), {"rounds": 3})
-    run(more, resume=True, data=tiny_data(), encoder=FakeEncoder(), say=silent)
+    run(more, resume=True, data=tiny_data(), encoder=FakeEncoder(), log=silent)
     assert outcome(tmp_path / "run") == outcome(tmp_path / "longer")
 
 
 def test_resuming_with_another_setting_is_refused(tmp_path, cache):
     config = tiny_config(tmp_path, cache=cache, rounds=1)
-    run(config, data=tiny_data(), encoder=FakeEncoder(), say=silent)
+    run(config, data=tiny_data(), encoder=FakeEncoder(), log=silent)
     with pytest.raises(ConfigError, match=r"`keep` was 0\.5 when the run began and is 0\.25 now"):
         resumed_config(RunDirectory(tmp_path).config(), {"keep": 0.25})
     with pytest.raises(ConfigError, match="holds a run; go on with --resume"):
@@ -130,7 +130,7 @@ def test_another_bank_is_refused(tmp_path, cache):
 def test_late_testing_gives_the_same_metrics(tmp_path):
     for name, gigabytes in (("kept", 1.0), ("late", 0.0)):
         config = tiny_config(tmp_path / name, test_cache_gb=gigabytes, cache_dtype="float32", pictures=0)
-        run(config, data=tiny_data(), encoder=FakeEncoder(), say=silent)
+        run(config, data=tiny_data(), encoder=FakeEncoder(), log=silent)
     assert outcome(tmp_path / "kept") == outcome(tmp_path / "late")
     assert not list((tmp_path / "late").rglob("images/*"))
 
@@ -139,7 +139,7 @@ def test_testing_on_random_pixels(tmp_path):
     """All of an image's pixels, drawn at random, are the image; fewer are as many as asked for."""
     for name, pixels in (("whole", None), ("all", 32 * 32), ("some", 100)):
         config = tiny_config(tmp_path / name, test_pixels=pixels, cache_dtype="float32", rounds=1, pictures=0)
-        run(config, data=tiny_data(), encoder=FakeEncoder(), say=silent)
+        run(config, data=tiny_data(), encoder=FakeEncoder(), log=silent)
     whole, everything, some = (RunDirectory(tmp_path / name).round(0).metrics() for name in ("whole", "all", "some"))
     assert everything == whole
     assert 80 < some["test_pixels"] <= 200 < whole["test_pixels"]
@@ -149,7 +149,7 @@ def test_testing_on_random_pixels(tmp_path):
 def test_the_pool_can_run_dry(tmp_path):
     lines = []
     config = tiny_config(tmp_path, budget=3.0, rounds=5, pictures=0)
-    run(config, data=tiny_data(train=2, test=0), encoder=FakeEncoder(), say=lines.append)
+    run(config, data=tiny_data(train=2, test=0), encoder=FakeEncoder(), log=lines.append)
     asked = [label.place for entry in RunDirectory(tmp_path).rounds() for label in entry.labels()]
     assert len(set(asked)) == len(asked) == 16  # 2 images x 8 local picks
     assert "no pixel is left" in lines[-1]
@@ -174,21 +174,21 @@ def test_a_person_labels(tmp_path):
     truth = {name: truth_data.train.mask(i) for i, name in enumerate(truth_data.train.ids)}
     config = tiny_config(tmp_path / "run", data=str(folder), rounds=2)
     lines = []
-    assert run(config, encoder=FakeEncoder(), say=lines.append) == "waiting"
+    assert run(config, encoder=FakeEncoder(), log=lines.append) == "waiting"
     question = tmp_path / "run/to_label.jsonl"
     assert str(question) in lines[-1]
     assert "0 sky" in lines[-1]
     pictures = list((tmp_path / "run/to_label").iterdir())
     assert {p.name for p in pictures} == {json.loads(line)["image"] for line in question.read_text().splitlines()}
-    assert run(config, resume=True, encoder=FakeEncoder(), say=silent) == "waiting"  # nothing answered yet
+    assert run(config, resume=True, encoder=FakeEncoder(), log=silent) == "waiting"  # nothing answered yet
     fill_in(question, truth, truth_data)
-    assert run(config, resume=True, encoder=FakeEncoder(), say=silent) == "waiting"  # for round 1
+    assert run(config, resume=True, encoder=FakeEncoder(), log=silent) == "waiting"  # for round 1
     assert {json.loads(line)["round"] for line in question.read_text().splitlines()} == {1}
     fill_in(question, truth, truth_data)
-    assert run(config, resume=True, encoder=FakeEncoder(), say=silent) == "done"
+    assert run(config, resume=True, encoder=FakeEncoder(), log=silent) == "done"
     assert not question.exists()
     assert not (tmp_path / "run/to_label").exists()
-    run(tiny_config(tmp_path / "masks", data=str(with_masks), rounds=2), encoder=FakeEncoder(), say=silent)
+    run(tiny_config(tmp_path / "masks", data=str(with_masks), rounds=2), encoder=FakeEncoder(), log=silent)
     for index in range(2):
         by_hand, by_mask = (RunDirectory(tmp_path / name).round(index) for name in ("run", "masks"))
         assert by_hand.picks() == by_mask.picks()
@@ -199,7 +199,7 @@ def test_a_person_labels(tmp_path):
 def test_answers_are_checked(tmp_path):
     folder = write_folder(tmp_path / "data", masks=False)
     config = tiny_config(tmp_path / "run", data=str(folder), rounds=1)
-    run(config, encoder=FakeEncoder(), say=silent)
+    run(config, encoder=FakeEncoder(), log=silent)
     question = tmp_path / "run/to_label.jsonl"
     rows = [json.loads(line) for line in question.read_text().splitlines()]
 
@@ -209,7 +209,7 @@ def test_answers_are_checked(tmp_path):
                 json.dumps({**row, "class_id": 1} | (change if i == 1 else {})) + "\n" for i, row in enumerate(rows)
             )
         )
-        return lambda: run(config, resume=True, encoder=FakeEncoder(), say=silent)
+        return lambda: run(config, resume=True, encoder=FakeEncoder(), log=silent)
 
     for change, message in (
         ({"class_id": 8}, "line 2: class_id 8 is out of range 0 to 7"),
@@ -228,31 +228,31 @@ def test_a_deleted_line_is_asked_again(tmp_path):
     """What is answered in either file stays; a file without the line could never be completed."""
     folder = write_folder(tmp_path / "data", masks=False)
     config = tiny_config(tmp_path / "run", data=str(folder), rounds=1)
-    run(config, encoder=FakeEncoder(), say=silent)
+    run(config, encoder=FakeEncoder(), log=silent)
     question, table = tmp_path / "run/to_label.jsonl", tmp_path / "run/to_label.csv"
     lines = question.read_text().splitlines(keepends=True)
     answer = [line.replace('"class_id": null', '"class_id": 1') for line in lines]
     rows = table.read_text().splitlines(keepends=True)
     table.write_text("".join([*rows[:3], rows[3].replace(",,,,,False", ",2,,,,False"), *rows[4:]]))
     question.write_text("".join([*answer[:2], *lines[3:]]))
-    assert run(config, resume=True, encoder=FakeEncoder(), say=silent) == "waiting"
+    assert run(config, resume=True, encoder=FakeEncoder(), log=silent) == "waiting"
     kept = read_labels(question, open_data(folder).classes)
     assert [label.class_id for label in kept] == [1, 1, 2, None]
     assert [label.rank for label in kept] == [0, 1, 2, 3]
     question.write_text(question.read_text().replace('"class_id": null', '"class_id": 0'))
-    assert run(config, resume=True, encoder=FakeEncoder(), say=silent) == "done"
+    assert run(config, resume=True, encoder=FakeEncoder(), log=silent) == "done"
 
 
 def test_pictures_of_an_earlier_round_do_not_stay(tmp_path):
     """As a run leaves them that is killed once the answers are kept."""
     folder = write_folder(tmp_path / "data", masks=False)
     config = tiny_config(tmp_path / "run", data=str(folder), rounds=2, budget=0.25)
-    run(config, encoder=FakeEncoder(), say=silent)
+    run(config, encoder=FakeEncoder(), log=silent)
     pictures = tmp_path / "run/to_label"
     (pictures / "stale.png").write_bytes(b"")
     question = tmp_path / "run/to_label.jsonl"
     question.write_text(question.read_text().replace('"class_id": null', '"class_id": 1'))
-    run(config, resume=True, encoder=FakeEncoder(), say=silent)
+    run(config, resume=True, encoder=FakeEncoder(), log=silent)
     asked = {label.image for label in RunDirectory(tmp_path / "run").round(1).picks()}
     assert {path.name for path in pictures.iterdir()} == asked
 
@@ -260,7 +260,7 @@ def test_pictures_of_an_earlier_round_do_not_stay(tmp_path):
 def test_the_pool_and_the_classes_must_stay(tmp_path):
     folder = write_folder(tmp_path / "data", masks=True)
     config = tiny_config(tmp_path / "run", data=str(folder), rounds=1, cache=str(tmp_path / "cache"))
-    run(config, encoder=FakeEncoder(), say=silent)
+    run(config, encoder=FakeEncoder(), log=silent)
     names = (folder / "classes.txt").read_text()
     (folder / "classes.txt").write_text(names.replace("sky", "air"))
     with pytest.raises(ConfigError, match=r"the classes were sky, .* and are air, .* now; put them back"):
@@ -286,17 +286,17 @@ def test_files_that_cannot_be_used_are_told_before_any_work(tmp_path, split):
     write_folder(tmp_path / "good", masks=True, test=True)
     for name in ("p1.png", "p3.png"):
         (folder / split / name).write_bytes((tmp_path / "good" / split / name).read_bytes())
-    assert run(tiny_config(tmp_path / "run", data=str(folder)), encoder=encoder, say=silent) == "done"
+    assert run(tiny_config(tmp_path / "run", data=str(folder)), encoder=encoder, log=silent) == "done"
 
 
 def test_all_skipped_rounds_go_on_by_coverage(tmp_path):
     folder = write_folder(tmp_path / "data", masks=False)
     config = tiny_config(tmp_path / "run", data=str(folder), rounds=2)
-    run(config, encoder=FakeEncoder(), say=silent)
+    run(config, encoder=FakeEncoder(), log=silent)
     question = tmp_path / "run/to_label.jsonl"
     question.write_text(question.read_text().replace('"skipped": false', '"skipped": true'))
     lines = []
-    assert run(config, resume=True, encoder=FakeEncoder(), say=lines.append) == "waiting"
+    assert run(config, resume=True, encoder=FakeEncoder(), log=lines.append) == "waiting"
     assert "no head yet" in lines[0]
     entry = RunDirectory(tmp_path / "run").round(1)
     assert len(entry.picks()) == 4
@@ -310,9 +310,9 @@ def test_known_labels_are_used_and_never_asked_again(tmp_path):
     names = data.train.ids
     known.write_text("image,x,y,class_id\n" + "".join(f"{names[i]},{x},{y},{i % 3}\n" for i, x, y in rows))
     config = tiny_config(tmp_path / "run", labels=str(known), local=40, random=20)
-    run(config, data=data, encoder=FakeEncoder(), say=silent)
+    run(config, data=data, encoder=FakeEncoder(), log=silent)
     plain = tiny_config(tmp_path / "plain", local=40, random=20)
-    run(plain, data=data, encoder=FakeEncoder(), say=silent)
+    run(plain, data=data, encoder=FakeEncoder(), log=silent)
     run_dir = RunDirectory(tmp_path / "run")
     asked = [label.place for entry in run_dir.rounds() for label in entry.labels()]
     assert not {(names[i], y, x) for i, x, y in rows} & set(asked)
@@ -321,7 +321,7 @@ def test_known_labels_are_used_and_never_asked_again(tmp_path):
     assert np.array_equal(local[0][4], local[1][4])
     for i, x, y in rows:
         assert not (local[0][i] == (y, x)).all(1).any()
-    assert run_dir.round(0).metrics()["asked"] == 9
+    assert run_dir.round(0).metrics()["queried"] == 9
     assert len(read_labels(tmp_path / "run/known.jsonl", data.classes)) == 4
 
 
@@ -374,13 +374,13 @@ def test_masks_can_be_demanded(tmp_path):
 )
 def test_damaged_files_are_named(tmp_path, name, content, message):
     config = tiny_config(tmp_path, rounds=1)
-    run(config, data=tiny_data(), encoder=FakeEncoder(), say=silent)
+    run(config, data=tiny_data(), encoder=FakeEncoder(), log=silent)
     (tmp_path / name).unlink()
     if content is not None:
         (tmp_path / name).write_text(content)
     more = tiny_config(tmp_path, rounds=2)
     with pytest.raises(UserError, match=message):
-        run(more, resume=True, data=tiny_data(), encoder=FakeEncoder(), say=silent)
+        run(more, resume=True, data=tiny_data(), encoder=FakeEncoder(), log=silent)
 
 
 def test_two_processes_do_not_share_a_run(tmp_path):

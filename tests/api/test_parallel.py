@@ -1,32 +1,28 @@
 """Runs on several processes: what one process gives, at any number of them; a rank that is lost, and what follows."""
 
-import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import process_group
 from api import parallel_worker
-from api.fakes import outcome, tiny_config, use_fake_encoder, write_folder
+from api.fakes import FakeEncoder, outcome, tiny_config, tiny_data, use_fake_encoder, write_folder
 from api.parallel_worker import RUNS, SMALL
 from api.small_unets import make_unet
-from difal import cli, serve
-from difal.data import open_config_data
+from difal import cli, parallel
 from difal.encoders import DiffusionEncoder
 from difal.encoders.lazy import LazyEncoder
-from difal.errors import ConfigError, DataError
-from difal.features.cache import Pixel, PoolImages
-from difal.link import Message
-from difal.sweep.runs import Key, Runs
+from difal.errors import DataError
+from difal.run.directory import RunDirectory
+from difal.run.loop import Loop
 from process_group import finish
 
 WORKER = Path(parallel_worker.__file__)
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +37,14 @@ def fake(monkeypatch):
     use_fake_encoder(patch=monkeypatch.setattr)
 
 
-def start(world, *arguments, timeout=300):
-    return process_group.start(world, [WORKER, *arguments], timeout)
+def start(world, *arguments, **environment):
+    return process_group.start(world, [WORKER, *arguments], 300, **environment)
+
+
+def torchrun(*arguments):
+    paths = os.pathsep.join([*process_group.PATHS, *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*TORCHRUN, *map(str, arguments)], env=env, capture_output=True, text=True)
 
 
 def arrays(folder):
@@ -63,71 +65,63 @@ def test_any_number_of_processes_gives_the_same(tmp_path, data, fake):
     assert not (tmp_path / "3/late-cache/test/images").exists()  # so the ranks counted, from the encoder
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("mode", "lost", "timeout"), [("kill", 2, 300), ("kill", 0, 300), ("stop", 1, 8)])
-def test_a_lost_rank_is_named_by_all_others_and_the_run_goes_on(mode, lost, timeout, tmp_path, data, fake):
-    others = [rank for rank in range(3) if rank != lost]
-    processes = start(3, tmp_path / "run", data, mode, lost, timeout=timeout)
-    for error, code in finish(processes, others):
-        assert code == 1
-        assert f"rank {lost} died or hangs" in error
-        assert "start all ranks again with `difal run --resume`" in error
-    if mode == "kill":
-        assert processes[lost].returncode == -signal.SIGKILL
-    again = ["run", "--resume", str(tmp_path / "run")]
-    assert cli.main(again) == cli.DONE
+def resumed_as_if_never_ended(tmp_path, data):
+    assert cli.main(["run", "--resume", str(tmp_path / "run")]) == cli.DONE
     assert cli.main(f"run --data {data} --encoder fake --out {tmp_path / 'never'} {SMALL}".split()) == cli.DONE
-    assert outcome(tmp_path / "run") == outcome(tmp_path / "never")
+    return outcome(tmp_path / "run") == outcome(tmp_path / "never")
 
 
-@pytest.fixture
-def fresh_rank(fake):
-    """`difal.serve` as in a process of its own: nothing open yet, and nothing left open."""
-    for cached in (serve._data, serve._encoder):
-        cached.cache_clear()
-    yield
-    for cached in (serve._data, serve._encoder):
-        cached.cache_clear()
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "lost", "timeout"), [("kill", 2, 300), ("stop", 1, 20)])
+def test_a_lost_rank_is_named_and_the_run_goes_on(mode, lost, timeout, tmp_path, data, fake):
+    processes = start(3, tmp_path / "run", data, mode, lost, DIFAL_BARRIER_TIMEOUT=str(timeout))
+    (error, code), (other_error, other_code) = finish(processes, [rank for rank in range(3) if rank != lost])
+    assert (code, other_code) == (1, 1)
+    assert f"difal: error: rank 0 of 3: rank {lost} died or hangs; start all ranks again" in error
+    assert "rank 0 has ended; see its message" in other_error
+    assert list((tmp_path / "run/cache/pool/images").iterdir())
+    assert resumed_as_if_never_ended(tmp_path, data)
 
 
-def test_an_order_makes_the_same_job_and_other_files_are_refused(tmp_path, data, fresh_rank):
-    config = tiny_config(tmp_path, data=str(data), size=32)
-    pool = open_config_data(config).train
-    own = PoolImages(pool, LazyEncoder(config)(), config, [Pixel(1, 2, 3)])
-    facts = json.loads(json.dumps(own.order()[0]))
-    found = serve.JOBS["cache"](facts, {}).make(1)
-    assert found["given.features"].shape == (1, 20)
-    for name, array in own.make(1).items():
-        assert np.array_equal(array, found[name]), name
-    with pytest.raises(DataError, match="holds other images here than on rank 0"):
-        serve.JOBS["cache"]({**facts, "pool": "0"}, {})
-    with pytest.raises(DataError, match="has other weights here than on rank 0"):
-        serve.JOBS["cache"]({**facts, "weights": "0"}, {})
+@pytest.mark.slow
+def test_torchrun_names_a_lost_rank(tmp_path, data, fake):
+    ended = torchrun(WORKER, tmp_path / "run", data, "kill", 0)
+    assert ended.returncode == 1
+    assert "Signal 9 (SIGKILL) received" in ended.stderr
+    assert "rank      : 0 (local_rank: 0)" in ended.stderr
+    assert resumed_as_if_never_ended(tmp_path, data)
 
 
-def test_a_sweeps_folder_must_be_seen_by_all(tmp_path):
-    facts, _ = Runs([(Key("", "random", 0), tiny_config(tmp_path / "a"))], 1, tmp_path).order()
-    key, config = serve.JOBS["runs"](json.loads(json.dumps(facts)), {}).todo[0]
-    assert (key, config) == (Key("", "random", 0), tiny_config(tmp_path / "a"))
-    with pytest.raises(ConfigError, match="is not the folder that rank 0 sees"):
-        serve.JOBS["runs"]({**facts, "folder": str(tmp_path / "other")}, {})
-    Runs([], 1, tmp_path).order()  # another sweep
-    with pytest.raises(ConfigError, match="is not the folder that rank 0 sees"):
-        serve.JOBS["runs"](facts, {})
+def test_a_rank_that_sees_other_images_or_another_folder_ends(tmp_path):
+    config, data = tiny_config(tmp_path), tiny_data()
+    loop = Loop(config, RunDirectory(tmp_path), data, LazyEncoder(config, FakeEncoder()), print)
+    with pytest.raises(DataError, match=r"rank 0 has other pool than this rank, or writes to another"):
+        loop.run()
+    loop.begin(config, False)
+    RunDirectory(tmp_path).note(classes=["a", "b"])
+    with pytest.raises(DataError, match="rank 0 has other classes than this rank"):
+        loop.run()
 
 
-def test_each_rank_takes_its_own_gpu(monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    assert [serve.own_device(name) for name in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda:3", "cuda:1"]
+def test_each_rank_has_its_share(monkeypatch):
+    monkeypatch.setattr(parallel, "world_size", lambda: 3)
+    shares, blocks = [], []
+    for rank in range(3):
+        monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
+        shares.append(parallel.shard(range(2, 7)))
+        blocks.append(parallel.own_rows(7))
+    assert [list(share) for share in shares] == [[2, 5], [3, 6], [4]]
+    assert [one for block in blocks for one in range(7)[block]] == list(range(7))
+    for name, value in {"RANK": 3, "LOCAL_RANK": 3, "WORLD_SIZE": 4, "MASTER_ADDR": "", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    assert [parallel.own_device(name) for name in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda:3", "cuda:1"]
 
 
-def test_messages_arrive_as_they_were():
-    tensors = {"a": torch.arange(6.0).half().reshape(2, 3), "none": torch.empty(0, 4), "n": torch.tensor([1 << 40])}
-    for sent in (Message({"kind": "ü", "x": [1, None]}, tensors), Message({}, {})):
-        found = Message.unpacked(sent.packed())
-        assert found.facts == sent.facts
-        assert found.tensors.keys() == sent.tensors.keys()
-        assert all(torch.equal(found.tensors[name], one) for name, one in sent.tensors.items())
+def test_integers_are_added_up():
+    counts = np.array([[1 << 40, 2], [3, 4]])
+    assert np.array_equal(parallel.sum_over_ranks(counts), counts)
+    assert parallel.on_first_rank(lambda: 1 << 50) == 1 << 50
+    assert parallel.on_first_rank(lambda: None) == 0
 
 
 def test_other_commands_are_for_one_process(monkeypatch, capsys):
@@ -137,7 +131,10 @@ def test_other_commands_are_for_one_process(monkeypatch, capsys):
     assert "start this command without it" in capsys.readouterr().err
     monkeypatch.setenv("DIFAL_DISTRIBUTED_TIMEOUT", "soon")
     assert cli.main(["run", "--data", "scenes"]) == cli.FAILED
-    assert "`DIFAL_DISTRIBUTED_TIMEOUT` must be a positive number of seconds, got 'soon'" in capsys.readouterr().err
+    assert (
+        "difal: error: rank 1 of 2: `DIFAL_DISTRIBUTED_TIMEOUT` must be a positive number of seconds, got 'soon'"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow
@@ -148,14 +145,7 @@ def test_a_sweep_under_torchrun(tmp_path, data):
         f"sweep --data {data} --encoder {tmp_path / 'encoder'} --acquisitions coverage,random --seeds 0 "
         f"{SMALL.replace('--local', '--random 10 --local')} --herding sharded --jobs 1 --out"
     ).split()
-    paths = os.pathsep.join([*process_group.PATHS, *filter(None, [os.environ.get("PYTHONPATH")])])
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "--", "difal"]
-    done = subprocess.run(
-        [*torchrun, *words, str(tmp_path / "two")],
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    done = torchrun("-m", "--", "difal", *words, tmp_path / "two")
     assert done.returncode == 0, done.stderr
     assert "[2/2]" in done.stdout
     assert cli.main([*words, str(tmp_path / "one")]) == cli.DONE

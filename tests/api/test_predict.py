@@ -19,7 +19,7 @@ from difal.run.predict import predict
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    run(tiny_config(folder, rounds=2), data=tiny_data(), encoder=FakeEncoder(), say=lambda line: None)
+    run(tiny_config(folder, rounds=2), data=tiny_data(), encoder=FakeEncoder(), log=lambda line: None)
     return folder
 
 

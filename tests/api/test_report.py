@@ -41,7 +41,7 @@ class Balance(HTMLParser):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    run(tiny_config(folder, pictures=2), data=tiny_data(), encoder=FakeEncoder(), say=len)
+    run(tiny_config(folder, pictures=2), data=tiny_data(), encoder=FakeEncoder(), log=len)
     return folder
 
 
@@ -70,7 +70,7 @@ def test_it_says_what_the_ledger_says(finished):
 
 
 def test_it_can_be_written_midway_and_without_a_test_set(tmp_path):
-    run(tiny_config(tmp_path, rounds=1, pictures=0), data=tiny_data(test=0), encoder=FakeEncoder(), say=len)
+    run(tiny_config(tmp_path, rounds=1, pictures=0), data=tiny_data(test=0), encoder=FakeEncoder(), log=len)
     text = write_report(tmp_path, tmp_path / "elsewhere.html").read_text()
     assert "no test set" in text
     assert "Where the clicks went" in text
@@ -82,7 +82,7 @@ def test_large_images_are_drawn_small(tmp_path, monkeypatch):
     for side in (64, 16):
         monkeypatch.setattr(pictures, "LONG_SIDE", side)
         folder = tmp_path / str(side)
-        run(tiny_config(folder, rounds=2), data=tiny_data(size=64), encoder=FakeEncoder(), say=len)
+        run(tiny_config(folder, rounds=2), data=tiny_data(size=64), encoder=FakeEncoder(), log=len)
         (path,) = (folder / "pictures").iterdir()
         maps, name, _ = figures.read_picture(path)
         assert {kind: array.shape[:2] for kind, array in maps.items()} == dict.fromkeys(maps, (side, side))
@@ -99,7 +99,7 @@ def test_large_images_are_drawn_small(tmp_path, monkeypatch):
 def test_names_are_no_markup(tmp_path):
     data = tiny_data()
     data.classes = ("<script>", "a&b", *data.classes[2:])
-    run(tiny_config(tmp_path, rounds=1), data=data, encoder=FakeEncoder(), say=len)
+    run(tiny_config(tmp_path, rounds=1), data=data, encoder=FakeEncoder(), log=len)
     text = write_report(tmp_path).read_text()
     page = Balance()
     page.feed(text)

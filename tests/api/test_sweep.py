@@ -50,12 +50,12 @@ def plan(out, acquisitions=("two-stage-edald", "random"), seeds=(0, 1), **more):
 
 
 def test_a_sweep_is_its_runs(tmp_path, encoder):
-    found = sweep(plan(tmp_path / "s"), say=len)
+    found = sweep(plan(tmp_path / "s"), log=len)
     assert [(one["acquisition"], one["seed"]) for one in found] == [
         ("two-stage-edald", 0), ("random", 0), ("two-stage-edald", 1), ("random", 1),
     ]  # fmt: skip
     alone = tiny_config(tmp_path / "alone", **{**SMALL, "acquisition": "random", "seed": 1, "pictures": 0})
-    run(alone, say=len)
+    run(alone, log=len)
     assert outcome(tmp_path / "alone") == outcome(tmp_path / "s/runs/random-seed1")
     kept = json.loads((tmp_path / "s/results.json").read_text())
     assert kept["runs"] == found
@@ -70,39 +70,39 @@ def test_a_sweep_is_its_runs(tmp_path, encoder):
 
 
 def test_features_are_computed_once_and_nothing_twice(tmp_path, encoder):
-    sweep(plan(tmp_path), say=len)
+    sweep(plan(tmp_path), log=len)
     passes = encoder.passes
     assert passes == 2 * (1 + 2) + 2 + 1  # of each pool image, of the test images, and to learn their size
     before, lines = outcome(tmp_path / "runs/random-seed0"), []
     (tmp_path / "table.md").unlink()
-    sweep(plan(tmp_path), say=lines.append)
+    sweep(plan(tmp_path), log=lines.append)
     assert lines == ["4 of 4 runs are finished"]
     assert (tmp_path / "table.md").is_file()
-    sweep(plan(tmp_path, ("random", "coreset"), (0, 1)), say=lines.append)
+    sweep(plan(tmp_path, ("random", "coreset"), (0, 1)), log=lines.append)
     assert lines[1] == "2 of 4 runs are finished"
     assert encoder.passes == passes
     assert outcome(tmp_path / "runs/random-seed0") == before
-    found = sweep(plan(tmp_path, ("random",), settings={"rounds": 3}), say=len)
-    assert [len(one["asked"]) for one in found] == [3, 3]
+    found = sweep(plan(tmp_path, ("random",), settings={"rounds": 3}), log=len)
+    assert [len(one["queried"]) for one in found] == [3, 3]
     assert len(list((tmp_path / "caches").iterdir())) == 1
-    sweep(plan(tmp_path, ("random",), (2,), features_per_seed=True), say=len)
+    sweep(plan(tmp_path, ("random",), (2,), features_per_seed=True), log=len)
     assert len(list((tmp_path / "caches").iterdir())) == 2
 
 
 def test_other_settings_in_the_same_folder_are_refused(tmp_path, encoder):
-    sweep(plan(tmp_path, ("random",), (0,)), say=len)
+    sweep(plan(tmp_path, ("random",), (0,)), log=len)
     with pytest.raises(ConfigError, match=r"random-seed0 was begun with keep = 0\.5, this sweep has 0\.25"):
-        sweep(plan(tmp_path, ("random",), (0,), settings={"keep": 0.25}), say=len)
+        sweep(plan(tmp_path, ("random",), (0,), settings={"keep": 0.25}), log=len)
 
 
 def test_a_run_that_fails_stops_no_other(tmp_path, encoder):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/random-seed0").write_text("in the way")
     with pytest.raises(UserError, match=r"1 of 2 runs failed(.|\n)*random seed 0: .*Error"):
-        sweep(plan(tmp_path, ("random", "coverage"), (0,)), say=len)
+        sweep(plan(tmp_path, ("random", "coverage"), (0,)), log=len)
     assert "| coverage | 1 |" in (tmp_path / "table.md").read_text()
     (tmp_path / "runs/random-seed0").unlink()
-    assert len(sweep(plan(tmp_path, ("random", "coverage"), (0,)), say=len)) == 2
+    assert len(sweep(plan(tmp_path, ("random", "coverage"), (0,)), log=len)) == 2
 
 
 @pytest.mark.parametrize(
@@ -118,14 +118,14 @@ def test_a_run_that_fails_stops_no_other(tmp_path, encoder):
 )
 def test_what_is_refused(tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
-        sweep(plan(tmp_path / "s", **changes), say=len)
+        sweep(plan(tmp_path / "s", **changes), log=len)
     assert not list(tmp_path.iterdir())
 
 
 def test_it_needs_a_test_set(tmp_path):
     folder = write_folder(tmp_path / "data", masks=True)
     with pytest.raises(DataError, match="needs masks, and a test set with masks"):
-        sweep(plan(tmp_path / "s", settings={"data": str(folder)}), say=len)
+        sweep(plan(tmp_path / "s", settings={"data": str(folder)}), log=len)
 
 
 # A life of a sweep; argv: its folder, the data's.
@@ -136,7 +136,7 @@ from api.fakes import use_fake_encoder
 from api.test_sweep import plan
 from difal.sweep import sweep
 use_fake_encoder()
-sweep(plan(Path(sys.argv[1]), seeds=(0,), settings={"data": sys.argv[2]}), say=len)
+sweep(plan(Path(sys.argv[1]), seeds=(0,), settings={"data": sys.argv[2]}), log=len)
 """
 
 
@@ -146,8 +146,8 @@ def test_killed_and_resumed(tmp_path, encoder):
     done = subprocess.run(command, env={**env, "DIFAL_CRASH": "head:3"}, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (tmp_path / "killed/runs/random-seed0/rounds/001").exists()
-    found = sweep(plan(tmp_path / "killed", seeds=(0,)), say=len)
-    never = sweep(plan(tmp_path / "never", seeds=(0,)), say=len)
+    found = sweep(plan(tmp_path / "killed", seeds=(0,)), log=len)
+    never = sweep(plan(tmp_path / "never", seeds=(0,)), log=len)
     assert [{**one, "seconds": 0} for one in found] == [{**one, "seconds": 0} for one in never]
     for name in ("two-stage-edald-seed0", "random-seed0"):
         assert outcome(tmp_path / "killed/runs" / name) == outcome(tmp_path / "never/runs" / name)
@@ -169,8 +169,8 @@ def test_killed_as_a_run_begins(tmp_path, encoder, monkeypatch, written):
     with monkeypatch.context() as patched:
         patched.setattr("difal.files.os.replace", last_breath)
         with pytest.raises(KeyboardInterrupt):
-            run(one.config(one.runs()[0]), say=len)
-    (found,) = sweep(one, say=len)
+            run(one.config(one.runs()[0]), log=len)
+    (found,) = sweep(one, log=len)
     assert len(found["miou"]["standard"]) == 2
 
 
@@ -213,7 +213,7 @@ def test_a_file_of_a_sweep(tmp_path, monkeypatch, encoder, capsys):
 
 def record(acquisition, seed, values, clicks=3, iou=0.5):
     return {
-        "preset": "", "acquisition": acquisition, "seed": seed, "asked": [10, 20],
+        "preset": "", "acquisition": acquisition, "seed": seed, "queried": [10, 20],
         "miou": {"standard": values, "released": [v / 2 for v in values]},
         "class_iou": {"sky": iou}, "class_clicks": {"sky": clicks, "skipped": 1},
     }  # fmt: skip
@@ -234,7 +234,7 @@ def test_the_table_pairs_seeds():
         "2", "30.00 ± 14.14", "50.00 ± 14.14", "40.00 ± 14.14", "15.00 ± 7.07", "25.00 ± 7.07", "20.00 ± 7.07 |",
     ]  # fmt: skip
     assert "| sky | 50.00 (3) | 50.00 ± 0.00 (4) |" in lines
-    late = {**record("margin", 0, [0.7]), "asked": [20]}  # its first round gave no class
+    late = {**record("margin", 0, [0.7]), "queried": [20]}  # its first round gave no class
     assert "| margin | 1 | 70.00 |" in table([*runs, late])
 
 

@@ -25,7 +25,7 @@ from difal.run.loop import run
 folder, threads = Path(sys.argv[1]), int(sys.argv[2])
 assert torch.get_num_threads() == threads
 config = tiny_config(folder, encoder="tiny", rounds=3, threads=threads, batch=threads, local=20, candidates=300)
-run(config, data=tiny_data(train=3, test=2, size=64), say=len)
+run(config, data=tiny_data(train=3, test=2, size=64), log=len)
 """
 
 

@@ -1,7 +1,9 @@
-// Farthest-first traversal (k-center greedy) in float64, memory linear in N.
+// Farthest-first traversal (k-center greedy) in float64, memory linear in N and in the number of centres.
 //
-// Each point knows its nearest centre and the distance m to it. A new centre c cannot be nearer to a point than its
-// centre b when |c - b| >= 2 m (triangle inequality), so most points are not even read once the centres are many.
+// The distance of a point to its nearest centre only falls as centres come. So a point is brought up to date no sooner
+// than its old distance, an upper bound, is among the largest; then it meets all centres that it has not seen, many
+// points and many centres at a time, as products of low precision that bound the distances from below. Only the pairs
+// whose bound is below the point's distance are computed, in float64. A bound decides what is computed, never a pick.
 #pragma once
 
 #include <cstdint>
@@ -22,8 +24,10 @@ class Farthest {
     // The next `count` picks and the distance of each to its nearest centre before, infinite if there was none.
     void select(int64_t count, int64_t* picks, double* distances);
 
-    double radius() const;  // of all points, the largest distance to the nearest centre
-    int64_t reads() const;  // distances computed between a point and a centre
+    double radius();  // of all points, the largest distance to the nearest centre
+
+    int64_t reads() const;   // distances computed in float64
+    int64_t bounds() const;  // distances bounded by products
 
   private:
     struct State;

@@ -30,8 +30,8 @@ constexpr int64_t int16_block_size(int64_t dimension) {
 double int16_rounding(const RowsJob& job);
 
 // `out`, aligned to 64 bytes, has a block for every 16 rows begun. job.out is not used. Rows whose rounding is infinite
-// become 0.
-void prepare_int16_rows(const RowsJob& job, int32_t* out);
+// become 0. `rounding` (rows,), if given: that of each row.
+void prepare_int16_rows(const RowsJob& job, int32_t* out, double* rounding = nullptr);
 
 // out[i * stride + j] = the inner product of row i of a and row j of b, float32; the same to the last bit with a and b
 // exchanged.

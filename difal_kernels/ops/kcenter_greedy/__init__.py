@@ -55,8 +55,9 @@ def kcenter_greedy(
 
     Notes:
         Distances are float64. Two that differ by less than 1e-12 of the larger are tied. When every distance is 0 the
-        lowest unpicked candidates follow. At most one pass over the features per pick, in memory linear in N; points
-        that a new centre cannot be nearest to, by the triangle inequality, are not read.
+        lowest unpicked candidates follow. On the CPU a point meets the centres it has not seen no sooner than it may be
+        the farthest, many points and many centres at a time: as products of low precision that bound the distances,
+        of which few are then computed (docs/exactness.md). Memory beyond the features is linear in N and in the budget.
 
     References:
         Sener, Savarese. Active Learning for Convolutional Neural Networks: A Core-Set Approach. ICLR 2018,

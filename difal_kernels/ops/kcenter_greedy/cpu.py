@@ -1,4 +1,4 @@
-"""Farthest-first traversal on the CPU: csrc/cpu/farthest.cpp."""
+"""Farthest-first traversal on the CPU: csrc/include/difal/farthest.h."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from ..maxherding.backends.cpu.greedy import run_picks
 from ..maxherding.backends.cpu.operands import native
 from .result import Centers
 
-LABELED_AT_ONCE = 64  # between two looks at Ctrl-C
+LABELED_AT_ONCE = 1024  # between two looks at Ctrl-C
+BYTES_PER_POINT = 29
+BYTES_PER_NUMBER = 4  # of a centre, at most
 
 
 def unavailable() -> str | None:
@@ -26,8 +28,9 @@ def supports(pool: Pool) -> str | None:
 
 def plan(pool: Pool) -> str:
     n, d = pool.features.shape
-    passes = pool.budget + (0 if pool.labeled is None else len(pool.labeled))
-    return f"   at most {passes} passes over {n} x {d} features, workspace {24 * n / 2**20:.1f} MiB"
+    centers = pool.budget + (0 if pool.labeled is None else len(pool.labeled))
+    workspace = (BYTES_PER_POINT * n + BYTES_PER_NUMBER * centers * d) / 2**20
+    return f"   at most {n} x {centers} distances of {d} numbers are bounded, workspace {workspace:.1f} MiB"
 
 
 def run(pool: Pool) -> Centers:

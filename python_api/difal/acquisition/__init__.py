@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from difal import parallel
 from difal.acquisition.base import SCORES, SELECTORS, Pool, Predictions, Score, Selector
 from difal.acquisition.skips import answerable
 from difal.config import FIELDS, Config
@@ -24,9 +25,9 @@ from difal.errors import ConfigError
 from difal.features.cache import FeatureCache, Pixel
 from difal.files import derive_seed
 from difal.heads import Head, drop
-from difal.ranks import maxherding_of_all, team
 from difal.timing import StageClock
 from difal_kernels import maxherding
+from difal_kernels.distributed import ShardedSelection, maxherding_sharded
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
@@ -167,18 +168,29 @@ def cover(
     """Stage 1b: `keep` of the local picks `rows` by MaxHerding over all local picks given the asked ones; gains."""
     features, labeled = cache.features("local"), cache.features_of(asked) if asked else None
     options = {"labeled": labeled, "candidates": rows, "kernel": config.kernel}
-    if is_sharded(config, features):
-        chosen = maxherding_of_all(features, keep, device=config.device, **options)
+    if config.herding == "sharded":
+        chosen = _cover_on_all_ranks(features, keep, config, options)
     else:
         chosen = maxherding(features, keep, return_info=True, progress=len(features) > SLOW, **options)
     return np.asarray(chosen.indices), np.asarray(chosen.gains)
 
 
-def is_sharded(config: Config, features: np.ndarray) -> bool:
+def _cover_on_all_ranks(features: np.ndarray, keep: int, config: Config, options: dict) -> ShardedSelection:
+    """The same selection, each rank with its block of the rows."""
+    rows = torch.from_numpy(np.array(features[parallel.own_rows(len(features))])).to(config.device)
+    on_device = {
+        name: torch.from_numpy(np.array(value)).to(config.device) if isinstance(value, np.ndarray) else value
+        for name, value in options.items()
+    }
+    chosen = maxherding_sharded(rows, keep, return_info=True, **on_device)
+    return chosen._replace(indices=chosen.indices.cpu(), gains=chosen.gains.cpu())
+
+
+def is_sharded(config: Config, cache: FeatureCache) -> bool:
     """Whether stage 1b runs on all ranks. One process is many times faster on a CPU, if its memory holds the rows."""
-    if config.herding != "auto" or team() is None:
+    if config.herding != "auto" or parallel.world_size() == 1 or not hasattr(os, "sysconf"):
         return config.herding == "sharded"
-    rows_in_float32 = 4 * features.size
+    rows_in_float32 = 4 * cache.features("local").size
     return rows_in_float32 > 0.5 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 

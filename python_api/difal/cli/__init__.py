@@ -7,6 +7,7 @@ A command's module has
     add_arguments(parser)    if it takes any
     main(args) -> int        does it; the exit code
     AGAIN                    what goes on after an interruption, if not the same command
+    ON_ALL_RANKS             True if torchrun may start it on several processes
 
 Modules whose names begin with an underscore are shared code.
 """
@@ -15,13 +16,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import pkgutil
 import sys
-from functools import partial
 from types import ModuleType
 
-from difal import __version__
+from difal import __version__, parallel
 from difal.cli._common import DONE, EXIT_CODES, FAILED, INTERRUPTED, WAITING
+from difal.errors import UserError
 
 __all__ = ["DONE", "FAILED", "INTERRUPTED", "WAITING", "main", "make_parser"]
 
@@ -37,20 +39,23 @@ Choose which pixels of a pool of images to label, round after round, and train a
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    from difal.ranks import on_all
-
     args = make_parser().parse_args(argv)
     again = getattr(args.command, "AGAIN", "the same command")
-    shared = args.command.__name__.rpartition(".")[2] in ("run", "encode", "sweep")
     try:
-        return on_all(partial(args.command.main, args), again, shared)
+        if parallel.started_world_size() > 1 and not getattr(args.command, "ON_ALL_RANKS", False):
+            raise UserError("under torchrun there are `run`, `encode` and `sweep`; start this command without it")
+        parallel.join()
+        return args.command.main(args)
     except KeyboardInterrupt:
-        print(f"\ndifal: interrupted; {again} goes on from here", file=sys.stderr)
+        if parallel.rank() == 0:
+            print(f"\ndifal: interrupted; {again} goes on from here", file=sys.stderr)
         return INTERRUPTED
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         if args.debug:
             raise
-        print(f"difal: error: {error}", file=sys.stderr)
+        size = parallel.started_world_size()
+        where = f"rank {os.environ['RANK']} of {size}: " if size > 1 else ""
+        print(f"difal: error: {where}{error}", file=sys.stderr)
         return FAILED
 
 

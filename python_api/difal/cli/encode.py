@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from difal import parallel
 from difal.cli._common import DONE, add_settings, check_device, given_settings
 from difal.config import FIELDS
 from difal.encoders import DiffusionEncoder, load_guided_diffusion
@@ -24,6 +25,7 @@ examples
   difal encode --data ../camvid --encoder tiny --cache caches/camvid
   difal encode --encoder 256x256_diffusion_uncond.pt --convert encoders/imagenet
 """
+ON_ALL_RANKS = True
 # Settings on which the features do not depend.
 UNUSED = {
     "out", "acquisition", "seed", "rounds", "budget", "oracle", "keep", "share", "edald_weight", "dropout", "radius",
@@ -41,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     config = make_config(args.config, given_settings(args), args.preset)
     if args.convert:
+        if parallel.world_size() > 1:
+            raise ValueError("`--convert` needs one process; start it without torchrun")
         return convert(config.encoder, args.convert, args.head_channels)
     if config.cache is None:
         raise ValueError("`--cache` must name the folder to write")
@@ -48,7 +52,8 @@ def main(args: argparse.Namespace) -> int:
     check_encoder(config.encoder)
     cache, test = make_features(config)
     kept = "" if test is None else f", test maps {'kept' if test.cached else 'too large to keep (see --test-cache-gb)'}"
-    print(f"{config.cache}: {cache.images} images, {cache.dimension} numbers a pixel{kept}")
+    if parallel.rank() == 0:
+        print(f"{config.cache}: {cache.images} images, {cache.dimension} numbers a pixel{kept}")
     return DONE
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from difal import parallel
 from difal.cli._common import DONE, EXIT_CODES, WAITING, add_settings, check_device, given_settings, listing
 from difal.config import FIELDS, resumed_config
 from difal.data import LAYOUTS
@@ -38,6 +39,7 @@ presets (--preset), each setting of which a flag overrides
 
 {EXIT_CODES}"""
 AGAIN = "`difal run --resume`"
+ON_ALL_RANKS = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +62,8 @@ def main(args: argparse.Namespace) -> int:
     status = run(config, resume=args.resume is not None)
     if status == "waiting":
         return WAITING
-    print(f"done: {config.run_folder()}\nreport: {write_report(config.run_folder())}")
+    if parallel.rank() == 0:
+        print(f"done: {config.run_folder()}\nreport: {write_report(config.run_folder())}")
     return DONE
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from difal import parallel
 from difal.cli._common import DONE, add_settings, check_device, given_settings
 from difal.config import FIELDS
 from difal.sweep import ACQUISITIONS, OWN, Sweep, read_sweep, sweep
@@ -25,6 +26,7 @@ examples
       --seeds 0-2 --out sweeps/paper
   difal sweep --config sweep.yaml --out sweeps/mine    settings, and lists `presets`, `acquisitions`, `seeds`
 """
+ON_ALL_RANKS = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,5 +73,6 @@ def main(args: argparse.Namespace) -> int:
     for config in {config.device: config for config in map(plan.config, plan.runs())}.values():
         check_device(config.device)
     sweep(plan)
-    print(f"done: {(plan.results or plan.out) / 'table.md'} and curves.png")
+    if parallel.rank() == 0:
+        print(f"done: {(plan.results or plan.out) / 'table.md'} and curves.png")
     return DONE

@@ -14,24 +14,32 @@ image where it was cut short.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.lib.format import open_memmap
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 from tqdm import tqdm
 
+from difal import parallel
 from difal.config import RENAMED, Config
 from difal.data.base import IGNORE, Split
-from difal.errors import ConfigError
+from difal.errors import ConfigError, DataError
 from difal.features.pixels import draw_candidates, encode, pixel_features
-from difal.files import crash_point, derive_seed, digest, read_json, write_json
-from difal.ranks import Job, in_order, workers
+from difal.files import crash_point, derive_seed, digest, read_json, write_json, write_tensors
+from difal.threads import in_order
+from difal.timing import StageClock
 from difal_kernels import maxherding
 
 SETS = ("local", "random")
 FORMAT = 2
+WAVE = 256  # images; bounds the disk that their files take beside the arrays
 
 
 class Pixel(NamedTuple):
@@ -163,9 +171,17 @@ def check_settings(path: Path, wanted: dict) -> dict:
 
 
 def build_cache(
-    folder: Path, pool: Split, load_encoder: Callable, config: Config, given: Sequence[Pixel] = ()
+    folder: Path,
+    pool: Split,
+    load_encoder: Callable,
+    config: Config,
+    given: Sequence[Pixel] = (),
+    wave: int = WAVE,
 ) -> FeatureCache:
     """Make the cache in `folder`, or finish one that was cut short, or open one that is complete.
+
+    Every rank passes its share of the images through the encoder and writes a file for each; rank 0 moves the files'
+    rows into the arrays, a wave of images at a time, so that the disk never holds all rows twice.
 
     Args:
         folder: where it is, or goes.
@@ -174,6 +190,7 @@ def build_cache(
         config: `candidates`, `local`, `random`, `noise_samples`, `kernel`, `feature_seed`, `cache_dtype`, `batch`,
             `encoder`.
         given: pixels labeled before the run; local herding is conditioned on those of its image.
+        wave: images that a rank encodes before rank 0 moves their rows.
 
     Raises:
         ConfigError: the folder holds a cache with other settings.
@@ -182,23 +199,11 @@ def build_cache(
     if config.void == "avoid" and not pool.has_masks:
         raise ConfigError("`void` is `avoid`, which needs masks of the pool; use --void ask")
     settings = cache_settings(config, pool, load_encoder, given)
-    path = settings_file(folder)
-    meta = check_settings(path, settings) if path.is_file() else None
-    if meta and meta["done"] == len(pool):
-        return FeatureCache(folder)
-    images = PoolImages(pool, load_encoder(), config, given, getattr(load_encoder, "weights", None))
-    if meta is None:
-        meta = {"settings": settings, "arrays": images.create(folder), "done": 0, "stages": {}}
-        write_json(path, meta)
-    missing = range(meta["done"], len(pool))
-    with tqdm(desc="feature cache", initial=meta["done"], total=len(pool), unit="image") as bar:
-        for index, found in zip(missing, in_order(images, missing), strict=True):
-            images.write(folder, index, found)
-            images.clock.add_to(meta["stages"], workers())
-            meta["done"] = index + 1
-            write_json(path, meta)
-            bar.update()
-            crash_point("cache-image")
+    images = PoolImages(folder, pool, load_encoder, config, given)
+    parallel.on_first_rank(lambda: images.create(settings))
+    meta = check_settings(settings_file(folder), settings)
+    images.encode_missing(range(meta["done"], len(pool)), meta, wave)
+    parallel.on_first_rank(lambda: shutil.rmtree(images.folder_of_files, ignore_errors=True))
     return FeatureCache(folder)
 
 
@@ -215,13 +220,7 @@ def _map(path: Path) -> np.ndarray:
     """A read-only memory map; `given` is read, since it may have no rows, and nothing cannot be mapped."""
     if path.stem.startswith("given"):
         return np.load(path, allow_pickle=False)
-    return np.lib.format.open_memmap(path, "r")
-
-
-def _write(path: Path, at, rows: np.ndarray) -> None:
-    array = np.lib.format.open_memmap(path, "r+")
-    array[at] = np.asarray(rows)
-    array.flush()
+    return open_memmap(path, "r")
 
 
 def _reserve(paths: Sequence[Path]) -> None:
@@ -241,22 +240,22 @@ def _reserve(paths: Sequence[Path]) -> None:
         ) from None
 
 
-class PoolImages(Job):
-    """Makes and writes what the arrays hold of an image; only `make` is done by all ranks."""
+class PoolImages:
+    """Computes the rows of each image, writes them to a file an image, and moves the files' rows into the arrays."""
 
-    name = "cache"
+    def __init__(self, folder: Path, pool: Split, load_encoder: Callable, config: Config, given: Sequence[Pixel]):
+        self.folder, self.pool, self.load_encoder, self.config = folder, pool, load_encoder, config
+        self.given, self.clock = list(given), StageClock()
+        self.folder_of_files = folder / "images"
 
-    def __init__(self, pool: Split, encoder, config: Config, given: Sequence[Pixel], weights: str | None = None):
-        super().__init__()
-        self.pool, self.encoder, self.config, self.weights = pool, encoder, config, weights
-        self.given = list(given)
+    @cached_property
+    def encoder(self):
+        return self.load_encoder()
 
-    def order(self) -> tuple[dict, dict[str, torch.Tensor]]:
-        facts = {"config": self.config.to_dict(), "given": [list(map(int, pixel)) for pixel in self.given]}
-        return {**facts, "pool": digest(self.pool.fingerprint()), "weights": self.weights}, {}
-
-    def create(self, folder: Path) -> list[str]:
-        """Empty files of the full size."""
+    def create(self, settings: dict) -> None:
+        """Write the JSON file and arrays of the full size, unless they are there."""
+        if settings_file(self.folder).is_file():
+            return
         images, dimension = len(self.pool), sum(self.encoder.channels)
         dtype, noise_samples = np.dtype(self.config.cache_dtype), self.config.noise_samples
         shapes = {
@@ -269,16 +268,80 @@ class PoolImages(Job):
             shapes[f"{name}.points"] = ((images, count, 2), np.int32)
             shapes[f"{name}.features"] = ((images, count, dimension), dtype)
             shapes[f"{name}.noise"] = ((images, count, noise_samples, dimension), dtype)
-        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.folder_of_files, ignore_errors=True)  # of other settings, which are no longer written down
+        self.folder.mkdir(parents=True, exist_ok=True)
         for name, (shape, kind) in shapes.items():
             if 0 in shape:
-                np.save(folder / f"{name}.npy", np.zeros(shape, kind))  # nothing cannot be mapped
+                np.save(self._array(name), np.zeros(shape, kind))  # nothing cannot be mapped
             else:
-                np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, shape).flush()
-        _reserve([folder / f"{name}.npy" for name in shapes])
+                open_memmap(self._array(name), "w+", kind, shape).flush()
+        _reserve([self._array(name) for name in shapes])
         if self.given:
-            _write(folder / "given.points.npy", slice(None), np.array(self.given, np.int32))
-        return list(shapes)
+            points = open_memmap(self._array("given.points"), "r+")
+            points[:] = np.array(self.given, np.int32)
+            points.flush()
+        meta = {"settings": settings, "arrays": list(shapes), "done": 0, "stages": {}}
+        write_json(settings_file(self.folder), meta)
+
+    def encode_missing(self, missing: range, meta: dict, wave: int) -> None:
+        """Make the rows of the images that are not in the arrays yet."""
+        total, step = len(parallel.shard(missing)), wave * parallel.world_size()
+        with tqdm(desc="feature cache", total=total, unit="image", disable=not total or parallel.rank() > 0) as bar:
+            for start in range(0, len(missing), step):
+                images = missing[start : start + step]
+                self._encode(parallel.shard(images), bar)
+                parallel.barrier()
+                parallel.on_first_rank(partial(self._consolidate, images, meta))
+
+    def _encode(self, images: Sequence[int], bar: tqdm) -> None:
+        """Write the files of this rank's images, but those that an interrupted pass left."""
+        missing = [index for index in images if not self._file(index).is_file()]
+        bar.update(len(images) - len(missing))
+        if missing:
+            _ = self.encoder  # loaded before the workers start
+        for index, found in zip(missing, in_order(self.make, missing), strict=True):
+            write_tensors(self._file(index), {name: torch.from_numpy(rows) for name, rows in found.items()})
+            bar.update()
+            crash_point("cache-image")
+
+    def _consolidate(self, images: range, meta: dict) -> None:
+        """Move the rows of images into the arrays; the files go last, so that it is redone where it was cut short."""
+        arrays = {name: open_memmap(self._array(name), "r+") for name in meta["arrays"] if self._rows(name)}
+        for index in images:
+            for name, rows in self._read(index).items():
+                at = self._given_of(index) if name == "given.features" else index
+                if rows.size:
+                    arrays[name][at] = rows
+        for array in arrays.values():
+            array.flush()
+        self.clock.add_to(meta["stages"], torch.get_num_threads())
+        meta["done"] = images.stop
+        write_json(settings_file(self.folder), meta)
+        crash_point("cache-wave")
+        for index in images:
+            self._file(index).unlink()
+
+    def _array(self, name: str) -> Path:
+        return self.folder / f"{name}.npy"
+
+    def _file(self, index: int) -> Path:
+        return self.folder_of_files / f"{index:06d}.safetensors"
+
+    def _rows(self, name: str) -> bool:
+        return bool(self.given) or not name.startswith("given")
+
+    def _given_of(self, index: int) -> list[int]:
+        """The positions of an image's pixels among the given ones."""
+        return [i for i, pixel in enumerate(self.given) if pixel.image == index]
+
+    def _read(self, index: int) -> dict[str, np.ndarray]:
+        try:
+            return load_file(self._file(index))
+        except (SafetensorError, OSError) as error:
+            raise DataError(
+                f"{self._file(index)} cannot be read ({error}); every rank must see this folder; if they all do, "
+                f"delete the file, and start again"
+            ) from None
 
     def make(self, index: int) -> dict[str, np.ndarray]:
         """Everything of one image, in the cache's number formats; several threads may be at it."""
@@ -286,7 +349,7 @@ class PoolImages(Job):
         with self.clock("images"):
             image = self.pool.image(index)
         size = image.shape[:2]
-        here = [i for i, pixel in enumerate(self.given) if pixel.image == index]
+        here = self._given_of(index)
         labeled = np.array([self.given[i][1:] for i in here], np.int64).reshape(-1, 2)
         void = self.pool.mask(index) == IGNORE if config.void == "avoid" else None
         candidates = draw_candidates(name, size, config, labeled, void)
@@ -306,15 +369,6 @@ class PoolImages(Job):
             found[f"{pixels}.points"] = candidates[at]
             found |= {f"{pixels}.features": rows[at].astype(dtype), f"{pixels}.noise": part.astype(dtype)}
         return found
-
-    def write(self, folder: Path, index: int, found: dict[str, np.ndarray]) -> None:
-        """Put one image's rows in their place."""
-        here = [i for i, pixel in enumerate(self.given) if pixel.image == index]
-        for name, rows in found.items():
-            if name != "given.features":
-                _write(folder / f"{name}.npy", index, rows)
-            elif here:
-                _write(folder / f"{name}.npy", here, rows)
 
     def _noise_features(self, image: np.ndarray, name: str, points: np.ndarray) -> np.ndarray:
         """(P, K, D) float32: the points' features under noise samples 1 to K, `batch` of them in memory at a time."""

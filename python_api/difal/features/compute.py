@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
+from difal import parallel
 from difal.config import Config
 from difal.data import Data, open_config_data
 from difal.data.check import check_split
 from difal.encoders.lazy import LazyEncoder
 from difal.features.cache import FeatureCache, Pixel, build_cache, settings_file
 from difal.features.test_set import TestSet
-from difal.files import exclusive
 
 
 def make_features(
@@ -23,14 +24,15 @@ def make_features(
     folder: Path | None = None,
     given: Sequence[Pixel] = (),
 ) -> tuple[FeatureCache, TestSet | None]:
-    """Make, finish or open the caches of the pool and of the test set, in `folder` or `config.cache`."""
+    """Make, finish or open the caches of the pool and of the test set, in `folder` or `config.cache`; on all ranks."""
+    config = dataclasses.replace(config, device=parallel.own_device(config.device))
     if config.threads:
         torch.set_num_threads(config.threads)
     data = data or open_config_data(config)
     load_encoder = load_encoder or LazyEncoder(config)
     folder = Path(folder or config.cache)
-    with exclusive(folder, wait=True):
-        _check_images(folder, data)
+    with parallel.hold(folder, wait=True):
+        parallel.on_first_rank(lambda: _check_images(folder, data))
         cache = build_cache(folder / "pool", data.train, load_encoder, config, given)
         test = None
         if data.test is not None and data.test.has_masks:

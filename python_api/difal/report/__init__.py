@@ -92,11 +92,11 @@ class Report:
 
     def tiles(self) -> str:
         skipped = sum(label.skipped for label in self.labels)
-        tiles = [("pixels asked", f"{len(self.labels)}"), ("skipped", f"{skipped}")]
+        tiles = [("queried pixels", f"{len(self.labels)}"), ("skipped", f"{skipped}")]
         if last := self.last_metrics():
             tiles.insert(0, ("test mIoU", f"{100 * last['miou']['standard']:.1f} %"))
             tiles.append(("pixel accuracy", f"{100 * last['pixel_accuracy']:.1f} %"))
-        tiles.append(("images asked", f"{len({label.image for label in self.labels})}"))
+        tiles.append(("queried images", f"{len({label.image for label in self.labels})}"))
         tiles.append(("time", _duration(sum(entry["seconds"] for _, _, entry in self.stage_rows()))))
         return (
             '<div class="tiles">'
@@ -112,11 +112,11 @@ class Report:
         if not points:
             return _section("Learning curve", "There is no test set with masks, so nothing was measured.", "")
         rows = [
-            [one["round"], one["asked"], one["labeled"]]
+            [one["round"], one["queried"], one["labeled"]]
             + [f"{100 * value:.2f}" for value in (*(one["miou"][policy] for policy in POLICIES), one["pixel_accuracy"])]
             for one in points
         ]
-        heads = ["round", "asked:n", "labeled:n", *(f"mIoU {policy}, %:n" for policy in POLICIES), "accuracy, %:n"]
+        heads = ["round", "queried:n", "labeled:n", *(f"mIoU {policy}, %:n" for policy in POLICIES), "accuracy, %:n"]
         notes = "; ".join(f"<b>{name}</b>: {text}" for name, text in POLICIES.items())
         content = figures.learning_curve(points) + _table(heads, rows)
         return _section("Learning curve", f"On {points[-1]['test_pixels']:,} test pixels. {notes}.", content)
@@ -168,7 +168,7 @@ class Report:
             )
             blocks.append(f'<p><code>{escape(name)}</code></p><div class="pictures">{cells}</div>')
         note = (
-            f"Pool images of the last round. Rings: pixels asked, in the colour of their class; white rim: last round. "
+            f"Pool images of the last round. Rings: queried pixels, coloured by class; white rim: last round. "
             f"Maps by the head of round {index}, on which the last picks rested where there is a later round: "
             f"eDALD = entropy + DALD, bright is high."
         )

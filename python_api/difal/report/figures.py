@@ -41,16 +41,18 @@ def _axes(width: float, height: float):
 
 
 def learning_curve(points: Sequence[dict]) -> str:
-    """mIoU over the pixels asked, one line a policy."""
+    """mIoU by the number of queried pixels, one line a policy."""
     figure, axes = _axes(9.6, 3.4)
-    asked = [one["asked"] for one in points]
+    queried = [one["queried"] for one in points]
     for policy, color, line in zip(POLICIES, ("#2f6fde", "#e0803a"), ("-", "--"), strict=True):
         values = [100 * one["miou"][policy] for one in points]
-        axes.plot(asked, values, line, color=color, marker="o", markersize=5, linewidth=2, label=policy)
+        axes.plot(queried, values, line, color=color, marker="o", markersize=5, linewidth=2, label=policy)
         if policy == "standard":
-            axes.annotate(f"{values[-1]:.1f}", (asked[-1], values[-1]), (0, 8), textcoords="offset points", ha="center")
+            axes.annotate(
+                f"{values[-1]:.1f}", (queried[-1], values[-1]), (0, 8), textcoords="offset points", ha="center"
+            )
     top = max(100 * one["miou"][policy] for one in points for policy in POLICIES)
-    axes.set(xlabel="pixels asked", ylabel="test mIoU, %", ylim=(0, max(1.0, 1.15 * top)))
+    axes.set(xlabel="queried pixels", ylabel="test mIoU, %", ylim=(0, max(1.0, 1.15 * top)))
     axes.legend(frameon=False, loc="lower right", title="absent classes", title_fontsize=9, fontsize=9)
     return _svg(figure)
 
@@ -86,13 +88,13 @@ def clicks_by_round(labels: Sequence[Label], classes: Sequence[str], colors: Seq
 
 
 def click_places(labels: Sequence[Label], colors: Sequence) -> str:
-    """Every pixel asked, at its place in its image."""
+    """Every queried pixel, at its position in its image."""
     figure, axes = _axes(4.4, 3.6)
     x = [(label.x + 0.5) / label.width for label in labels]
     y = [(label.y + 0.5) / label.height for label in labels]
     shade = [_color(colors, label.class_id) for label in labels]
     axes.scatter(x, y, s=26, c=shade, edgecolors="#1c2330", linewidths=0.5)
-    axes.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], xlabel="place in the image", aspect="equal")
+    axes.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], xlabel="position in the image", aspect="equal")
     axes.spines[["top", "right"]].set(visible=True, color="#98a2b3")
     return _svg(figure)
 

@@ -106,8 +106,15 @@ class Round:
     def head(self) -> Head | None:
         return load_head(self.folder / "head.safetensors") if self.has("head.safetensors") else None
 
+    def is_untested(self) -> bool:
+        return self.has("head.safetensors") and not self.has("metrics.json")
+
     def metrics(self) -> dict | None:
-        return read_json(self.folder / "metrics.json") if self.has("metrics.json") else None
+        """The round's test, under today's names; earlier versions wrote `asked` for `queried`."""
+        if not self.has("metrics.json"):
+            return None
+        metrics = read_json(self.folder / "metrics.json")
+        return {"queried" if name == "asked" else name: value for name, value in metrics.items()}
 
     def write_metrics(self, metrics: dict) -> None:
         write_json(self.folder / "metrics.json", metrics)

@@ -1,15 +1,20 @@
-"""The loop: choose pixels, have them labeled, train a head, test it, and again."""
+"""The loop: choose pixels, have them labeled, train a head, test it, and again.
+
+Under torchrun every rank runs it. Rank 0 alone decides and writes; all ranks work where the images are passed through
+the encoder, where heads are tested, and in global herding if that is sharded.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from difal import __version__
-from difal.acquisition import check_acquisition, select, training_dropout
+from difal import __version__, parallel
+from difal.acquisition import check_acquisition, is_sharded, select, training_dropout
 from difal.config import Config
 from difal.data import Data, open_config_data
 from difal.encoders.lazy import LazyEncoder
@@ -17,7 +22,7 @@ from difal.errors import ConfigError, DataError
 from difal.features.cache import FeatureCache, Pixel
 from difal.features.compute import make_features
 from difal.features.test_set import TestSet
-from difal.files import crash_point, digest, exclusive
+from difal.files import crash_point, digest
 from difal.heads import check_head, train_head
 from difal.metrics import summary
 from difal.run.directory import Round, RunDirectory
@@ -27,6 +32,7 @@ from difal.run.pictures import draw_pictures
 from difal.timing import StageClock
 
 Status = Literal["done", "waiting"]
+LABELED, WAITING, POOL_EMPTY = 0, 1, 2  # how a round's query ended
 
 
 def run(
@@ -35,16 +41,16 @@ def run(
     resume: bool = False,
     data: Data | None = None,
     encoder=None,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Status:
-    """Run the rounds that are not done yet.
+    """Run the rounds that are not done yet; under torchrun every rank calls it.
 
     Args:
         config: every setting; `config.run_folder()` is the run folder.
         resume: go on with the run that is in the folder.
         data: the pool and test set, instead of opening `config.data`.
         encoder: an encoder (see `difal.encoders`), instead of loading `config.encoder` when it is needed.
-        say: gets a line of text per event.
+        log: called on rank 0 with a line of text per event.
 
     Returns:
         "done", or "waiting" when a person has to label the pixels of a round first.
@@ -55,15 +61,18 @@ def run(
     check_acquisition(config.acquisition)
     check_head(config.head)
     data = data or open_config_data(config)
-    load_encoder = LazyEncoder(config, encoder)
-    _ = load_encoder.weights  # an encoder that is not there is told before a folder is made
+    local = dataclasses.replace(config, device=parallel.own_device(config.device))
+    load_encoder = LazyEncoder(local, encoder)
+    _ = load_encoder.weights  # an encoder that is not there is reported before a folder is made
     run_dir = RunDirectory(config.run_folder())
     if resume and not run_dir.exists:
         raise ConfigError(f"there is no run to resume in {run_dir.folder}")
-    with exclusive(run_dir.folder):
+    with parallel.hold(run_dir.folder):
         if run_dir.begun and not resume:
             raise ConfigError(f"{run_dir.folder} holds a run; go on with --resume, or choose another --out")
-        return Loop(config, run_dir, data, load_encoder, say, resume).run()
+        loop = Loop(local, run_dir, data, load_encoder, log if parallel.rank() == 0 else lambda line: None)
+        parallel.on_first_rank(lambda: loop.begin(config, resume))
+        return loop.run()
 
 
 class Loop:
@@ -75,17 +84,23 @@ class Loop:
         run_dir: RunDirectory,
         data: Data,
         load_encoder: LazyEncoder,
-        say: Callable[[str], None],
-        resume: bool,
+        log: Callable[[str], None],
     ):
-        self.config, self.run_dir, self.data, self.say = config, run_dir, data, say
-        self.index = {name: i for i, name in enumerate(self.data.train.ids)}
+        self.config, self.run_dir, self.data, self.log = config, run_dir, data, log
+        self.index = {name: i for i, name in enumerate(data.train.ids)}
+        self.budget = config.round_budget(len(data.train))
         self.clock = StageClock()
         self.load_encoder = load_encoder
-        self._check_weights()
-        self._check_data()
-        self.known = self._known_labels(resume)
-        run_dir.note(
+        self.oracle = self._oracle()
+
+    def begin(self, config: Config, resume: bool) -> None:
+        """Check that an earlier run's data and encoder are unchanged, and write down what this run rests on."""
+        facts = self.run_dir.facts()
+        self._check_weights(facts)
+        self._check_data(facts if self.run_dir.begun else {})
+        if self.config.labels is not None and not (resume and self._known_file().is_file()):
+            write_label_file(self._known_file(), known_labels(Path(self.config.labels), self.data))
+        self.run_dir.note(
             version=__version__,
             data=self.data.name,
             pool=self._pool(),
@@ -94,46 +109,44 @@ class Loop:
             images=len(self.data.train),
             test_images=len(self.data.test) if self.data.test else 0,
             weights=self.load_encoder.weights,
-            budget=config.round_budget(len(self.data.train)),
+            budget=self.budget,
         )
-        run_dir.begin(config)  # last: a folder with a configuration has all that others read
+        self.run_dir.begin(config)  # last: a folder with a configuration has all that others read
 
     def run(self) -> Status:
-        oracle = self._oracle()
+        """Do the rounds."""
+        self._check_same_as_first_rank()
+        self.known = [] if self.config.labels is None else known_labels(self._known_file(), self.data)
         self.cache, self.test = self._features()
-        asked = list(self.known)
+        sharded = parallel.on_first_rank(lambda: is_sharded(self.config, self.cache))
+        self.config = dataclasses.replace(self.config, herding="sharded" if sharded else "one")
         for index in range(self.config.rounds):
             entry = self.run_dir.round(index)
-            labels = self._ask(entry, asked, oracle)
-            if labels is None:
+            ended = self._query(entry)
+            if ended == WAITING:
                 return "waiting"
-            if not labels:
-                self.say(f"round {index}: no pixel is left to ask; the run ends here")
+            if ended == POOL_EMPTY:
+                self.log(f"round {index}: no pixel is left to query; the run ends here")
                 break
-            asked += labels
-            self._train(entry, asked)
+            parallel.on_first_rank(lambda entry=entry: self._train(entry))
             if self.test and self.test.cached:
-                self._evaluate([entry], asked)
-            entry.add_stages(self.clock)
-            self._tell(entry, asked)
-        self._evaluate_late()
-        self._draw()
+                self._evaluate([entry])
+            parallel.on_first_rank(lambda entry=entry: self._end_round(entry))
+        if self.test and not self.test.cached:
+            self._evaluate_late()
+        parallel.on_first_rank(self._draw)
         return "done"
 
-    def _check_weights(self) -> None:
-        before, now = self.run_dir.facts().get("weights"), self.load_encoder.weights
-        if before not in (None, now):
+    def _check_weights(self, before: dict) -> None:
+        known, now = before.get("weights"), self.load_encoder.weights
+        if known not in (None, now):
             raise ConfigError(
                 f"the encoder {self.config.encoder!r} has other weights than when the run began (digest {now}, was "
-                f"{before}); put the old ones back, or start another run with another --out"
+                f"{known}); put the old ones back, or start another run with another --out"
             )
 
-    def _pool(self) -> str:
-        return digest(self.data.train.fingerprint())
-
-    def _check_data(self) -> None:
-        """Labels name images and classes by their place in the list, so neither list may change under a run."""
-        before = self.run_dir.facts() if self.run_dir.begun else {}
+    def _check_data(self, before: dict) -> None:
+        """Labels name images and classes by their position in the list, so neither list may change under a run."""
         classes = list(self.data.classes)
         if before.get("classes") not in (None, classes):
             raise ConfigError(
@@ -146,15 +159,28 @@ class Loop:
                 f"now; names and file sizes count): put it back as it was, or start another run with another --out"
             )
 
+    def _check_same_as_first_rank(self) -> None:
+        facts = self.run_dir.facts()
+        own = {"pool": self._pool(), "classes": list(self.data.classes), "weights": self.load_encoder.weights}
+        for name, value in own.items():
+            if facts.get(name) != value:
+                raise DataError(
+                    f"rank 0 has other {name} than this rank, or writes to another {self.run_dir.folder}; "
+                    f"let every rank see the same images, encoder and folders"
+                )
+
+    def _pool(self) -> str:
+        return digest(self.data.train.fingerprint())
+
     def _features(self) -> tuple[FeatureCache, TestSet | None]:
         given = [self._pixel(label) for label in self.known]
         folder = Path(self.config.cache) if self.config.cache else self.run_dir.feature_folder()
         cache, test = make_features(self.config, self.data, self.load_encoder, folder, given)
         stages = {"pool": cache.meta["stages"], **({"test": test.meta["stages"]} if test else {})}
-        self.run_dir.note(feature_stages=stages, dimension=cache.dimension)
+        parallel.on_first_rank(lambda: self.run_dir.note(feature_stages=stages, dimension=cache.dimension))
         return cache, test
 
-    def _oracle(self):
+    def _oracle(self) -> MaskOracle | PersonOracle:
         kind = self.config.oracle
         if kind == "masks" and not self.data.train.has_masks:
             raise DataError(f"{self.config.data} has no masks for the pool; add them, or use --oracle person")
@@ -162,51 +188,55 @@ class Loop:
             return MaskOracle(self.data)
         return PersonOracle(self.data, self.run_dir.folder)
 
-    def _known_labels(self, resume: bool) -> list[Label]:
-        """Labels from before the run; a copy is kept, so that the run does not hang on the file."""
-        if self.config.labels is None:
-            return []
-        copy = self.run_dir.folder / "known.jsonl"
-        if resume and copy.is_file():
-            return known_labels(copy, self.data)
-        labels = known_labels(Path(self.config.labels), self.data)
-        write_label_file(copy, labels)
-        return labels
+    def _known_file(self) -> Path:
+        """The run's copy of the labels from before it, so that it does not depend on the user's file."""
+        return self.run_dir.folder / "known.jsonl"
 
     def _pixel(self, label: Label) -> Pixel:
         return Pixel(self.index[label.image], label.y, label.x)
 
-    def _ask(self, entry: Round, asked: list[Label], oracle) -> list[Label] | None:
-        """The round's answers, from its file or the oracle; None if a person has to answer first."""
-        if entry.has("labels.jsonl"):
-            return entry.labels()
-        if not entry.has("picks.jsonl"):
-            picks = self._select(entry, asked)
-            if not picks:
-                return []
+    def _queried(self, rounds: int) -> list[Label]:
+        """The labels from before the run and of its first rounds."""
+        return [*self.known, *(label for index in range(rounds) for label in self.run_dir.round(index).labels())]
+
+    def _query(self, entry: Round) -> int:
+        """Have the round's pixels picked and labeled; LABELED, WAITING for a person, or POOL_EMPTY."""
+        if parallel.on_first_rank(lambda: not entry.has("picks.jsonl") and not entry.has("labels.jsonl")):
+            picks = self._select(entry) if self.config.herding == "sharded" or parallel.rank() == 0 else []
+            parallel.on_first_rank(lambda: self._write_picks(entry, picks))
+        return parallel.on_first_rank(lambda: self._label(entry))
+
+    def _write_picks(self, entry: Round, picks: list[Label]) -> None:
+        if picks:
             entry.write_labels("picks", picks)
             crash_point("picks")
-        picks = entry.picks()
+
+    def _label(self, entry: Round) -> int:
+        """Write the picks' labels by the oracle."""
+        if entry.has("labels.jsonl"):
+            return LABELED
+        if not entry.has("picks.jsonl"):
+            return POOL_EMPTY
         try:
             with self.clock("oracle"):
-                labels = oracle.answer(picks)
+                labels = self.oracle.answer(entry.picks())
         except WaitingForLabels as waiting:
             entry.add_stages(self.clock)
-            self.say(str(waiting))
-            return None
+            self.log(str(waiting))
+            return WAITING
         entry.write_labels("labels", labels)
         crash_point("labels")
-        if isinstance(oracle, PersonOracle):
-            oracle.done()
-        return labels
+        if isinstance(self.oracle, PersonOracle):
+            self.oracle.done()
+        return LABELED
 
-    def _select(self, entry: Round, asked: list[Label]) -> list[Label]:
+    def _select(self, entry: Round) -> list[Label]:
+        """The round's picks, best first."""
         head = self.run_dir.round(entry.index - 1).head() if entry.index else None
-        places = [self._pixel(label) for label in asked]
-        budget = self.config.round_budget(len(self.data.train))
+        labels = self._queried(entry.index)
+        queried, skipped = [self._pixel(label) for label in labels], [label.skipped for label in labels]
         classes = len(self.data.classes)
-        skipped = [label.skipped for label in asked]
-        chosen = select(self.cache, head, places, budget, entry.index, self.config, self.clock, classes, skipped)
+        chosen = select(self.cache, head, queried, self.budget, entry.index, self.config, self.clock, classes, skipped)
         return [
             Label(
                 id=f"{entry.index:03d}-{rank:05d}",
@@ -222,8 +252,8 @@ class Loop:
             for rank, (pixel, score) in enumerate(zip(chosen.pixels, chosen.scores, strict=True))
         ]
 
-    def _train(self, entry: Round, asked: list[Label]) -> None:
-        usable = [label for label in asked if label.class_id is not None]
+    def _train(self, entry: Round) -> None:
+        usable = [label for label in self._queried(entry.index + 1) if label.class_id is not None]
         if entry.has("head.safetensors") or not usable:
             return
         with self.clock("training"):
@@ -237,44 +267,44 @@ class Loop:
         head.save(entry.folder / "head.safetensors")
         crash_point("head")
 
-    def _evaluate(self, entries: list[Round], asked: list[Label]) -> None:
-        """Test the heads of rounds that have one and no metrics yet."""
-        entries = [entry for entry in entries if entry.has("head.safetensors") and not entry.has("metrics.json")]
-        if not entries:
-            return
-        note = f"test, round {entries[0].index}" if len(entries) == 1 else f"test, {len(entries)} heads"
-        with self.clock("testing"):
-            counts = self.test.evaluate([entry.head() for entry in entries], len(self.data.classes), note)
+    def _evaluate(self, entries: list[Round]) -> list[Round]:
+        """Test the heads of rounds that have one and no metrics yet; those rounds."""
+        entries = [entry for entry in entries if parallel.on_first_rank(lambda entry=entry: entry.is_untested())]
+        if entries:
+            note = f"test, round {entries[0].index}" if len(entries) == 1 else f"test, {len(entries)} heads"
+            with self.clock("testing"):
+                counts = self.test.evaluate([entry.head() for entry in entries], len(self.data.classes), note)
+            parallel.on_first_rank(lambda: self._write_metrics(entries, counts))
+        return entries
+
+    def _write_metrics(self, entries: list[Round], counts: list[np.ndarray]) -> None:
         for entry, count in zip(entries, counts, strict=True):
-            labels = [label for label in asked if label.round <= entry.index]
+            labels = self._queried(entry.index + 1)
             skipped = sum(label.skipped for label in labels)
-            facts = {"round": entry.index, "asked": len(labels), "labeled": len(labels) - skipped}
+            facts = {"round": entry.index, "queried": len(labels), "labeled": len(labels) - skipped}
             facts["test_pixels"] = int(count.sum())
             entry.write_metrics({**facts, **summary(count)})
             crash_point("metrics")
 
     def _evaluate_late(self) -> None:
-        """Test all rounds' heads in one pass over the UNet, where its maps were too large to keep."""
-        if self.test is None or self.test.cached:
-            return
-        entries = self.run_dir.rounds()
-        asked = [
-            *self.known,
-            *(label for entry in entries if entry.has("labels.jsonl") for label in entry.labels()),
-        ]
-        untested = [entry for entry in entries if not entry.has("metrics.json")]
-        self._evaluate(untested, asked)
-        for entry in untested:
-            self._tell(entry, [label for label in asked if label.round <= entry.index])
+        """Test all rounds' heads in one pass over the encoder, where its maps were too large to keep."""
+        rounds = parallel.on_first_rank(lambda: len(self.run_dir.rounds()))
+        for entry in self._evaluate([self.run_dir.round(index) for index in range(rounds)]):
+            self._log_round(entry)
 
-    def _tell(self, entry: Round, asked: list[Label]) -> None:
-        skipped = sum(label.skipped for label in asked)
-        line = f"round {entry.index}: {len(asked)} pixels asked" + (f", {skipped} skipped" if skipped else "")
+    def _end_round(self, entry: Round) -> None:
+        entry.add_stages(self.clock)
+        self._log_round(entry)
+
+    def _log_round(self, entry: Round) -> None:
+        queried = self._queried(entry.index + 1)
+        skipped = sum(label.skipped for label in queried)
+        line = f"round {entry.index}: {len(queried)} pixels queried" + (f", {skipped} skipped" if skipped else "")
         if metrics := entry.metrics():
             line += f", test mIoU {100 * metrics['miou']['standard']:.2f} %"
         elif not entry.has("head.safetensors"):
             line += ", none of them with a class: no head yet"
-        self.say(line)
+        self.log(line)
 
     def _draw(self) -> None:
         with self.clock("pictures"):

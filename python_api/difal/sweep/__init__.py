@@ -13,23 +13,27 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from filelock import BaseFileLock
 
+from difal import parallel
 from difal.acquisition import check_acquisition
 from difal.config import MAY_CHANGE, Config, check_keys, read_mapping
 from difal.data import open_config_data
 from difal.errors import ConfigError, DataError, UserError
 from difal.features.compute import make_features
-from difal.files import digest, exclusive, write_json, write_text
+from difal.files import digest, write_bytes, write_json, write_text
 from difal.presets import check_encoder, make_config
 from difal.run.directory import RunDirectory
-from difal.sweep.runs import Key, collect, finished
+from difal.sweep.runs import Key, collect, run_unclaimed
 from difal.sweep.table import curves, table
 
 ACQUISITIONS = ("two-stage-edald", "coverage", "edald", "entropy", "bald", "margin", "coreset", "random")
@@ -130,8 +134,10 @@ def read_sweep(path: Path) -> dict[str, Any]:
     return values
 
 
-def sweep(plan: Sweep, say: Callable[[str], None] = print) -> list[dict]:
+def sweep(plan: Sweep, log: Callable[[str], None] = print) -> list[dict]:
     """Do the runs that are not finished, and write the table, the plot and their figures after each.
+
+    Under torchrun every rank calls it and takes the next run that no rank has.
 
     Returns:
         What is kept of each run, in the order of `plan.runs()`.
@@ -144,38 +150,53 @@ def sweep(plan: Sweep, say: Callable[[str], None] = print) -> list[dict]:
     for config in configs.values():
         _check_same(config)
     _check_data(configs)
-    with exclusive(plan.out):
-        _write_plan(plan)
+    first = parallel.rank() == 0
+    with parallel.hold(plan.out):
         todo = {key: config for key, config in configs.items() if not is_finished(config)}
-        done = {key: collect(key, config) for key, config in configs.items() if key not in todo}
-        if done:
-            say(f"{len(done)} of {len(configs)} runs are finished")
-            _write(plan, done)
+        parallel.on_first_rank(lambda: _write_plan(plan))
+        if first and len(todo) < len(configs):
+            log(f"{len(configs) - len(todo)} of {len(configs)} runs are finished")
+            _write(plan, _finished(configs))
         for config in {config.cache: config for config in todo.values()}.values():
-            say(f"features of {config.data}: {config.cache}")
+            if first:
+                log(f"features of {config.data}: {config.cache}")
             make_features(config)
         failed: dict[Key, str] = {}
         begun = time.monotonic()
-        for key, found in finished(todo, plan.jobs, plan.out):
-            if isinstance(found, str):
-                failed[key] = found
-                say(f"{_name(key)} failed: {found}")
+        claims: list[BaseFileLock] = []
+        for key, error in run_unclaimed(todo, plan.jobs, plan.out / "claims", claims):
+            if error:
+                failed[key] = error
+                log(f"{_name(key)} failed: {error}")
                 continue
-            done[key] = found
-            _write(plan, done)
-            left = len(todo) - (new := sum(k in done or k in failed for k in todo))
-            per_run = (time.monotonic() - begun) / new
-            last = 100 * done[key]["miou"]["standard"][-1] if done[key]["asked"] else float("nan")
-            say(
-                f"[{len(done)}/{len(configs)}] {_name(key)}: {last:.2f} % mIoU"
-                + (f", about {_duration(left * per_run)} left" if left else "")
-            )
-    if failed:
+            done = _finished(configs)
+            if first:
+                _write(plan, done)
+            log(_progress(key, configs, done, len(todo) - len(failed), begun))
+        failures = int(parallel.sum_over_ranks(np.array(len(failed))))
+        claims.clear()
+        parallel.on_first_rank(lambda: shutil.rmtree(plan.out / "claims", ignore_errors=True))
+        done = _finished(configs)
+        parallel.on_first_rank(lambda: _write(plan, done))
+    if failures:
         raise UserError(
-            f"{len(failed)} of {len(configs)} runs failed; the same command tries them again:\n"
+            f"{failures} of {len(configs)} runs failed; the same command tries them again:\n"
             + "\n".join(f"  {_name(key)}: {error}" for key, error in failed.items())
         )
     return [done[key] for key in configs]
+
+
+def _finished(configs: dict[Key, Config]) -> dict[Key, dict]:
+    return {key: collect(key, config) for key, config in configs.items() if is_finished(config)}
+
+
+def _progress(key: Key, configs: dict[Key, Config], done: dict[Key, dict], todo: int, begun: float) -> str:
+    """A line about a run that has just ended."""
+    curve = done[key]["miou"].get("standard", [])
+    line = f"[{len(done)}/{len(configs)}] {_name(key)}: {100 * curve[-1] if curve else float('nan'):.2f} % mIoU"
+    left = len(configs) - len(done)
+    per_run = (time.monotonic() - begun) / max(1, todo - left)
+    return line + (f", about {_duration(left * per_run)} left" if left else "")
 
 
 def _name(key: Key) -> str:
@@ -234,10 +255,8 @@ def _write_plan(plan: Sweep) -> None:
 
 def _write(plan: Sweep, done: dict[Key, dict]) -> None:
     """The figures, the table and the plot of the runs that are finished."""
-    from difal.files import write_bytes
-
     folder = plan.results or plan.out
-    runs = [done[key] for key in plan.runs() if key in done and done[key]["asked"]]
+    runs = [done[key] for key in plan.runs() if key in done and done[key]["queried"]]
     if not runs:
         return
     write_json(folder / "results.json", {"sweep": _portable(plan), "machine": machine(), "runs": runs})

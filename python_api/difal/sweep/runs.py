@@ -1,29 +1,28 @@
-"""The runs of a sweep: each in a process of its own, on this machine or on all ranks of `torchrun`."""
+"""The runs of a sweep: each in a process of its own, claimed by a file lock so that every rank takes another."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
-import secrets
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+from filelock import BaseFileLock
 
+from difal import parallel
 from difal.config import Config
-from difal.errors import ConfigError, UserError
-from difal.files import read_json, write_json
-from difal.ranks import Job, team, world
+from difal.errors import UserError
+from difal.files import claim, digest
 from difal.run.directory import RunDirectory
 from difal.run.loop import run
-
-SEEN = "seen.json"  # by which a rank knows that it sees the folder that rank 0 sees
 
 
 class Key(NamedTuple):
@@ -34,82 +33,59 @@ class Key(NamedTuple):
     seed: int
 
 
-class Runs(Job):
-    """Whole runs, each in a process of its own; a team's ranks must see one folder."""
+def run_unclaimed(
+    todo: dict[Key, Config], jobs: int, folder: Path, claims: list[BaseFileLock]
+) -> Iterator[tuple[Key, str | None]]:
+    """Yield each run that this rank did as it ends, with the text of its error if it failed.
 
-    name = "runs"
+    Args:
+        todo: the runs, in the order in which they are taken.
+        jobs: runs at a time; 0 for one a core on a CPU, one on another device.
+        folder: where the locks go by which a run is claimed.
+        claims: gets the locks, to be held until all ranks are done, so that none does again what another did.
 
-    def __init__(self, todo: Sequence[tuple[Key, Config]], jobs: int, folder: Path):
-        super().__init__()
-        self.todo, self.jobs, self.folder = todo, jobs, folder
-        self.executor: ProcessPoolExecutor | None = None
+    Raises:
+        UserError: a process died.
+    """
+    jobs = _jobs(todo, jobs)
+    unclaimed = iter(list(todo.items()))
 
-    def order(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        token = {"is": secrets.token_hex(8)}
-        write_json(self.folder / SEEN, token)
-        runs = [[*key, config.to_dict()] for key, config in self.todo]
-        return {"runs": runs, "jobs": self.jobs, "folder": str(self.folder), "token": token}, {}
+    def next_run() -> tuple[Key, Config] | None:
+        for key, config in unclaimed:
+            if (lock := claim(folder / f"{digest(list(key))}.lock")) is not None:
+                claims.append(lock)
+                return key, dataclasses.replace(config, device=parallel.own_device(config.device))
+        return None
 
-    def start(self) -> int:
-        jobs = self.jobs or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-        if not self.jobs and any(torch.device(config.device).type != "cpu" for _, config in self.todo):
-            jobs = 1
-        jobs = min(jobs, len(self.todo))
-        if jobs > 1 or world() > 1:  # a rank's own process has to answer rank 0
-            self.executor = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin_worker)
-        return jobs
-
-    def make(self, item: int) -> dict | str:
-        return do(*self.todo[item])
-
-    def submit(self, item: int) -> Future:
-        return self.executor.submit(do, *self.todo[item])
-
-    def reason(self, error: BaseException) -> str:
-        if isinstance(error, BrokenProcessPool):
-            return (
-                "a process of the sweep died, perhaps for want of memory; the same command goes on, "
-                "with fewer --jobs if need be"
-            )
-        return super().reason(error)
-
-    def stop(self) -> None:
-        if self.executor is not None:
-            self.executor.shutdown(wait=False, cancel_futures=True)
-
-
-def runs_of(order: dict[str, Any], _: dict[str, torch.Tensor]) -> Runs:
-    """The `Runs` of an order, on another rank."""
-    from difal.serve import own_config
-
-    folder = Path(order["folder"])
-    if not (folder / SEEN).is_file() or read_json(folder / SEEN) != order["token"]:
-        raise ConfigError(f"{folder} is not the folder that rank 0 sees; put --out where every machine sees it")
-    todo = [(Key(*key), own_config(config)) for *key, config in order["runs"]]
-    return Runs(todo, order["jobs"], folder)
-
-
-def finished(todo: dict[Key, Config], jobs: int, folder: Path) -> Iterator[tuple[Key, dict | str]]:
-    """Each run as it ends, with what is kept of it, or the text of its error if it failed."""
-    keys, runs = list(todo), Runs(list(todo.items()), jobs, folder)
-    if not keys:
+    if jobs == 1 and parallel.world_size() == 1:
+        while (one := next_run()) is not None:
+            yield one[0], do(one[1])
         return
-    if (ranks := team()) is not None:
-        for item, found in ranks.each(runs, range(len(keys)), ordered=False):
-            yield keys[item], found
-        return
-    if runs.start() == 1:
-        for item, key in enumerate(keys):
-            yield key, runs.make(item)
-        return
+    executor = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin_worker)
+    running: dict[Future, Key] = {}
     try:
-        futures = {runs.submit(item): key for item, key in enumerate(keys)}
-        for future in as_completed(futures):
-            if (error := future.exception()) is not None:
-                raise UserError(runs.reason(error)) from None
-            yield futures[future], future.result()
+        while True:
+            while len(running) < jobs and (one := next_run()) is not None:
+                running[executor.submit(do, one[1])] = one[0]
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "a process of the sweep died, perhaps because memory ran out; the same command goes on, "
+            "with fewer --jobs if need be"
+        ) from None
     finally:
-        runs.stop()
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _jobs(todo: dict[Key, Config], jobs: int) -> int:
+    """How many runs this rank does at a time."""
+    if not jobs and any(torch.device(config.device).type != "cpu" for config in todo.values()):
+        jobs = 1
+    jobs = jobs or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return max(1, min(jobs, len(todo)))
 
 
 def _begin_worker() -> None:
@@ -125,14 +101,14 @@ def _begin_worker() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def do(key: Key, config: Config) -> dict | str:
-    """One run from where it was: what is kept of it, or the text of its error if it fails."""
+def do(config: Config) -> str | None:
+    """Do one run from where it was; the text of its error if it fails."""
     try:
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # progress bars of several runs are of no use
-            run(config, resume=RunDirectory(config.run_folder()).exists, say=lambda line: None)
-        return collect(key, config)
+            run(config, resume=RunDirectory(config.run_folder()).exists, log=lambda line: None)
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         return f"{type(error).__name__}: {error}"
+    return None
 
 
 def collect(key: Key, config: Config) -> dict:
@@ -150,7 +126,7 @@ def collect(key: Key, config: Config) -> dict:
     policies = metrics[-1]["miou"] if metrics else {}
     return {
         **key._asdict(),
-        "asked": [one["asked"] for one in metrics],
+        "queried": [one["queried"] for one in metrics],
         "miou": {policy: [round(one["miou"][policy], 5) for one in metrics] for policy in policies},
         "pixel_accuracy": [round(one["pixel_accuracy"], 5) for one in metrics],
         "class_iou": dict(zip(classes, metrics[-1]["class_iou"] if metrics else [], strict=bool(metrics))),

@@ -23,16 +23,16 @@ OTHERS = ("#5b3a29", "#d36fa8", "#6b8e23", "#1c3f5f", "#a34b1c", "#4fb286", "#8c
 HEAD = """\
 # Test mIoU
 
-Written by `difal sweep`. In percent, by the number of pixels asked: mean ± standard deviation over the seeds. The
+Written by `difal sweep`. In percent, by the number of queried pixels: mean ± standard deviation over the seeds. The
 *standard* policy averages over the classes that appear, the *released* one counts an absent class as 0. *Ahead of
-random* is paired by seed. In the table of classes the number in brackets is how many of the pixels asked had the class.
+random* is paired by seed. In the table of classes the number in brackets counts the queried pixels of the class.
 
 ![Learning curves](curves.png)
 """
 
 
 def table(runs: Sequence[dict]) -> str:
-    """Markdown: for each preset the mIoU in percent by pixels asked, under both policies, then the last round by class.
+    """Markdown: for each preset the mIoU by queried pixels, under both policies, then the last round by class.
 
     Mean and, from two seeds on, standard deviation (n - 1) over the seeds.
     """
@@ -52,19 +52,19 @@ def _by(runs: Iterable[dict], name: str) -> dict:
 
 
 def _common(runs: Sequence[dict]) -> list[int]:
-    """The numbers of pixels asked at which all runs were tested: a pool may run dry, a first round give no class."""
+    """The numbers of queried pixels at which all runs were tested: a pool may run dry, a first round give no class."""
     if not runs:
         return []
-    everywhere = set.intersection(*(set(one["asked"]) for one in runs))
-    return [asked for asked in runs[0]["asked"] if asked in everywhere]
+    everywhere = set.intersection(*(set(one["queried"]) for one in runs))
+    return [queried for queried in runs[0]["queried"] if queried in everywhere]
 
 
-def _miou(run: dict, asked: int, policy: str = "standard") -> float:
-    return run["miou"][policy][run["asked"].index(asked)]
+def _miou(run: dict, queried: int, policy: str = "standard") -> float:
+    return run["miou"][policy][run["queried"].index(queried)]
 
 
-def _mean(run: dict, asked: Sequence[int], policy: str = "standard") -> float:
-    return statistics.mean(_miou(run, one, policy) for one in asked)
+def _mean(run: dict, queried: Sequence[int], policy: str = "standard") -> float:
+    return statistics.mean(_miou(run, one, policy) for one in queried)
 
 
 def percent(values: Iterable[float]) -> str:
@@ -73,44 +73,44 @@ def percent(values: Iterable[float]) -> str:
     return f"{statistics.mean(values):.2f}{spread}"
 
 
-def _ahead(one: Sequence[dict], baseline: Sequence[dict], asked: Sequence[int]) -> str:
+def _ahead(one: Sequence[dict], baseline: Sequence[dict], queried: Sequence[int]) -> str:
     """Mean of the rounds minus the baseline's, over the seeds that both have."""
-    other = {run["seed"]: _mean(run, asked) for run in baseline}
-    pairs = [_mean(run, asked) - other[run["seed"]] for run in one if run["seed"] in other]
+    other = {run["seed"]: _mean(run, queried) for run in baseline}
+    pairs = [_mean(run, queried) - other[run["seed"]] for run in one if run["seed"] in other]
     return percent(pairs) if pairs else ""
 
 
 def _scores(runs: Sequence[dict]) -> str:
-    asked, found = _common(runs), _by(runs, "acquisition")
-    if not asked:
+    queried, found = _common(runs), _by(runs, "acquisition")
+    if not queried:
         return "No number of pixels at which all runs were tested.\n"
-    end = len(asked) - 1
-    shown = [asked[i] for i in sorted({0, end // 4, end // 2, 3 * end // 4, end})]
+    end = len(queried) - 1
+    shown = [queried[i] for i in sorted({0, end // 4, end // 2, 3 * end // 4, end})]
     compare = BASELINE in found and len(found) > 1
     head = [
         *("acquisition", "seeds"),
         *(f"{count} pixels" for count in shown),
         "mean of the rounds",
         *([f"ahead of {BASELINE}"] if compare else []),
-        *(f"{asked[-1]}, released policy", "mean, released policy"),
+        *(f"{queried[-1]}, released policy", "mean, released policy"),
     ]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, one in found.items():
         cells = [name, str(len(one)), *(percent(_miou(run, count) for run in one) for count in shown)]
-        cells.append(percent(_mean(run, asked) for run in one))
+        cells.append(percent(_mean(run, queried) for run in one))
         if compare:
-            cells.append("" if name == BASELINE else _ahead(one, found[BASELINE], asked))
-        cells.append(percent(_miou(run, asked[-1], "released") for run in one))
-        cells.append(percent(_mean(run, asked, "released") for run in one))
+            cells.append("" if name == BASELINE else _ahead(one, found[BASELINE], queried))
+        cells.append(percent(_miou(run, queried[-1], "released") for run in one))
+        cells.append(percent(_mean(run, queried, "released") for run in one))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def _classes(runs: Sequence[dict]) -> str:
-    """IoU of each class at the end, and in brackets how many of the pixels asked had it; `-` where it is absent."""
+    """IoU of each class at the end, and in brackets how many queried pixels had it; `-` where it is absent."""
     found = _by(runs, "acquisition")
     lines = [
-        f"| class IoU at {max(run['asked'][-1] for run in runs)} pixels | {' | '.join(found)} |",
+        f"| class IoU at {max(run['queried'][-1] for run in runs)} pixels | {' | '.join(found)} |",
         "|---" * (len(found) + 1) + "|",
     ]
     for label in runs[0]["class_iou"]:
@@ -126,7 +126,7 @@ def _classes(runs: Sequence[dict]) -> str:
 
 
 def curves(runs: Sequence[dict]) -> bytes:
-    """PNG: test mIoU by pixels asked, mean and standard deviation over the seeds, a panel for each preset."""
+    """PNG: test mIoU by queried pixels, mean and standard deviation over the seeds, a panel for each preset."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -137,14 +137,14 @@ def curves(runs: Sequence[dict]) -> bytes:
     figure = Figure((9.6, 4.6 * len(panels)), layout="constrained", dpi=120)
     for axes, (preset, rows) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
         for name, found in _by(rows, "acquisition").items():
-            asked = _common(found)
-            per_round = [[100 * _miou(run, count) for run in found] for count in asked]
+            queried = _common(found)
+            per_round = [[100 * _miou(run, count) for run in found] for count in queried]
             mean = [statistics.mean(values) for values in per_round]
             spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in per_round]
-            axes.plot(asked, mean, marker="o", markersize=4, linewidth=2, color=colors[name], label=name)
+            axes.plot(queried, mean, marker="o", markersize=4, linewidth=2, color=colors[name], label=name)
             low, high = ([m + sign * s for m, s in zip(mean, spread, strict=True)] for sign in (-1, 1))
-            axes.fill_between(asked, low, high, color=colors[name], alpha=0.11, linewidth=0)
-        axes.set(xlabel="pixels asked, in the whole pool", ylabel="test mIoU, %", title=preset or None)
+            axes.fill_between(queried, low, high, color=colors[name], alpha=0.11, linewidth=0)
+        axes.set(xlabel="queried pixels, in the whole pool", ylabel="test mIoU, %", title=preset or None)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e4e7ec")
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
