@@ -69,12 +69,12 @@ def test_a_run_repeats_itself_and_its_seed_matters(tmp_path, cache):
     a, b, c = (outcome(tmp_path / name) for name in "abc")
     assert a == b
     assert a["rounds/000/picks.jsonl"] == c["rounds/000/picks.jsonl"]  # coverage has no seed
-    run(tiny_config(tmp_path / "d", cache=cache, head="mlp"), data=tiny_data(), encoder=FakeEncoder(), say=silent)
+    run(tiny_config(tmp_path / "d", cache=cache, head="mlp"), data=tiny_data(), encoder=FakeEncoder(), log=silent)
     run(
         tiny_config(tmp_path / "e", cache=cache, head="mlp", seed=1),
         data=tiny_data(),
         encoder=FakeEncoder(),
-        say=silent,
+        log=silent,
     )
     d, e = (outcome(tmp_path / name) for name in "de")
     assert a["rounds/000/head.safetensors"] == c["rounds/000/head.safetensors"]  # nor has the linear head
