@@ -89,21 +89,25 @@ class FeatureCache:
             is_open[image] &= ~(points[image] == (row, column)).all(1)
         return np.flatnonzero(is_open)
 
+    def find(self, pixel: Pixel) -> np.ndarray | None:
+        """(D,) features of a pixel of either set or of the given ones; None for any other."""
+        given = (self.arrays["given.points"] == pixel).all(1)
+        if given.any():
+            return self.arrays["given.features"][int(given.argmax())]
+        for name in SETS:
+            place = (self.arrays[f"{name}.points"][pixel.image] == pixel[1:]).all(1)
+            if place.any():
+                return self.arrays[f"{name}.features"][pixel.image, int(place.argmax())]
+        return None
+
     def features_of(self, wanted: Sequence[Pixel]) -> np.ndarray:
         """(n, D) features of pixels of either set or of the given ones."""
         rows = np.empty((len(wanted), self.dimension), self.arrays["local.features"].dtype)
-        given = {Pixel(*map(int, place)): i for i, place in enumerate(self.arrays["given.points"])}
         for at, pixel in enumerate(wanted):
-            if pixel in given:
-                rows[at] = self.arrays["given.features"][given[pixel]]
-                continue
-            for name in SETS:
-                place = (self.arrays[f"{name}.points"][pixel.image] == pixel[1:]).all(1)
-                if place.any():
-                    rows[at] = self.arrays[f"{name}.features"][pixel.image, int(place.argmax())]
-                    break
-            else:
+            found = self.find(pixel)
+            if found is None:
                 raise ConfigError(f"pixel {tuple(pixel)} is not in the cache; was the cache made for another run?")
+            rows[at] = found
         return rows
 
     def context(self, rows: int = 8192) -> np.ndarray:
@@ -138,6 +142,12 @@ def settings_file(folder: Path) -> Path:
     """The JSON file of the cache in `folder`; one that an earlier version made is `bank.json`."""
     earlier = folder / "bank.json"
     return earlier if earlier.is_file() else folder / "cache.json"
+
+
+def images_done(folder: Path) -> int:
+    """How many images, from the first on, have their rows in the cache in `folder`, which may still be under way."""
+    path = settings_file(folder)
+    return int(read_json(path)["done"]) if path.is_file() else 0
 
 
 def check_settings(path: Path, wanted: dict) -> dict:
