@@ -11,6 +11,7 @@ import torch
 
 from difal.encoders.base import SETTINGS, BaseEncoder, read_object
 from difal.encoders.registry import KINDS, NAMED, FolderKind, digest_of
+from difal.encoders.timm_network import default_hub_id
 
 EMBEDDED = {"tiny": Path(__file__).parent / "tiny"}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -129,8 +130,6 @@ def _hub_id(name: str) -> str:
     owner, _, network = name.partition("/")
     if owner != "timm" or "." in network:
         return name
-    from difal.encoders.timm_network import default_hub_id
-
     return default_hub_id(network)
 
 
