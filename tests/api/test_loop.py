@@ -59,7 +59,7 @@ def test_a_run_keeps_everything(tmp_path, cache):
             == 5 * (entry.index + 1)
             == metrics["labeled"] + sum(label.skipped for one in rounds[: entry.index + 1] for label in one.labels())
         )
-        assert entry.head().sizes == (20, 128, 32, 8)
+        assert entry.head().shape == (20, 8)
     assert run_dir.config() == config.to_dict()
     assert set(run_dir.facts()["feature_stages"]["pool"]) >= {"encoder", "hypercolumns", "local herding"}
 
@@ -70,7 +70,16 @@ def test_a_run_repeats_itself_and_its_seed_matters(tmp_path, cache):
     a, b, c = (outcome(tmp_path / name) for name in "abc")
     assert a == b
     assert a["rounds/000/picks.jsonl"] == c["rounds/000/picks.jsonl"]  # coverage has no seed
-    assert a["rounds/000/head.safetensors"] != c["rounds/000/head.safetensors"]
+    run(tiny_config(tmp_path / "d", cache=cache, head="mlp"), data=tiny_data(), encoder=FakeEncoder(), log=silent)
+    run(
+        tiny_config(tmp_path / "e", cache=cache, head="mlp", seed=1),
+        data=tiny_data(),
+        encoder=FakeEncoder(),
+        log=silent,
+    )
+    d, e = (outcome(tmp_path / name) for name in "de")
+    assert a["rounds/000/head.safetensors"] == c["rounds/000/head.safetensors"]  # nor has the linear head
+    assert d["rounds/000/head.safetensors"] != e["rounds/000/head.safetensors"]
 
 
 def test_a_round_needs_no_pass_over_the_encoder(tmp_path, cache):

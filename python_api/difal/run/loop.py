@@ -26,7 +26,7 @@ from difal.features.cache import FeatureCache, Pixel, StaleCache, cache_settings
 from difal.features.compute import make_features
 from difal.features.test_set import TestSet
 from difal.files import crash_point, digest
-from difal.heads import train_head
+from difal.heads import check_head, train_head
 from difal.metrics import summary
 from difal.run.directory import Round, RunDirectory, classes_at_start
 from difal.run.labels import Label, write_label_file
@@ -65,6 +65,7 @@ def run(
         UserError: something outside the program is wrong; the message names it and the cure.
     """
     check_acquisition(config.acquisition)
+    check_head(config.head)
     run_dir = RunDirectory(config.run_folder())
     if resume and not run_dir.exists:
         raise ConfigError(f"there is no run to resume in {run_dir.folder}")
@@ -261,9 +262,10 @@ class Loop:
         """The round's picks, best first."""
         before = self.run_dir.round(entry.index - 1) if entry.index else None
         head = before.head() if before and before.has("head.safetensors") else None
-        queried = [self._pixel(label) for label in self._queried(entry.index)]
+        labels = self._queried(entry.index)
+        queried, skipped = [self._pixel(label) for label in labels], [label.skipped for label in labels]
         classes = len((before or entry).classes)
-        chosen = select(self.cache, head, queried, self.budget, entry.index, self.config, self.clock, classes)
+        chosen = select(self.cache, head, queried, self.budget, entry.index, self.config, self.clock, classes, skipped)
         return [
             Label(
                 id=f"{entry.index:03d}-{rank:05d}",
