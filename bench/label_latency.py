@@ -113,7 +113,7 @@ def main() -> None:
         "| --- | --- | --- | --- | --- |",
         *(f"| {r['case']} | {r['keys']} | {r['p50_ms']} | {r['p95_ms']} | {r['max_ms']} |" for r in table),
         "",
-        f"Key to next painted question, by `python bench/label_latency.py`; {heads} heads were trained during the last case.",
+        f"Key to next painted question, by `python bench/label_latency.py`; {heads} heads trained in the last case.",
     ]
     print("\n".join(report))
     out = ROOT / "bench/results/cpu"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 try:
     import resource
 except ImportError:  # Windows
-    resource = None
+    resource = None  # type: ignore[assignment]
 
 
 def peak_memory() -> int:

@@ -74,7 +74,7 @@ class Killer(threading.Thread):
             for number in range(KILLS):
                 if self.enough.wait(self.rng.uniform(0.3, 3.0)):
                     return
-                kind = kinds[number % len(kinds)] if KILLS <= len(kinds) else self.rng.choice(kinds)
+                kind = kinds[number % len(kinds)] if len(kinds) >= KILLS else self.rng.choice(kinds)
                 if getattr(self, kind)():
                     self.killed[kind] += 1
         except BaseException as error:  # shown by the test, which would only see that nothing happens

@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from difal.annotate.start import label_config, open_session, serving
+
 _shown: dict[Path, tuple[Any, ExitStack]] = {}
 
 
@@ -29,8 +31,6 @@ def show(run: str | Path, *, height: int = 760, proxy: str | None = None, hosts:
         ImportError: IPython is not installed.
     """
     from IPython.display import IFrame
-
-    from difal.annotate.start import label_config, open_session, serving
 
     folder = Path(run).resolve()
     if folder not in _shown:

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from difal import parallel
 from difal.config import RENAMED, Config
 from difal.data.base import IGNORE, Split
+from difal.encoders.base import Encoder
 from difal.errors import ConfigError, DataError
 from difal.features.pixels import draw_candidates, encode, pixel_features
 from difal.files import crash_point, derive_seed, digest, read_json, write_json, write_tensors
@@ -259,7 +260,7 @@ class PoolImages:
         self.folder_of_files = folder / "images"
 
     @cached_property
-    def encoder(self):
+    def encoder(self) -> Encoder:
         return self.load_encoder()
 
     def create(self, settings: dict) -> None:
@@ -268,14 +269,14 @@ class PoolImages:
             return
         images, dimension = len(self.pool), sum(self.encoder.channels)
         dtype, noise_samples = np.dtype(self.config.cache_dtype), self.config.noise_samples
-        shapes = {
-            "given.points": ((len(self.given), 3), np.int32),
+        shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {
+            "given.points": ((len(self.given), 3), np.dtype(np.int32)),
             "given.features": ((len(self.given), dimension), dtype),
         }
-        shapes["sizes"] = ((images, 2), np.int32)
+        shapes["sizes"] = ((images, 2), np.dtype(np.int32))
         for name in SETS:
             count = getattr(self.config, name)
-            shapes[f"{name}.points"] = ((images, count, 2), np.int32)
+            shapes[f"{name}.points"] = ((images, count, 2), np.dtype(np.int32))
             shapes[f"{name}.features"] = ((images, count, dimension), dtype)
             shapes[f"{name}.noise"] = ((images, count, noise_samples, dimension), dtype)
         shutil.rmtree(self.folder_of_files, ignore_errors=True)  # of other settings, which are no longer written down

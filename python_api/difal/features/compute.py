@@ -34,7 +34,9 @@ def make_features(
         torch.set_num_threads(config.threads)
     data = data or open_config_data(config)
     load_encoder = load_encoder or LazyEncoder(config)
-    folder = Path(folder or config.cache)
+    if folder is None and config.cache is None:
+        raise ValueError("`folder` or `config.cache` must name the folder of the features")
+    folder = Path(folder or str(config.cache))
     with parallel.hold(folder, wait=True):
         parallel.on_first_rank(lambda: _check_images(folder, data))
         cache = build_cache(folder / "pool", data.train, load_encoder, config, given, wave)

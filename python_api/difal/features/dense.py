@@ -38,4 +38,4 @@ def dense_view(head: Head, maps: Sequence[torch.Tensor], size: tuple[int, int]) 
 
 @one_thread()
 def _every_pixel(head: Head, maps: Sequence[torch.Tensor], size: tuple[int, int], tail: Callable) -> torch.Tensor:
-    return project_then_resize(maps, head.project.weight, head.project.bias, size, tail=tail)
+    return torch.as_tensor(project_then_resize(maps, head.project.weight, head.project.bias, size, tail=tail))

@@ -131,7 +131,8 @@ def picture_row(
 
 def _shown(picture: Image.Image) -> Image.Image:
     scale = SHOWN / max(picture.size)
-    size = tuple(max(1, round(side * scale)) for side in picture.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    size = (width, height)
     return (
         picture
         if size == picture.size

@@ -79,11 +79,11 @@ class RunDirectory:
 
     def round(self, index: int) -> Round:
         facts = self.facts()
-        return Round(self.folder / "rounds" / f"{index:03d}", tuple(classes_at_start(facts)))
+        return Round(self.folder / "rounds" / f"{index:03d}", tuple(classes_at_start(facts) or ()))
 
     def rounds(self) -> list[Round]:
         """The rounds with picks, in order."""
-        found = []
+        found: list[Round] = []
         while (entry := self.round(len(found))).has("picks.jsonl"):
             found.append(entry)
         return found
@@ -122,8 +122,8 @@ class Round:
     def write_labels(self, name: str, labels: list[Label]) -> None:
         write_label_file(self.folder / f"{name}.jsonl", labels)
 
-    def head(self) -> Head | None:
-        return load_head(self.folder / "head.safetensors") if self.has("head.safetensors") else None
+    def head(self) -> Head:
+        return load_head(self.folder / "head.safetensors")
 
     def is_untested(self) -> bool:
         return self.has("head.safetensors") and not self.has("metrics.json")

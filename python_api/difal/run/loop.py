@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -130,12 +131,12 @@ class Loop:
             if ended == POOL_EMPTY:
                 self.log(f"round {index}: no pixel is left to query; the run ends here")
                 break
-            parallel.on_first_rank(lambda entry=entry: self._train(entry))
+            parallel.on_first_rank(partial(self._train, entry))
             if self.test and self.test.cached:
-                self._evaluate([entry])
-            parallel.on_first_rank(lambda entry=entry: self._end_round(entry))
+                self._evaluate(self.test, [entry])
+            parallel.on_first_rank(partial(self._end_round, entry))
         if self.test and not self.test.cached:
-            self._evaluate_late()
+            self._evaluate_late(self.test)
         parallel.on_first_rank(self._draw)
         return "done"
 
@@ -165,7 +166,7 @@ class Loop:
         """Names and colours; those of a run whose annotator has changed the classes are the annotator's to write."""
         if "classes_at_start" in before:
             return {}
-        return {"classes": list(self.data.classes), "colors": self.data.colors.tolist()}
+        return {"classes": list(self.data.classes), "colors": np.asarray(self.data.colors).tolist()}
 
     def _check_same_as_first_rank(self) -> None:
         facts = self.run_dir.facts()
@@ -244,7 +245,7 @@ class Loop:
     def _select(self, entry: Round) -> list[Label]:
         """The round's picks, best first."""
         before = self.run_dir.round(entry.index - 1) if entry.index else None
-        head = before.head() if before else None
+        head = before.head() if before and before.has("head.safetensors") else None
         labels = self._queried(entry.index)
         queried, skipped = [self._pixel(label) for label in labels], [label.skipped for label in labels]
         classes = len((before or entry).classes)
@@ -277,14 +278,14 @@ class Loop:
         head.save(entry.folder / "head.safetensors")
         crash_point("head")
 
-    def _evaluate(self, entries: list[Round]) -> list[Round]:
+    def _evaluate(self, test: TestSet, entries: list[Round]) -> list[Round]:
         """Test the heads of rounds that have one and no metrics yet; those rounds."""
-        entries = [entry for entry in entries if parallel.on_first_rank(lambda entry=entry: entry.is_untested())]
+        entries = [entry for entry in entries if parallel.on_first_rank(entry.is_untested)]
         if entries:
             note = f"test, round {entries[0].index}" if len(entries) == 1 else f"test, {len(entries)} heads"
             classes = max(len(entry.classes) for entry in entries)
             with self.clock("testing"):
-                counts = self.test.evaluate([entry.head() for entry in entries], classes, note)
+                counts = test.evaluate([entry.head() for entry in entries], classes, note)
             parallel.on_first_rank(lambda: self._write_metrics(entries, counts))
         return entries
 
@@ -297,10 +298,10 @@ class Loop:
             entry.write_metrics({**facts, **summary(count)})
             crash_point("metrics")
 
-    def _evaluate_late(self) -> None:
+    def _evaluate_late(self, test: TestSet) -> None:
         """Test all rounds' heads in one pass over the encoder, where its maps were too large to keep."""
         rounds = parallel.on_first_rank(lambda: len(self.run_dir.rounds()))
-        for entry in self._evaluate([self.run_dir.round(index) for index in range(rounds)]):
+        for entry in self._evaluate(test, [self.run_dir.round(index) for index in range(rounds)]):
             self._log_round(entry)
 
     def _end_round(self, entry: Round) -> None:
