@@ -24,7 +24,7 @@ from difal.features.cache import FeatureCache, Pixel, images_done
 from difal.features.dense import dense_classes, dense_view
 from difal.features.pixels import encode, pixel_features
 from difal.files import read_json, write_bytes, write_json
-from difal.heads import Head, train_head
+from difal.heads import load_head, train_head
 from difal.run.directory import RunDirectory
 from difal.run.oracles import to_png
 from difal_kernels import maxherding
@@ -55,7 +55,7 @@ class LiveModel:
         self.cache: FeatureCache | None = None
         self.head, self.version, self.classes = None, 0, 0
         if (self.folder / "head.safetensors").is_file() and (self.folder / "head.json").is_file():
-            self.head = Head.load(self.folder / "head.safetensors")
+            self.head = load_head(self.folder / "head.safetensors")
             facts = read_json(self.folder / "head.json")
             self.version, self.classes = facts["version"], facts["classes"]
 
