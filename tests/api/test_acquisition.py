@@ -209,12 +209,11 @@ def selected(name, features, labeled, unsure, budget):
         "uherding": lambda: difal_kernels.uherding(
             features, unsure, budget, labeled=labeled, bandwidth="labeled", backend="reference"
         ),
-        "margin-herding": lambda: maxherding(features, budget, labeled=labeled, weights=unsure, backend="reference"),
     }[name]()
 
 
 @pytest.mark.parametrize("staged", [False, True])
-@pytest.mark.parametrize("name", ["coreset", "typiclust", "probcover", "uherding", "margin-herding"])
+@pytest.mark.parametrize("name", ["coreset", "typiclust", "probcover", "uherding"])
 def test_selectors(name, staged, cache, head, tmp_path):
     """Each chooses among the open pixels, or among those that stage 1 keeps, given all that was asked."""
     pixels, rows = ("local", [2, 9, 21]) if staged else ("random", [0, 7, 30])
@@ -231,6 +230,26 @@ def test_selectors(name, staged, cache, head, tmp_path):
     assert picks.pixels == [cache.pixel(pixels, row) for row in wanted]
     assert picks.how == name
     assert picks == choose(cache, head, asked, tmp_path, acquisition=acquisition, radius=0.3)
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_margin_herding_covers_what_stage_1_left_out(staged, cache, head, tmp_path):
+    pixels, rows = ("local", [2, 9, 21]) if staged else ("random", [0, 7, 30])
+    asked = [cache.pixel(pixels, row) for row in rows]
+    features = np.array(cache.features(pixels), np.float64)
+    covered = may = np.setdiff1d(np.arange(len(features)), rows)
+    if staged:
+        may = maxherding(features, round(0.5 * len(may)), labeled=features[rows], candidates=may, backend="reference")
+    wanted = maxherding(
+        features[covered],
+        5,
+        labeled=features[rows],
+        candidates=np.searchsorted(covered, np.sort(may)),
+        weights=plain_scores("margin", cache, pixels, head)[covered],
+        backend="reference",
+    )
+    picks = choose(cache, head, asked, tmp_path, acquisition=("two-stage-" if staged else "") + "margin-herding")
+    assert picks.pixels == [cache.pixel(pixels, row) for row in covered[wanted]]
 
 
 def test_probcover_guesses_its_radius(cache, head, tmp_path):

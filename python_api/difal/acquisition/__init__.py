@@ -123,6 +123,7 @@ def select(
     if config.skips == "avoid" and name != "random":
         with clock("scores"):
             rows = answerable(cache, pixels, rows, asked, skipped, budget, config)
+    before = rows
     if stage_1:
         ranked = rule is not None and head is not None
         keep = max(budget, round(config.keep * len(rows))) if ranked else budget
@@ -139,7 +140,7 @@ def select(
             best = np.lexsort((rows, -values))[:budget]
             return _picks(cache, pixels, rows[best], values[best], len(rows), rule.name)
         seed = derive_seed("random", config.seed, round_index)
-        pool = Pool(cache, pixels, np.sort(rows), asked, budget, head, seed, classes, config)
+        pool = Pool(cache, pixels, np.sort(rows), before, asked, budget, head, seed, classes, config)
         best, values = rule.function(pool)
         return _picks(cache, pixels, pool.rows[np.asarray(best)], values, len(rows), rule.name)
 
