@@ -20,11 +20,11 @@ $(VENV)/.installed: $(SOURCES)
 test: venv
 	$(BIN)/python -m pytest tests
 
-# Six rounds on drawn scenes with the embedded encoder; ends with where the report is.
+# Six rounds on drawn scenes, 54 pixels queried; ends with where the report is.
 demo: venv
 	rm -rf demo/scenes
-	$(BIN)/difal run --data scenes:36,12,0 --encoder tiny --rounds 6 --budget 0.25 --candidates 2000 --noise-samples 3 \
-		--cache demo/bank --out demo/scenes
+	$(BIN)/difal run --data scenes:36,12,0 --rounds 6 --budget 0.25 --candidates 2000 --noise-samples 3 \
+		--cache demo/cache --out demo/scenes
 
 # The annotator in the browser, on drawn scenes; Ctrl+C stops it, the same command goes on.
 label: venv

@@ -16,13 +16,14 @@ from difal.annotate.oracle import FOLDER
 from difal.annotate.server import Server, make_server, token_of
 from difal.annotate.session import Session
 from difal.config import Config, resumed_config
-from difal.data import Data, open_config_data
+from difal.data import Data
 from difal.errors import ConfigError, LabelError, UnknownClassesError
 from difal.files import exclusive, read_json, write_json
 from difal.presets import make_config
 from difal.run.directory import RunDirectory
 from difal.run.labels import Label
 from difal.run.oracles import PersonOracle
+from difal.run.start import open_run_data
 
 ANSWERS_PER_ROUND = 30  # where no `--budget` says otherwise
 NOT_NAMED_YET = "?"  # stands for the classes until the page has given them
@@ -62,11 +63,13 @@ def label_config(settings: dict[str, Any], file: str | Path | None = None, prese
 def open_data(config: Config) -> tuple[Data, bool]:
     """The pool, and whether its classes are known; if not, one stands for them."""
     try:
-        return open_config_data(config), True
+        return open_run_data(config, RunDirectory(config.run_folder())), True
     except UnknownClassesError:
         if config.labels:
             raise
-        return open_config_data(dataclasses.replace(config, classes=NOT_NAMED_YET)), False
+        return open_run_data(
+            dataclasses.replace(config, classes=NOT_NAMED_YET), RunDirectory(config.run_folder())
+        ), False
 
 
 def open_session(

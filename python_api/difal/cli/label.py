@@ -43,7 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     page.add_argument("--repeats", type=float, default=0.0, help="share of questions asked twice, unannounced [0]")
     page.add_argument("--export", type=Path, metavar="FOLDER", help="write everything there and stop")
     page.add_argument("--import", dest="studio", type=Path, metavar="FILE", help="answers of a Label Studio export")
-    page.add_argument("--image-prefix", default="", help="what Label Studio puts before an image's name, with --export")
     unused = ("oracle", "herding", "share", "void", "compat")
     add_settings(parser, [name for name in FIELDS if name not in unused])
 
@@ -65,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
     settings = given_settings(args)
     config = label_config(settings, args.config, args.preset)
     if args.export:
-        print(export_run(config.run_folder(), args.export, image_prefix=args.image_prefix))
+        print(export_run(config.run_folder(), args.export, image_prefix=config.image_prefix))
         return DONE
     if not config.data:
         raise ConfigError("`--data` must name a folder of images, or `--out` a run to go on with")

@@ -18,7 +18,7 @@ from difal.run.loop import run
 HELP = "do the rounds"
 DESCRIPTION = f"""\
 Each round chooses round(budget x images) pixels, gets their classes, trains a head from scratch and tests it.
-Round 0 is chosen by coverage alone; later rounds keep the most covering half of the local picks (stage 1) and ask
+Round 0 is chosen by coverage alone; later rounds keep the most covering half of the local picks (stage 1) and query
 those on which the head is least sure, eDALD = entropy + DALD (stage 2).
 
 DATA is one of

@@ -37,7 +37,7 @@ def write_report(run: str | Path, out: str | Path | None = None) -> Path:
         ConfigError: the folder holds no run, or no round yet.
     """
     run_dir = RunDirectory(Path(run))
-    run_dir.config()  # or a message that says what is missing
+    run_dir.config()  # raises ConfigError if this is no run folder
     if not run_dir.begun:
         raise ConfigError(f"{run} has no round yet; go on with `difal run --resume {run}`")
     path = Path(out or run_dir.folder)

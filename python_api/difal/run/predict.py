@@ -61,7 +61,7 @@ def predict(
     if head is None:
         entry = _trained(run_dir, round)
         head, which = entry.head(), entry.index
-    split = open_images(images, config.size)
+    split, _ = open_images(images, config.size)
     load_encoder = LazyEncoder(config, encoder)
     if facts.get("weights") not in (None, load_encoder.weights):
         raise ConfigError(
