@@ -133,8 +133,8 @@ def widened(features: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
         yield 0, features
         return
     height = max(1, WIDENED // features.shape[1] // BLOCK) * BLOCK
-    for begin, rows in zip(range(0, len(features), height), features.split(height), strict=True):
-        yield begin, rows.float()
+    for i, rows in enumerate(features.split(height)):  # one of no rows, where there are none
+        yield i * height, rows.float()
 
 
 def _job(frame: Frame, features: torch.Tensor) -> tuple:
