@@ -67,17 +67,19 @@ py::class_<Engine> bind_engine(py::module_& m, const char* name, const char* doc
     using Unlocked = py::call_guard<py::gil_scoped_release>;
     py::class_<Engine> engine(m, name, doc);
     engine
-        .def(py::init([](int64_t rows, int64_t columns, int64_t dimension, bool is_double, std::uintptr_t features,
-                         int64_t feature_stride, std::uintptr_t weights, std::uintptr_t candidates,
+        .def(py::init([](int64_t rows, int64_t columns, int64_t dimension, int32_t type, std::uintptr_t features,
+                         int64_t points, int64_t feature_stride, std::uintptr_t weights, std::uintptr_t candidates,
                          std::uintptr_t allowed, int32_t kind, double bandwidth, float lambda, float tolerance,
-                         float relative, float absolute, float storing, std::uintptr_t scale, std::uintptr_t matrix,
-                         int64_t matrix_stride, bool is_short, bool symmetric, int threads) {
+                         float relative, float absolute, float storing, std::uintptr_t scale, std::uintptr_t covered,
+                         std::uintptr_t row_scale, std::uintptr_t matrix, int64_t matrix_stride, bool is_short,
+                         bool symmetric, double first_gain, int threads) {
                  CoverageProblem p;
                  p.rows = rows;
                  p.columns = columns;
                  p.dimension = dimension;
-                 p.is_double = is_double;
+                 p.type = static_cast<difal::NumberType>(type);
                  p.features = address<const void>(features);
+                 p.points = points;
                  p.feature_stride = feature_stride;
                  p.weights = address<const double>(weights);
                  p.candidates = address<const int64_t>(candidates);
@@ -86,17 +88,21 @@ py::class_<Engine> bind_engine(py::module_& m, const char* name, const char* doc
                  p.bandwidth = bandwidth;
                  p.error = {lambda, tolerance, relative, absolute, storing};
                  p.scale = address<const float>(scale);
+                 p.covered = address<const int64_t>(covered);
+                 p.row_scale = covered ? address<const float>(row_scale) : p.scale;
                  p.matrix = address<void>(matrix);
                  p.matrix_stride = matrix_stride;
                  p.is_short = is_short;
                  p.symmetric = symmetric;
+                 p.first_gain = first_gain;
                  return new Engine(p, threads);
              }),
-             py::kw_only(), py::arg("rows"), py::arg("columns"), py::arg("dimension"), py::arg("is_double"),
-             py::arg("features"), py::arg("feature_stride"), py::arg("weights"), py::arg("candidates"),
-             py::arg("allowed"), py::arg("kind"), py::arg("bandwidth"), py::arg("lambda_"), py::arg("tolerance"),
-             py::arg("relative"), py::arg("absolute"), py::arg("storing") = 0.0f, py::arg("scale"),
-             py::arg("matrix") = 0, py::arg("matrix_stride") = 0, py::arg("is_short") = false, py::arg("symmetric"),
+             py::kw_only(), py::arg("rows"), py::arg("columns"), py::arg("dimension"), py::arg("type"),
+             py::arg("features"), py::arg("points"), py::arg("feature_stride"), py::arg("weights"),
+             py::arg("candidates"), py::arg("allowed"), py::arg("kind"), py::arg("bandwidth"), py::arg("lambda_"),
+             py::arg("tolerance"), py::arg("relative"), py::arg("absolute"), py::arg("storing") = 0.0f,
+             py::arg("scale"), py::arg("covered") = 0, py::arg("row_scale") = 0, py::arg("matrix") = 0,
+             py::arg("matrix_stride") = 0, py::arg("is_short") = false, py::arg("symmetric"), py::arg("first_gain"),
              py::arg("threads"))
         .def(
             "cover",

@@ -27,7 +27,7 @@ from .ops.disagreement import (
 )
 from .ops.hypercolumns import hypercolumns
 from .ops.kcenter_greedy import Centers, kcenter_greedy
-from .ops.maxherding import MaxHerding, Selection, maxherding
+from .ops.maxherding import MaxHerding, SampledCoverage, Selection, maxherding
 from .ops.probcover import probcover
 from .ops.projection import project_then_resize
 from .ops.typiclust import Typical, typiclust
@@ -38,6 +38,7 @@ __all__ = [
     "Centers",
     "CoverageCurve",
     "MaxHerding",
+    "SampledCoverage",
     "Selection",
     "Typical",
     "__version__",

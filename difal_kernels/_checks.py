@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ import torch
 from ._arrays import exact_floats, show, to_array
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FEATURES = (*FLOATS, torch.int8, torch.uint8)
+SLICE = 1 << 22  # numbers that are looked at together
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -56,9 +58,13 @@ def _plain(value: torch.Tensor, name: str) -> torch.Tensor:
     return value.resolve_neg()
 
 
-def as_features(value: Any, name: str) -> torch.Tensor:
-    """`as_data` of rows of numbers: whole numbers become floats that hold them exactly."""
-    return exact_floats(as_data(value, name, (*FLOATS, *INTEGERS, torch.bool)), name)
+def as_features(value: Any, name: str, narrow: bool = True) -> torch.Tensor:
+    """`as_data` of rows of numbers: whole numbers become floats that hold them exactly.
+
+    Where `narrow`, int8 and uint8 stay as they are, for those who widen them a part at a time.
+    """
+    value = as_data(value, name, (*FLOATS, *INTEGERS, torch.bool))
+    return value if narrow and value.dtype in FEATURES else exact_floats(value, name)
 
 
 def as_data(value: Any, name: str, dtypes: Sequence[torch.dtype] = FLOATS) -> torch.Tensor:
@@ -160,15 +166,31 @@ def as_choice(value: Any, name: str, choices: Sequence[str]) -> str:
 
 def check_finite(value: torch.Tensor, name: str) -> None:
     """Raise ValueError that names the first NaN or infinite entry and how many there are."""
-    wide = (
-        torch.float32 if value.dtype in (torch.float16, torch.bfloat16) else None
-    )  # float64 takes thirty times as long
-    if value.numel() == 0 or bool(torch.isfinite(value.sum(dtype=wide))):
-        return  # a finite sum has only finite terms: one pass, no mask
-    bad = ~torch.isfinite(value)
-    if bool(bad.any()):
-        where = tuple(int(i) for i in bad.nonzero()[0])
+    if not value.dtype.is_floating_point:
+        return
+    wide = torch.float32 if value.dtype.itemsize == 2 else None  # float64 takes thirty times as long
+    where, count, begin = None, 0, 0
+    for some in slices(value):
+        if not bool(torch.isfinite(some.sum(dtype=wide))):  # a finite sum has only finite terms: one pass, no mask
+            bad = ~torch.isfinite(some)
+            found = int(bad.sum())
+            if found and where is None:
+                first = [int(i) for i in bad.nonzero()[0]]
+                where = (first[0] + begin, *first[1:])
+            count += found
+        begin += len(some)
+    if where is not None:
         raise ValueError(
             f"`{name}` must be finite, got {value[where].item()} at index {where} "
-            f"({int(bad.sum())} such values of {value.numel()})"
+            f"({count} such values of {value.numel()})"
         )
+
+
+def slices(value: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Parts of a tensor along its first dimension, none of them empty: torch widens half precision as a whole."""
+    if value.numel() == 0:
+        return
+    if value.ndim == 0 or value.is_cuda:
+        yield value if value.ndim else value[None]
+        return
+    yield from value.split(max(1, SLICE * len(value) // value.numel()))

@@ -1,21 +1,42 @@
-"""A progress bar on standard error: tqdm's where it is installed, else a plain line every few seconds."""
+"""Progress on standard error, by tqdm where it is installed, else a line every few seconds; or to a function."""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
+
+from ._checks import as_bool
+
+Listener = Callable[[str], None]
+EVERY = 2.0  # seconds between two lines
+
+
+def as_progress(value: Any) -> bool | Listener:
+    """The argument `progress`: True, False, or a function of a line of text."""
+    return value if callable(value) else as_bool(value, "progress")
 
 
 class Progress:
-    """Counts up to `total`; use as a context manager. Does nothing if not `enabled`."""
+    """Counts up to `total`; use as a context manager.
 
-    def __init__(self, total: int, label: str, enabled: bool):
-        self.total, self.label, self.enabled = total, label, enabled
+    Args:
+        total: picks that will be made.
+        label: what is done.
+        enabled: True for standard error, False for nothing, or a function that gets each line.
+    """
+
+    def __init__(self, total: int, label: str, enabled: bool | Listener):
+        self.total, self.label = total, label
+        self.listener: Listener | None = enabled if callable(enabled) else None
+        self.enabled = bool(enabled)
         self.done, self.began, self.shown = 0, time.monotonic(), 0.0
+        self.part_began, self.part_share = self.began, 1.0
         self.bar = None
         self._lock = threading.Lock()
-        if enabled:
+        if enabled and self.listener is None:
             try:
                 from tqdm import tqdm
             except ImportError:
@@ -23,17 +44,42 @@ class Progress:
             self.bar = tqdm(total=total, desc=label)
 
     def update(self, count: int) -> None:
+        """Count that many more picks."""
         with self._lock:
-            self._update(count)
+            self.done += count
+            if self.bar is not None:
+                self.bar.update(count)
+            elif self.done == self.total or self._is_time():
+                left = (time.monotonic() - self.began) * (self.total - self.done) / max(self.done, 1)
+                self._show(f"{self.label}: {self.done}/{self.total}, about {left:.0f} s left")
 
-    def _update(self, count: int) -> None:
-        self.done += count
-        if self.bar is not None:
-            self.bar.update(count)
-        elif self.enabled and (time.monotonic() - self.shown > 2 or self.done == self.total):
-            self.shown = time.monotonic()
-            left = (self.shown - self.began) * (self.total - self.done) / max(self.done, 1)
-            print(f"{self.label}: {self.done}/{self.total}, about {left:.0f} s left", file=sys.stderr)
+    def part(self, what: str, share: float) -> None:
+        """Tell how much of a part that makes no picks meanwhile is done; a smaller share than before begins another."""
+        with self._lock:
+            now = time.monotonic()
+            if share < self.part_share:
+                self.part_began = now
+            self.part_share = share
+            if not (0 < share < 1) or now - self.part_began < EVERY:
+                return
+            left = (now - self.part_began) * (1 - share) / share
+            line = f"{what}: {share:.0%}, about {left:.0f} s left of it"
+            if self.bar is not None:
+                self.bar.set_postfix_str(line)
+            elif self._is_time():
+                self._show(line)
+
+    def _is_time(self) -> bool:
+        return self.enabled and time.monotonic() - self.shown > EVERY
+
+    def _show(self, line: str) -> None:
+        if not self.enabled:
+            return
+        self.shown = time.monotonic()
+        if self.listener is not None:
+            self.listener(line)
+        else:
+            print(line, file=sys.stderr)
 
     def __enter__(self) -> Progress:
         return self

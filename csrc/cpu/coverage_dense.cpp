@@ -47,7 +47,7 @@ class Stored final : public StoredGreedy {
         if (!p.symmetric || steepest(p.kind) < 0) return;
         weighted_scale_.resize(p.rows);
         for (int64_t i = 0; i < p.rows; ++i) {
-            weighted_scale_[i] = p.weights[i] * p.scale[i];
+            weighted_scale_[i] = p.weights[i] * p.row_scale[i];
             weight_ += p.weights[i];
             spread_ += weighted_scale_[i];
         }
@@ -89,21 +89,21 @@ class Stored final : public StoredGreedy {
         const T* k = column(j, s);
         const float* covered = level.rounded.data();
         // Later few entries are live, and finding those costs a fraction of summing all.
-        const int64_t live =
-            stats.picks == 0 ? p.rows
-                             : kernels_.live(p.kind, p.error, k, covered, p.rows, scale_of(j), p.scale, s.rows.data());
+        const int64_t live = stats.picks == 0 ? p.rows
+                                              : kernels_.live(p.kind, p.error, k, covered, p.rows, scale_of(j),
+                                                              p.row_scale, s.rows.data());
         if (live * kSparse < p.rows) {
             for (int64_t r = 0; r < live; ++r) {
                 const int32_t i = s.rows[r];
                 s.weights[r] = p.weights[i];
                 s.packed[r] = entry_value(k[i]);
                 s.covered[r] = covered[i];
-                s.scale[r] = p.scale[i];
+                s.scale[r] = p.row_scale[i];
             }
             simd_.float32.scan(p.kind, p.error, s.packed.data(), s.covered.data(), s.weights.data(), live, scale_of(j),
                                s.scale.data(), gain, bound);
         } else {
-            kernels_.scan(p.kind, p.error, k, covered, p.weights, p.rows, scale_of(j), p.scale, gain, bound);
+            kernels_.scan(p.kind, p.error, k, covered, p.weights, p.rows, scale_of(j), p.row_scale, gain, bound);
         }
         if (p.symmetric) *bound -= self_bound(k[j], level.rounded[j], p.weights[j], p.scale[j]);
     }
@@ -132,7 +132,7 @@ class Stored final : public StoredGreedy {
     }
 
     int64_t live_rows(int64_t j, Scratch& s) override {
-        return kernels_.live(p.kind, p.error, column(j, s), level.rounded.data(), p.rows, scale_of(j), p.scale,
+        return kernels_.live(p.kind, p.error, column(j, s), level.rounded.data(), p.rows, scale_of(j), p.row_scale,
                              s.rows.data());
     }
 
@@ -175,7 +175,7 @@ class Stored final : public StoredGreedy {
         const T* k = entry(rise.row, j);
         int32_t row;
         return may_reach(entry_value(*k), rise.low) &&
-               kernels_.live(p.kind, p.error, k, &rise.low, 1, scale_of(j), p.scale + rise.row, &row) != 0;
+               kernels_.live(p.kind, p.error, k, &rise.low, 1, scale_of(j), p.row_scale + rise.row, &row) != 0;
     }
 
     const MatrixKernels<T>& kernels_ = matrix_kernels<T>();

@@ -1,6 +1,7 @@
 #include "difal/exact_kernel.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "difal/coverage.h"
@@ -28,24 +29,32 @@ double kernel_of_squared_distance(KernelKind kind, double squared, double bandwi
     }
 }
 
+constexpr int64_t kWidened = 8;  // rows that are widened together
+constexpr std::array<int32_t, kWidened> kFirst = {0, 1, 2, 3, 4, 5, 6, 7};
+
 }  // namespace
 
 ExactKernel::ExactKernel(const CoverageProblem& problem) : p_(problem) {
     if (p_.kind != KernelKind::cosine) return;
-    norms_.resize(p_.rows);
-    for (int64_t i = 0; i < p_.rows; ++i) norms_[i] = norm(row_of(p_.features, i));
+    norms_.resize(p_.points);
+    std::vector<float> room;
+    for (int64_t i = 0; i < p_.points; ++i) norms_[i] = norm(row_at(i, room));
 }
 
-const void* ExactKernel::row_of(const void* base, int64_t index) const {
-    if (p_.is_double) return static_cast<const double*>(base) + index * p_.dimension;
-    return static_cast<const float*>(base) + index * p_.dimension;
+// A row of the features as float64 or float32; in `room` where it must be widened.
+const void* ExactKernel::row_at(int64_t index, std::vector<float>& room) const {
+    const void* row = static_cast<const char*>(p_.features) + index * p_.dimension * size_of(p_.type);
+    if (!is_narrow(p_.type)) return row;
+    room.resize(p_.dimension);
+    widen_row(row, p_.type, p_.dimension, room.data());
+    return room.data();
 }
 
 double ExactKernel::norm(const void* y) const {
     const int32_t first = 0;
     double squared;
     const CoverageKernels& simd = coverage_kernels();
-    if (p_.is_double) {
+    if (p_.type == NumberType::f64) {
         simd.products_f64(static_cast<const double*>(y), p_.dimension, &first, 1, static_cast<const double*>(y),
                           &squared);
     } else {
@@ -59,33 +68,63 @@ void ExactKernel::against_point(int64_t point, const int32_t* rows, int64_t coun
     if (p_.kind == KernelKind::precomputed) {
         for (int64_t r = 0; r < count; ++r) {
             const int64_t at = rows[r] * p_.feature_stride + point;
-            out[r] =
-                p_.is_double ? static_cast<const double*>(p_.features)[at] : static_cast<const float*>(p_.features)[at];
+            out[r] = p_.type == NumberType::f64 ? static_cast<const double*>(p_.features)[at]
+                                                : static_cast<const float*>(p_.features)[at];
         }
         return;
     }
-    against(row_of(p_.features, point), norms_.empty() ? 0 : norms_[point], rows, count, out);
+    thread_local std::vector<float> room;
+    against(row_at(point, room), norms_.empty() ? 0 : norms_[point], points_of(rows, count), count, out);
+}
+
+void ExactKernel::against_row(int64_t row, const int32_t* points, int64_t count, double* out) const {
+    thread_local std::vector<float> room;
+    const int64_t point = p_.covered ? p_.covered[row] : row;
+    against(row_at(point, room), norms_.empty() ? 0 : norms_[point], points, count, out);
 }
 
 void ExactKernel::against_other(const void* y, int64_t index, const int32_t* rows, int64_t count, double* out) const {
     if (count == 0) return;
-    const void* other = row_of(y, index);
-    against(other, norms_.empty() ? 0 : norm(other), rows, count, out);
+    const int64_t size = size_of(p_.type == NumberType::f64 ? NumberType::f64 : NumberType::f32);
+    const void* other = static_cast<const char*>(y) + index * p_.dimension * size;
+    against(other, norms_.empty() ? 0 : norm(other), points_of(rows, count), count, out);
 }
 
-void ExactKernel::against(const void* y, double y_norm, const int32_t* rows, int64_t count, double* out) const {
+// The points that rows are; valid until the next call of this thread.
+const int32_t* ExactKernel::points_of(const int32_t* rows, int64_t count) const {
+    if (!p_.covered) return rows;
+    thread_local std::vector<int32_t> points;
+    points.resize(count);
+    for (int64_t r = 0; r < count; ++r) points[r] = static_cast<int32_t>(p_.covered[rows[r]]);
+    return points.data();
+}
+
+void ExactKernel::against(const void* y, double y_norm, const int32_t* points, int64_t count, double* out) const {
     const CoverageKernels& simd = coverage_kernels();
     const bool products = p_.kind == KernelKind::cosine;
-    if (p_.is_double) {
+    if (p_.type == NumberType::f64) {
         const auto run = products ? simd.products_f64 : simd.distances_f64;
-        run(static_cast<const double*>(p_.features), p_.dimension, rows, count, static_cast<const double*>(y), out);
+        run(static_cast<const double*>(p_.features), p_.dimension, points, count, static_cast<const double*>(y), out);
+    } else if (is_narrow(p_.type)) {
+        const auto run = products ? simd.products_f32 : simd.distances_f32;
+        thread_local std::vector<float> some;
+        some.resize(kWidened * p_.dimension);
+        for (int64_t begin = 0; begin < count; begin += kWidened) {
+            const int64_t size = std::min(kWidened, count - begin);
+            for (int64_t r = 0; r < size; ++r) {
+                const int64_t at = points[begin + r] * p_.dimension * size_of(p_.type);
+                widen_row(static_cast<const char*>(p_.features) + at, p_.type, p_.dimension,
+                          some.data() + r * p_.dimension);
+            }
+            run(some.data(), p_.dimension, kFirst.data(), size, static_cast<const float*>(y), out + begin);
+        }
     } else {
         const auto run = products ? simd.products_f32 : simd.distances_f32;
-        run(static_cast<const float*>(p_.features), p_.dimension, rows, count, static_cast<const float*>(y), out);
+        run(static_cast<const float*>(p_.features), p_.dimension, points, count, static_cast<const float*>(y), out);
     }
     for (int64_t r = 0; r < count; ++r) {
         if (products) {
-            const double norms = norms_[rows[r]] * y_norm;
+            const double norms = norms_[points[r]] * y_norm;
             out[r] = norms > 0 ? std::max(out[r] / norms, 0.0) : 0.0;
         } else {
             out[r] = kernel_of_squared_distance(p_.kind, out[r], p_.bandwidth);

@@ -39,7 +39,7 @@ Scratch& scratch(int64_t n) {
 void fill_row(const CoverageProblem& p, const ExactKernel& exact, int64_t i, float* k, int64_t first, int64_t width,
               const float* scale, Scratch& s) {
     const auto point = [&](int64_t c) { return p.candidates ? p.candidates[first + c] : first + c; };
-    const int64_t count = coverage_kernels().transform(p.kind, p.error, k, width, p.scale[i], scale);
+    const int64_t count = coverage_kernels().transform(p.kind, p.error, k, width, p.row_scale[i], scale);
     int64_t found = 0;
     for (int64_t c = 0; found < count; ++c) {
         if (k[c] != kUncertain) continue;
@@ -50,7 +50,7 @@ void fill_row(const CoverageProblem& p, const ExactKernel& exact, int64_t i, flo
         s.places[found] = static_cast<int32_t>(i - first);
         s.rows[found++] = static_cast<int32_t>(i);
     }
-    exact.against_point(i, s.rows.data(), found, s.values.data());
+    exact.against_row(i, s.rows.data(), found, s.values.data());
     for (int64_t u = 0; u < found; ++u) k[s.places[u]] = static_cast<float>(s.values[u]);
 }
 
@@ -62,9 +62,9 @@ void cover_by_labeled(const CoverageProblem& p, const ExactKernel& exact, Team& 
         Scratch& s = scratch(kSpan);
         for (int64_t l = 0; l < count; ++l) {
             float* k = products + l * stride + begin;
-            simd.transform(p.kind, p.error, k, size, scale[l], p.scale + begin);
+            simd.transform(p.kind, p.error, k, size, scale[l], p.row_scale + begin);
             const int64_t live = simd.float32.live(p.kind, p.error, k, level.rounded.data() + begin, size, scale[l],
-                                                   p.scale + begin, s.rows.data());
+                                                   p.row_scale + begin, s.rows.data());
             for (int64_t r = 0; r < live; ++r) s.rows[r] += static_cast<int32_t>(begin);
             exact.against_other(labeled, l, s.rows.data(), live, s.values.data());
             for (int64_t r = 0; r < live; ++r) {
@@ -75,7 +75,11 @@ void cover_by_labeled(const CoverageProblem& p, const ExactKernel& exact, Team& 
 }
 
 Greedy::Greedy(const CoverageProblem& problem, int threads)
-    : p(problem), exact(p), team(threads), level(problem.rows, problem.kind, problem.is_short) {
+    : p(problem),
+      exact(p),
+      team(threads),
+      level(problem.rows, problem.kind, problem.is_short),
+      first_gain(problem.first_gain) {
     gains_.assign(p.columns, 0.0);
     margin_.assign(p.columns, 0.0);
     bounds_.assign(p.columns, 0.0);

@@ -79,7 +79,7 @@ class Greedy {
     Team team;
     CoverageLevel level;
     CoverageStats stats;
-    double first_gain = -1;  // < 0: none yet
+    double first_gain;  // < 0: none yet
 
   protected:
     // What a matrix can be asked. Column j's estimate and bound:

@@ -202,7 +202,7 @@ def select(
     budget = find_budget(args.budget, points.candidate_count)
     if len(picks):
         report.say(f"going on after {len(picks):,} picks")
-    selecting = open_selection(args, samples, points, picks, gains)
+    selecting = open_selection(args, samples, points, picks, gains, report)
     target = Target(args.until, args.until_gain)
     before, portion, found = selecting.before, FIRST_PORTION, None
     began, done_before, saved_at = time.monotonic(), len(picks), time.monotonic()
@@ -311,7 +311,12 @@ def without_near_duplicates(args: argparse.Namespace, samples: Samples, report: 
 
 
 def open_selection(
-    args: argparse.Namespace, samples: Samples, points: Points, picks: np.ndarray, gains: np.ndarray
+    args: argparse.Namespace,
+    samples: Samples,
+    points: Points,
+    picks: np.ndarray,
+    gains: np.ndarray,
+    report: Reporter,
 ) -> Selecting:
     shared = {"picks": picks, "labeled": points.labeled, "candidates": points.candidates}
     if args.method == "kcenter":
@@ -321,6 +326,7 @@ def open_selection(
         **shared,
         gains=gains,
         weights=points.weights,
+        report=report.passing,
         kernel="tophat" if args.method == "probcover" else args.kernel,
         bandwidth=1.0 if samples.bandwidth is None else samples.bandwidth,
         memory_limit=args.memory,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -41,6 +42,7 @@ class Herding:
     Args:
         features, labeled, candidates, weights, kernel, bandwidth, memory_limit: as for `MaxHerding`.
         picks, gains: of the earlier part of this selection; gains as `more` returns them.
+        report: called with a line of text now and then while `more` runs.
     """
 
     def __init__(
@@ -52,17 +54,15 @@ class Herding:
         labeled: torch.Tensor | None,
         candidates: torch.Tensor | None,
         weights: np.ndarray | None,
+        report: Callable[[str], None],
         **options: Any,
     ):
-        self._unit, self._known = mean_weight(weights), float(gains.sum())
-        earlier = torch.from_numpy(picks)
-        if len(earlier):
-            labeled = (
-                features[earlier] if labeled is None else torch.cat([labeled.to(features.dtype), features[earlier]])
-            )
-            left = torch.arange(len(features)) if candidates is None else candidates
-            candidates = left[~torch.isin(left, earlier)]
-        self._herding = MaxHerding(features, weights=weights, labeled=labeled, candidates=candidates, **options)
+        self._report = report
+        self._unit = mean_weight(weights)
+        picked = torch.from_numpy(picks), torch.from_numpy(gains * self._unit)
+        self._herding = MaxHerding(
+            features, weights=weights, labeled=labeled, candidates=candidates, picked=picked, **options
+        )
 
     @property
     def remaining(self) -> int:
@@ -70,10 +70,10 @@ class Herding:
 
     @property
     def before(self) -> float:
-        return float(self._herding.coverage - self._herding.gains.sum()) / self._unit - self._known
+        return float(self._herding.coverage - self._herding.gains.sum()) / self._unit
 
     def more(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        picks = self._herding.select(count)
+        picks = self._herding.select(count, progress=self._report)
         return picks.numpy(), self._herding.gains[len(self._herding.gains) - count :].numpy() / self._unit
 
     def next_portion(self, done: int, last: int, seconds: float, wanted: float) -> int:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from ..ops.maxherding.backends.cpu.operands import full_precision
-from ..ops.maxherding.kernel_functions import kernel_matrix, kernel_of_scaled_square
+from .._precision import full_precision
+from ..ops.maxherding.kernel_functions import KERNEL_FUNCTIONS, kernel_matrix
 
 BLOCK = 2048  # rows that are compared together with those kept so far
 UNIT = 2.0**-24  # float32's unit roundoff
@@ -132,7 +132,7 @@ def _reach(kernel: str, threshold: float) -> float:
     """The largest (r/h)^2 of which the kernel is at least `threshold`, by bisection."""
 
     def value(q: float) -> float:
-        return float(kernel_of_scaled_square(torch.tensor([q], dtype=torch.float64), kernel)[0])
+        return float(KERNEL_FUNCTIONS[kernel].from_squared(torch.tensor([q], dtype=torch.float64))[0])
 
     low, high = 0.0, 1.0
     while value(high) >= threshold:

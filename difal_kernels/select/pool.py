@@ -89,7 +89,7 @@ def open_pool(files: Sequence[Path], column: str | None, scratch: Path) -> Pool:
                 f"{source.path} has {source.columns} numbers a row and {sources[0].path} has {sources[0].columns}; "
                 f"all must be features of one model"
             )
-    if len(sources) == 1 and sources[0].whole is not None and sources[0].dtype.is_floating_point:
+    if len(sources) == 1 and sources[0].whole is not None:
         (source,) = sources
         row = 0
         for block in source.blocks():
@@ -134,7 +134,9 @@ def check_block(source: Source, block: torch.Tensor, row: int) -> None:
 
 
 def _common_dtype(sources: Sequence[Source]) -> torch.dtype:
-    """A type that holds the numbers of all files exactly; half precision for small integers."""
+    """A type that holds the numbers of all files exactly."""
+    if len({source.dtype for source in sources}) == 1:
+        return sources[0].dtype
     dtypes = [source.dtype if source.dtype.is_floating_point else torch.float16 for source in sources]
     common = dtypes[0]
     for dtype in dtypes[1:]:

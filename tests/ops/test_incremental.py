@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from difal_kernels import BackendUnavailableError, MaxHerding, maxherding
+from difal_kernels import BackendUnavailableError, MaxHerding, _progress, maxherding
 from difal_kernels.ops.maxherding import incremental
 from difal_kernels.ops.maxherding.backends import BACKENDS
 from difal_kernels.ops.maxherding.matrix_free import MatrixFreeSelection
@@ -71,6 +71,56 @@ def test_newly_labeled_points_count_from_then_on(path, options):
     want = maxherding(x, 20, labeled=labeled, bandwidth=9.0, backend="reference", return_info=True, **left)
     assert torch.equal(second, want.indices)
     assert herding.coverage == pytest.approx(want.coverage, rel=1e-12)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "few candidates", "many candidates", "weights"])
+def test_goes_on_from_the_picks_of_an_earlier_object(path, options):
+    x = cloud()
+    want = maxherding(x, 40, backend="reference", return_info=True, **options)
+    earlier = MaxHerding(x, **options)
+    earlier.select(15)
+    later = MaxHerding(x, picked=(earlier.indices, earlier.gains), **options)
+    assert torch.equal(later.select(25), want.indices[15:])
+    assert torch.equal(later.indices, want.indices)
+    torch.testing.assert_close(later.gains, want.gains, rtol=0, atol=1e-11)
+    assert later.coverage == pytest.approx(want.coverage, rel=1e-12)
+
+
+@pytest.mark.parametrize("kernel", ["tophat", "rbf"])
+def test_what_ties_in_one_call_ties_after_going_on(path, kernel):
+    x, weights = torch.arange(200.0)[:, None], torch.full((200,), 1e-13, dtype=torch.float64)
+    weights[150] = 1.0
+    weights[100:150] *= 1.5  # alike beside the first gain, not beside each other
+    options = {"weights": weights, "kernel": kernel, "bandwidth": 0.1}
+    want = maxherding(x, 30, backend="reference", **options)
+    assert want.tolist() == [150, *range(29)]
+    earlier = MaxHerding(x, **options)
+    earlier.select(3)
+    assert torch.equal(MaxHerding(x, picked=(earlier.indices, earlier.gains), **options).select(27), want[3:])
+
+
+def test_picks_that_are_none_of_an_earlier_object_are_named():
+    x, gains = cloud(30), torch.ones(2, dtype=torch.float64)
+    for picked, error, says in (
+        ([1, 2, 3], TypeError, "`picked` must be the indices and gains"),
+        ((torch.tensor([0.5, 1.0]), gains), TypeError, r"`picked\[0\]` must have dtype"),
+        ((torch.tensor([1, 2, 3]), gains), ValueError, "as many gains"),
+        ((torch.tensor([1, 30]), gains), ValueError, "indices of candidates, got 30"),
+        ((torch.tensor([1, 1]), gains), ValueError, "must not repeat"),
+        ((torch.tensor([1, 2]), gains * torch.nan), ValueError, r"`picked\[1\]` must be finite"),
+    ):
+        with pytest.raises(error, match=says):
+            MaxHerding(x, picked=picked)
+
+
+def test_progress_may_go_to_a_function(path, monkeypatch):
+    monkeypatch.setattr(_progress, "EVERY", -1.0)
+    lines = []
+    MaxHerding(cloud()).select(30, progress=lines.append)
+    assert lines[-1].startswith("maxherding: 30/30")
+    assert any("pass over all pairs: " in line and "s left" in line for line in lines) == (path != "dense")
+    with pytest.raises(TypeError, match="`progress`"):
+        MaxHerding(cloud()).select(3, progress=2)
 
 
 def test_labeling_a_point_twice_changes_nothing():

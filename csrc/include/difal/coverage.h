@@ -11,6 +11,7 @@
 #include <memory>
 
 #include "difal/coverage_kernels.h"
+#include "difal/number_type.h"
 
 namespace difal {
 
@@ -18,8 +19,10 @@ struct CoverageProblem {
     int64_t rows = 0;                     // N, points to cover
     int64_t columns = 0;                  // M, columns of the kernel matrix
     int64_t dimension = 0;                // D, 0 for a precomputed kernel
-    bool is_double = false;               // features (or the precomputed kernel): float64, else float32
-    const void* features = nullptr;       // (N, D) contiguous; precomputed: the (N, N) kernel
+    NumberType type = NumberType::f32;    // of the features; of a precomputed kernel f32 or f64
+    const void* features = nullptr;       // (points, D) contiguous; precomputed: the (N, N) kernel
+    int64_t points = 0;                   // N, or more where only some of them are covered
+    const int64_t* covered = nullptr;     // (N,) the points that are covered; null: row i is point i
     int64_t feature_stride = 0;           // elements from row to row
     const double* weights = nullptr;      // (N,)
     const int64_t* candidates = nullptr;  // (M,) pool index of each column; null: column j is point j
@@ -27,11 +30,13 @@ struct CoverageProblem {
     KernelKind kind = KernelKind::rbf;
     double bandwidth = 1;
     ErrorModel error;
-    const float* scale = nullptr;  // (N,) the s_i of ErrorModel
-    void* matrix = nullptr;        // (N, M) kernel values
-    int64_t matrix_stride = 0;     // elements from row to row
-    bool is_short = false;         // they are uint16, steps of 1 / kSteps; else float32
-    bool symmetric = true;         // column j is point j, M = N, and the matrix equals its transpose
+    const float* row_scale = nullptr;  // (N,) the s_i of ErrorModel
+    const float* scale = nullptr;      // (points,) the same of all points
+    void* matrix = nullptr;            // (N, M) kernel values
+    int64_t matrix_stride = 0;         // elements from row to row
+    bool is_short = false;             // they are uint16, steps of 1 / kSteps; else float32
+    bool symmetric = true;             // column j is point j, M = N, and the matrix equals its transpose
+    double first_gain = -1;  // of the selection that this goes on with, not divided by N; < 0: this is its start
 };
 
 struct CoverageStats {

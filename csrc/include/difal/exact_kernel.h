@@ -12,16 +12,20 @@ class ExactKernel {
   public:
     explicit ExactKernel(const CoverageProblem& problem);
 
-    // out[r] = k(x[rows[r]], x[point])
+    // out[r] = k(x[row rows[r]], x[point])
     void against_point(int64_t point, const int32_t* rows, int64_t count, double* out) const;
 
-    // out[r] = k(x[rows[r]], y[index]), y contiguous and of the features' type
+    // out[c] = k(x[row], x[points[c]])
+    void against_row(int64_t row, const int32_t* points, int64_t count, double* out) const;
+
+    // out[r] = k(x[row rows[r]], y[index]), y contiguous, float64 if the features are that, else float32
     void against_other(const void* y, int64_t index, const int32_t* rows, int64_t count, double* out) const;
 
   private:
-    void against(const void* y, double norm, const int32_t* rows, int64_t count, double* out) const;
+    void against(const void* y, double norm, const int32_t* points, int64_t count, double* out) const;
+    const int32_t* points_of(const int32_t* rows, int64_t count) const;
     double norm(const void* y) const;
-    const void* row_of(const void* base, int64_t index) const;
+    const void* row_at(int64_t index, std::vector<float>& room) const;
 
     const CoverageProblem& p_;
     std::vector<double> norms_;  // cosine only

@@ -34,7 +34,8 @@ def kcenter_greedy(
     is labeled and all points are candidates.
 
     Args:
-        features: (N, D) torch.Tensor or numpy.ndarray of float16, bfloat16, float32 or float64, any strides.
+        features: (N, D) torch.Tensor or numpy.ndarray of float16, bfloat16, float32, float64, int8 or
+            uint8, any strides.
         budget: how many points to pick, from 0 to the number of candidates.
         labeled: (L, D) features of points labeled already: centres, but not picked. Without any, all distances are
             infinite at first and the lowest candidate is the first pick.

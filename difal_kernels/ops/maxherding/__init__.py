@@ -6,16 +6,30 @@ from typing import Any
 
 import torch
 
+from ..._checks import as_int
 from ..._dispatch import Op
 from ..._settings import on_cpu_by_default
 from .backends import BACKENDS
 from .incremental import MaxHerding
-from .problem import prepare
+from .problem import Batch, prepare
 from .result import Selection, answer
+from .sampling import SampledCoverage, check, sampled
 
-__all__ = ["MaxHerding", "Selection", "maxherding"]
+__all__ = ["MaxHerding", "SampledCoverage", "Selection", "maxherding"]
 
-_OP = Op("maxherding", prepare, BACKENDS)
+
+def _with_rows(batch: Batch, sample_rows: Any, seed: Any) -> Batch:
+    if sample_rows is None:
+        as_int(seed, "seed", low=0)
+        return batch
+    return sampled(batch, sample_rows, seed)
+
+
+def _prepare(features: Any, budget: int, *, sample_rows: Any = None, seed: Any = 0, **options: Any) -> Batch:
+    return _with_rows(prepare(features, budget, **options), sample_rows, seed)
+
+
+_OP = Op("maxherding", _prepare, BACKENDS)
 
 
 @on_cpu_by_default
@@ -33,6 +47,8 @@ def maxherding(
     backend: str = "auto",
     return_info: bool = False,
     progress: bool = False,
+    sample_rows: int | None = None,
+    seed: int = 0,
 ) -> Any:
     """Pick `budget` points that together cover the pool best, greedily and exactly.
 
@@ -41,9 +57,9 @@ def maxherding(
     (0 if nothing is labeled or picked). The greedy answer is within 1 - 1/e of the best set's coverage.
 
     Args:
-        features: (N, D), or (B, N, D) for B independent problems. torch.Tensor or numpy.ndarray of float16,
-            bfloat16, float32 or float64, any strides. With kernel="precomputed" the (N, N) or (B, N, N) kernel, of
-            which entry [i, j] says how well j covers i; it need not be symmetric.
+        features: (N, D), or (B, N, D) for B independent problems. torch.Tensor or numpy.ndarray (also numpy.memmap)
+            of float16, bfloat16, float32, float64, int8 or uint8, any strides. With kernel="precomputed" the (N, N) or
+            (B, N, N) kernel, of floats, of which entry [i, j] says how well j covers i; it need not be symmetric.
         budget: how many points to pick, from 0 to the number of candidates.
         labeled: (L, D) features of points labeled already (or (L, N) kernel values): they cover but are not
             picked. With a batch, one (B, L, D) array, a list of B arrays, or one (L, D) shared by all.
@@ -61,6 +77,10 @@ def maxherding(
         backend: "auto", "cuda", "triton", "cpu" or "reference". `explain(maxherding, ...)` says which would run.
         return_info: return a `Selection` with gains, coverage and bandwidth instead of the indices alone.
         progress: show a progress bar on standard error.
+        sample_rows: not the exact selection, but one that chooses by the coverage of so many rows, drawn at random:
+            where the exact one is too dear. All N may still be picked. The result's `sampled` says how sure its
+            coverage is. On the CPU only, in 2 to 4 bytes for each of sample_rows x N entries.
+        seed: which rows; of no effect without `sample_rows`.
 
     Returns:
         int64 indices into `features` in pick order, (budget,) or (B, budget), of the library and on the device of
@@ -94,7 +114,7 @@ def maxherding(
         >>> maxherding(line, 2, bandwidth=2.0)
         tensor([1, 4])
     """
-    batch = prepare(
+    whole = prepare(
         features,
         budget,
         labeled=labeled,
@@ -107,7 +127,13 @@ def maxherding(
         progress=progress,
         return_info=return_info,
     )
+    batch = _with_rows(whole, sample_rows, seed)
     chosen = _OP.choose(backend, batch)
     with torch.no_grad():
         results = _OP.backends[chosen].run(batch)
-    return answer(features, batch, results, [p.bandwidth for p in batch.problems], chosen, return_info)
+    found = answer(features, batch, results, [p.bandwidth for p in batch.problems], chosen, return_info)
+    if sample_rows is None or not return_info:
+        return found
+    ((p,), (sample,), (result,)) = whole.problems, batch.problems, results
+    checked = check(p, sample, result.indices, result.coverage, seed)
+    return found._replace(coverage=float(checked.coverage[-1]), sampled=checked)

@@ -19,7 +19,9 @@ from .result import Result
 
 def symmetric(p: Problem) -> bool:
     """Whether the whole square matrix is made: half of it by symmetry costs less than a column per candidate."""
-    return p.kernel != "precomputed" and (p.candidates is None or 2 * len(p.candidates) > len(p.features))
+    if p.kernel == "precomputed" or p.rows is not None:
+        return False
+    return p.candidates is None or 2 * len(p.candidates) > len(p.features)
 
 
 def columns(p: Problem) -> int:
@@ -34,7 +36,7 @@ def points_of_columns(p: Problem) -> torch.Tensor | None:
 
 def describe(p: Problem, bits: int) -> str:
     passes = "no GEMM pass" if p.kernel == "precomputed" else f"{0.5 if symmetric(p) else 1} GEMM passes"
-    return f"dense, {len(p.features)} x {columns(p)} kernel in {bits} bits an entry, {passes}"
+    return f"dense, {p.row_count} x {columns(p)} kernel in {bits} bits an entry, {passes}"
 
 
 def cover_labeled(target: Covers, p: Problem) -> None:
@@ -79,7 +81,7 @@ class DenseSelection:
         for p, (picks, gains) in zip(self.problems, self.greedy.select(counts, bar), strict=True):
             points = points_of_columns(p)
             picks = picks if points is None else points.to(picks.device)[picks]
-            made.append((picks, gains / len(p.features)))
+            made.append((picks, gains / p.row_count))
         return made
 
     def add_labeled(self, labeled: torch.Tensor) -> None:
@@ -87,7 +89,7 @@ class DenseSelection:
         cover_labeled(self.matrix, replace(self.problems[0], labeled=labeled))
 
     def coverage(self, b: int = 0) -> float:
-        return self.greedy.covered(b) / len(self.problems[b].features)
+        return self.greedy.covered(b) / self.problems[b].row_count
 
     def contested_picks(self, b: int = 0) -> int:
         return self.greedy.contested(b)

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from ..._checks import as_bool, as_int, back_converter
+from ..._checks import INTEGERS, as_data, as_int, back_converter, check_finite
 from ..._dispatch import BackendUnavailableError
-from ..._progress import Progress
+from ..._progress import Progress, as_progress
 from ..._settings import on_cpu_by_default
 from . import plan
 from .backends import BACKENDS
@@ -32,6 +32,28 @@ def _one_at_a_time(method: Callable) -> Callable:
     return wrapped
 
 
+def _earlier_picks(picked: Any, p: Problem) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices and gains of the argument `picked`, checked."""
+    if picked is None:
+        return torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.float64)
+    if not isinstance(picked, tuple | list) or len(picked) != 2:
+        raise TypeError(f"`picked` must be the indices and gains of an earlier MaxHerding, got {type(picked).__name__}")
+    indices = as_data(picked[0], "picked[0]", INTEGERS).long()
+    gains = as_data(picked[1], "picked[1]", (torch.float64,))
+    if indices.ndim != 1 or indices.shape != gains.shape:
+        raise ValueError(
+            f"`picked` must be (n,) indices and as many gains, got {tuple(indices.shape)} and {tuple(gains.shape)}"
+        )
+    check_finite(gains, "picked[1]")
+    allowed = torch.arange(len(p.features)) if p.candidates is None else p.candidates
+    foreign = indices[~torch.isin(indices, allowed)]
+    if len(foreign):
+        raise ValueError(f"`picked` must be indices of candidates, got {int(foreign[0])}")
+    if len(indices.unique()) != len(indices):
+        raise ValueError("`picked` must not repeat an index")
+    return indices.clone(), gains.clone()
+
+
 class MaxHerding:
     """A MaxHerding selection that stays open.
 
@@ -42,6 +64,8 @@ class MaxHerding:
     Args:
         features: (N, D) as for `maxherding`, on the CPU; not to be changed while the object lives.
         labeled, candidates, weights, kernel, bandwidth, memory_limit: as for `maxherding`.
+        picked: `indices` and `gains` of an earlier object with the same arguments, which this one then goes on from:
+            in another process, say. The picks of both together are those of one call.
 
     Attributes:
         indices: int64 indices into `features`, in pick order, so far.
@@ -76,6 +100,7 @@ class MaxHerding:
         kernel: str = "rbf",
         bandwidth: Any = "median",
         memory_limit: int | None = None,
+        picked: tuple[Any, Any] | None = None,
     ):
         batch = prepare(
             features,
@@ -99,8 +124,7 @@ class MaxHerding:
         self._limit = plan.memory_limit(self._device, batch)
         plan.check_limit(self._device, batch, self._limit)
         self._open: DenseSelection | MatrixFreeSelection | None = None
-        self._indices = torch.empty(0, dtype=torch.int64)
-        self._gains = torch.empty(0, dtype=torch.float64)
+        self._indices, self._gains = _earlier_picks(picked, self._problem)
 
     @property
     def indices(self) -> Any:
@@ -124,12 +148,12 @@ class MaxHerding:
 
     @_one_at_a_time
     @on_cpu_by_default
-    def select(self, budget: int, *, progress: bool = False) -> Any:
+    def select(self, budget: int, *, progress: Any = False) -> Any:
         """The next `budget` picks.
 
         Args:
             budget: at most `remaining`.
-            progress: show a progress bar on standard error.
+            progress: show progress on standard error; or a function that is called with a line of text now and then.
 
         Returns:
             (budget,) int64 indices into `features` in pick order, of the library of `features`.
@@ -137,7 +161,7 @@ class MaxHerding:
         Raises:
             TypeError, ValueError: `budget` is no integer, negative, or more than `remaining`.
         """
-        budget, progress = as_int(budget, "budget", low=0), as_bool(progress, "progress")
+        budget, progress = as_int(budget, "budget", low=0), as_progress(progress)
         if budget > self.remaining:
             raise ValueError(f"`budget` must be at most the candidates that remain, {self.remaining}, got {budget}")
         if budget == 0:
@@ -208,4 +232,4 @@ class MaxHerding:
         left = left[~torch.isin(left, self._indices)]
         picked = p.features[:, self._indices].T if p.kernel == "precomputed" else p.features[self._indices]
         known = picked if p.labeled is None else torch.cat([p.labeled, picked])
-        return replace(p, labeled=known, candidates=left)
+        return replace(p, labeled=known, candidates=left, first_gain=float(self._gains[0]))

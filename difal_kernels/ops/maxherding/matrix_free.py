@@ -9,6 +9,7 @@ anew. What is alive is gathered, and the rest is greedy on that.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 
@@ -63,6 +64,7 @@ class MatrixFreeSelection:
     def more(self, count: int, bar: Progress) -> tuple[torch.Tensor, torch.Tensor]:
         """Make the next `count` picks, and their gains; within `tiles.working()`."""
         wanted = self.handed_out + count
+        self.tiles.told = functools.partial(bar.part, "pass over all pairs")
         while len(self.picks) < wanted and not self.started:
             known = len(self.picks)
             self.prepare()
@@ -87,7 +89,7 @@ class MatrixFreeSelection:
             self.tiles.capacity = int(self.tiles.capacity / self.rules.slack)  # the sample said too little: guess on
             return
         self.started, self.known = True, None
-        self.tiles.start(self.gains[0] if self.gains else -1.0, self.picks)
+        self.tiles.start(-1.0 if self.first_gain is None else self.first_gain, self.picks)
 
     def add_labeled(self, labeled: torch.Tensor) -> bool:
         """Cover by more labeled rows; False where that is not possible at this stage."""
@@ -96,6 +98,13 @@ class MatrixFreeSelection:
         cover_labeled(self.tiles, replace(self.p, labeled=labeled))
         self.covered_before = self.tiles.covered() - math.fsum(self.gains)
         return True
+
+    @property
+    def first_gain(self) -> float | None:
+        """Of this selection or the one that it goes on with, not divided by N; None while there is none."""
+        if self.p.first_gain is not None:
+            return self.p.first_gain * self.n
+        return self.gains[0] if self.gains else None
 
     def coverage(self) -> float:
         return (self.covered_before + math.fsum(self.gains[: self.handed_out])) / self.n
@@ -197,7 +206,7 @@ class MatrixFreeSelection:
 
         def enough() -> float:
             """The gain that a candidate must have: within a tie of the best."""
-            return best - TIE * (self.gains[0] if self.gains else max(best, 0.0))
+            return best - TIE * (max(best, 0.0) if self.first_gain is None else self.first_gain)
 
         rivals = (upper >= enough()).nonzero()[:, 0]
         rivals = rivals[upper[rivals].argsort(descending=True, stable=True)]

@@ -26,7 +26,7 @@ def needed(device: Device, p: Problem, path: str) -> int:
 
 def paths(device: Device, p: Problem) -> tuple[str, ...]:
     """Those that can solve this, the fastest first: a kernel that is given is a matrix already."""
-    if p.kernel == "precomputed":
+    if p.kernel == "precomputed" or p.rows is not None:
         return (DENSE,)
     return (DENSE, MATRIX_FREE) if device.path is None else (device.path,)
 

@@ -99,6 +99,9 @@ class TiledGreedy(Covers, Protocol):
     entry_error: torch.Tensor
     rows_rounding: float
 
+    def told(self, share: float) -> None:
+        """Called in `sweep` with the share that is done, where that takes long."""
+
     def working(self) -> AbstractContextManager[None]:
         """Threads that the other methods need; may be nested."""
 

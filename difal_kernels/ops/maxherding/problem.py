@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 
 from ..._arrays import exact_floats
 from ..._checks import (
+    FEATURES,
     FLOATS,
     INTEGERS,
     as_bool,
@@ -23,6 +24,7 @@ from ..._checks import (
     as_numbers,
     as_tensor,
     check_finite,
+    slices,
 )
 from .bandwidth import median_bandwidth, sample_rows
 from .kernel_functions import KERNELS, SCALE_FREE, kernel_matrix
@@ -34,15 +36,25 @@ LARGEST_SUM = 1e300  # of the weights: backends multiply it by some powers of tw
 
 @dataclass(frozen=True)
 class Problem:
-    """One selection. Tensors are on one device; `features` keeps the user's dtype and strides."""
+    """One selection. Tensors are on one device; `features` keeps the user's dtype and strides.
+
+    `labeled` is of the same dtype, or float32 beside narrower features on the CPU.
+    """
 
     features: torch.Tensor  # (N, D), or the (N, N) kernel if precomputed
     budget: int
     labeled: torch.Tensor | None  # (L, D), or (L, N) if precomputed; None if there are none
     candidates: torch.Tensor | None  # (M,) int64 ascending, on the CPU; None for all
-    weights: torch.Tensor  # (N,) float64
+    weights: torch.Tensor  # (N,) float64; of the rows that are covered
     kernel: str
     bandwidth: float | None  # None if the kernel has none
+    first_gain: float | None = None  # of the selection that this goes on with; None: this is the beginning
+    rows: torch.Tensor | None = None  # (R,) int64, the points that are covered, on the CPU; None for all
+
+    @property
+    def row_count(self) -> int:
+        """How many points are covered: N, unless `rows` names some."""
+        return len(self.weights)
 
     @cached_property
     def mean_similarity(self) -> float:
@@ -80,8 +92,9 @@ def prepare(
     progress: bool = False,
     return_info: bool = False,
 ) -> Batch:
+    """Validate the arguments of `maxherding`, but for `sample_rows` and `seed`."""
     as_choice(kernel, "kernel", KERNELS)
-    x = as_features(features, "features")
+    x = as_features(features, "features", narrow=kernel != "precomputed")
     batched = x.ndim == 3
     if x.ndim not in (2, 3):
         raise ValueError(f"`features` must be 2-D (N, D) or 3-D (B, N, D), got shape {tuple(x.shape)}")
@@ -118,9 +131,11 @@ def prepare(
     ]
     problems = []
     for (pool, labels, allowed, w), width in zip(checked, bandwidths, strict=True):
-        if labels is not None and labels.dtype != pool.dtype:  # both to a type that holds either exactly
-            wide = torch.promote_types(labels.dtype, pool.dtype)
-            pool, labels = pool.to(wide), labels.to(wide)
+        if labels is not None and labels.dtype != pool.dtype:  # a type that holds either exactly
+            wide = torch.promote_types(torch.promote_types(labels.dtype, pool.dtype), torch.float32)
+            labels = labels.to(wide)
+            if pool.device.type != "cpu" or wide == torch.float64:  # the CPU widens narrow features slice by slice
+                pool = pool.to(wide)
         if kernel in SCALE_FREE:
             width = None
         elif width is None:
@@ -131,8 +146,10 @@ def prepare(
 
 def _check_size(rows: torch.Tensor, name: str, kernel: str) -> None:
     """Squared distances must fit in float64, and a given kernel in float32."""
-    low, high = (float(end) for end in torch.aminmax(rows))  # of abs() there would be a copy
-    largest = max(-low, high)
+    largest = 0.0
+    for some in slices(rows):
+        low, high = (float(end) for end in torch.aminmax(some))  # of abs() there would be a copy
+        largest = max(largest, -low, high)
     if kernel == "precomputed":
         if largest > 1e30 or 0 < largest < 1e-20:
             raise ValueError(f"`{name}` must be a kernel of values about 1, got values up to {largest:.3g}; rescale it")
@@ -186,7 +203,8 @@ def _labeled(value: Any, pool: torch.Tensor, kernel: str) -> torch.Tensor | None
         raise TypeError(
             f"`labeled` must be the rows of what is labeled, got {kind} of shape {tuple(labeled.shape)}; give {wanted}"
         )
-    labeled = exact_floats(labeled, "labeled")
+    if kernel == "precomputed" or labeled.dtype not in FEATURES:
+        labeled = exact_floats(labeled, "labeled")
     if labeled.ndim != 2 or labeled.shape[1] != pool.shape[1]:
         what = "(L, N) kernel values" if kernel == "precomputed" else "(L, D) features"
         raise ValueError(f"`labeled` must be {what} with {pool.shape[1]} columns, got shape {tuple(labeled.shape)}")
@@ -200,13 +218,28 @@ def _labeled(value: Any, pool: torch.Tensor, kernel: str) -> torch.Tensor | None
 
 
 def check_labeled(value: Any, p: Problem) -> torch.Tensor | None:
-    """Further labeled points for `p`, of its features' dtype; None if there are none."""
+    """Further labeled points for `p`, of its features' dtype or float32; None if there are none."""
     labeled = _labeled(value, p.features, p.kernel)
     if labeled is None or labeled.dtype == p.features.dtype:
         return labeled
-    if torch.promote_types(labeled.dtype, p.features.dtype) != p.features.dtype:
+    wide = torch.promote_types(p.features.dtype, torch.float32)
+    if torch.promote_types(labeled.dtype, wide) != wide:
         raise TypeError(f"`labeled` must be of the features' dtype {p.features.dtype}, got {labeled.dtype}; convert it")
-    return labeled.to(p.features.dtype)
+    return labeled.to(wide)
+
+
+def in_one_dtype(batch: Batch) -> Batch:
+    """The same problems with features and labeled points of one float type, for backends that need that."""
+
+    def one(p: Problem) -> Problem:
+        wide = p.features.dtype if p.features.dtype.is_floating_point else torch.float16  # holds integers of 8 bits
+        if p.labeled is not None:
+            wide = torch.promote_types(wide, p.labeled.dtype)
+        if p.features.dtype == wide:
+            return p
+        return replace(p, features=p.features.to(wide), labeled=None if p.labeled is None else p.labeled.to(wide))
+
+    return replace(batch, problems=tuple(one(p) for p in batch.problems))
 
 
 def _candidates(value: Any, n: int, budget: int) -> torch.Tensor | None:

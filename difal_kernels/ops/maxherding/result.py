@@ -12,6 +12,7 @@ import torch
 
 from ..._checks import back_converter
 from .problem import Batch
+from .sampling import SampledCoverage
 
 TIE = 1e-12  # gains closer than this, in units of the first gain, are equal: the lowest index wins
 
@@ -36,6 +37,8 @@ class Selection(NamedTuple):
         bandwidth: the kernel's bandwidth in feature units; NaN for kernels that have none.
         contested_picks: picks at which several candidates were too close for estimates and were compared in float64.
         backend: what ran.
+        sampled: the `SampledCoverage` of a selection with `sample_rows`, whose gains are of the rows that it was chosen
+            by, and whose coverage is an estimate; None for an exact one.
     """
 
     indices: Any
@@ -44,6 +47,7 @@ class Selection(NamedTuple):
     bandwidth: Any
     contested_picks: Any
     backend: str
+    sampled: SampledCoverage | None = None
 
     @property
     def settled(self) -> Any:

@@ -14,7 +14,7 @@ from ..._precision import full_precision
 from ..._progress import Progress
 from ..._workers import Workers
 from ..maxherding.backends.cpu import free_memory
-from ..maxherding.backends.cpu.greedy import cover, run_picks
+from ..maxherding.backends.cpu.greedy import NUMBER_TYPES, cover, run_picks
 from ..maxherding.backends.cpu.operands import GemmOperands, copy_bytes, cut
 from ..maxherding.kernel_functions import KERNEL_FUNCTIONS
 from ..maxherding.problem import Batch, Problem
@@ -101,8 +101,9 @@ class _Selection:
             rows=self.n,
             columns=self.n,
             dimension=self.features.shape[1],
-            is_double=self.features.dtype == torch.float64,
+            type=NUMBER_TYPES.index(self.features.dtype),
             features=self.features.data_ptr(),
+            points=self.n,
             feature_stride=self.features.stride(0),
             weights=0,
             candidates=0,
@@ -111,6 +112,7 @@ class _Selection:
             bandwidth=self.p.bandwidth,
             scale=self.operands.sq_norms.data_ptr(),
             symmetric=True,
+            first_gain=-1.0,
             threads=num_threads(),
             **self.operands.error.native(),
         )

@@ -24,7 +24,7 @@ from .tuning import CpuTuning
 
 def workspace_bytes(p: Problem, threads: int, tuning: CpuTuning) -> int:
     """Bytes used beyond the features: the kernel matrix, slices, copies that the dtype or strides ask for."""
-    n, d = p.features.shape
+    n, d = p.row_count, p.features.shape[1]
     width = columns(p)
     if p.kernel == "precomputed":
         in_place = p.features.dtype == torch.float32 and p.features.stride(1) == 1
@@ -43,7 +43,7 @@ def entry_dtype(p: Problem, tuning: CpuTuning) -> torch.dtype:
 
     Rounded to 16 bits, entries that are mostly near 0, or mostly near 1, would leave many candidates to float64.
     """
-    if p.kernel == "precomputed" or len(p.features) * columns(p) < tuning.int16_min_entries:
+    if p.kernel == "precomputed" or p.row_count * columns(p) < tuning.int16_min_entries:
         return torch.float32
     least, most = tuning.int16_mean_kernel
     return torch.int16 if p.kernel == "tophat" or least <= p.mean_similarity <= most else torch.float32
@@ -51,7 +51,7 @@ def entry_dtype(p: Problem, tuning: CpuTuning) -> torch.dtype:
 
 def matrix_bytes(p: Problem, tuning: CpuTuning) -> int:
     """Of the matrix that is made from features."""
-    return 0 if p.kernel == "precomputed" else entry_dtype(p, tuning).itemsize * len(p.features) * columns(p)
+    return 0 if p.kernel == "precomputed" else entry_dtype(p, tuning).itemsize * p.row_count * columns(p)
 
 
 def slice_heights(n: int, d: int, tuning: CpuTuning) -> tuple[int, int]:
@@ -92,8 +92,7 @@ class CpuDenseGreedy:
             if p.kernel == "precomputed":
                 self._use_given()
             else:
-                n, d = p.features.shape
-                heights = slice_heights(n, d, self.tuning) * self.threads
+                heights = slice_heights(p.row_count, p.features.shape[1], self.tuning) * self.threads
                 kept = _kept_bytes(p, self.tuning)
                 self.operands = GemmOperands(p, heights, self.workers, kept, self.tuning)
                 self._allocate(self.operands)
@@ -111,7 +110,7 @@ class CpuDenseGreedy:
         self.native, self.keep = make_native("Coverage", p, exact, sq_norms, error, self.threads, matrix, False)
 
     def _allocate(self, operands: GemmOperands) -> None:
-        p, n, width, dtype = self.p, len(self.p.features), columns(self.p), entry_dtype(self.p, self.tuning)
+        p, n, width, dtype = self.p, self.p.row_count, columns(self.p), entry_dtype(self.p, self.tuning)
         if self.storage is None:
             storage = large_empty(n * width, dtype)
         else:
@@ -144,7 +143,7 @@ class CpuDenseGreedy:
     def fill(self) -> None:
         p, native, operands, workers, tuning = self.p, self.native, self.operands, self.workers, self.tuning
         square, index, products = symmetric(p), points_of_columns(p), operands.products
-        n, width = len(p.features), columns(p)
+        n, width = p.row_count, columns(p)
         height, side = operands.heights[:2]
         # Products become kernel values here, in cache.
         numbers = _tile_numbers(height, side, tuning)
@@ -167,7 +166,7 @@ class CpuDenseGreedy:
 
         def work(task: tuple[int, int, int, int], slot: int) -> None:
             b, e, first, last = task
-            own = operands.prepared(2 * slot) if held[slot] == (b, e) else operands.block(b, e, 2 * slot)
+            own = operands.prepared(2 * slot) if held[slot] == (b, e) else operands.covered_block(b, e, 2 * slot)
             held[slot] = b, e
             for c, stop in ((c, min(c + side, last)) for c in range(first, last, side)):
                 if index is None:

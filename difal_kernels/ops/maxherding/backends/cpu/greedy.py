@@ -17,6 +17,9 @@ from ...kernel_functions import KERNEL_FUNCTIONS
 from ...problem import Problem
 from .operands import GemmOperands, cut, native
 
+# As csrc's NumberType.
+NUMBER_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.uint8)
+
 
 def make_native(
     name: str,
@@ -35,12 +38,14 @@ def make_native(
         allowed[p.candidates] = 1
     candidates = None if symmetric else p.candidates
     weights = p.weights.contiguous()
+    row_sq_norms = None if p.rows is None else sq_norms[p.rows]
     greedy = getattr(load("_cpu"), name)(
-        rows=len(features),
+        rows=p.row_count,
         columns=len(features) if matrix is None else matrix.shape[1],
         dimension=features.shape[1],
-        is_double=features.dtype == torch.float64,
+        type=NUMBER_TYPES.index(features.dtype),
         features=features.data_ptr(),
+        points=len(features),
         feature_stride=features.stride(0),
         weights=weights.data_ptr(),
         candidates=0 if candidates is None else candidates.data_ptr(),
@@ -48,20 +53,23 @@ def make_native(
         kind=KERNEL_FUNCTIONS[p.kernel].code,
         bandwidth=p.bandwidth or 1.0,
         scale=sq_norms.data_ptr(),
+        covered=0 if p.rows is None else p.rows.data_ptr(),
+        row_scale=0 if row_sq_norms is None else row_sq_norms.data_ptr(),
         matrix=0 if matrix is None else matrix.data_ptr(),
         matrix_stride=0 if matrix is None else matrix.stride(0),
         is_short=matrix is not None and matrix.dtype == torch.int16,
         symmetric=symmetric,
+        first_gain=-1.0 if p.first_gain is None else p.first_gain * p.row_count,
         threads=threads,
         storing=error.quantization_err,
         **error.native(),
     )
-    return greedy, (features, weights, candidates, allowed, sq_norms, matrix)
+    return greedy, (features, weights, candidates, allowed, sq_norms, p.rows, row_sq_norms, matrix)
 
 
 def cover(greedy: Any, operands: GemmOperands, rows: torch.Tensor, workers: Workers) -> None:
     """Cover the pool by labeled rows, at most as many as a slice of `operands` has."""
-    rows, n = native(rows), len(operands.features)
+    rows, n = native(rows), len(operands.features if operands.covered is None else operands.covered)
     products = operands.products_with(rows)
     sq_norms, out = torch.empty(len(rows), dtype=torch.float32), torch.empty(len(rows), n, dtype=torch.float32)
     ready = products.prepare(rows, products.empty(len(rows)), sq_norms)
@@ -69,9 +77,10 @@ def cover(greedy: Any, operands: GemmOperands, rows: torch.Tensor, workers: Work
     def multiply(block: tuple[int, int], slot: int) -> None:
         begin, end = block
         if products is operands.products:
-            other = operands.block(begin, end, 2 * slot + 1)
+            other = operands.covered_block(begin, end, 2 * slot + 1)
         else:
-            other = products.prepare(operands.features[begin:end], products.empty(end - begin))
+            index = slice(begin, end) if operands.covered is None else operands.covered[begin:end]
+            other = products.prepare(operands.features[index], products.empty(end - begin))
         products.multiply(ready, other, out[:, begin:end])
 
     with full_precision():

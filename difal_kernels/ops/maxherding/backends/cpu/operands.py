@@ -32,7 +32,7 @@ class GemmOperands:
         tuning: see `CpuTuning`.
 
     Attributes:
-        features: contiguous float32 or float64 with the problem's values: the input itself where it is that already.
+        features: contiguous, the problem's values in their dtype: the input itself where it is contiguous.
         sq_norms: (N,) float32, s_i = |a_i|^2; zeros for cosine, whose bound is absolute.
         heights: as given.
         products: what multiplies the rows: `multiply`, `part` and `empty` are for its callers.
@@ -49,11 +49,13 @@ class GemmOperands:
     ):
         n, d = p.features.shape
         self.tuning = tuning or CpuTuning()
-        self.features, self.heights = native(p.features), tuple(heights)
+        self.features, self.heights = p.features.contiguous(), tuple(heights)
         some = self.features[sample_rows(n, CENTRED)]
         center = None
         if p.kernel != "cosine":  # any point will do: how near tells how small the bound is
-            center = some.mean(0, dtype=torch.float64).to(self.features.dtype)
+            center = sum(part.sum(0, dtype=torch.float64) for part in some.split(BLOCK)) / len(some)
+            center = center if self.features.dtype == torch.float64 else center.float()
+        self.covered = p.rows
         self.frame = Frame(center, 1.0 if p.kernel == "cosine" else p.bandwidth)
         self.sq_norms = torch.empty(n, dtype=torch.float32)
         workers = workers or Workers(1)
@@ -81,6 +83,12 @@ class GemmOperands:
         """The same for any of the pool's rows, contiguous and of the type of `features`."""
         self._ready[side] = self.products.prepare(features, self._buffers[side])
         return self._ready[side]
+
+    def covered_block(self, begin: int, end: int, side: int = 0) -> torch.Tensor:
+        """The same for some of the rows that are covered."""
+        if self.covered is None:
+            return self.block(begin, end, side)
+        return self.rows(self.features[self.covered[begin:end]], side)
 
     def prepared(self, side: int) -> torch.Tensor:
         """What `block` or `rows` returned last for this side."""
@@ -163,10 +171,10 @@ def is_native(features: torch.Tensor) -> bool:
 
 
 def native(features: torch.Tensor) -> torch.Tensor:
-    """The values as contiguous float32 or float64."""
+    """The values as contiguous float64 where they are that, else float32."""
     return features.to(torch.float64 if features.dtype == torch.float64 else torch.float32).contiguous()
 
 
 def copy_bytes(features: torch.Tensor) -> int:
-    """Of what `native` makes."""
-    return 0 if is_native(features) else features.numel() * (8 if features.dtype == torch.float64 else 4)
+    """Of the copy that strides ask for; contiguous features are used where they are, whatever their dtype."""
+    return 0 if features.is_contiguous() else features.numel() * features.dtype.itemsize

@@ -5,6 +5,7 @@ Both prepare rows first, centred and in units of the bandwidth, and tell how far
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from difal_kernels._native import load
 from ...bounds import ROUNDINGS, Roundings, gemm_rel_err, int16_rel_err
 
 GROUP = 32  # numbers whose integer products are summed exactly; kInt16Group of csrc
+WIDENED = 1 << 18  # numbers that are widened to float32 at a time, 1 MiB
 BLOCK = 16  # rows that are stored together; kInt16Rows of csrc
 
 
@@ -52,7 +54,12 @@ class Float32Products:
     def prepare(self, features: torch.Tensor, out: torch.Tensor, sq_norms: torch.Tensor | None = None) -> torch.Tensor:
         """Write contiguous rows of features into `out`, and their squared norms; what was written of `out`."""
         out = out[: len(features)]
-        load("_cpu").prepare_rows(*_job(self.frame, features), out.data_ptr(), _address(sq_norms))
+        for begin, rows in widened(features):
+            load("_cpu").prepare_rows(
+                *_job(self.frame, rows),
+                out[begin:].data_ptr(),
+                _address(None if sq_norms is None else sq_norms[begin:]),
+            )
         return out
 
     def part(self, rows: torch.Tensor, begin: int, end: int) -> torch.Tensor:
@@ -83,7 +90,10 @@ class Int16Products:
     @staticmethod
     def rounding_of(frame: Frame, features: torch.Tensor, sq_norms: torch.Tensor | None = None) -> float:
         """How far these rows are moved; their squared norms are written as by `prepare`."""
-        return load("_cpu").int16_rounding(*_job(frame, features), _address(sq_norms))
+        return max(
+            load("_cpu").int16_rounding(*_job(frame, rows), _address(None if sq_norms is None else sq_norms[begin:]))
+            for begin, rows in widened(features)
+        )
 
     def empty(self, rows: int) -> torch.Tensor:
         return torch.empty(-(-rows // BLOCK), load("_cpu").int16_block_size(self.dimension), dtype=torch.int32)
@@ -94,7 +104,12 @@ class Int16Products:
 
     def prepare(self, features: torch.Tensor, out: torch.Tensor, sq_norms: torch.Tensor | None = None) -> torch.Tensor:
         out = out[: -(-len(features) // BLOCK)]
-        load("_cpu").prepare_int16_rows(*_job(self.frame, features), out.data_ptr(), _address(sq_norms))
+        for begin, rows in widened(features):
+            load("_cpu").prepare_int16_rows(
+                *_job(self.frame, rows),
+                out[begin // BLOCK :].data_ptr(),
+                _address(None if sq_norms is None else sq_norms[begin:]),
+            )
         return out
 
     def part(self, rows: torch.Tensor, begin: int, end: int) -> torch.Tensor:
@@ -110,6 +125,16 @@ class Int16Products:
 
 
 Products = Float32Products | Int16Products
+
+
+def widened(features: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+    """Rows as float64 or float32, with the number of the first: all where they are that already, else a few at a time."""
+    if features.dtype in (torch.float64, torch.float32):
+        yield 0, features
+        return
+    height = max(1, WIDENED // features.shape[1] // BLOCK) * BLOCK
+    for begin, rows in zip(range(0, len(features), height), features.split(height), strict=True):
+        yield begin, rows.float()
 
 
 def _job(frame: Frame, features: torch.Tensor) -> tuple:

@@ -103,6 +103,9 @@ class CpuTiledGreedy:
         spare -= guess_bytes(self.n, self.max_guesses) - guess_bytes(self.n, guessing.max_guesses)
         self.capacity = int(spare // BYTES_PER_ENTRY)
 
+    def told(self, share: float) -> None:
+        """Called with the share of a sweep that is done; `matrix_free` puts its own in the place of this."""
+
     @contextmanager
     def working(self) -> Iterator[None]:
         if self.open:
@@ -211,8 +214,11 @@ class CpuTiledGreedy:
             self.native.tile(b, e, b2, e2, tile.data_ptr(), turned.data_ptr(), self.stride)
 
         with full_precision():
+            done, total = 0, len(self.blocks) * (len(self.blocks) + 1) // 2
             for pairs in rounds(len(self.blocks)):
                 self.workers.run(work, pairs)
+                done += len(pairs)
+                self.told(done / total)
 
     def gains(self, t: int) -> tuple[torch.Tensor, torch.Tensor]:
         gains, alive = (torch.empty(self.n, dtype=torch.float64) for _ in range(2))

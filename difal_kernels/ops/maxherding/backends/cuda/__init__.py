@@ -29,7 +29,7 @@ class CudaBackend(GpuBackend):
         return _gpu.unavailable()
 
     def supports(self, batch: Batch) -> str | None:
-        return self.unavailable() or _gpu.wrong_device(batch.device)
+        return self.unavailable() or _gpu.wrong_device(batch.device) or self.supports_rows(batch)
 
     def active(self, device: torch.device) -> AbstractContextManager[None]:
         return _gpu.on(device)

@@ -13,7 +13,7 @@ from difal_kernels.ops import _gpu
 from ...bounds import ROUNDINGS, Roundings
 from ...plan import PlannedBackend
 from ...primitives import DenseGreedy, DenseMemory, Guessing, Solve, TiledGreedy
-from ...problem import Problem
+from ...problem import Batch, Problem, in_one_dtype
 from ...result import Result
 
 # A correction is done by GEMMs here as on the CPU, so the first guesses are made with as much care.
@@ -67,6 +67,18 @@ class GpuBackend(PlannedBackend):
 
     def entry_bits(self, p: Problem) -> int:
         return 32
+
+    def supports_rows(self, batch: Batch) -> str | None:
+        """Why it cannot cover some of the points alone, or None."""
+        if any(p.rows is not None for p in batch.problems):
+            return "`sample_rows` runs on the CPU; move the features with .cpu()"
+        return None
+
+    def plan(self, batch: Batch) -> str:
+        return super().plan(in_one_dtype(batch))
+
+    def run(self, batch: Batch) -> list[Result]:
+        return super().run(in_one_dtype(batch))
 
     def in_groups(self, problems: Sequence[Problem], solve: Solve, bar: Progress) -> list[Result]:
         return solve(self, problems, bar)

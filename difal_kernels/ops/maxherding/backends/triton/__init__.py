@@ -32,7 +32,7 @@ class TritonBackend(GpuBackend):
         return _triton.unavailable()
 
     def supports(self, batch: Batch) -> str | None:
-        reason = self.unavailable() or _triton.wrong_device(batch.device)
+        reason = self.unavailable() or _triton.wrong_device(batch.device) or self.supports_rows(batch)
         most = max(len(p.features) for p in batch.problems)
         if reason is None and most > MAX_POINTS:
             return f"it takes {MAX_POINTS} points at most, got {most}"

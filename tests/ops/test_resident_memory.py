@@ -1,0 +1,67 @@
+"""What `explain` says of memory is what the process takes, and a memory map is not read into memory."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from difal_kernels.ops.maxherding.backends import BACKENDS
+
+CPU = BACKENDS["cpu"]
+
+MEASURE = """
+import json, re, sys, threading
+import numpy as np, torch
+from difal_kernels import explain, maxherding
+
+def anonymous():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+torch.set_num_threads(1)
+dtype, n, d = sys.argv[1], 1500, 16384
+rng = np.random.default_rng(0)
+turn = rng.normal(size=(6, d)).astype(np.float32)
+features = np.lib.format.open_memmap("pool.npy", "w+", dtype=dtype, shape=(n, d))
+for begin in range(0, n, 500):  # on a plane of six dimensions, so that distances tell apart
+    features[begin : begin + 500] = 8 * rng.normal(size=(500, 6)).astype(np.float32) @ turn
+features.flush()
+del features
+pool = np.load("pool.npy", mmap_mode="r")
+options = {"bandwidth": 2500.0}
+maxherding(np.array(pool[:700, :300]), 10)  # what libraries take once
+said = explain(maxherding, pool, 20, **options)
+workspace = float(re.search(r"workspace ([\\d.]+) MiB", said)[1]) * 2**20
+options["memory_limit"] = int(1.01 * workspace)
+before, peak, done = anonymous(), [0], threading.Event()
+
+def watch():
+    while not done.wait(0.005):
+        peak[0] = max(peak[0], anonymous())
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+picks = maxherding(pool, 20, **options)
+done.set()
+watcher.join()
+print(json.dumps({"path": "dense" in said, "map": pool.nbytes, "limit": options["memory_limit"],
+                  "said": workspace, "took": peak[0] - before, "picks": len(set(picks.tolist()))}))
+"""
+
+
+@pytest.mark.skipif(CPU.unavailable() is not None, reason=str(CPU.unavailable()))
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell what is resident")
+@pytest.mark.parametrize("dtype", ["float16"])
+def test_what_explain_says_is_what_it_takes_on_a_map_larger_than_the_limit(tmp_path, dtype):
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, dtype], capture_output=True, text=True, cwd=tmp_path, timeout=500
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["path"]
+    assert told["map"] > told["limit"]
+    assert told["took"] < 1.1 * told["said"], told
+    assert told["took"] > 0.9 * told["said"], told
+    assert told["picks"] == 20
