@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from annotate import browser
-from annotate.annotators import flags, small_encoder
+from annotate.annotators import flags
 from annotate.browser import Label, acknowledged, launch, need_browser, next_question, place, question
 from difal.annotate.journal import of_type, read_journal
 from difal.data.base import read_image
@@ -51,9 +51,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(photos, tmp_path_factory):
-    encoder = small_encoder(tmp_path_factory.mktemp("encoder"))
-    what = flags(data=photos, classes=CLASSES, encoder=encoder, rounds=1, budget=6)
-    arguments = [*what, *QUICK]
+    arguments = [*flags(data=photos, classes=CLASSES, rounds=1, budget=6), *QUICK]
     with Label(tmp_path_factory.mktemp("run"), *arguments) as label:
         yield label
 
