@@ -14,7 +14,7 @@ import torch
 from ._arrays import exact_floats, show, to_array
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-FEATURES = (*FLOATS, torch.int8, torch.uint8)
+NARROW_INTEGERS = (torch.int8, torch.uint8)  # kept as they are: the CPU widens a few rows at a time
 SLICE = 1 << 22  # numbers that are looked at together
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -58,13 +58,10 @@ def _plain(value: torch.Tensor, name: str) -> torch.Tensor:
     return value.resolve_neg()
 
 
-def as_features(value: Any, name: str, narrow: bool = True) -> torch.Tensor:
-    """`as_data` of rows of numbers: whole numbers become floats that hold them exactly.
-
-    Where `narrow`, int8 and uint8 stay as they are, for those who widen them a part at a time.
-    """
-    value = as_data(value, name, (*FLOATS, *INTEGERS, torch.bool))
-    return value if narrow and value.dtype in FEATURES else exact_floats(value, name)
+def as_features(value: Any, name: str, narrow: bool = False) -> torch.Tensor:
+    """`as_data` of rows of numbers: whole numbers become floats that hold them exactly; with `narrow`, not 8-bit ones."""
+    rows = as_data(value, name, (*FLOATS, *INTEGERS, torch.bool))
+    return rows if narrow and rows.dtype in NARROW_INTEGERS else exact_floats(rows, name)
 
 
 def as_data(value: Any, name: str, dtypes: Sequence[torch.dtype] = FLOATS) -> torch.Tensor:

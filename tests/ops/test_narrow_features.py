@@ -86,9 +86,10 @@ def test_other_selections(dtype):
         assert torch.equal(maxherding(x, 20, backend=backend), maxherding(wide, 20, backend="reference"))
 
 
-def test_a_matrix_of_small_integers_is_no_kernel():
-    with pytest.raises(TypeError, match="`features` must have dtype"):
-        maxherding(torch.eye(5, dtype=torch.int8), 2, kernel="precomputed")
+def test_a_given_kernel_may_be_of_small_integers():
+    kernel = (blobs(40, 3) @ blobs(40, 3).T > 0).to(torch.int8)
+    want = maxherding(kernel.float(), 9, kernel="precomputed")
+    assert torch.equal(maxherding(kernel, 9, kernel="precomputed"), want)
 
 
 def test_explain_counts_no_copy():

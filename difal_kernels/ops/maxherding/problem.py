@@ -13,7 +13,6 @@ import torch
 
 from ..._arrays import exact_floats
 from ..._checks import (
-    FEATURES,
     FLOATS,
     INTEGERS,
     as_bool,
@@ -203,8 +202,7 @@ def _labeled(value: Any, pool: torch.Tensor, kernel: str) -> torch.Tensor | None
         raise TypeError(
             f"`labeled` must be the rows of what is labeled, got {kind} of shape {tuple(labeled.shape)}; give {wanted}"
         )
-    if kernel == "precomputed" or labeled.dtype not in FEATURES:
-        labeled = exact_floats(labeled, "labeled")
+    labeled = exact_floats(labeled, "labeled")
     if labeled.ndim != 2 or labeled.shape[1] != pool.shape[1]:
         what = "(L, N) kernel values" if kernel == "precomputed" else "(L, D) features"
         raise ValueError(f"`labeled` must be {what} with {pool.shape[1]} columns, got shape {tuple(labeled.shape)}")

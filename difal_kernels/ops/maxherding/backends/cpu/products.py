@@ -128,7 +128,7 @@ Products = Float32Products | Int16Products
 
 
 def widened(features: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-    """Rows as float64 or float32, with the number of the first: all where they are that already, else a few at a time."""
+    """Rows as float64 or float32, with the number of the first: all where they are that, else a few at a time."""
     if features.dtype in (torch.float64, torch.float32):
         yield 0, features
         return
