@@ -25,7 +25,6 @@ from annotate.browser import Label, need_browser, next_question, question  # noq
 KEYS, PAUSE = 100, 0.35  # keys per case, and seconds between them: far faster than anybody labels
 SETTINGS = {
     "data": "scenes:24,0,0",
-    "encoder": "tiny",
     "candidates": 500,
     "local": 30,
     "random": 30,

@@ -9,14 +9,15 @@ import torch
 
 from difal_kernels import maxherding
 from difal_kernels._native import load
-from difal_kernels.ops.maxherding.backends import cpu
-from difal_kernels.ops.maxherding.backends.cpu import dense, products
-from difal_kernels.ops.maxherding.backends.cpu import operands as panels
-from difal_kernels.ops.maxherding.backends.cpu.operands import Panels
+from difal_kernels.ops.maxherding.backends import BACKENDS
+from difal_kernels.ops.maxherding.backends.cpu.operands import GemmOperands
 from difal_kernels.ops.maxherding.backends.cpu.products import Float32Products, Frame, Int16Products
+from difal_kernels.ops.maxherding.backends.cpu.tuning import CpuTuning
 from difal_kernels.ops.maxherding.problem import prepare
+from selection import use
 
-pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+CPU = BACKENDS["cpu"]
+pytestmark = pytest.mark.skipif(CPU.unavailable() is not None, reason=str(CPU.unavailable()))
 
 
 def rows(kind, n, d, seed=0):
@@ -38,7 +39,7 @@ def rows(kind, n, d, seed=0):
 def multiplied(a, b):
     """Products of all rows of a with those of b, and how far they may be off."""
     frame = Frame(torch.zeros(a.shape[1], dtype=a.dtype), 1.0)
-    error = max(Int16Products.rounding(frame, a), Int16Products.rounding(frame, b))
+    error = max(Int16Products.rounding_of(frame, a), Int16Products.rounding_of(frame, b))
     arithmetic = Int16Products(frame, a.shape[1], error)
     left, right = (arithmetic.prepare(x, arithmetic.empty(len(x))) for x in (a, b))
     out = torch.full((len(a), len(b) + 3), 7.0)
@@ -47,7 +48,7 @@ def multiplied(a, b):
     turned = torch.empty(len(b), len(a))
     arithmetic.multiply(right, left, turned)
     assert torch.equal(turned.T, out[:, : len(b)])
-    return out[:, : len(b)].double(), arithmetic.growth * a.double().norm(dim=1)[:, None] * b.double().norm(dim=1)
+    return out[:, : len(b)].double(), arithmetic.rel_err * a.double().norm(dim=1)[:, None] * b.double().norm(dim=1)
 
 
 KINDS = ("ordinary", "one large number", "one group", "all as large", "of many sizes", "some zero")
@@ -75,7 +76,8 @@ def test_products_on_any_processor():
         [
             sys.executable,
             "-c",
-            "import test_int16 as t, torch\n[t.check(k, s, torch.float32) for k in t.KINDS for s in t.SHAPES]",
+            "import sys; sys.path.insert(0, '..')\nimport test_int16 as t, torch\n"
+            "[t.check(k, s, torch.float32) for k in t.KINDS for s in t.SHAPES]",
         ],
         cwd=os.path.dirname(__file__),
         env={**os.environ, "DIFAL_ISA": "generic"},
@@ -101,16 +103,16 @@ def test_sums_at_the_edge_of_the_range(sign):
 def test_the_rounding_is_that_of_the_worst_row():
     frame = Frame(torch.zeros(64), 1.0)
     x = torch.ones(20, 64)
-    assert Int16Products.rounding(frame, x) < 1e-4
+    assert Int16Products.rounding_of(frame, x) < 1e-4
     x[13, 1:] = 1e-5  # 32767 steps reach the first number, and a third of one the others
-    assert 1e-5 < Int16Products.rounding(frame, x) < 2e-4
+    assert 1e-5 < Int16Products.rounding_of(frame, x) < 2e-4
     x[17, 0] = float("inf")
-    assert Int16Products.rounding(frame, x) == float("inf")
+    assert Int16Products.rounding_of(frame, x) == float("inf")
     x[17, 0] = float("nan")
-    assert Int16Products.rounding(frame, x) == float("inf")
-    assert Int16Products.rounding(frame, torch.full((3, 64), 1e-25)) == float("inf")
-    assert Int16Products.rounding(frame, torch.full((3, 64), 1e20)) == float("inf")
-    assert Int16Products.rounding(frame, torch.zeros(3, 64)) == 0
+    assert Int16Products.rounding_of(frame, x) == float("inf")
+    assert Int16Products.rounding_of(frame, torch.full((3, 64), 1e-25)) == float("inf")
+    assert Int16Products.rounding_of(frame, torch.full((3, 64), 1e20)) == float("inf")
+    assert Int16Products.rounding_of(frame, torch.zeros(3, 64)) == 0
 
 
 def test_steps_whose_product_float32_can_hardly_hold():
@@ -121,45 +123,42 @@ def test_steps_whose_product_float32_can_hardly_hold():
     try:
         for size in (1.02e-15, 1.2e-15, 5e-15, 1.1e-14, 2e-14):
             a = (x * size).float()
-            if Int16Products.rounding(Frame(torch.zeros(32), 1.0), a) < 1:
+            if Int16Products.rounding_of(Frame(torch.zeros(32), 1.0), a) < 1:
                 got, bound = multiplied(a, a)
                 assert ((got - a.double() @ a.double().T).abs() <= bound).all(), size
     finally:
         torch.set_flush_denormal(False)
-    assert Int16Products.rounding(Frame(torch.zeros(32), 1.0), a) < 1e-4  # the last size is not refused
+    assert Int16Products.rounding_of(Frame(torch.zeros(32), 1.0), a) < 1e-4  # the last size is not refused
 
 
-def chosen(x, monkeypatch, faster=True, **options):
-    monkeypatch.setattr(products, "integers_are_faster", lambda: faster)
-    return type(Panels(prepare(x, 3, **options).problems[0], [64, 64]).products)
+def chosen(x, faster=True, least=0, uncertain=1e-3, **options):
+    tuning = CpuTuning(integers=faster, integers_min_multiplications=least, integers_max_uncertain=uncertain)
+    return type(GemmOperands(prepare(x, 3, **options).problems[0], [64, 64], tuning=tuning).products)
 
 
-def test_where_integers_are_chosen(monkeypatch):
-    monkeypatch.setattr(panels, "MANY", 400 * 400 * 64)
-    x = rows("ordinary", 400, 64)
-    assert chosen(x, monkeypatch) is Int16Products
-    assert chosen(x, monkeypatch, faster=False) is Float32Products
-    assert chosen(x[:300], monkeypatch) is Float32Products  # too little work
-    assert chosen(rows("ordinary", 800, 32), monkeypatch) is Float32Products  # too few numbers a row
+def test_where_integers_are_chosen():
+    x, least = rows("ordinary", 400, 64), 400 * 400 * 64
+    assert chosen(x, least=least) is Int16Products
+    assert chosen(x, least=least, faster=False) is Float32Products
+    assert chosen(x[:300], least=least) is Float32Products  # too little work
+    assert chosen(rows("ordinary", 800, 32), least=least) is Float32Products  # too few numbers a row
     for kernel in ("laplace", "cosine", "tophat"):
-        assert (
-            chosen(x, monkeypatch, kernel=kernel, **({} if kernel == "cosine" else {"bandwidth": 8.0})) is Int16Products
-        )
+        options = {} if kernel == "cosine" else {"bandwidth": 8.0}
+        assert chosen(x, least=least, kernel=kernel, **options) is Int16Products
 
 
-def test_where_they_would_say_too_little(monkeypatch):
-    monkeypatch.setattr(panels, "MANY", 0)
+def test_where_they_would_say_too_little():
     x = rows("ordinary", 400, 64)
     far = x.clone()
     far[7] = 1e25
-    assert chosen(far, monkeypatch, bandwidth=10.0) is Float32Products
+    assert chosen(far, bandwidth=10.0) is Float32Products
     # A bandwidth at which float32 still tells most entries, and integers none.
-    assert chosen(x, monkeypatch, bandwidth=1.2) is Float32Products
+    assert chosen(x, bandwidth=1.2) is Float32Products
     pairs = torch.cat([x[:1] + 1e-2 * rows("ordinary", 200, 64), x[:200]])
-    assert chosen(pairs, monkeypatch, kernel="laplace", bandwidth=10.0) is Float32Products
-    monkeypatch.setattr(panels, "DOUBTFUL", 1.0)  # a row without a rounding is refused whatever may be doubtful
-    assert chosen(far, monkeypatch, bandwidth=10.0) is Float32Products
-    assert chosen(x, monkeypatch, bandwidth=1.2) is Int16Products
+    assert chosen(pairs, kernel="laplace", bandwidth=10.0) is Float32Products
+    # A row without a rounding is refused whatever may be uncertain.
+    assert chosen(far, uncertain=1.0, bandwidth=10.0) is Float32Products
+    assert chosen(x, uncertain=1.0, bandwidth=1.2) is Int16Products
 
 
 def test_parts_begin_where_blocks_do():
@@ -171,10 +170,9 @@ def test_parts_begin_where_blocks_do():
 
 
 def test_labeled_rows_that_round_worse_than_the_pool(monkeypatch):
-    monkeypatch.setattr(panels, "MANY", 0)
-    monkeypatch.setattr(products, "integers_are_faster", lambda: True)
+    use(monkeypatch, "cpu", integers=True, integers_min_multiplications=0)
     x, labeled = rows("ordinary", 400, 64), rows("one large number", 30, 64, 3) * 0.01
-    made = Panels(prepare(x, 3).problems[0], [64, 64])
+    made = GemmOperands(prepare(x, 3).problems[0], [64, 64], tuning=BACKENDS["cpu"].tuning)
     assert isinstance(made.products_with(x[:50]), Int16Products)
     assert isinstance(made.products_with(labeled), Float32Products)
     want = maxherding(x, 30, labeled=labeled, backend="reference", return_info=True)
@@ -185,9 +183,7 @@ def test_labeled_rows_that_round_worse_than_the_pool(monkeypatch):
 
 @pytest.mark.parametrize("options", [{}, {"labeled": slice(0, 40)}, {"candidates": slice(3, 900)}])
 def test_a_pool_that_is_small_beside_its_matrix_is_rounded_once(options, monkeypatch, two_threads):
-    monkeypatch.setattr(panels, "WIDE", 1)
-    monkeypatch.setattr(products, "integers_are_faster", lambda: True)
-    monkeypatch.setattr(dense, "integers_are_faster", lambda: True)
+    use(monkeypatch, "cpu", integers=True, integers_min_features=1)
     prepared, prepare_rows = [], Int16Products.prepare
 
     def counted(self, features, *rest):
@@ -206,7 +202,7 @@ def test_a_pool_that_is_small_beside_its_matrix_is_rounded_once(options, monkeyp
 
 
 def test_the_processor_is_asked():
-    assert products.integers_are_faster() == load("_cpu").has_vnni()
+    assert CpuTuning().integers_are_faster() == load("_cpu").has_vnni()
     run = subprocess.run(
         [sys.executable, "-c", "from difal_kernels._native import load; print(load('_cpu').has_vnni())"],
         env={**os.environ, "DIFAL_ISA": "avx2"},
