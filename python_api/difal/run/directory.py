@@ -57,7 +57,7 @@ class RunDirectory:
         """The run's settings; a path that is not there from this working directory is that of the run's own."""
         if not self.exists:
             raise ConfigError(f"{self.folder} is no run folder: it holds no config.yaml")
-        values = read_yaml(self.folder / "config.yaml")
+        values = {**EARLIER, **read_yaml(self.folder / "config.yaml")}
         for name, path in self.facts().get("paths", {}).items():
             if values.get(name) and not Path(values[name]).exists() and Path(path).exists():
                 values[name] = path
