@@ -12,7 +12,6 @@ import torch
 from difal_kernels._native import load
 
 UNIT = 2.0**-24  # float32's unit roundoff
-GROUP = 32  # numbers whose integer products are summed exactly; kInt16Group of csrc
 BLOCK = 16  # rows that are stored together; kInt16Rows of csrc
 
 
@@ -82,8 +81,8 @@ class Int16Products:
 
     def __init__(self, frame: Frame, dimension: int, error: float):
         self.frame, self.dimension, self.error = frame, dimension, error
-        groups = -(-dimension // GROUP)
-        sums = (groups + 4) * UNIT / (1 - (groups + 4) * UNIT)
+        roundings = load("_cpu").int16_roundings(dimension)
+        sums = roundings * UNIT / (1 - roundings * UNIT)
         self.growth = sums * (1 + error) ** 2 + 2 * error + error**2
 
     @staticmethod
