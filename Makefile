@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 
-.PHONY: venv test demo photo bench peers kcenter docs smoke sanitize lint cuda-compile triton-compile clean
+.PHONY: venv test demo photo bench peers kcenter products docs smoke sanitize lint types cuda-compile triton-compile clean
 venv: $(VENV)/.installed
 
 # The stamp is written last: an install that was cut short is taken up again.
@@ -49,6 +49,10 @@ kcenter: venv
 	$(BIN)/python -m pip install --quiet --no-deps fpsample skmatter
 	$(BIN)/python bench/kcenter.py
 
+# Rates of the inner products that selection rests on: bench/results/cpu/products.{json,md}.
+products: venv
+	$(BIN)/python bench/products.py
+
 # The site in build/site, its pictures drawn anew.
 docs: venv
 	$(BIN)/python docs/make_theory_figure.py
@@ -78,6 +82,10 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	find csrc tests/gpu -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.inl' | xargs $(BIN)/clang-format --dry-run --Werror
+
+types: venv
+	$(BIN)/python -m pip install --quiet "mypy>=1.18" types-PyYAML
+	$(BIN)/python -m mypy
 
 clean:
 	rm -rf build dist demo $(VENV) *.egg-info difal_kernels/*.so

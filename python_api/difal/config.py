@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from difal.errors import ConfigError
 
 KERNELS = ("rbf", "laplace", "cauchy", "student_t", "rational_quadratic", "cosine")
@@ -202,8 +204,6 @@ def check_keys(values: dict[str, Any], where: str) -> dict[str, Any]:
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
     """The `name: value` lines of a YAML file."""
-    import yaml
-
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"there is no configuration file {path}")

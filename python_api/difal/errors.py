@@ -11,6 +11,10 @@ class DataError(UserError):
     """An image, a mask or a folder cannot be used as it is."""
 
 
+class UnknownClassesError(DataError):
+    """Nothing says which classes there are."""
+
+
 class LabelError(UserError):
     """A line of a label file cannot be used as it is."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from safetensors.torch import save
 from difal.errors import UserError
 
 TMP = ".difal-tmp-"
+_passages = itertools.count(1)  # of the crash point that the environment names
 
 
 def crash_point(name: str) -> None:
@@ -32,10 +34,8 @@ def crash_point(name: str) -> None:
     if not wanted:
         return
     point, _, count = wanted.partition(":")
-    if point in (name, "*"):
-        crash_point.passed = getattr(crash_point, "passed", 0) + 1
-        if crash_point.passed == int(count or 1):
-            os.kill(os.getpid(), signal.SIGKILL)
+    if point in (name, "*") and next(_passages) == int(count or 1):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -55,7 +55,7 @@ def test_it_is_whole_and_needs_nothing_else(finished):
     assert not re.search(r"url\((?!#)", text)
 
 
-def test_it_says_what_the_ledger_says(finished):
+def test_it_shows_what_the_run_directory_holds(finished):
     run_dir = RunDirectory(finished)
     text = write_report(finished).read_text()
     last = run_dir.round(2).metrics()
@@ -63,7 +63,7 @@ def test_it_says_what_the_ledger_says(finished):
         assert f"{100 * last['miou'][policy]:.2f}</td>" in text
     for name, iou in zip(run_dir.facts()["classes"], last["class_iou"], strict=True):
         value = "absent" if iou is None else f"{100 * iou:.1f}"
-        assert re.search(rf"</span>{name}</td>.*?<td class=\"n\">{value}</td>", text)
+        assert re.search(rf'</span>{name}</td>((?!</tr>)[\s\S])*<td class="n">{value}</td>', text)
     assert "local herding" in text
     assert "training" in text
     assert ">pictures<" in text
@@ -77,7 +77,7 @@ def test_it_can_be_written_midway_and_without_a_test_set(tmp_path):
 
 
 def test_large_images_are_drawn_small(tmp_path, monkeypatch):
-    """The logits of every pixel of a photograph would not fit; marks are at the same places all the same."""
+    """The logits of every pixel of a photograph would not fit; marks stay at their positions."""
     rows = {}
     for side in (64, 16):
         monkeypatch.setattr(pictures, "LONG_SIDE", side)
@@ -94,6 +94,20 @@ def test_large_images_are_drawn_small(tmp_path, monkeypatch):
             assert picture[y, x].tolist() == [0, 0, 0]  # the dot in the middle of a ring
     assert labels
     write_report(folder)
+
+
+@pytest.mark.parametrize("compat", ["none", "released"])
+def test_the_edald_map_is_what_ranked_the_pixels(tmp_path, compat):
+    """At the last picks the map has their scores, whichever of the two formulas `compat` names."""
+    config = tiny_config(tmp_path, rounds=2, pictures=5, compat=compat, cache_dtype="float32", epochs=20)
+    run(config, data=tiny_data(), encoder=FakeEncoder(), log=len)
+    maps = {name: found for found, name, _ in map(figures.read_picture, sorted((tmp_path / "pictures").iterdir()))}
+    picks = RunDirectory(tmp_path).round(1).picks()
+    scores = np.array([pick.score for pick in picks])
+    shown = np.array([maps[pick.image]["edald"][pick.y, pick.x] for pick in picks], np.float64)
+    assert np.allclose(shown, scores, rtol=2e-3, atol=2e-3)  # the maps are float16
+    plain = np.array([maps[p.image]["entropy"][p.y, p.x] + maps[p.image]["dald"][p.y, p.x] for p in picks], np.float64)
+    assert np.allclose(plain, scores, rtol=2e-3, atol=2e-3) == (compat == "none")
 
 
 def test_names_are_no_markup(tmp_path):

@@ -152,10 +152,10 @@ def test_the_very_integers(isa):
 
 def check_picks():
     """Selections that rest on integers, whatever multiplies them, against the reference."""
-    operands.MANY, products.integers_are_faster = 0, lambda: True
+    panels.MANY, products.integers_are_faster = 0, lambda: True
     x = rows("ordinary", 500, 70)
     for kernel, options in (("rbf", {}), ("laplace", {}), ("cosine", {}), ("rbf", {"labeled": x[:7] * 1.1})):
-        made = Operands(prepare(x, 3, kernel=kernel, **options).problems[0], [64, 64]).products
+        made = Panels(prepare(x, 3, kernel=kernel, **options).problems[0], [64, 64]).products
         assert isinstance(made, Int16Products)
         want = maxherding(x, 40, kernel=kernel, backend="reference", **options)
         assert torch.equal(maxherding(x, 40, kernel=kernel, backend="cpu", **options), want), kernel

@@ -51,7 +51,7 @@ def words(text: str) -> list[str]:
 
 def numbers(text: str) -> list[int]:
     """ "0-2,5" to [0, 1, 2, 5]."""
-    found = []
+    found: list[int] = []
     for word in words(text):
         first, dash, last = word.partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import colorsys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,8 +211,6 @@ def _resize(picture: Image.Image, size: int | None, how: Image.Resampling) -> np
 
 def distinct_colors(count: int) -> np.ndarray:
     """(count, 3) uint8: hues by the golden angle, alternating in lightness."""
-    import colorsys
-
     rows = [
         colorsys.hsv_to_rgb(0.58 + i * 0.61803, (0.65, 0.45, 0.85)[i % 3], (0.85, 0.95, 0.6)[i % 3])
         for i in range(count)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from difal.data.base import IGNORE, Data, FileSplit
-from difal.errors import DataError
+from difal.errors import DataError, UnknownClassesError
 from difal.files import read_json
 
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
@@ -87,7 +87,7 @@ def open_folder(root: Path, size: int | None, classes: tuple[str, ...] | None) -
     if classes is None and listing.is_file():
         classes = tuple(line.strip() for line in _text(listing).splitlines() if line.strip())
     if not classes:
-        raise DataError(
+        raise UnknownClassesError(
             f"the classes of {root} are unknown: which ones are there to tell apart? Write one name a line into "
             f"{listing}, or use --classes, such as --classes sky,road,tree"
         )

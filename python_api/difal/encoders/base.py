@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import nn
 
+from difal_kernels import hypercolumns
 from difal_kernels._checks import as_int
 
 RANGE_SLACK = 1e-3  # images this far beyond [-1, 1] are rounding, not a mistake
@@ -205,8 +206,6 @@ class BaseEncoder:
         Returns:
             (P, sum(channels)).
         """
-        from difal_kernels import hypercolumns
-
         if noise is None:
             check_images(images, self.in_channels)
             noise = self.noise(range(len(images)), *images.shape[2:])

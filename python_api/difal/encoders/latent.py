@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from difal.encoders.base import hash_tensors, load_complete
 from difal.encoders.diffusion import DiffusionEncoder
+from difal.encoders.vision import need_transformers
+from difal.files import write_tensors
 
 PROMPT = "empty_prompt.safetensors"  # beside unet/ and vae/: the text encoder's answer to ""
 
@@ -92,8 +96,6 @@ class LatentDiffusionEncoder(DiffusionEncoder):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write unet/, vae/, scheduler/, the prompt's embedding and the settings, as `load_encoder` reads them."""
-        from difal.files import write_tensors
-
         folder = Path(folder)
         self.unet.save_pretrained(folder / "unet")
         self.vae.save_pretrained(folder / "vae")
@@ -110,9 +112,6 @@ def empty_prompt(folder: Path) -> torch.Tensor:
         ValueError: the folder has neither.
     """
     if (folder / PROMPT).is_file():
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         try:
             return load_file(folder / PROMPT)["prompt"].clone()  # unaligned, it would change the maps' last bits
         except (SafetensorError, KeyError) as error:
@@ -122,8 +121,6 @@ def empty_prompt(folder: Path) -> torch.Tensor:
             f"`name`: {folder} needs text_encoder/ and tokenizer/, or {PROMPT} with the tensor `prompt` (tokens, "
             f"width), the text encoder's hidden states for an empty prompt"
         )
-    from difal.encoders.vision import need_transformers
-
     transformers = need_transformers("the empty prompt's embedding")
     tokenizer = transformers.CLIPTokenizer.from_pretrained(str(folder / "tokenizer"))
     text = load_complete(transformers.CLIPTextModel, folder / "text_encoder", "CLIPTextModel").eval()

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from difal import parallel
 from difal.config import RENAMED, Config
 from difal.data.base import IGNORE, Split
+from difal.encoders.base import Encoder
 from difal.errors import ConfigError, DataError
 from difal.features.pixels import draw_candidates, encode, pixel_features
 from difal.files import crash_point, derive_seed, digest, read_json, write_json, write_tensors
@@ -89,21 +90,25 @@ class FeatureCache:
             is_open[image] &= ~(points[image] == (row, column)).all(1)
         return np.flatnonzero(is_open)
 
+    def find(self, pixel: Pixel) -> np.ndarray | None:
+        """(D,) features of a pixel of either set or of the given ones; None for any other."""
+        given = (self.arrays["given.points"] == pixel).all(1)
+        if given.any():
+            return self.arrays["given.features"][int(given.argmax())]
+        for name in SETS:
+            place = (self.arrays[f"{name}.points"][pixel.image] == pixel[1:]).all(1)
+            if place.any():
+                return self.arrays[f"{name}.features"][pixel.image, int(place.argmax())]
+        return None
+
     def features_of(self, wanted: Sequence[Pixel]) -> np.ndarray:
         """(n, D) features of pixels of either set or of the given ones."""
         rows = np.empty((len(wanted), self.dimension), self.arrays["local.features"].dtype)
-        given = {Pixel(*map(int, place)): i for i, place in enumerate(self.arrays["given.points"])}
         for at, pixel in enumerate(wanted):
-            if pixel in given:
-                rows[at] = self.arrays["given.features"][given[pixel]]
-                continue
-            for name in SETS:
-                place = (self.arrays[f"{name}.points"][pixel.image] == pixel[1:]).all(1)
-                if place.any():
-                    rows[at] = self.arrays[f"{name}.features"][pixel.image, int(place.argmax())]
-                    break
-            else:
+            found = self.find(pixel)
+            if found is None:
                 raise ConfigError(f"pixel {tuple(pixel)} is not in the cache; was the cache made for another run?")
+            rows[at] = found
         return rows
 
     def context(self, rows: int = 8192) -> np.ndarray:
@@ -138,6 +143,12 @@ def settings_file(folder: Path) -> Path:
     """The JSON file of the cache in `folder`; one that an earlier version made is `bank.json`."""
     earlier = folder / "bank.json"
     return earlier if earlier.is_file() else folder / "cache.json"
+
+
+def images_done(folder: Path) -> int:
+    """How many images, from the first on, have their rows in the cache in `folder`, which may still be under way."""
+    path = settings_file(folder)
+    return int(read_json(path)["done"]) if path.is_file() else 0
 
 
 def check_settings(path: Path, wanted: dict) -> dict:
@@ -249,7 +260,7 @@ class PoolImages:
         self.folder_of_files = folder / "images"
 
     @cached_property
-    def encoder(self):
+    def encoder(self) -> Encoder:
         return self.load_encoder()
 
     def create(self, settings: dict) -> None:
@@ -258,14 +269,14 @@ class PoolImages:
             return
         images, dimension = len(self.pool), sum(self.encoder.channels)
         dtype, noise_samples = np.dtype(self.config.cache_dtype), self.config.noise_samples
-        shapes = {
-            "given.points": ((len(self.given), 3), np.int32),
+        shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {
+            "given.points": ((len(self.given), 3), np.dtype(np.int32)),
             "given.features": ((len(self.given), dimension), dtype),
         }
-        shapes["sizes"] = ((images, 2), np.int32)
+        shapes["sizes"] = ((images, 2), np.dtype(np.int32))
         for name in SETS:
             count = getattr(self.config, name)
-            shapes[f"{name}.points"] = ((images, count, 2), np.int32)
+            shapes[f"{name}.points"] = ((images, count, 2), np.dtype(np.int32))
             shapes[f"{name}.features"] = ((images, count, dimension), dtype)
             shapes[f"{name}.noise"] = ((images, count, noise_samples, dimension), dtype)
         shutil.rmtree(self.folder_of_files, ignore_errors=True)  # of other settings, which are no longer written down

@@ -13,7 +13,7 @@ from difal.config import Config
 from difal.data import Data, open_config_data
 from difal.data.check import check_split
 from difal.encoders.lazy import LazyEncoder
-from difal.features.cache import FeatureCache, Pixel, build_cache, settings_file
+from difal.features.cache import WAVE, FeatureCache, Pixel, build_cache, settings_file
 from difal.features.test_set import TestSet
 
 
@@ -23,17 +23,23 @@ def make_features(
     load_encoder: Callable | None = None,
     folder: Path | None = None,
     given: Sequence[Pixel] = (),
+    wave: int = WAVE,
 ) -> tuple[FeatureCache, TestSet | None]:
-    """Make, finish or open the caches of the pool and of the test set, in `folder` or `config.cache`; on all ranks."""
+    """Make, finish or open the caches of the pool and of the test set, in `folder` or `config.cache`; on all ranks.
+
+    The pool's cache can be read up to the last complete wave of images while the rest is made; see `build_cache`.
+    """
     config = dataclasses.replace(config, device=parallel.own_device(config.device))
     if config.threads:
         torch.set_num_threads(config.threads)
     data = data or open_config_data(config)
     load_encoder = load_encoder or LazyEncoder(config)
-    folder = Path(folder or config.cache)
+    if folder is None and config.cache is None:
+        raise ValueError("`folder` or `config.cache` must name the folder of the features")
+    folder = Path(folder or str(config.cache))
     with parallel.hold(folder, wait=True):
         parallel.on_first_rank(lambda: _check_images(folder, data))
-        cache = build_cache(folder / "pool", data.train, load_encoder, config, given)
+        cache = build_cache(folder / "pool", data.train, load_encoder, config, given, wave)
         test = None
         if data.test is not None and data.test.has_masks:
             test = TestSet(folder / "test", data.test, load_encoder, config)

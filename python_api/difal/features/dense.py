@@ -12,7 +12,7 @@ import torch
 
 from difal.heads import Head
 from difal.threads import one_thread
-from difal_kernels import project_then_resize
+from difal_kernels import entropy, project_then_resize
 
 
 def dense_logits(head: Head, maps: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
@@ -25,6 +25,17 @@ def dense_classes(head: Head, maps: Sequence[torch.Tensor], size: tuple[int, int
     return _every_pixel(head, maps, size, lambda rows: head.rest(rows).argmax(1).to(torch.uint8))
 
 
+def dense_view(head: Head, maps: Sequence[torch.Tensor], size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Most likely class (B, H, W) uint8, and entropy (B, H, W) float32 in nats, without keeping the logits."""
+
+    def tail(rows: torch.Tensor) -> torch.Tensor:
+        logits = head.rest(rows)
+        return torch.stack([logits.argmax(1).float(), entropy(logits).float()], 1)
+
+    found = _every_pixel(head, maps, size, tail)
+    return found[..., 0].to(torch.uint8), found[..., 1]
+
+
 @one_thread()
 def _every_pixel(head: Head, maps: Sequence[torch.Tensor], size: tuple[int, int], tail: Callable) -> torch.Tensor:
-    return project_then_resize(maps, head.project.weight, head.project.bias, size, tail=tail)
+    return torch.as_tensor(project_then_resize(maps, head.project.weight, head.project.bias, size, tail=tail))

@@ -63,7 +63,7 @@ def encode(encoder, image: np.ndarray, name: str, noise_samples: Sequence[int], 
 def pixel_features(maps: Sequence[torch.Tensor], points: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:
     """Hypercolumns of one image's points, (P, D) float32."""
     try:
-        return hypercolumns(list(maps), torch.from_numpy(points), size).float().numpy()
+        return np.asarray(hypercolumns(list(maps), torch.from_numpy(points), size), np.float32)
     except ValueError as error:
         raise DataError(
             f"the encoder's features of image {name} cannot be used: {error}; check the encoder's weights"

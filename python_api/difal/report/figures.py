@@ -13,6 +13,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
+from safetensors import safe_open
 
 from difal.metrics import POLICIES
 from difal.run.labels import Label
@@ -87,7 +88,7 @@ def clicks_by_round(labels: Sequence[Label], classes: Sequence[str], colors: Seq
     return _svg(figure)
 
 
-def click_places(labels: Sequence[Label], colors: Sequence) -> str:
+def click_positions(labels: Sequence[Label], colors: Sequence) -> str:
     """Every queried pixel, at its position in its image."""
     figure, axes = _axes(4.4, 3.6)
     x = [(label.x + 0.5) / label.width for label in labels]
@@ -101,8 +102,6 @@ def click_places(labels: Sequence[Label], colors: Sequence) -> str:
 
 def read_picture(path: Path) -> tuple[dict[str, np.ndarray], str, str]:
     """The maps of a file of `difal.run.pictures`, the image's name, the round of the head."""
-    from safetensors import safe_open
-
     with safe_open(path, "np") as file:
         facts = file.metadata()
         return {name: file.get_tensor(name) for name in file.keys()}, facts["name"], facts["round"]  # noqa: SIM118
@@ -132,7 +131,8 @@ def picture_row(
 
 def _shown(picture: Image.Image) -> Image.Image:
     scale = SHOWN / max(picture.size)
-    size = tuple(max(1, round(side * scale)) for side in picture.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    size = (width, height)
     return (
         picture
         if size == picture.size

@@ -5,6 +5,8 @@
     known.jsonl                labels given before round 0, if any
     rounds/000/picks.jsonl     pixels asked, best first, with their scores
     rounds/000/labels.jsonl    the same lines, answered
+    rounds/000/corrections.jsonl  earlier rounds' labels that the annotator changed before this round was trained
+    rounds/000/classes.json    class names, where the annotator has changed those that the run began with
     rounds/000/head.safetensors
     rounds/000/metrics.json    mIoU under both policies, class IoUs, confusion matrix
     rounds/000/stages.json     seconds and peak memory per stage
@@ -16,8 +18,11 @@ A round's step is done when its file is there, so that a run killed at any momen
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from difal.config import Config, read_yaml
 from difal.errors import ConfigError
@@ -42,8 +47,6 @@ class RunDirectory:
         return (self.folder / "rounds/000/picks.jsonl").is_file()
 
     def begin(self, config: Config) -> None:
-        import yaml
-
         write_text(self.folder / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
 
     def config(self) -> dict[str, Any]:
@@ -72,11 +75,12 @@ class RunDirectory:
         return earlier if earlier.is_dir() else self.folder / "cache"
 
     def round(self, index: int) -> Round:
-        return Round(self.folder / "rounds" / f"{index:03d}", tuple(self.facts()["classes"]))
+        facts = self.facts()
+        return Round(self.folder / "rounds" / f"{index:03d}", tuple(classes_at_start(facts) or ()))
 
     def rounds(self) -> list[Round]:
         """The rounds with picks, in order."""
-        found = []
+        found: list[Round] = []
         while (entry := self.round(len(found))).has("picks.jsonl"):
             found.append(entry)
         return found
@@ -86,7 +90,12 @@ class Round:
     """One round's files."""
 
     def __init__(self, folder: Path, classes: tuple[str, ...]):
-        self.folder, self.classes, self.index = folder, classes, int(folder.name)
+        self.folder, self._classes, self.index = folder, classes, int(folder.name)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names when the round was labeled: an annotator may have changed those that the run began with."""
+        return tuple(read_json(self.folder / "classes.json")) if self.has("classes.json") else self._classes
 
     def has(self, name: str) -> bool:
         return (self.folder / name).is_file()
@@ -97,11 +106,21 @@ class Round:
     def labels(self) -> list[Label]:
         return read_labels(self.folder / "labels.jsonl", self.classes)
 
+    def corrected(self, labels: list[Label]) -> list[Label]:
+        """Earlier labels, with those that the annotator changed before this round was trained."""
+        if not self.has("corrections.jsonl"):
+            return labels
+        changed = {label.place: label for label in read_labels(self.folder / "corrections.jsonl", self.classes)}
+        return [changed.get(label.place, label) for label in labels]
+
+    def write_classes(self, classes: Sequence[str]) -> None:
+        write_json(self.folder / "classes.json", list(classes))
+
     def write_labels(self, name: str, labels: list[Label]) -> None:
         write_label_file(self.folder / f"{name}.jsonl", labels)
 
-    def head(self) -> Head | None:
-        return Head.load(self.folder / "head.safetensors") if self.has("head.safetensors") else None
+    def head(self) -> Head:
+        return Head.load(self.folder / "head.safetensors")
 
     def is_untested(self) -> bool:
         return self.has("head.safetensors") and not self.has("metrics.json")
@@ -124,3 +143,8 @@ class Round:
             totals = self.stages()
             clock.add_to(totals)
             write_json(self.folder / "stages.json", totals)
+
+
+def classes_at_start(facts: dict[str, Any]) -> list[str] | None:
+    """The class names with which a run began, of the facts in its run.json; `classes` are those of today."""
+    return facts.get("classes_at_start", facts.get("classes"))

@@ -78,28 +78,29 @@ def to_label_studio(labels: Sequence[Label], picture: str = "{image}") -> str:
                 "image": picture.format(image=label.image),
                 "image_id": label.image,
             },
-            "predictions": [
-                {
-                    "result": [
-                        {
-                            "from_name": "point",
-                            "to_name": "image",
-                            "type": "keypointlabels",
-                            "original_width": label.width,
-                            "original_height": label.height,
-                            "value": {
-                                "x": 100 * (label.x + 0.5) / label.width,
-                                "y": 100 * (label.y + 0.5) / label.height,
-                                "width": 0.5,
-                            },
-                        }
-                    ]
-                }
-            ],
+            "predictions": [{"result": [label_studio_point(label)]}],
         }
         for label in labels
     ]
     return json.dumps(tasks, indent=1, ensure_ascii=False) + "\n"
+
+
+def label_studio_point(label: Label) -> dict:
+    """A pixel's middle as Label Studio's key point, in percent of the image, with its class if it has one."""
+    named = {} if label.class_name is None else {"keypointlabels": [label.class_name]}
+    return {
+        "from_name": "point",
+        "to_name": "image",
+        "type": "keypointlabels",
+        "original_width": label.width,
+        "original_height": label.height,
+        "value": {
+            "x": 100 * (label.x + 0.5) / label.width,
+            "y": 100 * (label.y + 0.5) / label.height,
+            "width": 0.5,
+            **named,
+        },
+    }
 
 
 def read_labels(path: Path, classes: Sequence[str], asked: Collection[Place] | None = None) -> list[Label]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -25,9 +26,9 @@ from difal.features.test_set import TestSet
 from difal.files import crash_point, digest
 from difal.heads import train_head
 from difal.metrics import summary
-from difal.run.directory import Round, RunDirectory
+from difal.run.directory import Round, RunDirectory, classes_at_start
 from difal.run.labels import Label, write_label_file
-from difal.run.oracles import MaskOracle, PersonOracle, WaitingForLabels, known_labels
+from difal.run.oracles import MaskOracle, Oracle, PersonOracle, WaitingForLabels, known_labels
 from difal.run.pictures import draw_pictures
 from difal.timing import StageClock
 
@@ -42,6 +43,7 @@ def run(
     data: Data | None = None,
     encoder=None,
     log: Callable[[str], None] = print,
+    oracle: Oracle | None = None,
 ) -> Status:
     """Run the rounds that are not done yet; under torchrun every rank calls it.
 
@@ -51,6 +53,7 @@ def run(
         data: the pool and test set, instead of opening `config.data`.
         encoder: an encoder (see `difal.encoders`), instead of loading `config.encoder` when it is needed.
         log: called on rank 0 with a line of text per event.
+        oracle: who labels the picks, instead of the one that `config.oracle` names.
 
     Returns:
         "done", or "waiting" when a person has to label the pixels of a round first.
@@ -69,7 +72,7 @@ def run(
     with parallel.hold(run_dir.folder):
         if run_dir.begun and not resume:
             raise ConfigError(f"{run_dir.folder} holds a run; go on with --resume, or choose another --out")
-        loop = Loop(local, run_dir, data, load_encoder, log if parallel.rank() == 0 else lambda line: None)
+        loop = Loop(local, run_dir, data, load_encoder, log if parallel.rank() == 0 else lambda line: None, oracle)
         parallel.on_first_rank(lambda: loop.begin(config, resume))
         return loop.run()
 
@@ -84,13 +87,14 @@ class Loop:
         data: Data,
         load_encoder: LazyEncoder,
         log: Callable[[str], None],
+        oracle: Oracle | None = None,
     ):
         self.config, self.run_dir, self.data, self.log = config, run_dir, data, log
         self.index = {name: i for i, name in enumerate(data.train.ids)}
         self.budget = config.round_budget(len(data.train))
         self.clock = StageClock()
         self.load_encoder = load_encoder
-        self.oracle = self._oracle()
+        self.oracle = oracle or self._oracle()
 
     def begin(self, config: Config, resume: bool) -> None:
         """Check that an earlier run's data and encoder are unchanged, and write down what this run rests on."""
@@ -103,8 +107,7 @@ class Loop:
             version=__version__,
             data=self.data.name,
             pool=self._pool(),
-            classes=list(self.data.classes),
-            colors=self.data.colors.tolist(),
+            **self._class_facts(facts),
             images=len(self.data.train),
             test_images=len(self.data.test) if self.data.test else 0,
             weights=self.load_encoder.weights,
@@ -127,12 +130,12 @@ class Loop:
             if ended == POOL_EMPTY:
                 self.log(f"round {index}: no pixel is left to query; the run ends here")
                 break
-            parallel.on_first_rank(lambda entry=entry: self._train(entry))
+            parallel.on_first_rank(partial(self._train, entry))
             if self.test and self.test.cached:
-                self._evaluate([entry])
-            parallel.on_first_rank(lambda entry=entry: self._end_round(entry))
+                self._evaluate(self.test, [entry])
+            parallel.on_first_rank(partial(self._end_round, entry))
         if self.test and not self.test.cached:
-            self._evaluate_late()
+            self._evaluate_late(self.test)
         parallel.on_first_rank(self._draw)
         return "done"
 
@@ -146,10 +149,10 @@ class Loop:
 
     def _check_data(self, before: dict) -> None:
         """Labels name images and classes by their position in the list, so neither list may change under a run."""
-        classes = list(self.data.classes)
-        if before.get("classes") not in (None, classes):
+        classes, started_with = list(self.data.classes), classes_at_start(before)
+        if started_with not in (None, classes):
             raise ConfigError(
-                f"the classes were {', '.join(before['classes'])} when the run began and are {', '.join(classes)} now; "
+                f"the classes were {', '.join(started_with)} when the run began and are {', '.join(classes)} now; "
                 f"put them back, or start another run with another --out"
             )
         if before.get("pool") not in (None, self._pool()):
@@ -158,8 +161,15 @@ class Loop:
                 f"now; names and file sizes count): put it back as it was, or start another run with another --out"
             )
 
+    def _class_facts(self, before: dict) -> dict:
+        """Names and colours; those of a run whose annotator has changed the classes are the annotator's to write."""
+        if "classes_at_start" in before:
+            return {}
+        return {"classes": list(self.data.classes), "colors": np.asarray(self.data.colors).tolist()}
+
     def _check_same_as_first_rank(self) -> None:
         facts = self.run_dir.facts()
+        facts = {**facts, "classes": classes_at_start(facts)}
         own = {"pool": self._pool(), "classes": list(self.data.classes), "weights": self.load_encoder.weights}
         for name, value in own.items():
             if facts.get(name) != value:
@@ -179,7 +189,7 @@ class Loop:
         parallel.on_first_rank(lambda: self.run_dir.note(feature_stages=stages, dimension=cache.dimension))
         return cache, test
 
-    def _oracle(self) -> MaskOracle | PersonOracle:
+    def _oracle(self) -> Oracle:
         kind = self.config.oracle
         if kind == "masks" and not self.data.train.has_masks:
             raise DataError(f"{self.config.data} has no masks for the pool; add them, or use --oracle person")
@@ -195,8 +205,11 @@ class Loop:
         return Pixel(self.index[label.image], label.y, label.x)
 
     def _queried(self, rounds: int) -> list[Label]:
-        """The labels from before the run and of its first rounds."""
-        return [*self.known, *(label for index in range(rounds) for label in self.run_dir.round(index).labels())]
+        """The labels from before the run and of its first rounds, corrected as they were when the last was labeled."""
+        labels = list(self.known)
+        for entry in map(self.run_dir.round, range(rounds)):
+            labels = entry.corrected(labels) + entry.labels()
+        return labels
 
     def _query(self, entry: Round) -> int:
         """Have the round's pixels picked and labeled; LABELED, WAITING for a person, or POOL_EMPTY."""
@@ -225,15 +238,15 @@ class Loop:
             return WAITING
         entry.write_labels("labels", labels)
         crash_point("labels")
-        if isinstance(self.oracle, PersonOracle):
-            self.oracle.done()
+        self.oracle.done()
         return LABELED
 
     def _select(self, entry: Round) -> list[Label]:
         """The round's picks, best first."""
-        head = self.run_dir.round(entry.index - 1).head() if entry.index else None
+        before = self.run_dir.round(entry.index - 1) if entry.index else None
+        head = before.head() if before and before.has("head.safetensors") else None
         queried = [self._pixel(label) for label in self._queried(entry.index)]
-        classes = len(self.data.classes)
+        classes = len((before or entry).classes)
         chosen = select(self.cache, head, queried, self.budget, entry.index, self.config, self.clock, classes)
         return [
             Label(
@@ -259,19 +272,18 @@ class Loop:
             targets = np.array([label.class_id for label in usable])
             context = self.cache.context()
             dropout = training_dropout(self.config)
-            head = train_head(
-                features, targets, context, len(self.data.classes), self.config, entry.index, dropout=dropout
-            )
+            head = train_head(features, targets, context, len(entry.classes), self.config, entry.index, dropout=dropout)
         head.save(entry.folder / "head.safetensors")
         crash_point("head")
 
-    def _evaluate(self, entries: list[Round]) -> list[Round]:
+    def _evaluate(self, test: TestSet, entries: list[Round]) -> list[Round]:
         """Test the heads of rounds that have one and no metrics yet; those rounds."""
-        entries = [entry for entry in entries if parallel.on_first_rank(lambda entry=entry: entry.is_untested())]
+        entries = [entry for entry in entries if parallel.on_first_rank(entry.is_untested)]
         if entries:
             note = f"test, round {entries[0].index}" if len(entries) == 1 else f"test, {len(entries)} heads"
+            classes = max(len(entry.classes) for entry in entries)
             with self.clock("testing"):
-                counts = self.test.evaluate([entry.head() for entry in entries], len(self.data.classes), note)
+                counts = test.evaluate([entry.head() for entry in entries], classes, note)
             parallel.on_first_rank(lambda: self._write_metrics(entries, counts))
         return entries
 
@@ -284,10 +296,10 @@ class Loop:
             entry.write_metrics({**facts, **summary(count)})
             crash_point("metrics")
 
-    def _evaluate_late(self) -> None:
+    def _evaluate_late(self, test: TestSet) -> None:
         """Test all rounds' heads in one pass over the encoder, where its maps were too large to keep."""
         rounds = parallel.on_first_rank(lambda: len(self.run_dir.rounds()))
-        for entry in self._evaluate([self.run_dir.round(index) for index in range(rounds)]):
+        for entry in self._evaluate(test, [self.run_dir.round(index) for index in range(rounds)]):
             self._log_round(entry)
 
     def _end_round(self, entry: Round) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import shlex
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -25,6 +27,18 @@ class WaitingForLabels(Exception):
     """A person has to answer before the run can go on; the message says where and how."""
 
 
+class Oracle(Protocol):
+    """Who answers a round's picks."""
+
+    def answer(self, picks: Sequence[Label]) -> list[Label]:
+        """The answered picks; raises `WaitingForLabels` while there is none for some of them."""
+        ...
+
+    def done(self) -> None:
+        """Called once the answers are kept in the run directory."""
+        ...
+
+
 class MaskOracle:
     """Answers from the pool's masks. A void pixel is skipped: no class fits it."""
 
@@ -39,6 +53,9 @@ class MaskOracle:
                 if pick.image == name:
                     answers[at] = self._fill(pick, int(mask[pick.y, pick.x]))
         return answers
+
+    def done(self) -> None:
+        pass
 
     def _fill(self, pick: Label, class_id: int) -> Label:
         if class_id == IGNORE:
@@ -65,7 +82,7 @@ class PersonOracle:
             WaitingForLabels: not all are answered; the files to fill in are there.
             LabelError: a line cannot be used.
         """
-        answers = self._read(picks)
+        answers = self.filled_in(picks)
         if answers is None:
             self._draw(picks)
             answers = list(picks)
@@ -89,7 +106,7 @@ class PersonOracle:
         for path in self.files.values():
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
-    def _read(self, picks: Sequence[Label]) -> list[Label] | None:
+    def filled_in(self, picks: Sequence[Label]) -> list[Label] | None:
         """The picks with what was filled in so far, None if nothing was asked yet.
 
         Where both files answer a pixel, that with more answers counts.
@@ -165,8 +182,6 @@ def mark(image: np.ndarray, points: Sequence[tuple[int, int, int]], long_side: i
 
 
 def to_png(picture: Image.Image) -> bytes:
-    import io
-
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()

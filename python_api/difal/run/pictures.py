@@ -11,6 +11,8 @@ from PIL import Image
 from tqdm import tqdm
 
 import difal_kernels
+from difal.acquisition.base import Predictions
+from difal.acquisition.edald import rate
 from difal.config import Config
 from difal.data import Data
 from difal.features.dense import dense_logits
@@ -35,6 +37,7 @@ def draw_pictures(run_dir: RunDirectory, data: Data, load_encoder: Callable, con
     last = Counter(pick.image for pick in rounds[-1].picks())
     order = sorted(range(len(data.train)), key=lambda i: (-last[data.train.ids[i]], -clicks[data.train.ids[i]], i))
     shown = order[: config.pictures]
+    generator = torch.Generator()  # which eDALD does not read
     for place, index in enumerate(tqdm(shown, "pictures of the report", leave=False, unit="image")):
         path = run_dir.folder / "pictures" / f"r{len(rounds):03d}-{place:03d}.safetensors"
         if path.is_file():
@@ -46,12 +49,13 @@ def draw_pictures(run_dir: RunDirectory, data: Data, load_encoder: Callable, con
         logits = logits.flatten(1, 2).movedim(1, 0)  # (H W, 1 + K, C), fixed noise first
         entropy = difal_kernels.entropy(logits[:, 0])
         dald = difal_kernels.dald(logits[:, 1:])
+        edald = rate(Predictions(logits[:, 0], logits[:, 1:], generator, config))  # as it ranks, with its `compat`
         tensors = {
             "image": torch.from_numpy(_drawn(image, size, Image.Resampling.LANCZOS)),
             "prediction": logits[:, 0].argmax(1).reshape(size).to(torch.uint8),
             "entropy": entropy.reshape(size).half(),
             "dald": dald.reshape(size).half(),
-            "edald": (entropy + config.edald_weight * dald).reshape(size).half(),
+            "edald": edald.reshape(size).half(),
         }
         if data.train.has_masks:
             tensors["mask"] = torch.from_numpy(_drawn(data.train.mask(index), size, Image.Resampling.NEAREST))

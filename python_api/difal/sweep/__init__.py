@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from filelock import BaseFileLock
 
 from difal import parallel
@@ -248,8 +249,6 @@ def is_finished(config: Config) -> bool:
 
 
 def _write_plan(plan: Sweep) -> None:
-    import yaml
-
     write_text(plan.out / "sweep.yaml", yaml.safe_dump(plan.to_dict(), sort_keys=False))
 
 

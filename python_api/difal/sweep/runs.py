@@ -95,8 +95,9 @@ def _begin_worker() -> None:
     parent = parent_process()
 
     def follow() -> None:
-        parent.join()
-        os._exit(1)
+        if parent is not None:
+            parent.join()
+            os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
 
@@ -116,8 +117,9 @@ def collect(key: Key, config: Config) -> dict:
     run_dir = RunDirectory(config.run_folder())
     classes = run_dir.facts()["classes"]
     rounds = [one for one in run_dir.rounds()[: config.rounds] if one.has("metrics.json")]
-    metrics = [one.metrics() for one in rounds]
-    clicks, seconds = dict.fromkeys((*classes, "skipped"), 0), {}
+    metrics = [found for one in rounds if (found := one.metrics())]
+    clicks = dict.fromkeys((*classes, "skipped"), 0)
+    seconds: dict[str, float] = {}
     for one in rounds:
         for label in one.labels():
             clicks["skipped" if label.class_id is None else classes[label.class_id]] += 1

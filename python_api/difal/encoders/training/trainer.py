@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -250,8 +251,6 @@ class Training:
 
     def save(self) -> None:
         """The state from which to go on, then the encoder as it is now, and the loss curve."""
-        from io import BytesIO
-
         state = {
             "step": self.step,
             "wall": self.watch.wall,

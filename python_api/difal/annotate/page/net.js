@@ -1,0 +1,63 @@
+// Requests to the server. All addresses are relative, so that the page works behind any proxy.
+
+const token = location.hash.slice(1);
+const PICTURES_AT_ONCE = 3; // a browser has six connections: the rest are for answers, questions and news
+
+export const page = crypto.randomUUID();
+export const storeName = `difal-${token.slice(0, 16)}`;
+
+export class Refused extends Error {
+  constructor(status, text) {
+    super(text);
+    this.status = status;
+  }
+}
+
+async function checked(response) {
+  if (response.ok) return response;
+  let text = response.statusText;
+  try {
+    text = (await response.json()).error;
+  } catch { /* a proxy's page */ }
+  throw new Refused(response.status, text);
+}
+
+export async function post(path, body, options = {}) {
+  const response = await fetch(`api/${path}`, {
+    method: "POST",
+    headers: { "Content-Type": "application/json", "X-Difal-Token": token },
+    body: JSON.stringify(body),
+    ...options,
+  });
+  return (await checked(response)).json();
+}
+
+export async function get(path) {
+  return (await checked(await fetch(`api/${path}`, { headers: { "X-Difal-Token": token } }))).json();
+}
+
+let atWork = 0;
+const waiting = [];
+
+// A picture, decoded. `urgent` ones go before those that wait.
+export async function picture(path, urgent = true) {
+  if (atWork >= PICTURES_AT_ONCE) {
+    await new Promise((go) => (urgent ? waiting.unshift(go) : waiting.push(go)));
+  }
+  atWork += 1;
+  try {
+    const response = await checked(await fetch(`api/${path}`, { headers: { "X-Difal-Token": token } }));
+    const bitmap = await createImageBitmap(await response.blob(), {
+      colorSpaceConversion: "none",
+      premultiplyAlpha: "none",
+    });
+    return { bitmap, version: Number(response.headers.get("X-Difal-Version") || 0) };
+  } finally {
+    atWork -= 1;
+    waiting.shift()?.();
+  }
+}
+
+export function sleep(milliseconds) {
+  return new Promise((go) => setTimeout(go, milliseconds));
+}

@@ -1,0 +1,177 @@
+"""Open a run to annotate: a new one, or one that was begun by `difal label` or by `difal run`."""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from difal.annotate.handlers import Gate
+from difal.annotate.oracle import FOLDER
+from difal.annotate.server import Server, make_server, token_of
+from difal.annotate.session import Session
+from difal.config import Config, resumed_config
+from difal.data import Data, open_config_data
+from difal.errors import ConfigError, UnknownClassesError
+from difal.files import exclusive, read_json, write_json
+from difal.presets import make_config
+from difal.run.directory import RunDirectory
+from difal.run.oracles import PersonOracle
+
+ANSWERS_PER_ROUND = 30  # where no `--budget` says otherwise
+NOT_NAMED_YET = "?"  # stands for the classes until the page has given them
+
+
+def label_config(settings: dict[str, Any], file: str | Path | None = None, preset: str | None = None) -> Config:
+    """The settings of the run to annotate: those of the folder `out` if it holds one, else new ones.
+
+    Args:
+        settings: overrides by name, `out` among them.
+        file: YAML file of settings for a new run.
+        preset: settings by name for a new run.
+
+    Raises:
+        ConfigError: the run in `out` has other settings, or is answered by masks.
+    """
+    out = settings.get("out") or (make_config(file, settings, preset).out if file else "")
+    if out:
+        run_dir, begun = RunDirectory(Path(out)), Path(out) / FOLDER / "session.json"
+        if run_dir.exists or begun.is_file():
+            if file or preset:
+                raise ConfigError(f"{out} holds a run, which has its settings; leave out --preset and --config")
+            stored = run_dir.config() if run_dir.exists else read_json(begun)["config"]
+            if "classes" in settings and stored.get("classes") is None:
+                settings = {key: value for key, value in settings.items() if key != "classes"}
+            config = resumed_config(stored, {**settings, "out": str(out)})
+            if config.oracle == "masks":
+                raise ConfigError(f"the run in {out} is answered by masks; choose another --out")
+            return config
+    config = make_config(file, {**settings, "oracle": "person"}, preset)
+    folder = config.run_folder()
+    if not out and (RunDirectory(folder).exists or (folder / FOLDER / "session.json").is_file()):
+        return label_config({**settings, "out": str(folder)}, file, preset)
+    return dataclasses.replace(config, out=str(folder))
+
+
+def open_data(config: Config) -> tuple[Data, bool]:
+    """The pool, and whether its classes are known; if not, one stands for them."""
+    try:
+        return open_config_data(config), True
+    except UnknownClassesError:
+        if config.labels:
+            raise
+        return open_config_data(dataclasses.replace(config, classes=NOT_NAMED_YET)), False
+
+
+def open_session(
+    config: Config,
+    *,
+    budget_given: bool = True,
+    annotator: str | None = None,
+    keys: dict[str, str] | None = None,
+    repeats: float = 0.0,
+) -> Session:
+    """A session at the run in `config.run_folder()`; call its `open` to begin.
+
+    Args:
+        config: see `label_config`.
+        budget_given: False to have a new run ask `ANSWERS_PER_ROUND` pixels a round.
+        annotator: who answers; default: the user of this machine.
+        keys: keys by class name.
+        repeats: share of questions asked twice, at least 0 and at most 0.5.
+
+    Raises:
+        UserError: something outside the program is wrong; the message names it and the cure.
+    """
+    if not 0 <= repeats <= 0.5:
+        raise ConfigError(f"`repeats` must be at least 0 and at most 0.5, got {repeats}")
+    folder, run_dir = config.run_folder() / FOLDER, RunDirectory(config.run_folder())
+    path = folder / "session.json"
+    stored = read_json(path) if path.is_file() else {}
+    if stored.get("classes") and config.classes is None:
+        config = dataclasses.replace(config, classes=",".join(stored["classes"]))
+    data, known = open_data(config)
+    if not run_dir.exists and not stored and not budget_given:
+        config = dataclasses.replace(config, budget=ANSWERS_PER_ROUND / len(data.train))
+    if not known:
+        config = dataclasses.replace(config, classes=NOT_NAMED_YET)
+    elif config.classes == NOT_NAMED_YET:
+        known = False
+    run_id = stored.get("run") or secrets.token_hex(8)
+
+    def save(classes: list[str] | None) -> Config:
+        now = config if classes is None else dataclasses.replace(config, classes=",".join(classes))
+        write_json(path, {"run": run_id, "config": now.to_dict(), "classes": classes})
+        return now
+
+    config = save(list(data.classes) if known else None)
+    return Session(
+        config,
+        data,
+        list(data.classes) if known else None,
+        annotator=annotator or user_name(),
+        run_id=run_id,
+        keys=keys,
+        repeats=repeats,
+        save_classes=save,
+    )
+
+
+def take_filled_in(session: Session) -> int:
+    """Journal what was filled into `to_label.*` by hand; how many answers that were."""
+    if not session.rounds or session.start is None:
+        return 0
+    oracle = PersonOracle(session.data, session.config.run_folder())
+    labels = [one for one in oracle.filled_in(session.rounds[-1]) or () if one.answered]
+    sent = [
+        {
+            "id": f"known-{label.id}",
+            "type": "answer",
+            "kind": "known",
+            "image": session.index[label.image],
+            "x": label.x,
+            "y": label.y,
+            "class_id": label.class_id,
+            "reason": None if label.class_id is not None else "none",
+            "seconds": label.seconds,
+            "round": label.round,
+            "rank": label.rank,
+        }
+        for label in labels
+    ]
+    new = [one for one in sent if one["id"] not in session.journal]
+    session.keep(new)
+    return len(new)
+
+
+@contextmanager
+def serving(
+    session: Session, *, port: int | None = None, hosts: tuple[str, ...] = (), framed: bool = False
+) -> Iterator[Server]:
+    """A server of the session, which is open meanwhile; the run is this process's alone.
+
+    Raises:
+        UserError: another process annotates this run, or the port cannot be had.
+    """
+    with exclusive(session.folder):
+        server = make_server(session, Gate(token_of(session.folder), hosts, framed), port)
+        session.open()
+        try:
+            take_filled_in(session)
+            yield server
+        finally:
+            server.shutdown()
+            server.server_close()
+            session.close()
+
+
+def user_name() -> str:
+    """The name of this machine's user, where it has one."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return "annotator"

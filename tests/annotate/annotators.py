@@ -1,0 +1,87 @@
+"""An annotator that knows the masks and answers by keys through the page, in a browser that may be killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from annotate.browser import CHROMIUM, FLAGS, WAIT, Label, next_question, place, question
+from difal.annotate.classes import assign_keys
+from difal.data import open_data
+from difal.data.base import IGNORE
+
+SETTINGS = {
+    "data": "scenes:6,3,0",
+    "size": 48,
+    "encoder": "tiny",
+    "candidates": 100,
+    "local": 8,
+    "random": 8,
+    "noise_samples": 1,
+    "epochs": 5,
+    "pictures": 0,
+    "threads": 1,
+}
+
+
+def flags(**settings) -> list[str]:
+    """Settings as flags of the command line."""
+    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+class Annotator:
+    """A browser with a profile of its own, at the page of a `difal label`.
+
+    Args:
+        playwright: Playwright.
+        label: the server's process.
+        profile: folder of the browser's profile; what the page keeps survives the browser there.
+    """
+
+    def __init__(self, playwright, label: Label, profile: Path):
+        self.playwright, self.label, self.profile = playwright, label, profile
+        self.data = open_data(SETTINGS["data"], size=SETTINGS["size"])
+        self.keys = assign_keys(self.data.classes)
+        self.open()
+
+    def open(self) -> None:
+        self.context = self.playwright.chromium.launch_persistent_context(
+            str(self.profile), executable_path=CHROMIUM, args=FLAGS, viewport={"width": 900, "height": 640}
+        )
+        self.page = self.context.pages[0]
+        self.page.goto(self.label.url)
+
+    def kill(self) -> None:
+        """End the browser by SIGKILL, at once."""
+        for process in self.processes():
+            os.kill(process, signal.SIGKILL)
+
+    def processes(self) -> list[int]:
+        """The browser's own process, first; its others end with it."""
+        found, mark = [], f"--user-data-dir={self.profile}".encode()
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                command = path.read_bytes()
+            except OSError:
+                continue
+            if mark in command and b"--type=" not in command:
+                found.append(int(path.parent.name))
+        return found
+
+    def answer(self) -> str:
+        """Answer the question shown, by its key; its id."""
+        here = question(self.page)
+        image, row, column = place(here)
+        class_id = int(self.data.train.mask(image)[row, column])
+        self.page.keyboard.press("-" if class_id == IGNORE else self.keys[class_id])
+        next_question(self.page, here)
+        return here
+
+    def done(self) -> bool:
+        """Whether all rounds are done; waits until that, or a question, is shown."""
+        self.page.wait_for_selector("body[data-phase='done'], body[data-question*='.']", timeout=WAIT)
+        return self.page.get_attribute("body", "data-phase") == "done"
+
+    def close(self) -> None:
+        self.context.close()

@@ -1,0 +1,124 @@
+"""Debian's chromium, driven by Playwright, at a `difal label` that runs in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+REQUIRED = bool(os.environ.get("DIFAL_REQUIRE_BROWSER"))
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--force-color-profile=srgb",
+]  # fmt: skip
+ROOT = Path(__file__).resolve().parents[2]
+WAIT = 120_000  # milliseconds; a busy machine is no fault
+
+
+def need_browser() -> None:
+    """Skip, or fail where `DIFAL_REQUIRE_BROWSER` is set, without chromium and Playwright."""
+    try:
+        import playwright  # noqa: F401
+    except ImportError:
+        missing = "Playwright (pip install playwright)"
+    else:
+        missing = None if CHROMIUM else "chromium (apt-get install chromium)"
+    if missing and REQUIRED:
+        pytest.fail(f"{missing} is not installed, and DIFAL_REQUIRE_BROWSER is set")
+    if missing:
+        pytest.skip(f"{missing} is not installed")
+
+
+class Label:
+    """`difal label` in a process of its own.
+
+    Args:
+        folder: the run folder.
+        arguments: what else is on its command line.
+    """
+
+    def __init__(self, folder: Path, *arguments: str):
+        self.folder, self.arguments = Path(folder), arguments
+        self.start()
+
+    def start(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "difal", "label", "--out", str(self.folder), "--no-browser"]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "python_api"), str(ROOT), *sys.path])}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / "label.log", "ab") as log:
+            self.process = subprocess.Popen(
+                [*command, *(arguments or self.arguments)],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                cwd=self.folder,
+            )
+        line = self.process.stdout.readline()
+        found = re.search(r"http://\S+", line)
+        if not found:
+            self.stop()
+            raise RuntimeError(f"difal label said {line!r}\n{(self.folder / 'label.log').read_text()[-2000:]}")
+        self.url = found[0]
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self.process.stdout.close()
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.process.stdout.close()
+
+    def __enter__(self) -> Label:
+        return self
+
+    def __exit__(self, *error) -> None:
+        if not self.process.stdout.closed:
+            self.stop()
+
+
+def launch(playwright, *flags: str):
+    return playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *flags])
+
+
+def question(page) -> str:
+    """The id of the question shown; waits for one."""
+    return page.wait_for_selector("body[data-question*='.']", timeout=WAIT).get_attribute("data-question")
+
+
+def place(question_id: str) -> tuple[int, int, int]:
+    """Image number, row and column of a question."""
+    image, row, column = map(int, question_id.split(".")[1:4])
+    return image, row, column
+
+
+def next_question(page, before: str) -> None:
+    """Wait until another question is shown, or none."""
+    page.wait_for_selector(f"body:not([data-question='{before}'])", timeout=WAIT)
+
+
+def acknowledged(page) -> None:
+    """Wait until the server has acknowledged every answer."""
+    page.wait_for_selector("body[data-pending='0']", timeout=WAIT)
+
+
+def wait_for(condition, seconds: float = WAIT / 1000) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited too long"
+        time.sleep(0.1)

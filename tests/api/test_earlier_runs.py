@@ -1,0 +1,73 @@
+"""Runs that an earlier version left unfinished go on, and end as that version would have ended them.
+
+`fixtures/earlier_runs` was written before the settings, files and fields of today had their names (`bank`, `draws`,
+`asked`): a run killed in its second round, one that waits for a person's labels, one killed in the pass over the
+encoder, and what the rounds of a finished one held.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from api.fakes import use_fake_encoder
+from difal import cli
+from difal.report import write_report
+from difal.run.directory import RunDirectory
+
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "earlier_runs"
+
+
+@pytest.fixture
+def resume(tmp_path, monkeypatch):
+    """Resume a copy of one of the runs; its folder."""
+    monkeypatch.chdir(tmp_path)
+    use_fake_encoder(patch=monkeypatch.setattr)
+
+    def resumed(name):
+        if not (tmp_path / name).exists():
+            shutil.copytree(FIXTURES / name, tmp_path / name)
+        code = cli.main(["run", "--resume", name])
+        return RunDirectory(tmp_path / name), code
+
+    return resumed
+
+
+def check(run):
+    """The picks and labels are those of the earlier version; its metrics within what another processor may change."""
+    finished = RunDirectory(FIXTURES / "finished")
+    finished.facts = run.facts
+    assert len(run.rounds()) == len(finished.rounds()) == 3
+    for now, before in zip(run.rounds(), finished.rounds(), strict=True):
+        assert [pick.place for pick in now.picks()] == [pick.place for pick in before.picks()]
+        assert [label.class_id for label in now.labels()] == [label.class_id for label in before.labels()]
+        found, wanted = now.metrics(), before.metrics()
+        assert found.keys() == wanted.keys()
+        assert found["queried"] == wanted["queried"] == 3 * (now.index + 1)
+        assert found["pixel_accuracy"] == pytest.approx(wanted["pixel_accuracy"], abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["killed", "encoding"])
+def test_a_killed_run_goes_on(name, resume):
+    run, code = resume(name)
+    assert code == cli.DONE
+    check(run)
+    assert write_report(run.folder).stat().st_size > 10_000
+
+
+def test_a_run_that_waits_for_labels_goes_on(resume):
+    """Its picks are not chosen again, and its two later rounds wait, too."""
+    finished = [path / "labels.jsonl" for path in sorted((FIXTURES / "finished/rounds").iterdir())]
+    for labels in finished:
+        run, code = resume("waiting")
+        assert code == cli.WAITING
+        truth = {(row["x"], row["y"]): row for row in map(json.loads, labels.read_text().splitlines())}
+        question = run.folder / "to_label.jsonl"
+        rows = [json.loads(line) for line in question.read_text().splitlines()]
+        filled = [truth[row["x"], row["y"]] for row in rows]
+        assert [row["id"] for row in rows] == [row["id"] for row in filled]
+        question.write_text("".join(json.dumps(row) + "\n" for row in filled))
+    run, code = resume("waiting")
+    assert code == cli.DONE
+    check(run)
