@@ -1,7 +1,8 @@
 """Rates of the inner products that selection rests on, in GFlop/s of one core: bench/results/cpu/products.{json,md}.
 
-torch's float32 GEMM, 16-bit integers with AVX-512 VNNI, and the same as tiles with AMX, each as far as this processor has
-it. Calls are short and the fastest of many counts, the kinds by turns, so that what else runs on the machine hardly does.
+torch's float32 GEMM, 16-bit integers with AVX-512 VNNI, and the same as tiles with AMX, each as far as this processor
+has it. Calls are short and the fastest of many counts, the kinds by turns, so that other work on the machine matters
+little.
 """
 
 from __future__ import annotations

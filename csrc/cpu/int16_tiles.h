@@ -20,7 +20,8 @@ struct Int16TileKernels {
     // The bytes of a row of n numbers, a multiple of 64.
     void (*split)(const int16_t* q, int64_t n, uint8_t* hi, uint8_t* lo);
 
-    // out[i * stride + j] = float32(the exact sum of products) times the two rows' steps.
+    // out[i * stride + j] = 2^16 high + rest times the two rows' steps, where the exact sum of products is that with
+    // `rest` from 0 to 2^16 - 1, and `high` is rounded to float32.
     void (*multiply)(const int32_t* a, int64_t a_rows, const int32_t* b, int64_t b_rows, int64_t numbers, float* out,
                      int64_t stride);
 };

@@ -67,23 +67,20 @@ inline __attribute__((always_inline)) void turn(const int32_t* src, int32_t* dst
     }
 }
 
-// The four sums of 16 x 16 products to float32.
+// The four sums of 16 x 16 products to float32: what is above a byte is carried to the next, so no sum leaves int32.
 inline __attribute__((always_inline)) void finish(const int32_t* sums, const Step* row_steps, const Step* column_steps,
                                                   int64_t rows, __mmask16 columns, float* out, int64_t stride) {
     const __m512 steps = _mm512_loadu_ps(column_steps);
-    const __m512d large = _mm512_set1_pd(65536), middle = _mm512_set1_pd(256);
+    const __m512i byte = _mm512_set1_epi32(255);
     for (int64_t r = 0; r < rows; ++r) {
         const int32_t* s = sums + 16 * r;
-        __m256 half[2];
-        for (int h = 0; h < 2; ++h) {
-            const auto load = [&](int which) {
-                return _mm256_load_si256(reinterpret_cast<const __m256i*>(s + which * kTileWords + 8 * h));
-            };
-            const __m512d high = _mm512_cvtepi32_pd(load(0)), low = _mm512_cvtepi32_pd(load(3));
-            const __m512d mixed = _mm512_cvtepi32_pd(_mm256_add_epi32(load(1), load(2)));
-            half[h] = _mm512_cvtpd_ps(_mm512_fmadd_pd(high, large, _mm512_fmadd_pd(mixed, middle, low)));
-        }
-        const __m512 sum = _mm512_insertf32x8(_mm512_castps256_ps512(half[0]), half[1], 1);
+        const auto load = [&](int which) { return _mm512_load_si512(s + which * kTileWords); };
+        const __m512i low = load(3);
+        const __m512i mixed = _mm512_add_epi32(_mm512_add_epi32(load(1), load(2)), _mm512_srli_epi32(low, 8));
+        const __m512i high = _mm512_add_epi32(load(0), _mm512_srai_epi32(mixed, 8));
+        const __m512i rest =
+            _mm512_or_si512(_mm512_and_si512(low, byte), _mm512_slli_epi32(_mm512_and_si512(mixed, byte), 8));
+        const __m512 sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), _mm512_set1_ps(65536), _mm512_cvtepi32_ps(rest));
         const __m512 value = _mm512_mul_ps(sum, _mm512_mul_ps(_mm512_set1_ps(row_steps[r]), steps));
         _mm512_mask_storeu_ps(out + r * stride, columns, value);
     }

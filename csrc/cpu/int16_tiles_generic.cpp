@@ -18,6 +18,13 @@ int64_t number(const uint8_t* block, int64_t numbers, int64_t row, int64_t c) {
     return 256 * static_cast<int8_t>(block[at]) + block[numbers * kInt16Rows + at];
 }
 
+// Rounded once below 2^40, twice at most above.
+float to_float(int64_t sum) {
+    const int64_t rest = sum & 65535;
+    const double high = static_cast<float>((sum - rest) / 65536);
+    return static_cast<float>(high * 65536 + static_cast<double>(rest));
+}
+
 void multiply(const int32_t* a, int64_t a_rows, const int32_t* b, int64_t b_rows, int64_t numbers, float* out,
               int64_t stride) {
     const int64_t words = kInt16Rows * (numbers / 2 + 1);
@@ -31,7 +38,7 @@ void multiply(const int32_t* a, int64_t a_rows, const int32_t* b, int64_t b_rows
             for (int64_t c = 0; c < numbers; ++c) {
                 sum += number(x, numbers, i % kInt16Rows, c) * number(y, numbers, j % kInt16Rows, c);
             }
-            out[i * stride + j] = static_cast<float>(sum) * (x_steps[i % kInt16Rows] * y_steps[j % kInt16Rows]);
+            out[i * stride + j] = to_float(sum) * (x_steps[i % kInt16Rows] * y_steps[j % kInt16Rows]);
         }
     }
 }

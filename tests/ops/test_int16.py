@@ -111,7 +111,8 @@ def layouts(a, b):
     arithmetic.multiply(left, right, out)
     (x, x_steps), (y, y_steps) = integers(left, len(a), d), integers(right, len(b), d)
     if load("_cpu").int16_in_tiles(d):
-        total = (x @ y.T).astype(np.float32)
+        high, rest = np.divmod(x @ y.T, 65536)
+        total = (high.astype(np.float32).astype(np.float64) * 65536 + rest).astype(np.float32)
     else:
         total = np.zeros((len(a), len(b)), dtype=np.float32)
         for begin in range(0, x.shape[1], 32):
@@ -175,7 +176,7 @@ def test_picks_are_the_same(isa):
 
 
 def test_the_largest_bytes_do_not_leave_int32():
-    """Rows of 32,768 equal numbers, the longest that are laid out in tiles: the sums of bytes are the largest there are."""
+    """Rows of 32,768 equal numbers, the longest laid out in tiles: the sums of bytes are the largest there are."""
     a = torch.ones(2, 32768)
     got, want, q, _ = layouts(a, torch.cat([a, -a]))
     np.testing.assert_array_equal(got, want)
