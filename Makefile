@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 
-.PHONY: venv test demo photo bench peers kcenter products docs smoke sanitize lint types cuda-compile triton-compile clean
+.PHONY: venv test demo label photo bench peers kcenter products docs smoke sanitize lint types cuda-compile triton-compile clean
 venv: $(VENV)/.installed
 
 # The stamp is written last: an install that was cut short is taken up again.
@@ -21,11 +21,15 @@ $(VENV)/.installed: $(SOURCES)
 test: venv
 	$(BIN)/python -m pytest tests
 
-# Six rounds on drawn scenes with the embedded encoder; ends with where the report is.
+# Six rounds on drawn scenes, 54 pixels queried; ends with where the report is.
 demo: venv
 	rm -rf demo/scenes
-	$(BIN)/difal run --data scenes:36,12,0 --encoder tiny --rounds 6 --budget 0.25 --candidates 2000 --noise-samples 3 \
-		--cache demo/bank --out demo/scenes
+	$(BIN)/difal run --data scenes:36,12,0 --rounds 6 --budget 0.25 --candidates 2000 --noise-samples 3 \
+		--cache demo/cache --out demo/scenes
+
+# The annotator in the browser, on drawn scenes; Ctrl+C stops it, the same command goes on.
+label: venv
+	$(BIN)/difal label --data scenes:24,8,0 --out demo/label
 
 # Fifty pixels of a photograph, beside the naive loop.
 photo: venv

@@ -19,7 +19,7 @@ import torch
 
 from cases import COVERAGE, Case
 from difal_kernels import maxherding
-from difal_kernels.ops.maxherding.kernel_functions import median_bandwidth
+from difal_kernels.ops.maxherding.bandwidth import median_bandwidth
 from naive import exp_pass, full_gram, half_gram, naive_maxherding
 
 

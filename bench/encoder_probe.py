@@ -1,187 +1,193 @@
-"""Are an encoder's features worth having? mIoU at the budget of round 0, against simpler features.
+"""What features are worth: mIoU of heads trained on one labeled pixel of each pool image, encoder by encoder.
 
-    python bench/encoder_probe.py --data CAMVID --encoder tiny
+    python bench/encoder_probe.py --data CAMVID --features rgb+position untrained tiny efficientnet-lite0 \
+        --out bench/results/encoder_probe.json
 
-One random labeled pixel in each training image, a head trained on them, and random test pixels. Rows: raw
-7 x 7 RGB patches, with and without the pixel's position; the encoder's network with weights drawn anew; the
-encoder. Columns: the loop's head (on L2-normalised hypercolumns, as in the loop; patches as they are) and a
-linear classifier on standardised features. Mean and standard deviation over seeds, which change the labeled
-pixels, the head and the untrained weights. Prints a Markdown table; --out keeps the numbers.
+Features are named by what they are:
+
+    rgb          the 7 x 7 pixels around the pixel, in [-1, 1]
+    position     row and column of the pixel, in [-1, 1]
+    untrained    the network of `tiny` with random weights
+    ENCODER      L2-normalised hypercolumns of what `difal.encoders.load_encoder` takes; TEXT=ENCODER calls it TEXT
+    A+B          both, one after the other
+
+Columns: each of the loop's heads, with its default settings. Mean and standard deviation over seeds, which change the
+labeled pixels and the head. Writes the numbers to --out and the table beside it; a row of other features that --out
+holds already stays.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from tqdm import tqdm
 
 from difal.config import Config
 from difal.data import IGNORE, open_data
-from difal.encoders import DiffusionEncoder, load_encoder
-from difal.heads import train_head
+from difal.data.base import Split
+from difal.encoders import load_encoder
+from difal.encoders.training import new_encoder
+from difal.files import derive_seed, read_json, write_json, write_text
+from difal.heads import HEADS, train_head
 from difal.metrics import confusion_matrix, mean_iou
+from difal.threads import in_order
 
-CONTEXT = 8  # unlabeled pixels per training image that BatchNorm sees besides
-L2_PENALTY = 3e-3  # of the linear classifier
+CONTEXT = 8  # unlabeled pixels of each pool image that the heads see besides
+SIDE = 7  # of an RGB patch
 
 
 class Pixels:
-    """Chosen places of a split: row i of a feature array is pixel `points[i]` of image `image[i]`."""
+    """Random pixels of images of a split, `points[i]` (m, 2) and `labels[i]` (m,) of image i."""
 
-    def __init__(self, split, per_image: int, seed: int, labeled: bool = True, every: int = 1):
-        rng = np.random.default_rng(seed)
-        self.split, image, points, labels = split, [], [], []
-        for i in range(0, len(split), every):
+    def __init__(self, split: Split, images: range, per_image: int, *seed, labeled: bool = True):
+        self.points, self.labels = {}, {}
+        for i in images:
             mask = split.mask(i)
-            places = np.argwhere(mask != IGNORE) if labeled else np.argwhere(np.ones_like(mask, dtype=bool))
-            chosen = places[rng.choice(len(places), min(per_image, len(places)), replace=False)]
-            image += [i] * len(chosen)
-            points.append(chosen)
-            labels.append(mask[chosen[:, 0], chosen[:, 1]])
-        self.image, self.points = np.array(image), np.concatenate(points)
-        self.labels = np.concatenate(labels).astype(np.int64)
+            eligible = np.argwhere(mask != IGNORE) if labeled else np.argwhere(np.ones_like(mask, dtype=bool))
+            rng = np.random.default_rng(derive_seed("encoder probe", *seed, i))
+            chosen = eligible[rng.choice(len(eligible), min(per_image, len(eligible)), replace=False)]
+            self.points[i] = chosen
+            self.labels[i] = mask[chosen[:, 0], chosen[:, 1]].astype(np.int64)
 
-    def features(self, read) -> np.ndarray:
-        """(n, D) float32 from `read(image, points)`, one call an image."""
-        return np.concatenate([read(self.split.image(i), self.points[self.image == i]) for i in np.unique(self.image)])
+    def targets(self) -> np.ndarray:
+        """(n,) class ids, image after image, in the order of the features."""
+        return np.concatenate(list(self.labels.values()))
 
 
-def patches(position: bool, side: int = 7):
-    def read(image, points):
-        padded = np.pad(image, [(side // 2,) * 2] * 2 + [(0, 0)], mode="edge").astype(np.float32) / 127.5 - 1
-        rows = np.stack([padded[r : r + side, c : c + side].ravel() for r, c in points])
-        if position:
-            rows = np.concatenate([rows, 2 * points / image.shape[:2] - 1], 1)
-        return rows.astype(np.float32)
-
-    return read
+def read_rgb(image: np.ndarray, points: np.ndarray) -> np.ndarray:
+    padded = np.pad(image, [(SIDE // 2,) * 2] * 2 + [(0, 0)], mode="edge").astype(np.float32) / 127.5 - 1
+    return np.stack([padded[r : r + SIDE, c : c + SIDE].ravel() for r, c in points])
 
 
-def hypercolumns(encoder: DiffusionEncoder):
-    def read(image, points):
+def read_position(image: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return (2 * points / image.shape[:2] - 1).astype(np.float32)
+
+
+class Hypercolumns:
+    """Reads an encoder's hypercolumns, as the loop reads its features: noise sample 0, normalised."""
+
+    def __init__(self, encoder):
+        self.encoder = encoder
+
+    def __call__(self, image: np.ndarray, points: np.ndarray) -> np.ndarray:
         pixels = torch.from_numpy(image.transpose(2, 0, 1)[None] / np.float32(127.5) - 1)
-        return encoder.hypercolumns(pixels, torch.from_numpy(points), out_dtype=torch.float32).numpy()
-
-    return read
+        return self.encoder.hypercolumns(pixels, torch.from_numpy(points), out_dtype=torch.float32).numpy()
 
 
-def untrained(encoder: DiffusionEncoder, seed: int) -> DiffusionEncoder:
-    """The same network, blocks and noise levels, with weights as they are before training."""
-    torch.manual_seed(seed)
-    unet = type(encoder.unet).from_config(encoder.unet.config)
-    settings = {"blocks": encoder.blocks, "timesteps": encoder.timesteps, "resolution": encoder.resolution}
-    return DiffusionEncoder(unet, encoder.scheduler, **settings)
+def make_reader(name: str):
+    if name == "untrained":
+        return Hypercolumns(new_encoder("tiny", seed=0))
+    return {"rgb": read_rgb, "position": read_position}.get(name) or Hypercolumns(load_encoder(name))
 
 
-def linear_predictions(features, targets, test, classes) -> np.ndarray:
-    mean, deviation = features.mean(0), features.std(0) + 1e-6
-    x, y = torch.from_numpy((features - mean) / deviation), torch.from_numpy(targets)
-    weight = torch.zeros(x.shape[1] + 1, classes, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight], max_iter=100, line_search_fn="strong_wolfe")
+class Features:
+    """Features of the pixels that the probe needs; each source is read once, in one pass over the images."""
 
-    def loss():
-        optimizer.zero_grad()
-        value = F.cross_entropy(x @ weight[1:] + weight[0], y) + L2_PENALTY * weight[1:].square().sum()
-        value.backward()
-        return value
+    def __init__(self, split: Split, sets: list[Pixels]):
+        self.split, self.sets, self.kept = split, sets, {}
 
-    optimizer.step(loss)
-    with torch.no_grad():
-        return (torch.from_numpy((test - mean) / deviation) @ weight[1:] + weight[0]).argmax(1).numpy()
+    def __call__(self, source: str) -> list[np.ndarray]:
+        """A (n, D) float32 array for each of the sets."""
+        if source not in self.kept:
+            self.kept[source] = self._read(make_reader(source), source)
+        return self.kept[source]
 
+    def _read(self, reader, source: str) -> list[np.ndarray]:
+        def one(i: int) -> list[np.ndarray]:
+            counts = [len(pixels.points[i]) for pixels in self.sets]
+            rows = reader(self.split.image(i), np.concatenate([pixels.points[i] for pixels in self.sets]))
+            return np.split(rows, np.cumsum(counts)[:-1])
 
-def score(labeled, context, test, targets, truth, classes: int, seed: int) -> dict[str, float]:
-    head = train_head(labeled, targets, context, classes, Config(seed=seed))
-    with torch.no_grad():
-        predictions = {"head": head(torch.from_numpy(test)).argmax(1).numpy()}
-    predictions["linear"] = linear_predictions(labeled, targets, test, classes)
-    return {name: 100 * mean_iou(confusion_matrix(truth, p, classes)) for name, p in predictions.items()}
+        images = list(self.sets[0].points)
+        found = list(tqdm(in_order(one, images), source, len(images), leave=False, unit="image"))
+        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
-
-def forward_seconds(encoder: DiffusionEncoder, image: np.ndarray) -> float:
-    """Median time of one timestep's pass of one image."""
-    noise = encoder.noise([0], *image.shape[:2])
-    pixels = torch.from_numpy(image.transpose(2, 0, 1)[None] / np.float32(127.5) - 1)
-    times = []
-    for _ in range(11):
-        start = time.perf_counter()
-        encoder.maps(pixels, noise)
-        times.append((time.perf_counter() - start) / len(encoder.timesteps))
-    return float(np.median(times))
+    def joined(self, sources: list[str]) -> list[np.ndarray]:
+        return [np.concatenate(rows, axis=1) for rows in zip(*map(self, sources), strict=True)]
 
 
-def probe(args) -> dict[str, dict]:
-    data = open_data(args.data)
+def score(head: str, labeled, targets, context, test, truth, classes: int, seed: int) -> float:
+    """Test mIoU in percent."""
+    trained = train_head(labeled, targets, context, classes, Config(head=head, seed=seed))
+    predicted = trained.logits(test, np.arange(len(test))).argmax(1).numpy()
+    return 100 * mean_iou(confusion_matrix(truth, predicted, classes))
+
+
+def probe(args, rows: dict[str, dict]) -> None:
+    """Measure each of `args.features` and put it into `rows`, saved after each."""
+    data = open_data(args.data, limit=args.limit)
     if data.test is None or not (data.train.has_masks and data.test.has_masks):
         raise SystemExit(f"{args.data} has no masks or no test set: nothing can be measured on it")
     classes = len(data.classes)
-    test = Pixels(data.test, args.test_pixels, seed=7, every=args.test_every)
-    context = Pixels(data.train, CONTEXT, seed=99, labeled=False)
-    labeled = [Pixels(data.train, 1, seed) for seed in range(args.seeds)]
-    encoder = load_encoder(args.encoder)
-    scores: dict[str, dict] = {}
-    if args.out and args.out.exists():
-        scores = json.loads(args.out.read_text(encoding="utf-8"))
-
-    def measure(name, reader):
-        """`reader(seed)` reads features; read once if it is the same for every seed."""
-        if args.rows and name not in args.rows:
-            return
-        row = scores[name] = {"head": [], "linear": []}
-        fixed = None
-        for seed, chosen in enumerate(labeled):
-            read = reader(seed)
-            if fixed is None or name == "untrained":
-                fixed = context.features(read), test.features(read)
-            found = score(chosen.features(read), *fixed, chosen.labels, test.labels, classes, seed)
-            for kind, value in found.items():
-                row[kind].append(value)
-            row["dimensions"] = fixed[1].shape[1]
-        print(name, row, flush=True)
-
-    measure("RGB 7x7", lambda seed: patches(False))
-    measure("RGB 7x7 + position", lambda seed: patches(True))
-    measure("untrained", lambda seed: hypercolumns(untrained(encoder, seed)))
-    measure(args.encoder, lambda seed: hypercolumns(encoder))
-    image = data.test.image(0)
-    size = encoder.working_size(*image.shape[:2])
-    print(f"one pass at {size}: {1e3 * forward_seconds(encoder, image):.0f} ms")
-    return scores
+    seeds = range(args.seeds)
+    images, test_images = range(len(data.train)), range(0, len(data.test), args.test_every)
+    context = Pixels(data.train, images, CONTEXT, "context", labeled=False)
+    labeled = [Pixels(data.train, images, 1, "labeled", seed) for seed in seeds]
+    test = Pixels(data.test, test_images, args.test_pixels, "test")
+    truth = test.targets()
+    pool, tested = Features(data.train, [context, *labeled]), Features(data.test, [test])
+    for text in args.features:
+        name, _, given = text.rpartition("=")
+        sources = given.split("+")
+        row = {"features": given, **{head: [] for head in args.heads}}
+        start = time.perf_counter()
+        beside, *some = pool.joined(sources)
+        (rest,) = tested.joined(sources)
+        for seed in seeds:
+            targets = labeled[seed].targets()
+            for head in args.heads:
+                row[head].append(score(head, some[seed], targets, beside, rest, truth, classes, seed))
+        row["dimensions"] = rest.shape[1]
+        rows[name or given] = row
+        cells = {head: f"{np.mean(row[head]):.1f}" for head in args.heads}
+        print(f"{name or given}: {cells}, {time.perf_counter() - start:.0f} s", flush=True)
+        save(args, data.name, [len(images), len(test_images)], rows)
 
 
-def table(scores) -> str:
-    def cell(values):
-        return f"{np.mean(values):.1f} ± {np.std(values):.1f}"
+def save(args, data: str, images: list[int], rows: dict[str, dict]) -> None:
+    facts = {"data": data, "images": images, "test_pixels": args.test_pixels, "torch": torch.__version__, "rows": rows}
+    if args.out:
+        write_json(args.out, facts)
+        write_text(args.out.with_suffix(".md"), table(args.heads, rows) + "\n")
 
-    lines = ["| features | D | mIoU %, loop's head | mIoU %, linear |", "|---|---:|---:|---:|"]
-    for name, row in scores.items():
-        lines.append(f"| {name} | {row['dimensions']} | {cell(row['head'])} | {cell(row['linear'])} |")
+
+def table(heads: list[str], rows: dict[str, dict]) -> str:
+    def cell(values: list[float]) -> str:
+        return f"{np.mean(values):.1f} ± {np.std(values):.1f}" if values else "-"
+
+    lines = [
+        f"| features | numbers a pixel | {' | '.join(f'mIoU %, {head} head' for head in heads)} |",
+        f"|---|---:|{'---:|' * len(heads)}",
+    ]
+    for name, row in rows.items():
+        lines.append(f"| {name} | {row['dimensions']} | {' | '.join(cell(row.get(head, [])) for head in heads)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=os.environ.get("DIFAL_CAMVID"), help="a data folder of the loop with masks")
-    parser.add_argument("--encoder", default="tiny", help="as `difal.encoders.load_encoder` takes it")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--test-every", type=int, default=4, help="use every n-th test image")
-    parser.add_argument("--test-pixels", type=int, default=500, help="per test image")
-    parser.add_argument("--rows", nargs="+", help="measure only these; the others stay as they are in --out")
-    parser.add_argument("--out", type=Path, help="JSON file of the numbers")
+    parser.add_argument("--features", nargs="+", default=["rgb+position", "untrained", "tiny"], help="see above")
+    parser.add_argument("--heads", nargs="+", default=sorted(HEADS), choices=sorted(HEADS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--test-every", type=int, default=3, help="use every n-th test image")
+    parser.add_argument("--test-pixels", type=int, default=1000, help="of each of them")
+    parser.add_argument("--limit", type=int, help="use the first LIMIT images of each split only")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for torch's choice")
+    parser.add_argument("--out", type=Path, help="JSON file of the numbers; the table goes beside it")
     args = parser.parse_args()
     if not args.data:
         parser.error("--data: name a data folder, or set DIFAL_CAMVID")
-    scores = probe(args)
-    print(table(scores))
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    rows = read_json(args.out).get("rows", {}) if args.out and args.out.exists() else {}
+    probe(args, rows)
+    print(table(args.heads, rows))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -135,27 +135,31 @@ def camvid(m: Machine, matrix_free: bool, backend: str = "cuda") -> dict:
     x, width = clusters(m, n, d), 1.5
     limit = None
     if matrix_free:
-        from difal_kernels.ops.maxherding.backends.cuda import dense as cuda_dense
-        from difal_kernels.ops.maxherding.backends.cuda import tiled as cuda_matrix_free
+        from difal_kernels.ops.maxherding.backends import BACKENDS
+        from difal_kernels.ops.maxherding.plan import needed
         from difal_kernels.ops.maxherding.problem import prepare
 
         (p,) = prepare(x, budget, bandwidth=width).problems
-        limit = max(cuda_matrix_free.workspace_bytes(p), cuda_dense.workspace_bytes(p) - 1)
-        if cuda_matrix_free.workspace_bytes(p) >= cuda_dense.workspace_bytes(p):
-            return select_matrix_free(m, p, width, x, budget)
+        dense, tiled = (needed(BACKENDS["cuda"], p, path) for path in ("dense", "matrix-free"))
+        limit = max(tiled, dense - 1)
+        if tiled >= dense:
+            return select_matrix_free(m, width, x, budget)
     seconds, picks = m.time(lambda: maxherding(x, budget, bandwidth=width, backend=backend, memory_limit=limit), 2)
     peak = m.peak(lambda: maxherding(x, budget, bandwidth=width, backend=backend, memory_limit=limit))
     return {**beside_naive(m, x, budget, width, seconds, picks), "peak_bytes": peak, "memory_limit": limit}
 
 
-def select_matrix_free(m: Machine, p, width: float, x: torch.Tensor, budget: int) -> dict:
+def select_matrix_free(m: Machine, width: float, x: torch.Tensor, budget: int) -> dict:
     """The matrix-free path where the dense one would need less memory, so that no limit asks for it."""
-    from difal_kernels._progress import Progress
-    from difal_kernels.ops.maxherding.backends.cuda import tiled as cuda_matrix_free
+    from difal_kernels.ops.maxherding.backends import BACKENDS
+    from difal_kernels.ops.maxherding.problem import prepare
+
+    backend = replace(BACKENDS["cuda"], path="matrix-free")
 
     def run():
-        with Progress(budget, "", False) as bar, torch.no_grad():
-            return cuda_matrix_free.select(p, 40 << 30, bar).indices
+        with torch.no_grad():
+            batch = prepare(x, budget, bandwidth=width, memory_limit=40 << 30)
+            return backend.run(batch)[0].indices
 
     seconds, picks = m.time(run, 2)
     return {**beside_naive(m, x, budget, width, seconds, picks), "peak_bytes": m.peak(run)}

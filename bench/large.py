@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -47,9 +48,9 @@ def resident(key: str) -> int:
 def one(name: str) -> dict:
     """The row `name`, in this process."""
     from difal_kernels import maxherding
-    from difal_kernels.ops.maxherding.backends import cpu
-    from difal_kernels.ops.maxherding.backends.cpu import tiled as matrix_free
-    from difal_kernels.ops.maxherding.kernel_functions import median_bandwidth
+    from difal_kernels.ops.maxherding.backends import BACKENDS
+    from difal_kernels.ops.maxherding.backends.cpu import free_memory
+    from difal_kernels.ops.maxherding.bandwidth import median_bandwidth
 
     torch.manual_seed(0)
     if name in LARGE:
@@ -60,8 +61,8 @@ def one(name: str) -> dict:
         make, n, budget, options = ADVERSE[name]
         x = make(n)
         d = x.shape[1]
-        cpu.path_for = lambda p, limit, threads: matrix_free
-        options = {**options, "memory_limit": cpu.free_memory() // 2 if name.startswith("flat") else 64 << 20}
+        BACKENDS["cpu"] = replace(BACKENDS["cpu"], path="matrix-free")
+        options = {**options, "memory_limit": free_memory() // 2 if name.startswith("flat") else 64 << 20}
     gram = gram_seconds(x)
     maxherding(x[:500], 5)
     before, began = resident("VmRSS"), time.perf_counter()

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from difal_kernels import maxherding
-from difal_kernels.ops.maxherding.kernel_functions import median_bandwidth
+from difal_kernels.ops.maxherding.bandwidth import median_bandwidth
 from features import clustered
 from naive import lazy_maxherding, naive_maxherding
 

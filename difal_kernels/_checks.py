@@ -11,16 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from ._arrays import exact_floats, show, to_array
+
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def as_tensor(value: Any, name: str, dtypes: Sequence[torch.dtype] = FLOATS) -> torch.Tensor:
-    """View a torch tensor or NumPy array as a detached tensor of one of `dtypes`.
+    """View a torch tensor, NumPy array, or what holds such numbers, as a detached tensor of one of `dtypes`.
 
-    Copied only where the memory does not hold the numbers: a torch tensor negated by its flag alone, such as
-    `z.conj().imag`, NumPy's other byte order, and strides that torch has not.
+    Tables, Arrow, scipy.sparse and holders of `__dlpack__` or `__array__` are taken, see `_arrays.to_array`. Copied
+    only where the memory does not hold the numbers: a torch tensor negated by its flag alone, such as `z.conj().imag`,
+    NumPy's other byte order, and strides that torch has not.
     """
+    value = to_array(value, name)
     if isinstance(value, np.ndarray):
         value = _from_numpy(value, name)
     if not isinstance(value, torch.Tensor):
@@ -52,6 +56,11 @@ def _plain(value: torch.Tensor, name: str) -> torch.Tensor:
     return value.resolve_neg()
 
 
+def as_features(value: Any, name: str) -> torch.Tensor:
+    """`as_data` of rows of numbers: whole numbers become floats that hold them exactly."""
+    return exact_floats(as_data(value, name, (*FLOATS, *INTEGERS, torch.bool)), name)
+
+
 def as_data(value: Any, name: str, dtypes: Sequence[torch.dtype] = FLOATS) -> torch.Tensor:
     """`as_tensor` for an argument that may be on any device: it must be one that holds data."""
     value = as_tensor(value, name, dtypes)
@@ -63,6 +72,10 @@ def as_data(value: Any, name: str, dtypes: Sequence[torch.dtype] = FLOATS) -> to
 def _from_numpy(value: np.ndarray, name: str) -> torch.Tensor:
     if value.dtype.name == "bfloat16":  # the ml_dtypes extension type; torch reads the same bits
         return _from_numpy(value.view(np.uint16), name).view(torch.bfloat16)
+    if value.dtype in (np.uint16, np.uint32, np.uint64):  # torch has no arithmetic for them
+        if value.size and int(value.max()) >= 2**63:
+            raise ValueError(f"`{name}` must be below 2**63, got {value.max()}")
+        value = value.astype(np.int64)
     if value.dtype.kind not in "fiub" or value.dtype.itemsize > 8:
         raise TypeError(f"`{name}` must hold numbers of at most 64 bits, got a numpy.ndarray of dtype {value.dtype}")
     if isinstance(value, np.ma.MaskedArray):
@@ -84,8 +97,8 @@ def _writeable_view(value: np.ndarray) -> np.ndarray:
 
 
 def back_converter(value: Any) -> Callable[[torch.Tensor], Any]:
-    """A function that turns an answer into the library of `value` (NumPy or torch, on its device)."""
-    if isinstance(value, np.ndarray):
+    """A function that turns an answer into torch, on the device of `value`, where that is a tensor, else into NumPy."""
+    if not isinstance(value, torch.Tensor):
         return lambda tensor: tensor.cpu().numpy()
     with torch._C.DisableTorchFunctionSubclass():
         device = value.device
@@ -95,11 +108,11 @@ def back_converter(value: Any) -> Callable[[torch.Tensor], Any]:
 def as_int(value: Any, name: str, low: int | None = None, high: int | None = None) -> int:
     no_scalar = isinstance(value, torch.Tensor) and (value.ndim > 0 or value.is_meta or value.dtype == torch.bool)
     if no_scalar or isinstance(value, bool | np.bool_):
-        raise TypeError(f"`{name}` must be an int, got {value!r}")
+        raise TypeError(f"`{name}` must be an int, got {show(value)}")
     try:
         value = operator.index(value)
     except TypeError:
-        raise TypeError(f"`{name}` must be an int, got {value!r}") from None
+        raise TypeError(f"`{name}` must be an int, got {show(value)}") from None
     if (low is not None and value < low) or (high is not None and value > high):
         bounds = f"at least {low}" if high is None else f"between {low} and {high}"
         raise ValueError(f"`{name}` must be {bounds}, got {value}")
@@ -109,7 +122,7 @@ def as_int(value: Any, name: str, low: int | None = None, high: int | None = Non
 def as_float(value: Any, name: str) -> float:
     """Any real number, NumPy's included; one beyond a float's range is infinite."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        raise TypeError(f"`{name}` must be a float, got {value!r}")
+        raise TypeError(f"`{name}` must be a float, got {show(value)}")
     try:
         return float(value)
     except OverflowError:
@@ -118,7 +131,7 @@ def as_float(value: Any, name: str) -> float:
 
 def as_bool(value: Any, name: str) -> bool:
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"`{name}` must be True or False, got {value!r}")
+        raise TypeError(f"`{name}` must be True or False, got {show(value)}")
     return bool(value)
 
 
@@ -132,16 +145,16 @@ def as_numbers(value: Any, name: str, what: str) -> np.ndarray:
             raise TypeError
         return array.astype(np.float64)
     except (TypeError, ValueError):
-        raise TypeError(f"`{name}` must be {what}, got {value!r}") from None
+        raise TypeError(f"`{name}` must be {what}, got {show(value)}") from None
     except OverflowError:
         return np.full((), np.inf)
 
 
 def as_choice(value: Any, name: str, choices: Sequence[str]) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"`{name}` must be a string, one of {', '.join(map(repr, choices))}, got {value!r}")
+        raise TypeError(f"`{name}` must be a string, one of {', '.join(map(repr, choices))}, got {show(value)}")
     if value not in choices:
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}")
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {show(value)}")
     return value
 
 

@@ -1,7 +1,7 @@
 """Which implementation of an op runs, and why.
 
 An op is a folder under `ops/`. Its `__init__` holds the contract: the public function, and a *problem*, the
-validated input that every implementation receives. A backend is a module of that folder with
+validated input that every implementation receives. A backend is a module of that folder, or an object, with
 
     unavailable() -> str | None         None if its code can be loaded on this machine, else the reason and the cure
     supports(problem) -> str | None     the same for this problem (which implies the former)
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from types import ModuleType
 from typing import Any
 
 from ._settings import on_cpu_by_default
@@ -33,8 +32,8 @@ class Op:
 
     registry: dict[str, Op] = {}  # noqa: RUF012 (one registry for all)
 
-    def __init__(self, name: str, prepare: Callable[..., Any], backends: Mapping[str, ModuleType]):
-        self.name, self.prepare, self.backends = name, prepare, dict(backends)
+    def __init__(self, name: str, prepare: Callable[..., Any], backends: Mapping[str, Any]):
+        self.name, self.prepare, self.backends = name, prepare, backends
         Op.registry[name] = self
 
     def reason(self, backend: str, problem: Any) -> str | None:

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ._checks import as_choice, as_int, as_tensor, back_converter, check_finite
+from ._checks import as_choice, as_features, as_int, back_converter, check_finite
 from ._group import Group, RankLostError, connect, default_timeout
-from .ops.maxherding.kernel_functions import KERNELS, SCALE_FREE, kernel_matrix, sample_rows
+from .ops.maxherding.bandwidth import sample_rows
+from .ops.maxherding.kernel_functions import KERNELS, SCALE_FREE, kernel_matrix
 from .ops.maxherding.problem import _bandwidths, _candidates, _labeled, _weights
 from .ops.maxherding.result import TIE
 
@@ -141,7 +142,7 @@ def _agreed(ranks, features, budget, labeled, candidates, weights, kernel, bandw
 
     def check_own():
         as_choice(kernel, "kernel", [name for name in KERNELS if name != "precomputed"])
-        x = as_tensor(features, "features")
+        x = as_features(features, "features")
         if x.ndim != 2:
             raise ValueError(f"`features` must be 2-D (n, D), got shape {tuple(x.shape)}")
         if x.shape[1] == 0:

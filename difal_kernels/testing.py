@@ -8,9 +8,8 @@ import torch
 
 from ._checks import INTEGERS, as_data
 from ._settings import on_cpu_by_default
-from .ops.maxherding.kernel_functions import kernel_matrix
 from .ops.maxherding.problem import prepare
-from .ops.maxherding.reference import initial_coverage
+from .ops.maxherding.reference import kernel_matrix, labeled_coverage
 
 
 @on_cpu_by_default
@@ -50,7 +49,7 @@ def replay(features: Any, picks: Any, **options: Any) -> torch.Tensor:
         k = p.features.double()
     else:
         k = kernel_matrix(p.features, p.features, p.kernel, p.bandwidth)
-    m = initial_coverage(p)
+    m = labeled_coverage(p.features, p.labeled, p.kernel, p.bandwidth)
     allowed = torch.zeros(len(k), dtype=torch.bool)
     allowed[slice(None) if p.candidates is None else p.candidates] = True
     regret = []

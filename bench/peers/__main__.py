@@ -59,7 +59,7 @@ def save(data: dict) -> None:
 
 def pool(n: int) -> tuple[Path, Path, Path, float]:
     """Features, no labeled rows, labeled rows, as files; and the bandwidth. The same everywhere."""
-    from difal_kernels.ops.maxherding.kernel_functions import median_bandwidth
+    from difal_kernels.ops.maxherding.bandwidth import median_bandwidth
 
     WORK.mkdir(parents=True, exist_ok=True)
     features = clustered(n, D)

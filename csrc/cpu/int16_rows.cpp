@@ -83,7 +83,7 @@ int64_t int16_block_size(int64_t dimension) {
 }
 
 int64_t int16_roundings(int64_t dimension) {
-    return int16_in_tiles(dimension) ? 4 : padded(dimension) / kInt16Group + 4;
+    return int16_in_tiles(dimension) ? 2 : padded(dimension) / kInt16Group;
 }
 
 double int16_rounding(const RowsJob& job) {

@@ -112,8 +112,10 @@ __global__ void __launch_bounds__(kGatherers) gather_rows(Points points, Estimat
         const unsigned mask = __ballot_sync(kAllLanes, alive);
         if (alive && lists.point) {
             const int64_t at = lists.begin[i] + length + __popc(mask & ((1u << lane()) - 1u));
-            lists.point[at] = static_cast<int32_t>(j);
-            lists.value[at] = line[j];
+            if (at < lists.begin[i + 1]) {
+                lists.point[at] = static_cast<int32_t>(j);
+                lists.value[at] = line[j];
+            }
         }
         length += __popc(mask);
     }
@@ -142,8 +144,10 @@ __global__ void __launch_bounds__(kGatherers) gather_columns(Points points, Esti
     for (int64_t i = begin; i < end && here && lists.point && count > 0; ++i) {
         const float k = from[i * tile.stride];
         if (!is_alive(points, estimate, lists, j, i, k)) continue;
-        lists.point[lists.begin[j] + before] = static_cast<int32_t>(i);
-        lists.value[lists.begin[j] + before++] = k;
+        const int64_t at = lists.begin[j] + before++;
+        if (at >= lists.begin[j + 1]) continue;
+        lists.point[at] = static_cast<int32_t>(i);
+        lists.value[at] = k;
     }
     __syncthreads();  // all have read the length
     if (here && warp_in_block() == 0) lists.length[j] = total;

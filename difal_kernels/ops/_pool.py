@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .._checks import as_data
+from .._checks import as_features
 from .maxherding.problem import prepare as prepare_maxherding
 
 
@@ -41,11 +41,11 @@ def prepare(
     progress: bool = False,
     return_info: bool = False,
 ) -> Pool:
-    x = as_data(features, "features")
+    x = as_features(features, "features")
     if x.ndim != 2:
         raise ValueError(f"`features` must be 2-D (N, D), got shape {tuple(x.shape)}")
     (p,) = prepare_maxherding(
-        features,
+        x,
         budget,
         labeled=labeled,
         candidates=candidates,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .._version import __version__
 from ..curve import Target
-from ..ops.maxherding.kernels import KERNELS
+from ..ops.maxherding.kernel_functions import KERNELS
 
 METHODS = ("maxherding", "uherding", "probcover", "kcenter")
 DONE, FAILED, MISUSED, NOT_REACHED, INTERRUPTED = 0, 1, 2, 3, 130

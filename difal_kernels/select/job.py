@@ -18,7 +18,8 @@ import torch
 
 from .._version import __version__
 from ..curve import Target, plot_coverage
-from ..ops.maxherding.kernels import SCALE_FREE, median_bandwidth
+from ..ops.maxherding.bandwidth import median_bandwidth
+from ..ops.maxherding.kernel_functions import SCALE_FREE
 from ..ops.probcover.problem import open_radius
 from .arguments import DONE, NOT_REACHED
 from .errors import InputError

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from ..ops.maxherding.kernels import kernel_matrix, kernel_of_scaled_square
-from ..ops.maxherding.panels import full_precision
+from ..ops.maxherding.backends.cpu.operands import full_precision
+from ..ops.maxherding.kernel_functions import kernel_matrix, kernel_of_scaled_square
 
 BLOCK = 2048  # rows that are compared together with those kept so far
 UNIT = 2.0**-24  # float32's unit roundoff

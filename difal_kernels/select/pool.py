@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..ops.maxherding.cpu import free_memory
+from ..ops.maxherding.backends.cpu import free_memory
 from .errors import InputError
 from .formats import Source, first_bad, open_features
 

@@ -19,7 +19,9 @@ KERNELS = ("rbf", "laplace", "cauchy", "student_t", "rational_quadratic", "cosin
 # Earlier names of settings. Run folders, caches and YAML files that have them are still read.
 RENAMED = {"bank": "cache", "bank_seed": "feature_seed", "bank_dtype": "cache_dtype", "draws": "noise_samples"}
 # A finished or waiting run may be taken up again with other values of these; the rest must stay as they were.
-MAY_CHANGE = frozenset({"rounds", "threads", "device", "batch", "test_cache_gb", "herding"})
+MAY_CHANGE = frozenset(
+    {"rounds", "threads", "device", "batch", "test_cache_gb", "herding", "mask_check", "image_prefix"}
+)
 
 
 def _option(default: Any, group: str, text: str, **more: Any) -> Any:
@@ -31,12 +33,14 @@ class Config:
     """Settings of `difal run`; see each field's help."""
 
     data: str = _option("", "what", "folder of images (see `difal run --help`), or `scenes[:TRAIN,TEST,SEED]`")
-    encoder: str = _option("tiny", "what", "`tiny`, a diffusers folder, or a hub id")
+    encoder: str = _option(
+        "efficientnet-lite0", "what", "`efficientnet-lite0`, `tiny` (diffusion), timm/NETWORK, a folder, or a hub id"
+    )
     out: str = _option("", "what", "run folder [runs/DATA-ACQUISITION-seedN]")
-    acquisition: str = _option("two-stage-edald", "what", "how pixels are chosen; see `difal acquisitions`")
+    acquisition: str = _option("two-stage-margin-herding", "what", "how pixels are chosen; see `difal acquisitions`")
     seed: int = _option(0, "what", "seed of the heads and of random choices", low=0)
     rounds: int = _option(10, "budget", "rounds of labeling", low=1)
-    budget: float = _option(0.1, "budget", "pixels per image and round; a round asks round(budget x images)")
+    budget: float = _option(0.1, "budget", "pixels per image and round; a round queries round(budget x images)")
     labels: str | None = _option(None, "budget", "label file (JSONL or CSV) known before round 0")
     oracle: str = _option(
         "auto",
@@ -44,17 +48,35 @@ class Config:
         "`masks`, `person` (stop each round for labels), `auto`: masks if there are",
         choices=("auto", "masks", "person"),
     )
+    image_prefix: str = _option(
+        "", "budget", "what comes before an image's name in its address in Label Studio's tasks, such as http://HOST/"
+    )
     size: int | None = _option(None, "data", "resize images to SIZE x SIZE pixels [as they are]", low=8)
     classes: str | None = _option(None, "data", "comma-separated class names, where the data folder has none")
+    mask_values: str | None = _option(
+        None, "data", "value (or colour #rrggbb) of each class in the masks, such as `0,255` [class ids from 0]"
+    )
+    mask_check: str = _option(
+        "stop",
+        "data",
+        "masks that lack a class you named, or are mostly void: `stop`, or `accept` them",
+        choices=("stop", "accept"),
+    )
     limit: int | None = _option(None, "data", "use only the first LIMIT pool and test images", low=1)
-    candidates: int = _option(10_000, "stage 1", "random candidate pixels per image", low=1)
+    candidates: int = _option(4_000, "stage 1", "random candidate pixels per image", low=1)
     local: int = _option(50, "stage 1", "pixels that local MaxHerding keeps per image", low=1)
     keep: float = _option(0.5, "stage 1", "share of the local picks that global MaxHerding keeps")
     void: str = _option(
         "ask",
         "stage 1",
-        "`avoid`: candidates are never void in the pool's masks, as in the released code; no honest setting",
+        "`avoid`: candidates are never void in the pool's masks, as in the released code; it reads the ground truth",
         choices=("ask", "avoid"),
+    )
+    skips: str = _option(
+        "avoid",
+        "stage 1",
+        "`avoid`: leave out pixels that are rather skipped than answered, by what was skipped so far; `ask`: any pixel",
+        choices=("avoid", "ask"),
     )
     kernel: str = _option("rbf", "stage 1", "similarity of two features", choices=KERNELS)
     noise_samples: int = _option(5, "stage 2", "noise samples K behind DALD; passes of MC dropout behind BALD", low=1)
@@ -72,7 +94,7 @@ class Config:
     random: int = _option(64, "cache", "random pixels kept per image: BatchNorm context, stage-2-alone pool", low=1)
     cache: str | None = _option(None, "cache", "folder of the features, shared by runs [OUT/cache]")
     feature_seed: int = _option(0, "cache", "seed of the candidates and of the noise", low=0)
-    share: float = _option(1.0, "cache", "share of the cache's pixels, drawn by the seed, that this run may ask")
+    share: float = _option(1.0, "cache", "share of the cache's pixels, drawn by the seed, that this run may query")
     cache_dtype: str = _option("float16", "cache", "number format on disk", choices=("float16", "float32"))
     test_cache_gb: float = _option(
         8.0, "cache", "largest test-set cache; above it all heads are tested in one late pass", low=0
@@ -80,12 +102,14 @@ class Config:
     test_pixels: int | None = _option(
         None, "cache", "test on this many random pixels of each image, ten times faster [every pixel]", low=1
     )
-    hidden: str = _option("auto", "head", "widths of the two hidden layers, such as `128,32` [by the class count]")
-    epochs: int = _option(50, "head", "passes over the labeled pixels", low=1)
-    learning_rate: float = _option(1e-3, "head", "Adam step")
-    weight_decay: float = _option(1e-5, "head", "Adam weight decay", low=0)
-    head_batch: int = _option(64, "head", "labeled pixels per step", low=1)
-    context: int = _option(64, "head", "unlabeled pixels per step that BatchNorm sees besides", low=0)
+    head: str = _option("linear", "head", "`linear`: balanced logistic regression; `mlp`: the paper's, by Adam")
+    penalty: float = _option(100.0, "head", "linear: weight of the squared norm beside the loss of all labels", low=0)
+    hidden: str = _option("auto", "head", "mlp: widths of the hidden layers, such as `128,32` [by the class count]")
+    epochs: int = _option(50, "head", "mlp: passes over the labeled pixels", low=1)
+    learning_rate: float = _option(1e-3, "head", "mlp: Adam step")
+    weight_decay: float = _option(1e-5, "head", "mlp: Adam weight decay", low=0)
+    head_batch: int = _option(64, "head", "mlp: labeled pixels per step", low=1)
+    context: int = _option(64, "head", "mlp: unlabeled pixels per step that BatchNorm sees besides", low=0)
     pictures: int = _option(4, "report", "pool images drawn in the report", low=0)
     threads: int = _option(0, "machine", "CPU threads, 0 for torch's choice", low=0)
     device: str = _option("cpu", "machine", "torch device of encoder and head")

@@ -48,7 +48,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    except OSError as error:  # the disk is full, say; Python's message names no file
+    except OSError as error:  # for instance, the disk is full; Python's message names no file
         neighbour.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from None
     crash_point("before-rename")

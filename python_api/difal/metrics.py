@@ -17,7 +17,7 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int, ign
         truth: integer array of any shape, ids below `classes`, or `ignore`.
         predicted: integer array of the same shape, ids below `classes`.
         classes: number of classes C.
-        ignore: the id that says "no class here".
+        ignore: the id of pixels without a class.
 
     Returns:
         (C, C) int64.

@@ -29,7 +29,7 @@ _gloo: dist.ProcessGroup | None = None  # of all ranks, whatever backend the def
 
 
 def started_world_size() -> int:
-    """Return how many processes torchrun says it started; 1 without torchrun."""
+    """Return how many processes torchrun started; 1 without torchrun."""
     described = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
     return int(os.environ["WORLD_SIZE"]) if described else 1
 
@@ -100,7 +100,7 @@ def sum_over_ranks(counts: np.ndarray) -> np.ndarray:
     """Return the sum of the ranks' integer arrays, of one shape on all; int64."""
     total = torch.from_numpy(np.array(counts, np.int64))
     if _gloo is not None:
-        barrier()  # the wait for the slowest, which says who is missing
+        barrier()  # waits for the slowest rank, and names one that is missing
         dist.all_reduce(total, group=_gloo)
     return total.numpy()
 

@@ -1,9 +1,9 @@
-"""Several CPU cores, and answers that do not depend on how many there are.
+"""Work on several CPU cores, with results that do not depend on how many there are.
 
 The sums inside a matrix product, a convolution or a mean come out in another order, and so with other last bits, when
 torch splits them over another number of threads. A run amplifies such bits: a pick that changes, changes all that
 follow. Floating-point work of the loop is therefore done on one torch thread each, and the cores are kept busy with
-several images at a time. (difal_kernels' own kernels give the same answer on any number of threads.)
+several images at a time. (difal_kernels' own kernels give the same result on any number of threads.)
 """
 
 from __future__ import annotations

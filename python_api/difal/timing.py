@@ -15,7 +15,7 @@ except ImportError:  # Windows
 
 
 def peak_memory() -> int:
-    """Return the largest resident size of this process so far, in bytes; 0 where the system does not say."""
+    """Return the largest resident size of this process so far, in bytes; 0 where the system does not report it."""
     if resource is None:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

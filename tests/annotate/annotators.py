@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
+from diffusers import DDPMScheduler
+
 from annotate.browser import CHROMIUM, FLAGS, WAIT, Label, next_question, place, question
+from api.small_unets import make_unet
 from difal.annotate.classes import assign_keys
 from difal.data import open_data
 from difal.data.base import IGNORE
+from difal.encoders.diffusion import DiffusionEncoder
 
 SETTINGS = {
     "data": "scenes:6,3,0",
     "size": 48,
-    "encoder": "tiny",
-    "candidates": 100,
-    "local": 8,
-    "random": 8,
+    "candidates": 200,
+    "local": 60,
+    "random": 20,
     "noise_samples": 1,
     "epochs": 5,
     "pictures": 0,
     "threads": 1,
 }
+
+
+def small_encoder(folder: Path) -> str:
+    """Write an encoder of random weights that takes milliseconds an image, so that the page is what is tested."""
+    scheduler = DDPMScheduler(num_train_timesteps=400)
+    DiffusionEncoder(make_unet(), scheduler, (1, 3, 5), (50,), resolution=16).save_pretrained(folder)
+    return str(folder)
 
 
 def flags(**settings) -> list[str]:
@@ -37,11 +48,21 @@ class Annotator:
         playwright: Playwright.
         label: the server's process.
         profile: folder of the browser's profile; what the page keeps survives the browser there.
+        data: what is labeled.
+        size: side of the images, as the run has it.
     """
 
-    def __init__(self, playwright, label: Label, profile: Path):
+    def __init__(
+        self,
+        playwright,
+        label: Label,
+        profile: Path,
+        *,
+        data: str = SETTINGS["data"],
+        size: int | None = SETTINGS["size"],
+    ):
         self.playwright, self.label, self.profile = playwright, label, profile
-        self.data = open_data(SETTINGS["data"], size=SETTINGS["size"])
+        self.data = open_data(data, size=size)
         self.keys = assign_keys(self.data.classes)
         self.open()
 
@@ -50,7 +71,22 @@ class Annotator:
             str(self.profile), executable_path=CHROMIUM, args=FLAGS, viewport={"width": 900, "height": 640}
         )
         self.page = self.context.pages[0]
-        self.page.goto(self.label.url)
+        self.visit()
+
+    def visit(self) -> None:
+        """Open the page, again and again if need be: the server may be away, or go in the middle of it."""
+        from playwright.sync_api import Error
+
+        until = time.monotonic() + WAIT / 1000
+        while True:
+            try:
+                self.page.goto(self.label.url)
+                self.page.wait_for_selector("body[data-phase]", timeout=WAIT / 6)
+                return
+            except Error:
+                if not self.processes() or time.monotonic() > until:
+                    raise
+                time.sleep(0.5)
 
     def kill(self) -> None:
         """End the browser by SIGKILL, at once."""

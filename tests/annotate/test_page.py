@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from annotate import browser
-from annotate.annotators import flags
+from annotate.annotators import flags, small_encoder
 from annotate.browser import Label, acknowledged, launch, need_browser, next_question, place, question
 from difal.annotate.journal import of_type, read_journal
 from difal.data.base import read_image
 
-QUICK = flags(encoder="tiny", candidates=100, local=8, random=8, noise_samples=1, epochs=5, pictures=0, threads=1)
+QUICK = flags(candidates=100, local=8, random=8, noise_samples=1, epochs=5, pictures=0, threads=1)
 CLASSES = "sky,road,tree,water"
 
 
@@ -51,7 +51,9 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(photos, tmp_path_factory):
-    arguments = ["--data", str(photos), "--classes", CLASSES, "--rounds", "1", "--budget", "6", *QUICK]
+    encoder = small_encoder(tmp_path_factory.mktemp("encoder"))
+    what = flags(data=photos, classes=CLASSES, encoder=encoder, rounds=1, budget=6)
+    arguments = [*what, *QUICK]
     with Label(tmp_path_factory.mktemp("run"), *arguments) as label:
         yield label
 

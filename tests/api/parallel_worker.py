@@ -36,14 +36,15 @@ def all_runs(out, data):
 
 
 class Ending(FakeEncoder):
-    """Ends, or stops, its process with its first image."""
+    """Ends, or stops, its process with its second pass; the first may be that by which the encoder is tried."""
 
     def __init__(self, how):
         super().__init__()
         self.how = how
 
     def maps(self, images, noise):
-        os.kill(os.getpid(), self.how)
+        if self.passes:
+            os.kill(os.getpid(), self.how)
         return super().maps(images, noise)
 
 

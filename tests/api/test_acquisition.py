@@ -8,10 +8,12 @@ import difal_kernels
 from api.fakes import FakeEncoder, tiny_config, tiny_data
 from difal.acquisition import SELECTORS, acquisitions, check_acquisition, select, training_dropout, within_share
 from difal.acquisition.probcover import pure_radius
+from difal.acquisition.skips import answerable
 from difal.errors import ConfigError
 from difal.features.cache import build_cache
 from difal.files import derive_seed
 from difal.heads import train_head
+from difal.heads.logistic import balanced_logistic
 from difal.timing import StageClock
 from difal_kernels import maxherding
 from difal_kernels.ops.typiclust.kmeans import kmeans
@@ -29,7 +31,9 @@ def cache(tmp_path_factory):
 def head(cache, tmp_path_factory):
     rows = np.arange(0, 32, 3)
     features = cache.features("local")[rows]
-    return train_head(features, rows % 4, cache.context(), 4, tiny_config(tmp_path_factory.mktemp("h"), epochs=40))
+    return train_head(
+        features, rows % 4, cache.context(), 4, tiny_config(tmp_path_factory.mktemp("h"), head="mlp", epochs=40)
+    )
 
 
 def entropy(p):
@@ -57,7 +61,7 @@ def plain_scores(name, cache, pixels, head):
 
 
 def choose(cache, head, asked, tmp_path, **changes):
-    config = tiny_config(tmp_path, edald_weight=2.0, **changes)
+    config = tiny_config(tmp_path, **{"edald_weight": 2.0, "acquisition": "two-stage-edald", **changes})
     return select(cache, head, asked, 5, 1, config, StageClock())
 
 
@@ -130,7 +134,7 @@ def test_nothing_left(cache, tmp_path):
 
 
 def test_an_unknown_name():
-    with pytest.raises(ConfigError, match="`acquisition` must be one of two-stage-edald, coverage, random"):
+    with pytest.raises(ConfigError, match="one of two-stage-margin-herding, two-stage-edald, coverage, random"):
         check_acquisition("best")
 
 
@@ -159,7 +163,13 @@ def test_mc_dropout(name, cache, head, tmp_path):
 
 def test_dropout_in_training_changes_the_head(cache, head, tmp_path):
     rows = np.arange(0, 32, 3)
-    arguments = (cache.features("local")[rows], rows % 4, cache.context(), 4, tiny_config(tmp_path, epochs=40))
+    arguments = (
+        cache.features("local")[rows],
+        rows % 4,
+        cache.context(),
+        4,
+        tiny_config(tmp_path, head="mlp", epochs=40),
+    )
     dropped = train_head(*arguments, dropout=0.2)
     assert not torch.equal(dropped.project.weight, head.project.weight)
     assert torch.equal(dropped.project.weight, train_head(*arguments, dropout=0.2).project.weight)
@@ -167,7 +177,7 @@ def test_dropout_in_training_changes_the_head(cache, head, tmp_path):
 
 def test_every_rival_of_the_paper_is_there_with_and_without_stage_1():
     names = "entropy margin least_confidence bald entropy_bald power_bald balentacq dald power_dald edald"
-    rivals = set(names.split()) | {"coreset", "probcover", "typiclust", "uherding"}
+    rivals = set(names.split()) | {"coreset", "probcover", "typiclust", "uherding", "margin-herding"}
     assert rivals | {f"two-stage-{name}" for name in rivals} | {"random", "two-stage-random", "coverage"} <= set(
         acquisitions()
     )
@@ -222,6 +232,26 @@ def test_selectors(name, staged, cache, head, tmp_path):
     assert picks == choose(cache, head, asked, tmp_path, acquisition=acquisition, radius=0.3)
 
 
+@pytest.mark.parametrize("staged", [False, True])
+def test_margin_herding_covers_what_stage_1_left_out(staged, cache, head, tmp_path):
+    pixels, rows = ("local", [2, 9, 21]) if staged else ("random", [0, 7, 30])
+    asked = [cache.pixel(pixels, row) for row in rows]
+    features = np.array(cache.features(pixels), np.float64)
+    covered = may = np.setdiff1d(np.arange(len(features)), rows)
+    if staged:
+        may = maxherding(features, round(0.5 * len(may)), labeled=features[rows], candidates=may, backend="reference")
+    wanted = maxherding(
+        features[covered],
+        5,
+        labeled=features[rows],
+        candidates=np.searchsorted(covered, np.sort(may)),
+        weights=plain_scores("margin", cache, pixels, head)[covered],
+        backend="reference",
+    )
+    picks = choose(cache, head, asked, tmp_path, acquisition=("two-stage-" if staged else "") + "margin-herding")
+    assert picks.pixels == [cache.pixel(pixels, row) for row in covered[wanted]]
+
+
 def test_probcover_guesses_its_radius(cache, head, tmp_path):
     """At the radius 95 % of the balls are pure; at the next larger distance fewer are."""
     rng = np.random.default_rng(3)
@@ -244,3 +274,47 @@ def test_two_stage_random_takes_any_of_what_stage_1_keeps(cache, head, tmp_path)
     picks = choose(cache, head, [], tmp_path, acquisition="two-stage-random")
     assert set(picks.pixels) <= {cache.pixel("local", row) for row in kept}
     assert picks.pixels != choose(cache, head, [], tmp_path, acquisition="two-stage-random", seed=1).pixels
+
+
+def test_pixels_like_the_skipped_ones_are_left_out(cache, tmp_path):
+    """Against a regression on the same features, written out; whole classes of pixels are what gets skipped."""
+    features = np.array(cache.features("local"), np.float64)
+    far = features @ features[0]
+    order = np.argsort(far)
+    queried = [*order[:4], *order[-4:]]
+    asked, skipped = [cache.pixel("local", row) for row in queried], [False] * 4 + [True] * 4
+    config = tiny_config(tmp_path, penalty=0.5)
+    rows = cache.open_rows("local", asked)
+    kept = answerable(cache, "local", rows, asked, skipped, 1, config)
+    mean, deviation = cache.context().astype(np.float64).mean(0), cache.context().astype(np.float64).std(0)
+    z = torch.from_numpy((features - mean) / deviation)
+    weight, bias = balanced_logistic(z[queried], torch.tensor(skipped).long(), 2, 0.5)
+    likelier = (z @ (weight[1] - weight[0]) + bias[1] - bias[0]).numpy() > 0
+    assert kept.tolist() == [row for row in rows if not likelier[row]]
+    assert 0 < len(kept) < len(rows)
+    for name in ("coverage", "two-stage-margin-herding"):
+        picks = select(
+            cache, None, asked, 3, 1, tiny_config(tmp_path, penalty=0.5, acquisition=name), StageClock(), 4, skipped
+        )
+        places = {cache.pixel("local", row) for row in kept}
+        assert set(picks.pixels) <= places
+
+
+@pytest.mark.parametrize(
+    ("skipped", "budget", "changes"),
+    [([], 1, {}), ([True, True], 1, {}), ([False, False], 1, {}), ([True, False], 1000, {})],
+)
+def test_nothing_is_left_out_where_nothing_can_be_learned(cache, tmp_path, skipped, budget, changes):
+    asked = [cache.pixel("local", row) for row in range(len(skipped))]
+    rows = cache.open_rows("local", asked)
+    kept = answerable(cache, "local", rows, asked, skipped, budget, tiny_config(tmp_path, **changes))
+    assert np.array_equal(kept, rows)
+
+
+def test_skips_do_not_change_random_nor_a_run_that_asks_any_pixel(cache, head, tmp_path):
+    asked = [cache.pixel("local", row) for row in range(6)]
+    skipped = [True, False] * 3
+    for changes in ({"acquisition": "random"}, {"skips": "ask"}):
+        config = tiny_config(tmp_path, penalty=0.01, **changes)
+        arguments = (cache, head, asked, 5, 1, config, StageClock(), 4)
+        assert select(*arguments, skipped) == select(*arguments)

@@ -33,14 +33,14 @@ def test_a_run_and_its_report(difal, tmp_path):
     assert all(bar in err for bar in bars)  # nothing that takes long is silent
     assert code == cli.DONE
     assert "round 1: 8 pixels queried" in out
-    assert "done: runs/data-two-stage-edald-seed0" in out
-    assert "report: runs/data-two-stage-edald-seed0/report.html" in out
-    code, out, _ = difal("predict runs/data-two-stage-edald-seed0 data/test/images --out classes")
+    assert "done: runs/data-two-stage-margin-herding-seed0" in out
+    assert "report: runs/data-two-stage-margin-herding-seed0/report.html" in out
+    code, out, _ = difal("predict runs/data-two-stage-margin-herding-seed0 data/test/images --out classes")
     assert code == cli.DONE
     assert len(list((tmp_path / "classes/masks").iterdir())) == len(list((tmp_path / "data/test/images").iterdir()))
-    code, out, _ = difal("report runs/data-two-stage-edald-seed0")
+    code, out, _ = difal("report runs/data-two-stage-margin-herding-seed0")
     assert code == cli.DONE
-    assert (tmp_path / "runs/data-two-stage-edald-seed0/report.html").stat().st_size > 10_000
+    assert (tmp_path / "runs/data-two-stage-margin-herding-seed0/report.html").stat().st_size > 10_000
     code, out, _ = difal("run --resume --rounds 3")
     assert code == cli.DONE
     assert "round 2: 12 pixels queried" in out
@@ -69,7 +69,8 @@ def test_shared_features(difal, tmp_path):
     write_folder(tmp_path / "data", masks=True, test=True)
     shared = QUICK[: QUICK.index("--epochs")] + "--cache b"
     code, out, _ = difal(f"encode --data data {shared}")
-    assert (code, out) == (0, "b: 4 images, 20 numbers a pixel, test maps kept\n")
+    assert (code, out.splitlines()[-1]) == (0, "b: 4 images, 20 numbers a pixel, test maps kept")
+    assert out.startswith("pool: 4 images, 8-bit colour, 32 x 32 pixels\ntest: 4 images")
     assert difal(f"run --data data {QUICK} --cache b --out r")[0] == cli.DONE
     code, _, err = difal(f"run --data data {QUICK} --cache b --out s --feature-seed 3")
     assert code == cli.FAILED

@@ -8,9 +8,9 @@ from difal.errors import ConfigError
 from difal.presets import make_config
 
 
-def test_the_defaults_are_the_papers():
+def test_the_budget_and_the_mlp_are_the_papers():
     config = Config()
-    assert (config.budget, config.rounds, config.candidates, config.local, config.keep) == (0.1, 10, 10_000, 50, 0.5)
+    assert (config.budget, config.rounds, config.local, config.keep) == (0.1, 10, 50, 0.5)
     assert (config.noise_samples, config.epochs, config.learning_rate, config.weight_decay) == (5, 50, 1e-3, 1e-5)
     assert config.hidden_widths(11) == config.hidden_widths(29) == (128, 32)
     assert config.hidden_widths(30) == (256, 128)

@@ -95,17 +95,26 @@ def test_images_alone_are_a_pool(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     save(tmp_path / "more/c.png", np.zeros((4, 4, 3)))
     data = open_data(tmp_path, classes=("x", "y"))
-    assert (data.train.ids, data.train.has_masks, data.test) == (("a.jpg", "b.png"), False, None)
+    assert (data.train.ids, data.train.has_masks, data.test) == (("a.jpg", "b.png", "more/c.png"), False, None)
     assert data.train.image(1).shape == (4, 6, 3)
+    assert data.left_out == ["1 files that are no pictures: notes.txt"]
     (tmp_path / "classes.txt").write_text("one\ntwo\nthree\n")
     assert open_data(tmp_path).classes == ("one", "two", "three")
-    for name in ("masks", "test/images"):
-        (tmp_path / name).mkdir(parents=True)
-        with pytest.raises(DataError, match=rf"{name} would not be read: it belongs beside .*images; move"):
-            open_data(tmp_path)
-        (tmp_path / name).rmdir()
     save(tmp_path / "images/d.png", np.zeros((4, 4, 3)))
-    assert open_data(tmp_path).train.ids == ("d.png",)
+    data = open_data(tmp_path)
+    assert data.train.ids == ("d.png",)
+    assert "3 files beside images/: a.jpg, b.png, notes.txt" in data.left_out
+
+
+def test_masks_and_a_test_set_beside_the_images_are_used(tmp_path):
+    save(tmp_path / "a.jpg", np.zeros((5, 7)))
+    save(tmp_path / "masks/a.png", np.ones((5, 7)))
+    save(tmp_path / "test/images/t.png", np.zeros((4, 4, 3)))
+    save(tmp_path / "test/masks/t_mask.png", np.zeros((4, 4)))
+    data = open_data(tmp_path, classes=("x", "y"))
+    assert (data.train.ids, data.test.ids, data.left_out) == (("a.jpg",), ("t.png",), [])
+    assert (data.train.mask(0) == 1).all()
+    assert (data.test.mask(0) == 0).all()
 
 
 def test_classes_must_be_named(tmp_path):
@@ -140,7 +149,7 @@ def test_photographs_are_upright(tmp_path, orientation, ending):
     assert split.image(0).shape == (turned.height, turned.width, 3)
     assert np.abs(split.image(0).astype(int) - np.asarray(turned)).max() < 32
     assert split.mask(0).shape == (turned.height, turned.width)
-    assert split.fault(0) is None
+    assert split.look(0).fault is None
 
 
 def _tagged(picture, orientation):
@@ -174,10 +183,14 @@ def test_grey_images_are_taken(tmp_path):
     [
         ("text", None, r"x\.png is not a readable image .*; replace it"),
         ("cut", None, r"x\.png cannot be decoded .*; replace it"),
-        (np.zeros((4, 4, 4)), None, r"x\.png has channels R\+G\+B\+A .*needs red, green and blue; convert it"),
+        (np.zeros((4, 4, 4)), None, r"x\.png is transparent at 16 pixels, such as x=0, y=0: .*without alpha"),
         (np.zeros((4, 4, 3)), np.zeros((4, 5)), r"x\.png is 5 x 4 pixels but its image is 4 x 4; export"),
         (np.zeros((4, 4, 3)), np.full((4, 4), 2), r"class id 2 at x=0, y=0 \(16 such pixels\); ids must be 0 to 1"),
-        (np.zeros((4, 4, 3)), np.zeros((4, 4, 3)), r"has channels R\+G\+B; a mask needs one channel"),
+        (
+            np.zeros((4, 4, 3)),
+            np.full((4, 4, 3), (1, 0, 0)),
+            r"is in colours \(1 different ones\), not class ids; say which",
+        ),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path, image, mask, message):

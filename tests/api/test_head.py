@@ -1,4 +1,6 @@
-"""The head: it learns, repeats itself, sees the context in its BatchNorm, and survives its file."""
+"""The heads: each learns, repeats itself, survives its file and predicts densely; and what only one of them does."""
+
+import json
 
 import numpy as np
 import pytest
@@ -6,9 +8,16 @@ import torch
 from torch.nn.functional import interpolate
 
 from api.fakes import tiny_config
-from difal.errors import UserError
+from difal.errors import ConfigError, UserError
 from difal.features.dense import dense_classes, dense_logits
-from difal.heads import Head, train_head
+from difal.files import write_tensors
+from difal.heads import ABSENT, HEADS, check_head, drop, load_head, make_head, train_head
+from difal.heads.linear import LinearHead
+from difal.heads.logistic import balanced_logistic, moments
+from difal.heads.mlp import MLPHead
+
+SHAPES = {"linear": (13, 4), "mlp": (13, 128, 32, 4)}
+every_head = pytest.mark.parametrize("name", sorted(HEADS))
 
 
 def blobs(rows=60, classes=3, width=10, seed=0):
@@ -19,27 +28,118 @@ def blobs(rows=60, classes=3, width=10, seed=0):
     return (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float16), targets
 
 
-def config(tmp_path, **changes):
-    return tiny_config(tmp_path, **{"epochs": 30, "context": 32, **changes})
+def config(tmp_path, head="mlp", **changes):
+    return tiny_config(tmp_path, **{"head": head, "epochs": 30, "context": 32, **changes})
 
 
-def test_it_learns(tmp_path):
+def head_of(name):
+    """A head of random weights."""
+    torch.manual_seed(0)
+    head = HEADS[name](*SHAPES[name])
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.normal_()
+        for _ in range(3):
+            head.train()(torch.randn(64, 13))
+    return head.eval().requires_grad_(False)
+
+
+@every_head
+def test_it_learns(tmp_path, name):
     features, targets = blobs()
     test, answers = blobs(200, seed=1)
-    head = train_head(features, targets, blobs(300, seed=2)[0], 3, config(tmp_path))
+    head = train_head(features, targets, blobs(300, seed=2)[0], 3, config(tmp_path, name))
     predicted = head.logits(test, np.arange(200)).argmax(1).numpy()
     assert (predicted == answers).mean() > 0.95
 
 
-def test_it_repeats_itself(tmp_path):
+@every_head
+def test_it_repeats_itself_on_any_number_of_threads(tmp_path, name):
+    features, targets = blobs(100, width=300)
+    context = blobs(200, width=300, seed=2)[0]
+    state, before = torch.get_rng_state(), torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(train_head(features, targets, context, 3, config(tmp_path, name), 0).state_dict())
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+
+
+def test_only_the_mlp_has_a_random_part(tmp_path):
     features, targets = blobs()
     context = blobs(50, seed=2)[0]
-    state = torch.get_rng_state()
-    heads = [train_head(features, targets, context, 3, config(tmp_path), part) for part in (0, 0, 1)]
-    assert torch.equal(torch.get_rng_state(), state)
-    weights = [head.state_dict()["project.weight"] for head in heads]
-    assert torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[0], weights[2])
+    for name, differs in (("mlp", True), ("linear", False)):
+        a, b = (train_head(features, targets, context, 3, config(tmp_path, name), part) for part in (0, 1))
+        assert torch.equal(a.project.weight, b.project.weight) != differs
+
+
+@every_head
+def test_it_survives_its_file(tmp_path, name):
+    head = train_head(*blobs(), blobs(20, seed=2)[0], 3, config(tmp_path, name))
+    head.save(tmp_path / "head.safetensors")
+    loaded = load_head(tmp_path / "head.safetensors")
+    features = blobs()[0]
+    assert type(loaded) is HEADS[name]
+    assert torch.equal(loaded.logits(features, np.arange(9)), head.logits(features, np.arange(9)))
+    (tmp_path / "head.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(UserError, match="is not a head of this package"):
+        load_head(tmp_path / "head.safetensors")
+
+
+def test_a_file_of_an_earlier_version_holds_the_mlp(tmp_path):
+    head = head_of("mlp")
+    write_tensors(tmp_path / "head.safetensors", head.state_dict(), {"sizes": "13,128,32,4"})
+    loaded = load_head(tmp_path / "head.safetensors")
+    rows = torch.randn(5, 13)
+    assert isinstance(loaded, MLPHead)
+    assert torch.equal(loaded(rows), head(rows))
+
+
+def test_names_and_input_are_checked(tmp_path):
+    features, targets = blobs(3)
+    with pytest.raises(ConfigError, match="`head` must be one of linear, mlp, got 'deep'"):
+        check_head("deep")
+    with pytest.raises(ConfigError, match="`head` must be one of"):
+        train_head(features, targets, features, 3, config(tmp_path, "deep"))
+    with pytest.raises(ValueError, match="n > 0"):
+        train_head(features[:0], targets[:0], features, 3, config(tmp_path))
+    with pytest.raises(ValueError, match="BatchNorm needs at least two rows"):
+        train_head(features[:1], targets[:1], features[:0], 3, config(tmp_path))
+
+
+@every_head
+def test_one_label_is_enough(tmp_path, name):
+    features, targets = blobs(3)
+    settings = config(tmp_path, name, head_batch=1, context=4)
+    head = train_head(features[:1], targets[:1], blobs(20, seed=2)[0], 3, settings)
+    assert bool(head.logits(features, np.arange(3)).isfinite().all())
+
+
+@every_head
+def test_rows_are_read_in_chunks(name):
+    head = head_of(name)
+    features = np.random.default_rng(0).standard_normal((50, 4, 13)).astype(np.float16)
+    rows = np.array([7, 3, 49, 3])
+    wanted = head(torch.from_numpy(features[rows]).float().reshape(-1, 13)).reshape(4, 4, 4)
+    assert torch.allclose(head.logits(features, rows, chunk=3), wanted, atol=1e-6)
+    assert head.logits(features, rows[:0]).shape == (0, 4, 4)
+
+
+@every_head
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_dense_prediction_is_that_of_the_resized_features(name, dtype):
+    maps = [torch.randn(2, c, h, w).to(dtype) for c, h, w in ((5, 4, 6), (3, 8, 12), (5, 4, 6))]
+    head, size = head_of(name), (16, 20)
+    full = torch.cat([interpolate(m.double(), size, mode="bilinear", align_corners=False) for m in maps], 1)
+    rows = (full / full.norm(dim=1, keepdim=True)).permute(0, 2, 3, 1).reshape(-1, 13)
+    wanted = head.double()(rows).reshape(2, *size, 4)
+    got = dense_logits(head.float(), maps, size)
+    assert torch.allclose(got.double(), wanted, atol=1e-4)
+    assert torch.equal(dense_classes(head, maps, size).long(), got.argmax(-1))
 
 
 def test_batchnorm_knows_the_context(tmp_path):
@@ -53,51 +153,62 @@ def test_batchnorm_knows_the_context(tmp_path):
     assert torch.allclose(norm.running_var, hidden.var(0), atol=1e-5)
 
 
-def test_one_label_of_each_is_enough(tmp_path):
+def test_the_mlp_trains_on_a_last_batch_of_one_row(tmp_path):
     features, targets = blobs(3)
-    head = train_head(features[:1], targets[:1], blobs(20, seed=2)[0], 3, config(tmp_path, head_batch=1, context=4))
-    assert bool(head.logits(features, np.arange(3)).isfinite().all())
-    train_head(features, targets, features[:0], 3, config(tmp_path, head_batch=2))  # a last batch of one row
-    with pytest.raises(ValueError, match="BatchNorm needs at least two rows"):
-        train_head(features[:1], targets[:1], features[:0], 3, config(tmp_path))
-    with pytest.raises(ValueError, match="n > 0"):
-        train_head(features[:0], targets[:0], features, 3, config(tmp_path))
+    train_head(features, targets, features[:0], 3, config(tmp_path, head_batch=2))
 
 
-def test_it_survives_its_file(tmp_path):
-    head = train_head(*blobs(), blobs(20, seed=2)[0], 3, config(tmp_path))
-    head.save(tmp_path / "head.safetensors")
-    loaded = Head.load(tmp_path / "head.safetensors")
-    features = blobs()[0]
-    assert torch.equal(loaded.logits(features, np.arange(9)), head.logits(features, np.arange(9)))
-    (tmp_path / "head.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(UserError, match="is not a head of this package"):
-        Head.load(tmp_path / "head.safetensors")
+def test_the_regression_is_at_its_optimum():
+    """The gradient of the balanced loss, written out, is zero."""
+    rng = np.random.default_rng(1)
+    rows, targets = rng.standard_normal((80, 30)), np.repeat([0, 1, 2], [50, 25, 5])
+    weight, bias = (
+        part.numpy() for part in balanced_logistic(torch.from_numpy(rows), torch.from_numpy(targets), 3, 2.5)
+    )
+    scores = rows @ weight.T + bias
+    shares = np.exp(scores - scores.max(1, keepdims=True))
+    shares /= shares.sum(1, keepdims=True)
+    balance = (80 / (3 * np.bincount(targets)))[targets]
+    wrong = balance[:, None] * (shares - np.eye(3)[targets])
+    assert np.abs(wrong.T @ rows + 2.5 * weight).max() < 1e-5
+    assert np.abs(wrong.sum(0)).max() < 1e-5
 
 
-def test_rows_are_read_in_chunks():
-    head = Head(10, 3).eval()
-    features = np.random.default_rng(0).standard_normal((50, 4, 10)).astype(np.float16)
-    rows = np.array([7, 3, 49, 3])
-    wanted = head(torch.from_numpy(features[rows]).float().reshape(-1, 10)).reshape(4, 4, 3).detach()
-    assert torch.allclose(head.logits(features, rows, chunk=3), wanted, atol=1e-6)
-    assert head.logits(features, rows[:0]).shape == (0, 4, 3)
+def test_the_linear_head_is_the_regression_on_standardised_features(tmp_path):
+    features, targets = blobs(60, width=12)
+    context = blobs(100, width=12, seed=3)[0]
+    head = train_head(features, targets, context, 3, config(tmp_path, "linear", penalty=7.0))
+    mean, deviation = context.astype(np.float64).mean(0), context.astype(np.float64).std(0)
+    rows = torch.from_numpy((features.astype(np.float64) - mean) / deviation)
+    weight, bias = balanced_logistic(rows, torch.from_numpy(targets), 3, 7.0)
+    wanted = rows @ weight.T + bias
+    assert torch.allclose(head(torch.from_numpy(features).float()).double(), wanted, atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_dense_prediction_is_that_of_the_resized_features(dtype):
-    torch.manual_seed(0)
-    maps = [torch.randn(2, c, h, w).to(dtype) for c, h, w in ((5, 4, 6), (3, 8, 12), (5, 4, 6))]
-    head = Head(13, 4)
-    with torch.no_grad():
-        for _ in range(3):
-            head.train()(torch.randn(64, 13))
-        head.eval()
-        size = (16, 20)
-        full = torch.cat([interpolate(m.double(), size, mode="bilinear", align_corners=False) for m in maps], 1)
-        rows = (full / full.norm(dim=1, keepdim=True)).permute(0, 2, 3, 1).reshape(-1, 13)
-        wanted = head.double()(rows).reshape(2, *size, 4)
-        head.float()
-    got = dense_logits(head, maps, size)
-    assert torch.allclose(got.double(), wanted, atol=1e-4)
-    assert torch.equal(dense_classes(head, maps, size).long(), got.argmax(-1))
+def test_classes_without_a_label_are_never_predicted(tmp_path):
+    features, targets = blobs(60, classes=3)
+    ids = np.array([1, 4, 6])[targets]
+    head = train_head(features, ids, blobs(50, seed=2)[0], 8, config(tmp_path, "linear"))
+    scores = head.logits(np.concatenate([features, -100 * features]), np.arange(120))
+    assert set(scores.argmax(1).tolist()) <= {1, 4, 6}
+    assert float(scores.softmax(1)[:, [0, 2, 3, 5, 7]].max()) == 0
+    dropped = drop(scores, 0.5, torch.Generator().manual_seed(0))
+    assert bool((dropped[:, [0, 2, 3, 5, 7]] == ABSENT).all())
+
+
+def test_a_column_that_does_not_vary_counts_nothing():
+    context = torch.from_numpy(np.random.default_rng(0).standard_normal((50, 4)))
+    context[:, 2] = 3.0
+    mean, deviation = moments(context, context[:1])
+    assert torch.equal((context - mean)[:, 2] / deviation[2], torch.zeros(50, dtype=torch.float64))
+    mean, deviation = moments(context[:0], context[:1])
+    assert torch.equal(mean, context[0])
+    assert torch.equal(deviation, torch.ones(4, dtype=torch.float64))
+
+
+def test_a_head_is_made_of_its_description():
+    head = head_of("linear")
+    described = json.loads(json.dumps([head.name, head.shape]))
+    made = make_head(described[0], tuple(described[1]), head.state_dict())
+    assert isinstance(made, LinearHead)
+    assert torch.equal(made.project.weight, head.project.weight)

@@ -12,7 +12,7 @@ import difal
 ROOT = Path(difal.__file__).parent
 LEAVES = {"config", "errors", "files", "metrics", "parallel", "threads", "timing"}
 # Each room may import the leaves and the rooms above it.
-ORDER = ["data", "encoders", "heads", "features", "acquisition", "run", "report", "sweep", "annotate", "cli"]
+ORDER = ["data", "encoders", "heads", "features", "acquisition", "run", "annotate", "report", "sweep", "cli"]
 # Rooms beside the order: what they may import besides the leaves.
 BESIDE = {"prepare": {"data"}, "presets": set(), "adapters": set()}
 USERS = {"prepare": {"cli"}, "presets": {"sweep", "annotate", "cli"}, "adapters": set()}

@@ -33,7 +33,7 @@ def test_the_fields_are_those_of_the_format():
 
 
 def test_label_studio_tasks_keep_the_pixel():
-    tasks = json.loads(to_label_studio(LABELS, "/data/{image}"))
+    tasks = json.loads(to_label_studio(LABELS, "/data/"))
     point = tasks[0]["predictions"][0]["result"][0]
     assert tasks[0]["data"]["image"] == "/data/a.png"
     assert (tasks[0]["data"]["x"], tasks[0]["data"]["y"], tasks[0]["data"]["image_id"]) == (3, 4, "a.png")
@@ -92,7 +92,10 @@ def test_files_from_other_systems(tmp_path, encoding):
     table = tmp_path / "labels.csv"
     table.write_bytes(to_csv(labels).replace(",", ";").replace("\n", "\r\n").encode(encoding))
     assert read_labels(table, CLASSES) == labels
-    lines.write_bytes(to_jsonl(labels).encode("utf-16"))
+    for path, write in ((lines, to_jsonl), (table, to_csv)):
+        path.write_bytes(write(labels).encode("utf-16"))
+        assert read_labels(path, CLASSES) == labels
+    lines.write_bytes('{"image": "\u00e9t\u00e9"}'.encode("latin-1"))
     with pytest.raises(LabelError, match=r"labels\.jsonl is not UTF-8 text; save it as UTF-8"):
         read_labels(lines, CLASSES)
 

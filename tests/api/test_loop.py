@@ -36,8 +36,9 @@ def test_a_run_keeps_everything(tmp_path, cache):
     run_dir = RunDirectory(tmp_path)
     rounds = run_dir.rounds()
     assert len(rounds) == 3
-    assert len(lines) == 3
-    assert "15 pixels queried" in lines[2]
+    assert lines[1] == "queries: 3 rounds x 5 = 15 pixels, of at most 40 (8 kept of each image)"
+    assert len(lines) == 2 + 3
+    assert "15 pixels queried" in lines[-1]
     places = [label.place for entry in rounds for label in entry.labels()]
     assert len(set(places)) == len(places) == 15
     for entry in rounds:
@@ -58,7 +59,7 @@ def test_a_run_keeps_everything(tmp_path, cache):
             == 5 * (entry.index + 1)
             == metrics["labeled"] + sum(label.skipped for one in rounds[: entry.index + 1] for label in one.labels())
         )
-        assert entry.head().sizes == (20, 128, 32, 8)
+        assert entry.head().shape == (20, 8)
     assert run_dir.config() == config.to_dict()
     assert set(run_dir.facts()["feature_stages"]["pool"]) >= {"encoder", "hypercolumns", "local herding"}
 
@@ -69,7 +70,16 @@ def test_a_run_repeats_itself_and_its_seed_matters(tmp_path, cache):
     a, b, c = (outcome(tmp_path / name) for name in "abc")
     assert a == b
     assert a["rounds/000/picks.jsonl"] == c["rounds/000/picks.jsonl"]  # coverage has no seed
-    assert a["rounds/000/head.safetensors"] != c["rounds/000/head.safetensors"]
+    run(tiny_config(tmp_path / "d", cache=cache, head="mlp"), data=tiny_data(), encoder=FakeEncoder(), log=silent)
+    run(
+        tiny_config(tmp_path / "e", cache=cache, head="mlp", seed=1),
+        data=tiny_data(),
+        encoder=FakeEncoder(),
+        log=silent,
+    )
+    d, e = (outcome(tmp_path / name) for name in "de")
+    assert a["rounds/000/head.safetensors"] == c["rounds/000/head.safetensors"]  # nor has the linear head
+    assert d["rounds/000/head.safetensors"] != e["rounds/000/head.safetensors"]
 
 
 def test_a_round_needs_no_pass_over_the_encoder(tmp_path, cache):
@@ -137,13 +147,20 @@ def test_testing_on_random_pixels(tmp_path):
     assert some["pixel_accuracy"] == pytest.approx(whole["pixel_accuracy"], abs=0.15)
 
 
-def test_the_pool_can_run_dry(tmp_path):
-    lines = []
-    config = tiny_config(tmp_path, budget=3.0, rounds=5, pictures=0)
-    run(config, data=tiny_data(train=2, test=0), encoder=FakeEncoder(), log=lines.append)
-    asked = [label.place for entry in RunDirectory(tmp_path).rounds() for label in entry.labels()]
-    assert len(set(asked)) == len(asked) == 16  # 2 images x 8 local picks
-    assert "no pixel is left" in lines[-1]
+def test_a_budget_that_cannot_be_asked_is_told_first(tmp_path):
+    config = tiny_config(tmp_path / "run", budget=3.0, rounds=5, pictures=0)
+    data = tiny_data(train=2, test=0)
+    with pytest.raises(ConfigError, match=r"5 rounds x 6 = 30 pixels .* only 16 can be: 8 .*Give --local 15,"):
+        run(config, data=data, encoder=FakeEncoder(), log=silent)
+    assert not (tmp_path / "run").exists()
+    run(
+        tiny_config(tmp_path / "run", budget=3.0, rounds=5, local=15, pictures=0),
+        data=data,
+        encoder=FakeEncoder(),
+        log=silent,
+    )
+    asked = [label.place for entry in RunDirectory(tmp_path / "run").rounds() for label in entry.labels()]
+    assert len(set(asked)) == len(asked) == 30
 
 
 def fill_in(path, truth, data, *, skip=None):
@@ -169,8 +186,9 @@ def test_a_person_labels(tmp_path):
     question = tmp_path / "run/to_label.jsonl"
     assert str(question) in lines[-1]
     assert "0 sky" in lines[-1]
-    pictures = list((tmp_path / "run/to_label").iterdir())
-    assert {p.name for p in pictures} == {json.loads(line)["image"] for line in question.read_text().splitlines()}
+    images = {json.loads(line)["image"] for line in question.read_text().splitlines()}
+    assert {path.stem for path in (tmp_path / "run/to_label").glob("*.jpg")} == {name[:-4] for name in images}
+    assert len(list((tmp_path / "run/to_label/pixels").glob("*.jpg"))) == 4
     assert run(config, resume=True, encoder=FakeEncoder(), log=silent) == "waiting"  # nothing answered yet
     fill_in(question, truth, truth_data)
     assert run(config, resume=True, encoder=FakeEncoder(), log=silent) == "waiting"  # for round 1
@@ -240,15 +258,15 @@ def test_pictures_of_an_earlier_round_do_not_stay(tmp_path):
     config = tiny_config(tmp_path / "run", data=str(folder), rounds=2, budget=0.25)
     run(config, encoder=FakeEncoder(), log=silent)
     pictures = tmp_path / "run/to_label"
-    (pictures / "stale.png").write_bytes(b"")
+    (pictures / "stale.jpg").write_bytes(b"")
     question = tmp_path / "run/to_label.jsonl"
     question.write_text(question.read_text().replace('"class_id": null', '"class_id": 1'))
     run(config, resume=True, encoder=FakeEncoder(), log=silent)
     asked = {label.image for label in RunDirectory(tmp_path / "run").round(1).picks()}
-    assert {path.name for path in pictures.iterdir()} == asked
+    assert {path.name for path in pictures.glob("*.jpg")} == {name.replace(".png", ".jpg") for name in asked}
 
 
-def test_the_pool_and_the_classes_must_stay(tmp_path):
+def test_what_labels_name_must_stay(tmp_path):
     folder = write_folder(tmp_path / "data", masks=True)
     config = tiny_config(tmp_path / "run", data=str(folder), rounds=1, cache=str(tmp_path / "cache"))
     run(config, encoder=FakeEncoder(), log=silent)
@@ -259,7 +277,7 @@ def test_the_pool_and_the_classes_must_stay(tmp_path):
     (folder / "classes.txt").write_text(names)
     for kind in ("images", "masks"):
         (folder / kind / "p0.png").unlink()
-    with pytest.raises(ConfigError, match=r"the pool has changed since the run began \(4 images then, 3 now"):
+    with pytest.raises(ConfigError, match=r"the pool has changed since the run began \(p0\.png is not there any more"):
         run(config, resume=True, encoder=FakeEncoder())
     with pytest.raises(ConfigError, match="holds features of other images"):
         run(tiny_config(tmp_path / "other", data=str(folder), cache=config.cache), encoder=FakeEncoder())

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from api.fakes import FakeEncoder, tiny_config, tiny_data, write_folder
-from difal.data.base import read_image
+from difal.data.images import read_image
 from difal.errors import ConfigError, DataError
 from difal.features.dense import dense_logits
 from difal.features.pixels import encode

@@ -22,7 +22,7 @@ from difal.sweep.table import table
 
 TESTS = Path(__file__).resolve().parents[1]
 SMALL = {
-    "size": 32, "rounds": 2, "budget": 4.0, "candidates": 60, "local": 10, "random": 10, "noise_samples": 2,
+    "size": 32, "rounds": 2, "budget": 4.0, "candidates": 60, "local": 12, "random": 12, "noise_samples": 2,
     "epochs": 2, "context": 8, "threads": 1,
 }  # fmt: skip
 

@@ -4,6 +4,7 @@
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,9 +16,9 @@ def main() -> None:
         import plugin  # noqa: F401
     from difal_kernels import disagreement, hypercolumns, maxherding
     from difal_kernels._native import load
-    from difal_kernels._progress import Progress
     from difal_kernels.ops import _triton
-    from difal_kernels.ops.maxherding.backends.cuda import tiled as cuda_matrix_free
+    from difal_kernels.ops.maxherding.backends import BACKENDS
+    from difal_kernels.ops.maxherding.backends.gpu import GpuTuning
     from difal_kernels.ops.maxherding.problem import prepare
 
     device = load("_cuda").DEVICE
@@ -29,10 +30,9 @@ def main() -> None:
         for kernel in ("rbf", "tophat", "cosine"):
             maxherding(own, 12, kernel=kernel, backend="cuda")
         maxherding(own, 12, labeled=labeled.to(dtype), candidates=range(20, 60), backend="cuda")
-        cuda_matrix_free.TILE, cuda_matrix_free.MOST_ENTRIES = 64, 3000
-        (p,) = prepare(own, 12, labeled=labeled.to(dtype)).problems
-        with Progress(12, "", False) as bar:
-            cuda_matrix_free.select(p, 1 << 33, bar)
+        tuning = GpuTuning(tile_points=64, max_entries=3000)
+        batch = prepare(own, 12, labeled=labeled.to(dtype))
+        replace(BACKENDS["cuda"], path="matrix-free", tuning=tuning).run(batch)
     maxherding(torch.stack([x[:70], x[70:140]]), 12, lengths=[70, 33], backend="cuda")
     maxherding((x @ x.T).abs() / 100, 12, kernel="precomputed", backend="cuda")
     for classes in (19, 100):
@@ -43,13 +43,9 @@ def main() -> None:
     hypercolumns(maps, points, (16, 16), image_index=image, backend="cuda")
     if device == "cuda":
         if _triton.unavailable() is None:
-            from difal_kernels.ops.maxherding.backends.triton import tiled as triton_matrix_free
-
             maxherding(x, 12, labeled=labeled, candidates=range(20, 150), backend="triton")
             maxherding(x.half(), 12, labeled=labeled.half(), candidates=range(20, 60), backend="triton")
-            (p,) = prepare(x, 12, labeled=labeled).problems
-            with Progress(12, "", False) as bar:
-                triton_matrix_free.select(p, 1 << 33, bar)
+            replace(BACKENDS["triton"], path="matrix-free", tuning=tuning).run(prepare(x, 12, labeled=labeled))
             disagreement(logits, outputs=("entropy", "bald", "margin", "variation_ratio"), backend="triton")
             disagreement(logits.movedim(0, 2), sample_dim=0, class_dim=1, backend="triton")
             hypercolumns(maps, points, (16, 16), image_index=image, backend="triton")

@@ -5,44 +5,27 @@ from pathlib import Path
 import pytest
 import torch
 
+import selection
 from difal_kernels import BackendUnavailableError, _native, explain, maxherding
-from difal_kernels._progress import Progress
 from difal_kernels.ops import _gpu
-from difal_kernels.ops.maxherding.backends.cuda import dense as cuda_dense
-from difal_kernels.ops.maxherding.backends.cuda import greedy as cuda_engine
-from difal_kernels.ops.maxherding.backends.cuda import operands as cuda_panels
-from difal_kernels.ops.maxherding.backends.cuda import tiled as cuda_matrix_free
-from difal_kernels.ops.maxherding.backends.cuda.operands import Panels
+from difal_kernels.ops.maxherding.backends import BACKENDS
+from difal_kernels.ops.maxherding.backends.cuda.operands import CudaOperands
+from difal_kernels.ops.maxherding.backends.cuda.tiled import CudaTiledGreedy
 from difal_kernels.ops.maxherding.kernel_functions import KERNELS
+from difal_kernels.ops.maxherding.matrix_free import MatrixFreeSelection
+from difal_kernels.ops.maxherding.plan import needed
 from difal_kernels.ops.maxherding.problem import prepare
+from selection import blobs, moved, use
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-def blobs(n=200, d=24, seed=0, dtype=torch.float32, clusters=12):
-    generator = torch.Generator().manual_seed(seed)
-    centers = 3 * torch.randn(clusters, d, generator=generator)
-    which = torch.randint(clusters, (n,), generator=generator)
-    return (centers[which] + torch.randn(n, d, generator=generator)).to(dtype)
+def operands(x, device):
+    return CudaOperands(prepare(x.to(device), 3).problems[0], BACKENDS["cuda"].tuning)
 
 
-def moved(value, device):
-    return value.to(device) if isinstance(value, torch.Tensor) else value
-
-
-def assert_same(device, features, budget, repeats=1, **options):
-    """The device's picks are those of the reference on the CPU, and of every further run."""
-    want = maxherding(features, budget, backend="reference", return_info=True, **options)
-    there = {name: moved(value, device) for name, value in options.items()}
-    for _ in range(repeats):
-        got = maxherding(features.to(device), budget, backend="cuda", return_info=True, **there)
-        assert got.indices.device.type == device.type
-        assert torch.equal(got.indices.cpu(), want.indices)
-        first = (float(want.gains.flatten()[0]) if want.gains.numel() else 0) or 1.0
-        torch.testing.assert_close(got.gains.cpu() / first, want.gains / first, rtol=0, atol=1e-11)
-        coverage = torch.as_tensor(got.coverage).double().cpu()
-        torch.testing.assert_close(coverage, torch.as_tensor(want.coverage).double(), rtol=1e-12, atol=0)
-    return got
+def assert_same(device, features, budget, **options):
+    return selection.assert_same("cuda", features, budget, device=device, **options)
 
 
 @pytest.mark.parametrize("name", ["herding_clusters", "herding_sphere_labelled"])
@@ -71,12 +54,12 @@ def test_every_kernel_and_dtype(device, gpu, kernel, dtype):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_goes_to_the_tensor_cores_where_the_bound_allows(device, dtype, monkeypatch):
     x = torch.nn.functional.normalize(blobs(90, d=40).float(), dim=1).to(dtype)
-    assert Panels(prepare(x.to(device), 3).problems[0]).matrix.dtype == dtype
+    assert operands(x, device).matrix.dtype == dtype
     assert_same(device, x, 40, repeats=2)
-    monkeypatch.setattr(cuda_panels, "CHUNKS", (16,))  # sums of several products
+    use(monkeypatch, "cuda", chunks=(16,))  # sums of several products
     assert_same(device, x, 20)
     far = x + 300  # too large for the sums of a tensor core: centred in float32
-    assert Panels(prepare(far.to(device), 3).problems[0]).matrix.dtype == torch.float32
+    assert operands(far, device).matrix.dtype == torch.float32
     assert_same(device, far, 10)
 
 
@@ -130,9 +113,9 @@ def test_a_kernel_value_is_the_same_among_any_others(device, dtype):
 
 
 def test_torch_may_have_no_products_of_half_precision(device, monkeypatch):
-    monkeypatch.setattr(cuda_panels, "multiplied", lambda dtype, device: False)
+    use(monkeypatch, "cuda", half_products=False)
     x = torch.nn.functional.normalize(blobs(60, d=40).float(), dim=1).to(torch.bfloat16)
-    assert Panels(prepare(x.to(device), 3).problems[0]).matrix.dtype == torch.float32
+    assert operands(x, device).matrix.dtype == torch.float32
     assert_same(device, x, 20)
 
 
@@ -174,44 +157,37 @@ def test_addresses_beyond_two_to_the_31(device, gpu, monkeypatch):
             pytest.skip("this system does not lend addresses without memory, and the matrix has 10 GB of them")
     elif torch.cuda.mem_get_info()[0] < 12 << 30:
         pytest.fail("the GPU has less than 12 GiB free")
-    monkeypatch.setattr(cuda_engine, "pad", lambda columns: 1 << 25)
+    use(monkeypatch, "cuda", row_multiple=1 << 25)
     assert_same(device, blobs(72), 20, memory_limit=1 << 40)
     options = {"candidates": torch.arange(3, 30), "memory_limit": 1 << 40}
     assert_same(device, blobs(72), 10, **options)
 
 
 @pytest.fixture
-def small_tiles(monkeypatch, gpu):
-    monkeypatch.setattr(cuda_matrix_free, "TILE", 64)
+def small_tiles(monkeypatch):
+    """Many tiles, and lists that are gathered after some guesses, at sizes that the reference can check."""
 
+    def choose(entries, **guessing):
+        rules = {"watched_points": 60, "sample_rows": 40, "tried": 8, "first_tried": 8, **guessing}
+        use(monkeypatch, "cuda", "matrix-free", rules, tile_points=64, max_entries=entries, rows_at_once=32)
 
-def assert_same_without_the_matrix(device, features, budget, **options):
-    """As assert_same, on the matrix-free path."""
-    want = maxherding(features, budget, backend="reference", return_info=True, **options)
-    there = {name: moved(value, device) for name, value in options.items()}
-    (p,) = prepare(features.to(device), budget, **there).problems
-    with Progress(budget, "", False) as bar:
-        got = cuda_matrix_free.select(p, 1 << 34, bar)
-    assert torch.equal(got.indices.cpu(), want.indices)
-    first = float(want.gains[0]) or 1.0
-    torch.testing.assert_close(got.gains.cpu() / first, want.gains / first, rtol=0, atol=1e-11)
-    assert got.coverage == pytest.approx(float(want.coverage), rel=1e-12)
+    return choose
 
 
 @pytest.mark.parametrize("kernel", ["rbf", "laplace", "cosine"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_matrix_free(device, gpu, small_tiles, monkeypatch, kernel, dtype):
-    monkeypatch.setattr(cuda_matrix_free, "MOST_ENTRIES", 2500)
+def test_matrix_free(device, small_tiles, kernel, dtype):
+    small_tiles(2500)
     x = blobs(130, dtype=dtype)
     labeled, weights = blobs(7, seed=1, dtype=dtype), torch.rand(len(x), generator=torch.Generator().manual_seed(2))
-    assert_same_without_the_matrix(device, x, 30, kernel=kernel)
+    assert_same(device, x, 30, kernel=kernel)
     options = {"labeled": labeled, "weights": weights, "candidates": torch.arange(120, 5, -1)}
-    assert_same_without_the_matrix(device, x, 12, kernel=kernel, **options)
+    assert_same(device, x, 12, kernel=kernel, **options)
 
 
 def test_nothing_is_added_up_by_what_torch_refuses_when_deterministic(device, small_tiles, monkeypatch):
     """On a GPU it then has no cumsum of floats."""
-    monkeypatch.setattr(cuda_matrix_free, "MOST_ENTRIES", 2500)
+    small_tiles(2500)
     cumsum = torch.Tensor.cumsum
 
     def refused(self, *args, **options):
@@ -219,32 +195,81 @@ def test_nothing_is_added_up_by_what_torch_refuses_when_deterministic(device, sm
         return cumsum(self, *args, **options)
 
     monkeypatch.setattr(torch.Tensor, "cumsum", refused)
-    assert_same_without_the_matrix(device, blobs(130), 20)
+    assert_same(device, blobs(130), 20)
 
 
+@pytest.mark.parametrize("kernel", ["rbf", "laplace", "cosine", "tophat"])
 @pytest.mark.parametrize("every", [1, 2])
-def test_wrong_guesses_are_put_right(device, small_tiles, monkeypatch, every):
-    monkeypatch.setattr(cuda_matrix_free, "MOST_ENTRIES", 1500)
-    monkeypatch.setattr(cuda_matrix_free, "FIRST_GUESSES", 3)
-    right, calls = cuda_matrix_free._Selection.best_of_sample, []
+def test_wrong_guesses_are_corrected_in_place(device, small_tiles, monkeypatch, every, kernel):
+    """The sums of a sweep after each correction are those of float64, and no further sweep is made for it."""
+    small_tiles(600 if kernel == "tophat" else 1500, first_guesses=3)
+    right, calls, sweeps = MatrixFreeSelection.best_of_sample, [], []
+    replace, sweep = CudaTiledGreedy.replace, CudaTiledGreedy.sweep
 
-    def sometimes_wrong(self, estimate, open_, level):
-        best = right(self, estimate, open_, level)
+    def sometimes_wrong(self, estimate, open_):
+        best = right(self, estimate, open_)
         calls.append(best)
         others = open_.clone()
         others[best] = False
         return int(others.nonzero()[0]) if len(calls) % every == 0 and bool(others.any()) else best
 
-    monkeypatch.setattr(cuda_matrix_free._Selection, "best_of_sample", sometimes_wrong)
-    assert_same_without_the_matrix(device, blobs(100), 25)
+    def checked(self, t, points, moved):
+        replace(self, t, points, moved)
+        selection.assert_sums_are_right(self, t)
+
+    def counted(self, first, gather):
+        sweeps.append(first)
+        sweep(self, first, gather)
+
+    monkeypatch.setattr(MatrixFreeSelection, "best_of_sample", sometimes_wrong)
+    monkeypatch.setattr(CudaTiledGreedy, "replace", checked)
+    monkeypatch.setattr(CudaTiledGreedy, "sweep", counted)
+    options = {"bandwidth": 14.0} if kernel == "tophat" else {}
+    assert_same(device, blobs(100, seed=3), 25, kernel=kernel, **options)
     assert calls
+    assert len(sweeps) == len(set(sweeps))  # each has further picks to prove
+
+
+@pytest.mark.parametrize(("factor", "every"), [(3, 2), (10, 3)])
+def test_lists_that_corrections_made_longer(device, small_tiles, monkeypatch, factor, every):
+    """Guesses until few are alive, some as bad as can be, and counts that then are too low for what is alive."""
+    small_tiles(40_000, first_guesses=12)
+    best, estimated = MatrixFreeSelection.best_of_sample, MatrixFreeSelection.alive_estimate
+
+    def spoiled(self, estimate, open_):
+        j = best(self, estimate, open_)
+        others = open_.clone()
+        others[j] = False
+        wrong = int(torch.where(others, estimate, torch.inf).argmin())
+        return wrong if self.tiles.guesses() % every == 0 else j
+
+    monkeypatch.setattr(MatrixFreeSelection, "best_of_sample", spoiled)
+    monkeypatch.setattr(MatrixFreeSelection, "alive_estimate", lambda self, m: factor * estimated(self, m))
+    for seed in range(3):
+        x = torch.randn(150, 6, generator=torch.Generator().manual_seed(seed))
+        assert_same(device, x, 40, bandwidth=2.0)
+
+
+def test_lists_that_were_counted_too_short_are_made_again(device, small_tiles, monkeypatch):
+    small_tiles(2500)
+    use(monkeypatch, "cuda", list_room=0)
+    gather = CudaTiledGreedy.gather
+
+    def too_short(self):
+        self.counts //= 2
+        return gather(self)
+
+    monkeypatch.setattr(CudaTiledGreedy, "gather", too_short)
+    assert_same(device, blobs(130), 20)
 
 
 def test_memory_decides_between_the_paths(device):
     x = blobs(3000, d=8)
     assert "dense" in explain(maxherding, x.to(device), 5, backend="cuda", memory_limit=1 << 30)
-    limit = cuda_matrix_free.workspace_bytes(prepare(x, 5).problems[0])
-    if limit < cuda_dense.workspace_bytes(prepare(x, 5).problems[0]):
+    (p,) = prepare(x, 5).problems
+    backend = BACKENDS["cuda"]
+    limit = needed(backend, p, "matrix-free")
+    if limit < needed(backend, p, "dense"):
         assert "matrix-free" in explain(maxherding, x.to(device), 5, backend="cuda", memory_limit=limit)
     with pytest.raises(ValueError, match="`memory_limit` is 1000 bytes and this selection of 3000 points needs"):
         maxherding(x.to(device), 5, backend="cuda", memory_limit=1000)

@@ -9,32 +9,30 @@ import torch
 
 from difal_kernels import BackendUnavailableError, MaxHerding, maxherding
 from difal_kernels.ops.maxherding import incremental
-from difal_kernels.ops.maxherding.backends import cpu
-from difal_kernels.ops.maxherding.backends.cpu import tiled as matrix_free
-from difal_kernels.ops.maxherding.backends.cpu import tiled_memory as matrix_free_memory
+from difal_kernels.ops.maxherding.backends import BACKENDS
+from difal_kernels.ops.maxherding.matrix_free import MatrixFreeSelection
 from difal_kernels.ops.maxherding.problem import prepare
+from selection import blobs, use
 
+CPU = BACKENDS["cpu"]
 pytestmark = [
-    pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable())),
+    pytest.mark.skipif(CPU.unavailable() is not None, reason=str(CPU.unavailable())),
     pytest.mark.usefixtures("arithmetic"),
 ]
 
 
 def cloud(n=400, d=8, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    centers = 3 * torch.randn(12, d, generator=generator)
-    return centers[torch.randint(12, (n,), generator=generator)] + torch.randn(n, d, generator=generator)
+    return blobs(n, d, seed)
 
 
 @pytest.fixture(params=["dense", "matrix-free", "matrix-free in small steps"])
-def path(request, monkeypatch, two_threads):
+def path(request, monkeypatch, two_threads, arithmetic):
     if request.param != "dense":
-        monkeypatch.setattr(cpu, "path_for", lambda p, limit, threads: matrix_free)
-        monkeypatch.setattr(matrix_free_memory, "TILE", 96)
-        monkeypatch.setattr(matrix_free_memory, "WATCHED", 60)
-    if request.param.endswith("small steps"):  # never few enough alive, so that all picks come from guesses
-        monkeypatch.setattr(matrix_free.MatrixFreeSelection, "alive_estimate", lambda self, m: 1e30)
-        monkeypatch.setattr(matrix_free_memory, "MOST_GUESSES", 6)
+        rules = {"watched_points": 60}
+        if request.param.endswith("small steps"):  # never few enough alive, so that all picks come from guesses
+            monkeypatch.setattr(MatrixFreeSelection, "alive_estimate", lambda self, m: 1e30)
+            rules["max_guesses"] = 6
+        use(monkeypatch, "cpu", "matrix-free", rules, tile_points=96)
     return request.param
 
 

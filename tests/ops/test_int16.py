@@ -10,14 +10,16 @@ import torch
 
 from difal_kernels import maxherding
 from difal_kernels._native import load
-from difal_kernels.ops.maxherding.backends import cpu
-from difal_kernels.ops.maxherding.backends.cpu import dense, products
-from difal_kernels.ops.maxherding.backends.cpu import operands as panels
-from difal_kernels.ops.maxherding.backends.cpu.operands import Panels
+from difal_kernels.ops.maxherding.backends import BACKENDS
+from difal_kernels.ops.maxherding.backends.cpu.operands import GemmOperands
 from difal_kernels.ops.maxherding.backends.cpu.products import Float32Products, Frame, Int16Products
+from difal_kernels.ops.maxherding.backends.cpu.tuning import CpuTuning
 from difal_kernels.ops.maxherding.problem import prepare
+from int16_layout import integers_and_steps
+from selection import use
 
-pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+CPU = BACKENDS["cpu"]
+pytestmark = pytest.mark.skipif(CPU.unavailable() is not None, reason=str(CPU.unavailable()))
 
 
 def rows(kind, n, d, seed=0):
@@ -39,7 +41,7 @@ def rows(kind, n, d, seed=0):
 def multiplied(a, b):
     """Products of all rows of a with those of b, and how far they may be off."""
     frame = Frame(torch.zeros(a.shape[1], dtype=a.dtype), 1.0)
-    error = max(Int16Products.rounding(frame, a), Int16Products.rounding(frame, b))
+    error = max(Int16Products.rounding_of(frame, a), Int16Products.rounding_of(frame, b))
     arithmetic = Int16Products(frame, a.shape[1], error)
     left, right = (arithmetic.prepare(x, arithmetic.empty(len(x))) for x in (a, b))
     out = torch.full((len(a), len(b) + 3), 7.0)
@@ -48,7 +50,7 @@ def multiplied(a, b):
     turned = torch.empty(len(b), len(a))
     arithmetic.multiply(right, left, turned)
     assert torch.equal(turned.T, out[:, : len(b)])
-    return out[:, : len(b)].double(), arithmetic.growth * a.double().norm(dim=1)[:, None] * b.double().norm(dim=1)
+    return out[:, : len(b)].double(), arithmetic.rel_err * a.double().norm(dim=1)[:, None] * b.double().norm(dim=1)
 
 
 KINDS = ("ordinary", "one large number", "one group", "all as large", "of many sizes", "some zero")
@@ -70,38 +72,6 @@ def test_products_are_within_their_bound(kind, shape, dtype):
     check(kind, shape, dtype)
 
 
-@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "vnni", "amx", "tiles"])
-def test_products_on_any_processor(isa):
-    """The loops for processors without the instructions, as far as this one has them, and the model of tiles."""
-    run = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import test_int16 as t, torch\n[t.check(k, s, torch.float32) for k in t.KINDS for s in t.SHAPES]",
-        ],
-        cwd=os.path.dirname(__file__),
-        env={**os.environ, "DIFAL_ISA": isa},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr
-
-
-def integers(prepared, count, d):
-    """(count, d) int64 numbers and (count,) float32 steps of rows in blocks, whichever way those are laid out."""
-    raw = prepared.numpy()
-    steps = raw[:, -16:].copy().view(np.float32).reshape(-1)[:count]
-    words = raw[:, :-16]
-    if load("_cpu").int16_in_tiles(d):
-        planes = np.ascontiguousarray(words).view(np.uint8).reshape(len(raw), 2, -1, 16, 4)
-        q = 256 * planes[:, 0].view(np.int8).astype(np.int64) + planes[:, 1]
-        q = q.transpose(0, 2, 1, 3)
-    else:
-        q = np.ascontiguousarray(words).view(np.int16).reshape(len(raw), -1, 16, 2).transpose(0, 2, 1, 3)
-    return q.reshape(16 * len(raw), -1)[:count].astype(np.int64), steps
-
-
 def layouts(a, b):
     """Products, and what they must be to the last bit where integers are summed exactly: for a row, or a group."""
     frame, d = Frame(torch.zeros(a.shape[1]), 1.0), a.shape[1]
@@ -109,7 +79,9 @@ def layouts(a, b):
     left, right = (arithmetic.prepare(x, arithmetic.empty(len(x))) for x in (a, b))
     out = torch.empty(len(a), len(b))
     arithmetic.multiply(left, right, out)
-    (x, x_steps), (y, y_steps) = integers(left, len(a), d), integers(right, len(b), d)
+    (x, x_steps), (y, y_steps) = (
+        [v[: len(of)].numpy() for v in integers_and_steps(block, d)] for block, of in ((left, a), (right, b))
+    )
     if load("_cpu").int16_in_tiles(d):
         high, rest = np.divmod(x @ y.T, 65536)
         total = (high.astype(np.float32).astype(np.float64) * 65536 + rest).astype(np.float32)
@@ -131,41 +103,32 @@ def check_integers(kind, shape):
     assert np.abs(q).max() <= 32767
 
 
-@pytest.mark.parametrize("isa", ["generic", "vnni", "amx", "tiles"])
-def test_the_very_integers(isa):
-    """Sums of integers are exact with tiles as in groups, so products are known to the last bit."""
-    run = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import test_int16 as t\n[t.check_integers(k, s) for k in t.KINDS for s in t.SHAPES]\n"
-            "t.check_integers('ordinary', (18, 530, 1025)); t.check_integers('all as large', (3, 4, 32768))\n"
-            "t.check_integers('ordinary', (2, 3, 33000))",
-        ],
-        cwd=os.path.dirname(__file__),
-        env={**os.environ, "DIFAL_ISA": isa},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr
-
-
 def check_picks():
     """Selections that rest on integers, whatever multiplies them, against the reference."""
-    panels.MANY, products.integers_are_faster = 0, lambda: True
-    x = rows("ordinary", 500, 70)
-    for kernel, options in (("rbf", {}), ("laplace", {}), ("cosine", {}), ("rbf", {"labeled": x[:7] * 1.1})):
-        made = Panels(prepare(x, 3, kernel=kernel, **options).problems[0], [64, 64]).products
-        assert isinstance(made, Int16Products)
-        want = maxherding(x, 40, kernel=kernel, backend="reference", **options)
-        assert torch.equal(maxherding(x, 40, kernel=kernel, backend="cpu", **options), want), kernel
+    with pytest.MonkeyPatch.context() as patch:
+        use(patch, "cpu", integers=True, integers_min_multiplications=0)
+        x = rows("ordinary", 500, 70)
+        for kernel, options in (("rbf", {}), ("laplace", {}), ("cosine", {}), ("rbf", {"labeled": x[:7] * 1.1})):
+            want = maxherding(x, 40, kernel=kernel, backend="reference", **options)
+            assert torch.equal(maxherding(x, 40, kernel=kernel, backend="cpu", **options), want), kernel
 
 
-@pytest.mark.parametrize("isa", ["vnni", "amx", "tiles"])
-def test_picks_are_the_same(isa):
+def check_all():
+    for kind in KINDS:
+        for shape in SHAPES:
+            check(kind, shape, torch.float32)
+            check_integers(kind, shape)
+    check_integers("ordinary", (18, 530, 1025))
+    check_integers("all as large", (3, 4, 32768))
+    check_integers("ordinary", (2, 3, 33000))
+    check_picks()
+
+
+@pytest.mark.parametrize("isa", ["generic", "vnni", "amx", "tiles"])
+def test_any_processor(isa):
+    """The loops for other processors, as far as this one has them, and the model of tiles: bounds, integers, picks."""
     run = subprocess.run(
-        [sys.executable, "-c", "import test_int16 as t; t.check_picks()"],
+        [sys.executable, "-c", "import sys; sys.path.insert(0, '..')\nimport test_int16 as t\nt.check_all()"],
         cwd=os.path.dirname(__file__),
         env={**os.environ, "DIFAL_ISA": isa},
         capture_output=True,
@@ -187,10 +150,10 @@ def test_the_largest_bytes_do_not_leave_int32():
 def test_tiles_have_the_smaller_error():
     """No step is made coarser for the sake of a group of 32, and a sum is rounded once."""
     script = (
-        "import test_int16 as t, torch\n"
+        "import sys; sys.path.insert(0, '..')\nimport test_int16 as t, torch\n"
         "p, x = t.Int16Products, t.rows('all as large', 9, 512) + 0.001 * t.rows('ordinary', 9, 512)\n"
         "frame = t.Frame(torch.zeros(512), 1.0)\n"
-        "print(p.rounding(frame, x), p(frame, 512, 0.0).growth)"
+        "print(p.rounding_of(frame, x), p(frame, 512, 0.0).rel_err)"
     )
     found = {}
     for isa in ("generic", "tiles"):
@@ -222,16 +185,16 @@ def test_sums_at_the_edge_of_the_range(sign):
 def test_the_rounding_is_that_of_the_worst_row():
     frame = Frame(torch.zeros(64), 1.0)
     x = torch.ones(20, 64)
-    assert Int16Products.rounding(frame, x) < 1e-4
+    assert Int16Products.rounding_of(frame, x) < 1e-4
     x[13, 1:] = 1e-5  # 32767 steps reach the first number, and a third of one the others
-    assert 1e-5 < Int16Products.rounding(frame, x) < 2e-4
+    assert 1e-5 < Int16Products.rounding_of(frame, x) < 2e-4
     x[17, 0] = float("inf")
-    assert Int16Products.rounding(frame, x) == float("inf")
+    assert Int16Products.rounding_of(frame, x) == float("inf")
     x[17, 0] = float("nan")
-    assert Int16Products.rounding(frame, x) == float("inf")
-    assert Int16Products.rounding(frame, torch.full((3, 64), 1e-25)) == float("inf")
-    assert Int16Products.rounding(frame, torch.full((3, 64), 1e20)) == float("inf")
-    assert Int16Products.rounding(frame, torch.zeros(3, 64)) == 0
+    assert Int16Products.rounding_of(frame, x) == float("inf")
+    assert Int16Products.rounding_of(frame, torch.full((3, 64), 1e-25)) == float("inf")
+    assert Int16Products.rounding_of(frame, torch.full((3, 64), 1e20)) == float("inf")
+    assert Int16Products.rounding_of(frame, torch.zeros(3, 64)) == 0
 
 
 def test_steps_whose_product_float32_can_hardly_hold():
@@ -242,45 +205,42 @@ def test_steps_whose_product_float32_can_hardly_hold():
     try:
         for size in (1.02e-15, 1.2e-15, 5e-15, 1.1e-14, 2e-14):
             a = (x * size).float()
-            if Int16Products.rounding(Frame(torch.zeros(32), 1.0), a) < 1:
+            if Int16Products.rounding_of(Frame(torch.zeros(32), 1.0), a) < 1:
                 got, bound = multiplied(a, a)
                 assert ((got - a.double() @ a.double().T).abs() <= bound).all(), size
     finally:
         torch.set_flush_denormal(False)
-    assert Int16Products.rounding(Frame(torch.zeros(32), 1.0), a) < 1e-4  # the last size is not refused
+    assert Int16Products.rounding_of(Frame(torch.zeros(32), 1.0), a) < 1e-4  # the last size is not refused
 
 
-def chosen(x, monkeypatch, faster=True, **options):
-    monkeypatch.setattr(products, "integers_are_faster", lambda: faster)
-    return type(Panels(prepare(x, 3, **options).problems[0], [64, 64]).products)
+def chosen(x, faster=True, least=0, uncertain=1e-3, **options):
+    tuning = CpuTuning(integers=faster, integers_min_multiplications=least, integers_max_uncertain=uncertain)
+    return type(GemmOperands(prepare(x, 3, **options).problems[0], [64, 64], tuning=tuning).products)
 
 
-def test_where_integers_are_chosen(monkeypatch):
-    monkeypatch.setattr(panels, "MANY", 400 * 400 * 64)
-    x = rows("ordinary", 400, 64)
-    assert chosen(x, monkeypatch) is Int16Products
-    assert chosen(x, monkeypatch, faster=False) is Float32Products
-    assert chosen(x[:300], monkeypatch) is Float32Products  # too little work
-    assert chosen(rows("ordinary", 800, 32), monkeypatch) is Float32Products  # too few numbers a row
+def test_where_integers_are_chosen():
+    x, least = rows("ordinary", 400, 64), 400 * 400 * 64
+    assert chosen(x, least=least) is Int16Products
+    assert chosen(x, least=least, faster=False) is Float32Products
+    assert chosen(x[:300], least=least) is Float32Products  # too little work
+    assert chosen(rows("ordinary", 800, 32), least=least) is Float32Products  # too few numbers a row
     for kernel in ("laplace", "cosine", "tophat"):
-        assert (
-            chosen(x, monkeypatch, kernel=kernel, **({} if kernel == "cosine" else {"bandwidth": 8.0})) is Int16Products
-        )
+        options = {} if kernel == "cosine" else {"bandwidth": 8.0}
+        assert chosen(x, least=least, kernel=kernel, **options) is Int16Products
 
 
-def test_where_they_would_say_too_little(monkeypatch):
-    monkeypatch.setattr(panels, "MANY", 0)
+def test_where_they_would_say_too_little():
     x = rows("ordinary", 400, 64)
     far = x.clone()
     far[7] = 1e25
-    assert chosen(far, monkeypatch, bandwidth=10.0) is Float32Products
+    assert chosen(far, bandwidth=10.0) is Float32Products
     # A bandwidth at which float32 still tells most entries, and integers none.
-    assert chosen(x, monkeypatch, bandwidth=1.2) is Float32Products
+    assert chosen(x, bandwidth=1.2) is Float32Products
     pairs = torch.cat([x[:1] + 1e-2 * rows("ordinary", 200, 64), x[:200]])
-    assert chosen(pairs, monkeypatch, kernel="laplace", bandwidth=10.0) is Float32Products
-    monkeypatch.setattr(panels, "DOUBTFUL", 1.0)  # a row without a rounding is refused whatever may be doubtful
-    assert chosen(far, monkeypatch, bandwidth=10.0) is Float32Products
-    assert chosen(x, monkeypatch, bandwidth=1.2) is Int16Products
+    assert chosen(pairs, kernel="laplace", bandwidth=10.0) is Float32Products
+    # A row without a rounding is refused whatever may be uncertain.
+    assert chosen(far, uncertain=1.0, bandwidth=10.0) is Float32Products
+    assert chosen(x, uncertain=1.0, bandwidth=1.2) is Int16Products
 
 
 def test_parts_begin_where_blocks_do():
@@ -292,10 +252,9 @@ def test_parts_begin_where_blocks_do():
 
 
 def test_labeled_rows_that_round_worse_than_the_pool(monkeypatch):
-    monkeypatch.setattr(panels, "MANY", 0)
-    monkeypatch.setattr(products, "integers_are_faster", lambda: True)
+    use(monkeypatch, "cpu", integers=True, integers_min_multiplications=0)
     x, labeled = rows("ordinary", 400, 64), rows("one large number", 30, 64, 3) * 0.01
-    made = Panels(prepare(x, 3).problems[0], [64, 64])
+    made = GemmOperands(prepare(x, 3).problems[0], [64, 64], tuning=BACKENDS["cpu"].tuning)
     assert isinstance(made.products_with(x[:50]), Int16Products)
     assert isinstance(made.products_with(labeled), Float32Products)
     want = maxherding(x, 30, labeled=labeled, backend="reference", return_info=True)
@@ -306,9 +265,7 @@ def test_labeled_rows_that_round_worse_than_the_pool(monkeypatch):
 
 @pytest.mark.parametrize("options", [{}, {"labeled": slice(0, 40)}, {"candidates": slice(3, 900)}])
 def test_a_pool_that_is_small_beside_its_matrix_is_rounded_once(options, monkeypatch, two_threads):
-    monkeypatch.setattr(panels, "WIDE", 1)
-    monkeypatch.setattr(products, "integers_are_faster", lambda: True)
-    monkeypatch.setattr(dense, "integers_are_faster", lambda: True)
+    use(monkeypatch, "cpu", integers=True, integers_min_features=1)
     prepared, prepare_rows = [], Int16Products.prepare
 
     def counted(self, features, *rest):
@@ -327,7 +284,7 @@ def test_a_pool_that_is_small_beside_its_matrix_is_rounded_once(options, monkeyp
 
 
 def test_the_processor_is_asked():
-    assert products.integers_are_faster() == load("_cpu").has_vnni()
+    assert CpuTuning().integers_are_faster() == load("_cpu").has_vnni()
     run = subprocess.run(
         [sys.executable, "-c", "from difal_kernels._native import load; print(load('_cpu').has_vnni())"],
         env={**os.environ, "DIFAL_ISA": "avx2"},

@@ -3,51 +3,39 @@
 import pytest
 import torch
 
+import selection
 from difal_kernels import explain, maxherding
-from difal_kernels.ops.maxherding.backends import cpu
-from difal_kernels.ops.maxherding.backends.cpu import tiled as matrix_free
-from difal_kernels.ops.maxherding.backends.cpu import tiled_memory as matrix_free_memory
+from difal_kernels.ops.maxherding.backends import BACKENDS
+from difal_kernels.ops.maxherding.backends.cpu.tiled import CpuTiledGreedy
+from difal_kernels.ops.maxherding.matrix_free import MatrixFreeSelection
 from difal_kernels.ops.maxherding.problem import prepare
+from selection import blobs, use
 
+CPU = BACKENDS["cpu"]
 pytestmark = [
-    pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable())),
+    pytest.mark.skipif(CPU.unavailable() is not None, reason=str(CPU.unavailable())),
     pytest.mark.usefixtures("arithmetic"),
 ]
 KERNELS = ["rbf", "laplace", "cauchy", "student_t", "rational_quadratic", "tophat", "cosine"]
 
 
 def cloud(n=500, d=12, seed=0, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(seed)
-    centers = 3 * torch.randn(15, d, generator=generator)
-    return (centers[torch.randint(15, (n,), generator=generator)] + torch.randn(n, d, generator=generator)).to(dtype)
+    return blobs(n, d, seed, dtype, clusters=15)
 
 
 @pytest.fixture(autouse=True)
-def small_tiles(monkeypatch, two_threads):
+def small_tiles(monkeypatch, two_threads, arithmetic):
     """Many tiles, few guesses a sweep, and no dense path, at sizes that the reference can check."""
-    monkeypatch.setattr(matrix_free_memory, "TILE", 96)
-    monkeypatch.setattr(matrix_free_memory, "BLOCK", 16)
-    monkeypatch.setattr(matrix_free, "TRIED", 8)
-    monkeypatch.setattr(matrix_free, "FIRST_GUESSES", 3)
-    monkeypatch.setattr(matrix_free, "FIRST_TRIED", 8)
-    monkeypatch.setattr(matrix_free_memory, "WATCHED", 60)
-    monkeypatch.setattr(matrix_free, "SAMPLE", 40)
-    monkeypatch.setattr(matrix_free_memory, "MOST_GUESSES", 12)
-    monkeypatch.setattr(cpu, "path_for", lambda p, limit, threads: matrix_free)
+    rules = {"tried": 8, "first_guesses": 3, "first_tried": 8, "watched_points": 60, "sample_rows": 40}
+    use(monkeypatch, "cpu", "matrix-free", {**rules, "max_guesses": 12, "settled_together": 16}, tile_points=96)
 
 
 def least(x, budget, **options):
-    return max(matrix_free.workspace_bytes(p) for p in prepare(x, budget, **options).problems)
+    return max(BACKENDS["cpu"].tiled_memory(p) for p in prepare(x, budget, **options).problems)
 
 
 def assert_same(x, budget, limit=None, **options):
-    want = maxherding(x, budget, backend="reference", return_info=True, **options)
-    limit = limit or least(x, budget, **options)
-    got = maxherding(x, budget, backend="cpu", memory_limit=limit, return_info=True, **options)
-    assert torch.equal(got.indices, want.indices)
-    first = max(float(want.gains[0]), 1e-300)
-    torch.testing.assert_close(got.gains / first, want.gains / first, rtol=0, atol=1e-11)
-    assert got.coverage == pytest.approx(want.coverage, rel=1e-12)
+    selection.assert_same("cpu", x, budget, memory_limit=limit or least(x, budget, **options), **options)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -85,37 +73,57 @@ def test_wrong_guesses_are_corrected(monkeypatch):
         choices = open_.nonzero()[:, 0]
         return int(choices[torch.randint(len(choices), (), generator=generator)])
 
-    monkeypatch.setattr(matrix_free.MatrixFreeSelection, "best_of_sample", anyone)
-    monkeypatch.setattr(matrix_free.MatrixFreeSelection, "alive_estimate", lambda self, m: 1e30)
+    monkeypatch.setattr(MatrixFreeSelection, "best_of_sample", anyone)
+    monkeypatch.setattr(MatrixFreeSelection, "alive_estimate", lambda self, m: 1e30)
     assert_same(cloud(300), 25)
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "laplace", "cosine"])
+def test_the_sums_of_a_sweep_are_right_after_each_correction(monkeypatch, kernel):
+    best, replace, corrected = MatrixFreeSelection.best_of_sample, CpuTiledGreedy.replace, []
+
+    def spoiled(self, estimate, open_):
+        j = best(self, estimate, open_)
+        others = open_.clone()
+        others[j] = False
+        return int(torch.where(others, estimate, torch.inf).argmin()) if self.tiles.guesses() % 3 == 1 else j
+
+    def checked(self, t, points, moved):
+        replace(self, t, points, moved)
+        selection.assert_sums_are_right(self, t)
+        corrected.append(t)
+
+    monkeypatch.setattr(MatrixFreeSelection, "best_of_sample", spoiled)
+    monkeypatch.setattr(CpuTiledGreedy, "replace", checked)
+    assert_same(cloud(300), 25, kernel=kernel)
+    assert corrected
 
 
 @pytest.mark.parametrize(("factor", "every"), [(3, 2), (3, 3), (10, 3)])
 def test_what_is_alive_is_gathered_again_after_a_wrong_guess(monkeypatch, every, factor):
     """Guesses until few are alive, some of them as bad as can be: entries gathered at a coverage that a correction
     then lowers must be added."""
-    cls, lowered = matrix_free.MatrixFreeSelection, []
-    best, again, estimated = cls.best_of_sample, cls.gather_again, cls.alive_estimate
+    cls, lowered, floors = MatrixFreeSelection, [], {}
+    best, estimated = cls.best_of_sample, cls.alive_estimate
+    sweep, again = CpuTiledGreedy.sweep, CpuTiledGreedy.gather
 
     def spoiled(self, estimate, open_):
         j = best(self, estimate, open_)
         others = open_.clone()
         others[j] = False
-        return int(torch.where(others, estimate, torch.inf).argmin()) if self.sweep.guesses() % every == 0 else j
+        return int(torch.where(others, estimate, torch.inf).argmin()) if self.tiles.guesses() % every == 0 else j
 
     def watched(self):
-        guessed_well = self.read_level(len(self.picks)) >= self.floor
-        lowered.append(not bool(guessed_well.all()))
-        again(self)
+        lowered.append(not bool((self.coverage(self.guesses()) >= floors[id(self)]).all()))
+        return again(self)
 
     def swept(self, first, gather):
-        self.floor = self.read_level(self.sweep.guesses())
-        run_sweep(self, first, gather)
+        floors[id(self)] = self.coverage(self.guesses())
+        sweep(self, first, gather)
 
-    run_sweep = cls.run_sweep
     monkeypatch.setattr(cls, "best_of_sample", spoiled)
-    monkeypatch.setattr(cls, "gather_again", watched)
-    monkeypatch.setattr(cls, "run_sweep", swept)
+    monkeypatch.setattr(CpuTiledGreedy, "gather", watched)
+    monkeypatch.setattr(CpuTiledGreedy, "sweep", swept)
     monkeypatch.setattr(cls, "alive_estimate", lambda self, m: factor * estimated(self, m))
     for seed in range(3):
         assert_same(torch.randn(300, 6, generator=torch.Generator().manual_seed(seed)), 60, bandwidth=2.0)
@@ -123,8 +131,8 @@ def test_what_is_alive_is_gathered_again_after_a_wrong_guess(monkeypatch, every,
 
 
 def test_a_gather_that_overflows_is_tried_again_later(monkeypatch):
-    estimate = matrix_free.MatrixFreeSelection.alive_estimate
-    monkeypatch.setattr(matrix_free.MatrixFreeSelection, "alive_estimate", lambda self, m: estimate(self, m) / 20)
+    estimate = MatrixFreeSelection.alive_estimate
+    monkeypatch.setattr(MatrixFreeSelection, "alive_estimate", lambda self, m: estimate(self, m) / 20)
     x = cloud()
     assert_same(x, 60)
 

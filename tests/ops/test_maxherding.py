@@ -6,9 +6,11 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+import selection
 from backends import for_cpu_tensors
 from difal_kernels import Selection, explain, maxherding
-from difal_kernels.ops.maxherding.kernel_functions import KERNELS, kernel_matrix, median_bandwidth, sample_rows
+from difal_kernels.ops.maxherding.bandwidth import median_bandwidth, sample_rows
+from difal_kernels.ops.maxherding.kernel_functions import KERNELS, kernel_matrix
 from difal_kernels.testing import replay
 
 pytestmark = pytest.mark.usefixtures("arithmetic")
@@ -21,22 +23,12 @@ def test_the_native_backend_is_built():
     assert "cpu" in BACKENDS, explain(maxherding, torch.eye(3), 1)
 
 
-def blobs(n=300, d=24, seed=0, dtype=torch.float32, clusters=12):
-    generator = torch.Generator().manual_seed(seed)
-    centers = 3 * torch.randn(clusters, d, generator=generator)
-    which = torch.randint(clusters, (n,), generator=generator)
-    return (centers[which] + torch.randn(n, d, generator=generator)).to(dtype)
+def blobs(n=300, *args, **options):
+    return selection.blobs(n, *args, **options)
 
 
 def assert_same(features, budget, backend, **options):
-    """The backend's picks, gains and coverage are the reference's."""
-    want = maxherding(features, budget, backend="reference", return_info=True, **options)
-    got = maxherding(features, budget, backend=backend, return_info=True, **options)
-    assert torch.equal(got.indices, want.indices)
-    first = max(float(want.gains[0]), 1e-300) if budget else 1.0
-    torch.testing.assert_close(got.gains / first, want.gains / first, rtol=0, atol=1e-11)
-    assert got.coverage == pytest.approx(want.coverage, rel=1e-12)
-    return got
+    return selection.assert_same(backend, features, budget, **options)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -97,10 +89,7 @@ def test_odd_sizes_down_to_one_and_the_whole_pool(backend, n, two_threads):
 
 @pytest.mark.parametrize("backend", NATIVE)
 def test_pools_wider_than_a_panel(backend, monkeypatch, two_threads):
-    from difal_kernels.ops.maxherding.backends.cpu import dense
-
-    for name, value in {"ROWS": 100, "LEAST": 1, "TILE": 48, "SPAN": 70, "CORNER": 32}.items():
-        monkeypatch.setattr(dense, name, value)
+    selection.use(monkeypatch, "cpu", panel_rows=(1, 100), tile_columns=48, task_columns=70, diagonal_rows=32)
     x = blobs(730, d=9)
     assert_same(x, 200, backend, labeled=blobs(230, d=9, seed=3))
     assert_same(x, 100, backend, candidates=torch.arange(0, 730, 3))

@@ -1,42 +1,39 @@
 """The kernel matrix in 16 bits an entry: what is stored, when it is, and that picks do not depend on it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from difal_kernels import explain, maxherding
-from difal_kernels._workers import Workers
-from difal_kernels.ops.maxherding.backends import cpu
-from difal_kernels.ops.maxherding.backends.cpu import dense
+from difal_kernels.ops.maxherding.backends import BACKENDS
+from difal_kernels.ops.maxherding.backends.cpu.dense import entry_dtype
+from difal_kernels.ops.maxherding.bounds import ROUNDINGS, quantization_err
+from difal_kernels.ops.maxherding.dense import DenseSelection
 from difal_kernels.ops.maxherding.kernel_functions import SCALE_FREE, kernel_matrix
+from difal_kernels.ops.maxherding.plan import needed
 from difal_kernels.ops.maxherding.problem import prepare
+from selection import blobs, use
 
-pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+CPU = BACKENDS["cpu"]
+pytestmark = pytest.mark.skipif(CPU.unavailable() is not None, reason=str(CPU.unavailable()))
 STEPS = 65535
 FUNCTIONS = ("rbf", "laplace", "cauchy", "student_t", "rational_quadratic", "tophat", "cosine")
 
 
-@pytest.fixture
-def short(monkeypatch):
-    """Every matrix is stored in 16 bits an entry."""
-    monkeypatch.setattr(dense, "SHORT", 0)
-    monkeypatch.setattr(dense, "SPARSE", 0.0)
-    monkeypatch.setattr(dense, "FLAT", 1.0)
-
-
 def clusters(n, d, spread=1.0, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    centers = 3 * torch.randn(7, d, generator=generator)
-    which = torch.randint(7, (n,), generator=generator)
-    return centers[which] + spread * torch.randn(n, d, generator=generator)
+    return blobs(n, d, seed, clusters=7, spread=spread)
 
 
-def stored(p, threads=2):
+def stored(p):
     """The matrix as kernel values, float64."""
-    with Workers(threads) as workers:
-        selection = dense.DenseSelection(p, workers)
-    matrix = selection.keep[-1]
+    matrix = DenseSelection(BACKENDS["cpu"], [p]).matrix.keep[-1]
     assert matrix.dtype == torch.int16
     return (matrix.int() & 0xFFFF).double() / STEPS
+
+
+def forget_that_entries_are_rounded(monkeypatch):
+    use(monkeypatch, "cpu", roundings=replace(ROUNDINGS, entry=0.0))
 
 
 @pytest.mark.parametrize("kernel", FUNCTIONS)
@@ -48,7 +45,7 @@ def test_an_entry_is_the_nearest_step(short, two_threads, kernel, n):
     assert torch.equal(k, k.T)
     assert torch.equal(k.diagonal(), torch.ones(n, dtype=torch.float64))
     estimate = 1e-3 * exact if kernel == "laplace" else 3e-6  # a root makes much of little near the diagonal
-    assert bool(((k - exact).abs() <= dense.STORING / 2 + estimate).all())
+    assert bool(((k - exact).abs() <= quantization_err() / 2 + estimate).all())
     if kernel == "tophat":
         assert torch.equal(k, exact)
 
@@ -59,7 +56,7 @@ def test_columns_of_few_candidates(short, n, m):
     candidates = torch.arange(n).flip(0)[::2][:m]
     p = prepare(x, 1, candidates=candidates, bandwidth=9.0).problems[0]
     exact = kernel_matrix(x, x[candidates.sort().values], "rbf", 9.0)
-    assert bool(((stored(p) - exact).abs() <= dense.STORING / 2 + 3e-6).all())
+    assert bool(((stored(p) - exact).abs() <= quantization_err() / 2 + 3e-6).all())
 
 
 @pytest.mark.parametrize("weights", ["equal", "two values", "all different"])
@@ -97,7 +94,7 @@ def test_steps_in_favour_of_the_wrong_one(short, monkeypatch, kernel, copies):
     options = {"kernel": kernel, "bandwidth": 1.0, "weights": weights, "candidates": range(40, len(x))}
     assert maxherding(x, 1, backend="reference", **options).item() == 40 + copies
     assert maxherding(x, 1, backend="cpu", **options).item() == 40 + copies
-    monkeypatch.setattr(dense, "STORING", 0.0)
+    forget_that_entries_are_rounded(monkeypatch)
     assert maxherding(x, 1, backend="cpu", **options).item() == 40  # or these places would prove nothing
 
 
@@ -112,12 +109,12 @@ def test_what_rounding_hides_is_found_again(short, monkeypatch):
     x = near_ties()
     want = maxherding(x, 60, backend="reference")
     assert torch.equal(maxherding(x, 60, backend="cpu"), want)
-    monkeypatch.setattr(dense, "STORING", 0.0)
+    forget_that_entries_are_rounded(monkeypatch)
     assert not torch.equal(maxherding(x, 60, backend="cpu"), want)  # or this pool would prove nothing
 
 
 def test_it_is_used_where_the_matrix_is_large_and_neither_sparse_nor_flat(monkeypatch):
-    monkeypatch.setattr(dense, "SHORT", 300 * 300)
+    use(monkeypatch, "cpu", int16_min_entries=300 * 300)
     x = clusters(300, 9)
 
     def bits(rows, **options):
@@ -136,18 +133,18 @@ def test_it_is_used_where_the_matrix_is_large_and_neither_sparse_nor_flat(monkey
 
 def test_it_takes_half_the_memory(short, monkeypatch):
     p = prepare(clusters(3000, 4), 2).problems[0]
-    half = dense.workspace_bytes(p, 1)
-    monkeypatch.setattr(dense, "SHORT", float("inf"))
-    whole = dense.workspace_bytes(p, 1)
+    half = needed(BACKENDS["cpu"], p, "dense")
+    use(monkeypatch, "cpu", int16_min_entries=float("inf"))
+    whole = needed(BACKENDS["cpu"], p, "dense")
     assert whole - half == 2 * 3000**2
 
 
 def test_problems_of_both_kinds_share_the_memory_of_a_batch(monkeypatch, two_threads):
-    monkeypatch.setattr(dense, "SHORT", 200 * 200)
+    use(monkeypatch, "cpu", int16_min_entries=200 * 200)
     x = torch.stack([clusters(240, 6, seed=seed) for seed in range(5)])
     lengths, widths = [240, 120, 240, 199, 200], [8.0, 8.0, 0.05, 8.0, 8.0]
     problems = prepare(x, 20, lengths=lengths, bandwidth=widths).problems
-    assert {dense._dtype(p) for p in problems} == {torch.int16, torch.float32}
+    assert {entry_dtype(p, BACKENDS["cpu"].tuning) for p in problems} == {torch.int16, torch.float32}
     got = maxherding(x, 20, lengths=lengths, bandwidth=widths, backend="cpu")
     for b, (n, width) in enumerate(zip(lengths, widths, strict=True)):
         assert torch.equal(got[b], maxherding(x[b, :n], 20, bandwidth=width, backend="reference"))
@@ -155,7 +152,7 @@ def test_problems_of_both_kinds_share_the_memory_of_a_batch(monkeypatch, two_thr
 
 @pytest.fixture(params=[0, float("inf")], ids=["16 bits", "float32"])
 def either(request, monkeypatch, short):
-    monkeypatch.setattr(dense, "SHORT", request.param)
+    use(monkeypatch, "cpu", int16_min_entries=request.param)
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from difal_kernels._workers import Workers
-from difal_kernels.ops.maxherding.backends.cpu.operands import rounds
+from difal_kernels.ops.maxherding.backends.cpu.tiled import rounds
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

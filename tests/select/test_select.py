@@ -108,7 +108,8 @@ def test_until_stops_at_the_smallest_budget(pool, command):
 
 @pytest.mark.parametrize("kernel", ["rbf", "laplace", "cauchy", "student_t", "rational_quadratic", "cosine"])
 def test_dedup_drops_what_is_like_an_earlier_one(pool, command, kernel):
-    from difal_kernels.ops.maxherding.kernels import kernel_matrix, median_bandwidth
+    from difal_kernels.ops.maxherding.bandwidth import median_bandwidth
+    from difal_kernels.ops.maxherding.kernel_functions import kernel_matrix
 
     k = kernel_matrix(pool, pool, kernel, median_bandwidth(pool))
     threshold = float(k.quantile(0.98))

@@ -50,7 +50,7 @@ JITFunction.run = lambda self, *args, grid, warmup, **kwargs: run(self, *args, g
 
 from difal_kernels.ops.maxherding.backends.triton import aot_builds, dense as triton_dense
 from difal_kernels.ops.maxherding.problem import prepare
-from difal_kernels.ops.maxherding.backends.triton.greedy import Engine
+from difal_kernels.ops.maxherding.backends.gpu import GpuTuning
 
 def counts():
     found = {}
@@ -63,11 +63,12 @@ def counts():
 for n, d, budget in ((40, 64, 1), (64, 65, 16), (1, 3, 1), (1000, 128, 17)):
     labeled = torch.ones(16 if n == 64 else 1, d)
     (p,) = prepare(torch.rand(n, d), budget, labeled=labeled, bandwidth=1.0).problems
-    gram = torch.empty(1, n, n + n % 2)
-    task = triton_dense._from_features(p, gram[0])
-    engine = Engine([task], gram, True)
-    engine.start(-1.0)
-    engine.turn()
+    greedy = triton_dense.TritonDenseGreedy([p], GpuTuning())
+    with greedy.matrix(0) as matrix:
+        matrix.cover(p.labeled)
+        matrix.fill()
+    greedy.start()
+    greedy.greedy.turn()
     print(n, counts())
     assert set(counts().values()) == {1}, counts()
 assert len(counts()) >= 9, counts()

@@ -8,58 +8,30 @@ from pathlib import Path
 import pytest
 import torch
 
+import selection
 from difal_kernels import available_backends, explain, maxherding, uherding
 from difal_kernels._progress import Progress
 from difal_kernels.ops import _triton
-from difal_kernels.ops.maxherding.backends.cuda import tiled as cuda_matrix_free
+from difal_kernels.ops.maxherding.backends import BACKENDS
 from difal_kernels.ops.maxherding.backends.triton import dense as triton_dense
-from difal_kernels.ops.maxherding.backends.triton import greedy as triton_engine
-from difal_kernels.ops.maxherding.backends.triton import tiled as triton_matrix_free
-from difal_kernels.ops.maxherding.backends.triton.operands import Panels
-from difal_kernels.ops.maxherding.kernel_functions import KERNELS, kernel_matrix
+from difal_kernels.ops.maxherding.backends.triton.operands import TritonOperands
+from difal_kernels.ops.maxherding.backends.triton.tiled import TritonTiledGreedy
+from difal_kernels.ops.maxherding.kernel_functions import KERNELS
+from difal_kernels.ops.maxherding.matrix_free import MatrixFreeSelection
+from difal_kernels.ops.maxherding.plan import needed
 from difal_kernels.ops.maxherding.problem import prepare
+from selection import blobs, moved, use
 
 ROOT = Path(__file__).parents[2]
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-def blobs(n=200, d=24, seed=0, dtype=torch.float32, clusters=12):
-    generator = torch.Generator().manual_seed(seed)
-    centers = 3 * torch.randn(clusters, d, generator=generator)
-    which = torch.randint(clusters, (n,), generator=generator)
-    return (centers[which] + torch.randn(n, d, generator=generator)).to(dtype)
+def operands(x, device):
+    return TritonOperands(prepare(x.to(device), 3).problems[0], BACKENDS["triton"].tuning)
 
 
-def moved(value, device):
-    return value.to(device) if isinstance(value, torch.Tensor) else value
-
-
-def assert_agree(got, want):
-    assert torch.equal(got.indices.cpu(), want.indices)
-    first = (float(want.gains.flatten()[0]) if want.gains.numel() else 0) or 1.0
-    torch.testing.assert_close(got.gains.cpu() / first, want.gains / first, rtol=0, atol=1e-11)
-    coverage = torch.as_tensor(got.coverage).double().cpu()
-    torch.testing.assert_close(coverage, torch.as_tensor(want.coverage).double(), rtol=1e-12, atol=0)
-
-
-def assert_same(device, features, budget, repeats=1, **options):
-    """The device's picks are those of the reference on the CPU, and of every further run."""
-    want = maxherding(features, budget, backend="reference", return_info=True, **options)
-    there = {name: moved(value, device) for name, value in options.items()}
-    for _ in range(repeats):
-        got = maxherding(features.to(device), budget, backend="triton", return_info=True, **there)
-        assert got.indices.device.type == device.type
-        assert got.backend == "triton"
-        assert_agree(got, want)
-
-
-def assert_same_without_the_matrix(device, features, budget, **options):
-    """As assert_same, on the matrix-free path."""
-    want = maxherding(features, budget, backend="reference", return_info=True, **options)
-    there = {name: moved(value, device) for name, value in options.items()}
-    (p,) = prepare(features.to(device), budget, **there).problems
-    with _triton.on(device), Progress(budget, "", False) as bar:
-        assert_agree(triton_matrix_free.select(p, 1 << 34, bar), want)
+def assert_same(device, features, budget, **options):
+    return selection.assert_same("triton", features, budget, device=device, **options)
 
 
 @pytest.mark.parametrize("name", ["herding_clusters", "herding_sphere_labelled"])
@@ -100,12 +72,12 @@ def test_few_candidates_have_a_matrix_of_their_own_columns(device, dtype):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_goes_to_the_tensor_cores_where_the_bound_allows(device, gpu, dtype):
     x = torch.nn.functional.normalize(blobs(50, d=40).float(), dim=1).to(dtype)
-    panels = Panels(prepare(x.to(device), 3).problems[0])
-    assert panels.matrix.dtype == dtype
-    assert panels.matrix.stride(0) % 64 == 0
+    matrix = operands(x, device).matrix
+    assert matrix.dtype == dtype
+    assert matrix.stride(0) % 64 == 0
     assert_same(device, x, 4, repeats=1 + gpu)
     far = 300 + 40 * x  # too large for the sums of a tensor core: centred in float32
-    assert Panels(prepare(far.to(device), 3).problems[0]).matrix.dtype == torch.float32
+    assert operands(far, device).matrix.dtype == torch.float32
     assert_same(device, far, 2)
 
 
@@ -117,7 +89,7 @@ def test_half_precision_too_large_or_small_for_float32_products(device, size):
 
 def test_sums_longer_than_a_tensor_core_may_make(device):
     x = torch.nn.functional.normalize(blobs(20, d=1100).float(), dim=1).to(torch.float16)
-    assert Panels(prepare(x.to(device), 3).problems[0]).matrix.dtype == torch.float16
+    assert operands(x, device).matrix.dtype == torch.float16
     assert_same(device, x, 4)
 
 
@@ -174,78 +146,91 @@ def test_addresses_beyond_two_to_the_31(device, gpu, monkeypatch):
             pytest.skip("this system does not lend addresses without memory, and the matrix has 10 GB of them")
     elif torch.cuda.mem_get_info()[0] < 12 << 30:
         pytest.fail("the GPU has less than 12 GiB free")
-    monkeypatch.setattr(triton_dense, "pad", lambda columns: 1 << 25)
+    use(monkeypatch, "triton", row_multiple=1 << 25)
     assert_same(device, blobs(72), 3, memory_limit=1 << 40)
     assert_same(device, blobs(72), 2, candidates=torch.arange(3, 30), memory_limit=1 << 40)
 
 
+@pytest.fixture
+def gathering(monkeypatch):
+    """Lists of at most so many entries, gathered after some guesses, at sizes that the reference can check."""
+
+    def choose(entries, **guessing):
+        rules = {"watched_points": 60, "sample_rows": 40, "tried": 8, "first_tried": 8, **guessing}
+        use(monkeypatch, "triton", "matrix-free", rules, max_entries=entries, rows_at_once=32)
+
+    return choose
+
+
 @pytest.mark.parametrize(("kernel", "dtype"), [("rbf", torch.bfloat16), ("cosine", torch.float32)], ids=str)
-def test_matrix_free(device, monkeypatch, kernel, dtype):
-    monkeypatch.setattr(cuda_matrix_free, "MOST_ENTRIES", 2500)
+def test_matrix_free(device, gathering, kernel, dtype):
+    gathering(2500)
     x = blobs(100, dtype=dtype)
     labeled, weights = blobs(7, seed=1, dtype=dtype), torch.rand(len(x), generator=torch.Generator().manual_seed(2))
     options = {"labeled": labeled, "weights": weights, "candidates": torch.arange(99, 5, -1)}
-    assert_same_without_the_matrix(device, x, 5, kernel=kernel, **options)
+    assert_same(device, x, 5, kernel=kernel, **options)
 
 
 @pytest.mark.parametrize("kernel", ["laplace", "tophat"])
-def test_matrix_free_kernels(device, monkeypatch, kernel):
-    monkeypatch.setattr(cuda_matrix_free, "MOST_ENTRIES", 1800)
+def test_matrix_free_kernels(device, gathering, kernel):
+    gathering(1800)
     x = blobs(70)
     if kernel == "laplace":
         x = torch.cat([x[:60], x[:10] + 1e-5])  # too near each other for an estimate
-    assert_same_without_the_matrix(device, x, 4, kernel=kernel, bandwidth=6.0)
+    assert_same(device, x, 4, kernel=kernel, bandwidth=6.0)
 
 
-def test_matrix_free_where_every_entry_is_uncertain(device, monkeypatch):
-    monkeypatch.setattr(cuda_matrix_free, "MOST_ENTRIES", 60)
+def test_matrix_free_where_every_entry_is_uncertain(device, gathering):
+    gathering(60)
     x = torch.cat([blobs(15, d=4), torch.full((1, 4), 1e6)])  # one far point: no sum of squares is any use
-    assert_same_without_the_matrix(device, x, 3, bandwidth=9.0)
+    assert_same(device, x, 3, bandwidth=9.0)
 
 
-def test_wrong_guesses_are_put_right(device, monkeypatch):
-    monkeypatch.setattr(cuda_matrix_free, "MOST_ENTRIES", 800)
-    monkeypatch.setattr(cuda_matrix_free, "FIRST_GUESSES", 2)
-    right, calls = cuda_matrix_free._Selection.best_of_sample, []
+def test_wrong_guesses_are_corrected_in_place(device, gathering, monkeypatch):
+    """The sums of a sweep after each correction are those of float64."""
+    gathering(800)
+    right, replace, corrected = MatrixFreeSelection.best_of_sample, TritonTiledGreedy.replace, []
 
-    def sometimes_wrong(self, estimate, open_, level):
-        best = right(self, estimate, open_, level)
-        calls.append(best)
+    def sometimes_wrong(self, estimate, open_):
+        best = right(self, estimate, open_)
         others = open_.clone()
         others[best] = False
-        return int(others.nonzero()[0]) if len(calls) % 2 == 0 and bool(others.any()) else best
+        return int(others.nonzero()[0]) if self.tiles.guesses() % 2 == 1 and bool(others.any()) else best
 
-    monkeypatch.setattr(cuda_matrix_free._Selection, "best_of_sample", sometimes_wrong)
-    assert_same_without_the_matrix(device, blobs(66), 3)
-    assert calls
+    def checked(self, t, points, moved):
+        replace(self, t, points, moved)
+        selection.assert_sums_are_right(self, t)
+        corrected.append(t)
+
+    monkeypatch.setattr(MatrixFreeSelection, "best_of_sample", sometimes_wrong)
+    monkeypatch.setattr(TritonTiledGreedy, "replace", checked)
+    assert_same(device, blobs(66), 3)
+    assert corrected
 
 
-def test_lists_that_were_counted_too_short_are_made_again(device, monkeypatch):
-    monkeypatch.setattr(cuda_matrix_free, "MOST_ENTRIES", 2000)
-    monkeypatch.setattr(triton_matrix_free, "ROOM", 0)
-    short = triton_matrix_free._Selection.gather
+def test_lists_that_were_counted_too_short_are_made_again(device, gathering, monkeypatch):
+    gathering(2000)
+    use(monkeypatch, "triton", list_room=0)
+    gather = TritonTiledGreedy.gather
 
-    def too_short(self, rounded, counts):
-        return short(self, rounded, counts // 2)
+    def too_short(self):
+        self.counts //= 2
+        return gather(self)
 
-    monkeypatch.setattr(triton_matrix_free._Selection, "gather", too_short)
-    assert_same_without_the_matrix(device, blobs(60), 6)
+    monkeypatch.setattr(TritonTiledGreedy, "gather", too_short)
+    assert_same(device, blobs(60), 6)
 
 
 def test_sweeps_add_up_what_all_rows_give(device):
     """The sums of a sweep against float64, from the first guess on: within the bound that `contest` charges."""
-    x = blobs(70)
-    (p,) = prepare(x.to(device), 8, weights=torch.rand(70).to(device)).problems
-    with _triton.on(device), Progress(8, "", False) as bar:
-        selection = triton_matrix_free._Selection(p, 1 << 34, bar)
-        selection.guess()
-        selection.sweep(0, True)
-    k = kernel_matrix(p.features, p.features, p.kernel, p.bandwidth)
-    gains = selection.taken.flip(0).cumsum(0).flip(0)
-    alive = selection.alive.flip(0).cumsum(0).flip(0)
-    for step, (level, _) in enumerate(selection.levels):
-        exact = (p.weights[:, None] * (k - level[:, None]).clamp(min=0)).sum(0)
-        assert bool(((gains[step] - exact).abs() <= selection.entry_error * alive[step] + 1e-12).all())
+    (p,) = prepare(blobs(70).to(device), 8, weights=torch.rand(70).to(device)).problems
+    backend = BACKENDS["triton"]
+    with _triton.on(device), Progress(8, "", False):
+        tiles = backend.tiled_greedy(p, 1 << 34, 8)
+        for j in (3, 50, 21):
+            tiles.guess(j)
+        tiles.sweep(0, True)
+        selection.assert_sums_are_right(tiles, 0)
 
 
 def test_memory_decides_between_the_paths(device):
@@ -255,7 +240,7 @@ def test_memory_decides_between_the_paths(device):
     with pytest.raises(ValueError, match="`memory_limit` is 1000 bytes and this selection of 3000 points needs"):
         maxherding(x.to(device), 5, backend="triton", memory_limit=1000)
     (p,) = prepare(torch.zeros(100_000, 1).half().expand(100_000, 64), 1, bandwidth=1.0).problems
-    assert triton_matrix_free.workspace_bytes(p) < triton_dense.workspace_bytes(p)
+    assert needed(BACKENDS["triton"], p, "matrix-free") < needed(BACKENDS["triton"], p, "dense")
 
 
 def test_explain_says_what_would_run(device):
@@ -268,7 +253,7 @@ def test_explain_says_what_would_run(device):
 def test_a_turn_never_takes_two(device, monkeypatch):
     """Picks and rises go together: every pick's own row is covered wholly when all is done."""
     made = []
-    engine = triton_engine.Engine
+    engine = triton_dense.Engine
 
     class Kept(engine):
         def __init__(self, *args):

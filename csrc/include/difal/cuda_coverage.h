@@ -151,11 +151,12 @@ struct Sums {
 void coverage_take(Queue queue, const Tile& tile, const Sums& sums);
 
 // Entries that row or column can still use, given the coverage `floor`: counted in `length`, and if `point` is given
-// also written, each list at `begin`, in an order that does not vary.
+// also written, each list at `begin`, in an order that does not vary. A list has room up to where the next begins;
+// `length` counts what had none, too.
 struct Lists {
     const float* floor;
     const uint8_t* allowed;  // null: all
-    const int64_t* begin;
+    const int64_t* begin;    // (N + 1,)
     int32_t* length;
     int32_t* point;
     float* value;

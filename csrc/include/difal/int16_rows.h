@@ -27,7 +27,7 @@ bool int16_in_tiles(int64_t dimension);
 // int32 words per block.
 int64_t int16_block_size(int64_t dimension);
 
-// float32 roundings, of 2^-24 each relative to the product of the norms, from the integers to a product.
+// float32 roundings, of 2^-24 each relative to the product of the norms, in a sum of products before the two steps.
 int64_t int16_roundings(int64_t dimension);
 
 // The largest |q step - a| / |a| of the rows, rounded up; infinity where a row's numbers are so large or small, or no

@@ -8,15 +8,14 @@ import torch
 
 from ..._dispatch import Op
 from ..._settings import on_cpu_by_default
-from . import reference
-from .backends import cpu, cuda, triton
+from .backends import BACKENDS
 from .incremental import MaxHerding
 from .problem import prepare
 from .result import Selection, answer
 
 __all__ = ["MaxHerding", "Selection", "maxherding"]
 
-_OP = Op("maxherding", prepare, {"cuda": cuda, "triton": triton, "cpu": cpu, "reference": reference})
+_OP = Op("maxherding", prepare, BACKENDS)
 
 
 @on_cpu_by_default

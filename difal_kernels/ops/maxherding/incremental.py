@@ -12,13 +12,12 @@ import torch
 
 from ..._checks import as_bool, as_int, back_converter
 from ..._dispatch import BackendUnavailableError
-from ..._native import num_threads
 from ..._progress import Progress
 from ..._settings import on_cpu_by_default
-from ..._workers import Workers
-from .backends import cpu
-from .backends.cpu import dense
-from .backends.cpu import tiled as matrix_free
+from . import plan
+from .backends import BACKENDS
+from .dense import DenseSelection
+from .matrix_free import MatrixFreeSelection
 from .problem import Problem, check_labeled, prepare
 
 
@@ -90,16 +89,16 @@ class MaxHerding:
         )
         if batch.batched:
             raise ValueError(f"`features` must be 2-D (N, D): one selection an object, got {tuple(features.shape)}")
-        reason = cpu.supports(batch)
+        self._device = BACKENDS["cpu"]
+        reason = self._device.supports(batch)
         if reason is not None:
             raise BackendUnavailableError(f"MaxHerding cannot stay open here: {reason}")
         self._lock = threading.Lock()
         self._back = back_converter(features)
         self._problem: Problem = batch.problems[0]
-        self._limit = cpu.memory_limit(batch)
-        cpu.check_limit(batch, self._limit)
-        self._threads = num_threads()
-        self._open: dense.DenseSelection | matrix_free.MatrixFreeSelection | None = None
+        self._limit = plan.memory_limit(self._device, batch)
+        plan.check_limit(self._device, batch, self._limit)
+        self._open: DenseSelection | MatrixFreeSelection | None = None
         self._indices = torch.empty(0, dtype=torch.int64)
         self._gains = torch.empty(0, dtype=torch.float64)
 
@@ -146,11 +145,11 @@ class MaxHerding:
         try:
             with torch.no_grad(), Progress(budget, "maxherding", progress) as bar:
                 selection = self._opened()
-                if isinstance(selection, dense.DenseSelection):
-                    picks, gains = selection.more(budget, bar)
+                if isinstance(selection, DenseSelection):
+                    ((picks, gains),) = selection.more([budget], bar)
                 else:
-                    with Workers(selection.workers.count) as workers:
-                        picks, gains = selection.more(budget, bar, workers)
+                    with selection.tiles.working():
+                        picks, gains = selection.more(budget, bar)
         except BaseException:  # Ctrl-C: it may hold picks that nobody has seen
             self._open = None
             raise
@@ -184,16 +183,15 @@ class MaxHerding:
             if selection.add_labeled(points) is not False:  # else it holds picks that were proven without these points
                 self._open = selection
 
-    def _opened(self) -> dense.DenseSelection | matrix_free.MatrixFreeSelection:
+    def _opened(self) -> DenseSelection | MatrixFreeSelection:
         if self._open is None:
             p = self._without_picks()
-            if cpu.path_for(p, self._limit, self._threads) is dense:
-                with Workers(self._threads) as workers:
-                    self._open = dense.DenseSelection(p, workers)
+            if plan.choose(self._device, p, self._limit) == plan.DENSE:
+                self._open = DenseSelection(self._device, [p])
             else:
-                threads = matrix_free.threads_for(p, self._limit, self._threads)
-                with Workers(threads) as workers:
-                    self._open = matrix_free.MatrixFreeSelection(p, self._limit, self.remaining, workers)
+                tiles = self._device.tiled_greedy(p, self._limit, self.remaining)
+                with tiles.working():
+                    self._open = MatrixFreeSelection(self._device, p, tiles, self.remaining)
         return self._open
 
     def __reduce__(self):

@@ -1,17 +1,18 @@
-"""The old name of `kernel_functions`, for one release."""
+"""The old name of `kernel_functions` and `bandwidth`, for one release."""
 
 from __future__ import annotations
 
 import warnings
 from typing import Any
 
-from . import kernel_functions
+from . import bandwidth, kernel_functions
 
 
 def __getattr__(name: str) -> Any:
-    value = getattr(kernel_functions, name)
+    module = bandwidth if hasattr(bandwidth, name) else kernel_functions
+    value = getattr(module, name)
     warnings.warn(
-        f"difal_kernels.ops.maxherding.kernels is now kernel_functions; import {name} from there",
+        f"difal_kernels.ops.maxherding.kernels is gone; import {name} from {module.__name__}",
         DeprecationWarning,
         stacklevel=2,
     )

@@ -11,8 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..._checks import FLOATS, INTEGERS, as_bool, as_choice, as_data, as_int, as_numbers, as_tensor, check_finite
-from .kernel_functions import KERNELS, SCALE_FREE, kernel_matrix, median_bandwidth, sample_rows
+from ..._arrays import exact_floats
+from ..._checks import (
+    FLOATS,
+    INTEGERS,
+    as_bool,
+    as_choice,
+    as_data,
+    as_features,
+    as_int,
+    as_numbers,
+    as_tensor,
+    check_finite,
+)
+from .bandwidth import median_bandwidth, sample_rows
+from .kernel_functions import KERNELS, SCALE_FREE, kernel_matrix
 
 LONGEST = 1e152  # rows of features: squared distances fit in float64, and sums of a thousand
 SAMPLE = 128  # rows that stand for the pool
@@ -68,7 +81,7 @@ def prepare(
     return_info: bool = False,
 ) -> Batch:
     as_choice(kernel, "kernel", KERNELS)
-    x = as_data(features, "features")
+    x = as_features(features, "features")
     batched = x.ndim == 3
     if x.ndim not in (2, 3):
         raise ValueError(f"`features` must be 2-D (N, D) or 3-D (B, N, D), got shape {tuple(x.shape)}")
@@ -164,7 +177,16 @@ def _split(value: Any, name: str, count: int, batched: bool, item_ndim: int) -> 
 def _labeled(value: Any, pool: torch.Tensor, kernel: str) -> torch.Tensor | None:
     if value is None:
         return None
-    labeled = as_tensor(value, "labeled")
+    if isinstance(value, list | tuple) and value and all(isinstance(v, int | np.integer) for v in value):
+        value = np.asarray(value)
+    labeled = as_tensor(value, "labeled", (*FLOATS, *INTEGERS, torch.bool))
+    if labeled.ndim == 1 and not labeled.is_floating_point():
+        kind = "a mask" if labeled.dtype == torch.bool else "indices"
+        wanted = "features[:, labeled].T" if kernel == "precomputed" else "features[labeled]"
+        raise TypeError(
+            f"`labeled` must be the rows of what is labeled, got {kind} of shape {tuple(labeled.shape)}; give {wanted}"
+        )
+    labeled = exact_floats(labeled, "labeled")
     if labeled.ndim != 2 or labeled.shape[1] != pool.shape[1]:
         what = "(L, N) kernel values" if kernel == "precomputed" else "(L, D) features"
         raise ValueError(f"`labeled` must be {what} with {pool.shape[1]} columns, got shape {tuple(labeled.shape)}")
@@ -197,7 +219,14 @@ def _candidates(value: Any, n: int, budget: int) -> torch.Tensor | None:
             value = np.asarray(value, dtype=np.int64 if len(value) == 0 else None)
         except ValueError:
             raise ValueError("`candidates` must be 1-D, got a nested sequence") from None
-    index = as_data(value, "candidates", INTEGERS).cpu().long()
+    index = as_data(value, "candidates", (*INTEGERS, torch.bool)).cpu()
+    if index.dtype == torch.bool:
+        if index.shape != (n,):
+            raise ValueError(
+                f"`candidates` is a mask of shape {tuple(index.shape)}; it must be ({n},), one for each row"
+            )
+        index = index.nonzero()[:, 0]
+    index = index.long()
     if index.ndim != 1:
         raise ValueError(f"`candidates` must be 1-D, got shape {tuple(index.shape)}")
     outside = index[(index < 0) | (index >= n)]
@@ -251,3 +280,15 @@ def _bandwidths(value: Any, count: int, batched: bool) -> list[float | None]:
 def _same_device(tensor: torch.Tensor, name: str, pool: torch.Tensor) -> None:
     if tensor.device != pool.device:
         raise ValueError(f"`{name}` must be on {pool.device} like `features`, got {tensor.device}; move it with .to()")
+
+
+def labeled_coverage(p: Problem) -> torch.Tensor:
+    """m_i of the labeled points in float64, (N,); 0 where there are none, and never below."""
+    m = torch.zeros(len(p.features), dtype=torch.float64, device=p.features.device)
+    if p.labeled is None:
+        return m
+    if p.kernel == "precomputed":
+        return torch.maximum(m, p.labeled.double().amax(0))
+    for rows in p.labeled.split(1024):
+        m = torch.maximum(m, kernel_matrix(p.features, rows, p.kernel, p.bandwidth).amax(1))
+    return m

@@ -10,15 +10,18 @@ from typing import Any
 import torch
 
 from ..._native import load, missing, num_threads
+from ..._precision import full_precision
 from ..._progress import Progress
+from ..._workers import Workers
 from ..maxherding.backends.cpu import free_memory
-from ..maxherding.backends.cpu.greedy import cover_labeled, run_picks
-from ..maxherding.backends.cpu.operands import Panels, cut, full_precision, is_native, panel_rows
-from ..maxherding.kernel_functions import KERNELS
+from ..maxherding.backends.cpu.greedy import cover, run_picks
+from ..maxherding.backends.cpu.operands import GemmOperands, copy_bytes, cut
+from ..maxherding.kernel_functions import KERNEL_FUNCTIONS
 from ..maxherding.problem import Batch, Problem
 from ..maxherding.result import Result
 
 TILE = 1024  # rows and columns of a tile
+SLICE_ROWS, SLICE_NUMBERS = 1024, 1 << 22  # of features that are prepared at a time, at most
 BYTES_PER_PAIR = 16  # a list that may double as it grows, then two lists of neighbours
 
 
@@ -69,22 +72,26 @@ def _capacity(p: Problem, limit: int) -> int:
     return max(0, limit - _fixed_bytes(p)) // BYTES_PER_PAIR
 
 
+def _slice_rows(n: int, d: int) -> int:
+    """Rows of a slice: two of them stay within a twenty-fifth of an N x N matrix where N is large enough."""
+    return min(n, max(64, min(SLICE_ROWS, SLICE_NUMBERS // d, n * n // (50 * d))))
+
+
 def _fixed_bytes(p: Problem) -> int:
     n, d = p.features.shape
-    height = panel_rows(n, d)
-    copies = 0 if is_native(p.features) else n * d * (8 if p.features.dtype == torch.float64 else 4)
+    height = _slice_rows(n, d)
     labels = 0 if p.labeled is None else p.labeled.numel() * 8 + 4 * min(len(p.labeled), TILE) * n
-    return copies + labels + 4 * min(TILE, n) ** 2 + 4 * 4 * height * d + 160 * n
+    return copy_bytes(p.features) + labels + 4 * min(TILE, n) ** 2 + 4 * 4 * height * d + 160 * n
 
 
 class _Selection:
     def __init__(self, p: Problem, capacity: int, bar: Progress):
         self.p, self.capacity, self.bar = p, capacity, bar
         self.n = len(p.features)
-        height = panel_rows(*p.features.shape)
-        self.panels = Panels(p, [height, height])
+        height = _slice_rows(*p.features.shape)
+        self.operands = GemmOperands(p, [height, height])
         self.step = min(TILE, height)
-        self.features = self.panels.features
+        self.features = self.operands.features
         self.allowed = torch.zeros(self.n, dtype=torch.uint8)
         self.allowed[slice(None) if p.candidates is None else p.candidates] = 1
         self.balls = self._engine()
@@ -100,18 +107,20 @@ class _Selection:
             weights=0,
             candidates=0,
             allowed=self.allowed.data_ptr(),
-            kind=KERNELS.index("tophat"),
+            kind=KERNEL_FUNCTIONS["tophat"].code,
             bandwidth=self.p.bandwidth,
-            scale=self.panels.scale.data_ptr(),
+            scale=self.operands.sq_norms.data_ptr(),
             symmetric=True,
             threads=num_threads(),
-            **self.panels.error,
+            **self.operands.error.native(),
         )
 
     def run(self) -> Result:
         budget = self.p.budget
         picks, gains = torch.empty(budget, dtype=torch.int64), torch.empty(budget, dtype=torch.float64)
-        cover_labeled(self.balls, self.p, self.panels)
+        if self.p.labeled is not None:
+            for rows in self.p.labeled.split(self.operands.heights[0]):
+                cover(self.balls, self.operands, rows, Workers(1))
         done = 0
         if budget:
             gathered = self.sweep(self.capacity)
@@ -128,7 +137,7 @@ class _Selection:
     def products(self, own: torch.Tensor, count: int, begin: int, end: int, out: torch.Tensor) -> torch.Tensor:
         """Inner products of `count` prepared rows with a block of the pool, into a contiguous part of `out`."""
         tile = out.view(-1)[: count * (end - begin)].view(count, end - begin)
-        self.panels.products.multiply(own, self.panels.block(begin, end, 1), tile)
+        self.operands.products.multiply(own, self.operands.block(begin, end, 1), tile)
         return tile
 
     def blocks(self) -> list[tuple[int, int]]:
@@ -140,7 +149,7 @@ class _Selection:
         tile = torch.empty(self.step, self.step, dtype=torch.float32)
         with full_precision():
             for b, e in self.blocks():
-                own = self.panels.block(b, e, 0)
+                own = self.operands.block(b, e, 0)
                 for b2, e2 in self.blocks():
                     if b2 <= b:
                         self.balls.tile(b, e, b2, e2, self.products(own, e - b, b2, e2, tile).data_ptr())
@@ -152,13 +161,13 @@ class _Selection:
         newly = torch.empty(self.n, dtype=torch.int64)
         with full_precision():
             row = torch.empty(1, self.n, dtype=torch.float32)
-            own = self.panels.rows(self.features[j : j + 1], 0)
+            own = self.operands.rows(self.features[j : j + 1], 0)
             for b, e in self.blocks():
-                self.panels.products.multiply(own, self.panels.block(b, e, 1), row[:, b:e])
+                self.operands.products.multiply(own, self.operands.block(b, e, 1), row[:, b:e])
             newly = newly[: self.balls.take(j, row.data_ptr(), newly.data_ptr())]
             tile = torch.empty(self.step, self.step, dtype=torch.float32)
             for some in newly.split(self.step):
-                own = self.panels.rows(self.features[some], 0)
+                own = self.operands.rows(self.features[some], 0)
                 for b, e in self.blocks():
                     self.balls.lower(
                         some.data_ptr(), len(some), b, e, self.products(own, len(some), b, e, tile).data_ptr()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..maxherding.kernel_functions import kernel_matrix
-from ..maxherding.problem import Batch, Problem
-from ..maxherding.reference import initial_coverage
+from ..maxherding.problem import Batch, Problem, labeled_coverage
 from ..maxherding.result import Result
 
 
@@ -24,7 +23,7 @@ def run(batch: Batch) -> list[Result]:
 
 def _greedy(p: Problem) -> Result:
     inside = kernel_matrix(p.features, p.features, "tophat", p.bandwidth) > 0
-    covered = initial_coverage(p) > 0
+    covered = labeled_coverage(p) > 0
     open_ = torch.zeros_like(covered)
     open_[slice(None) if p.candidates is None else p.candidates.to(open_.device)] = True
     picks, gains = [], []

@@ -8,13 +8,13 @@ import torch
 
 from ..._dispatch import Op
 from ..._settings import on_cpu_by_default
-from ..maxherding import reference
-from ..maxherding.backends import cpu, cuda, triton
+from ..maxherding.backends import BACKENDS
 from ..maxherding.problem import Batch
 from ..maxherding.result import answer
+from .coverage_takes_over import coverage_takes_over
 from .problem import prepare
 
-_OP = Op("uherding", prepare, {"cuda": cuda, "triton": triton, "cpu": cpu, "reference": reference})
+_OP = Op("uherding", prepare, BACKENDS)
 
 
 @on_cpu_by_default
@@ -54,6 +54,10 @@ def uherding(
     Raises:
         TypeError, ValueError, BackendUnavailableError: as `maxherding`; also for a wrong `uncertainty`.
 
+    Warns:
+        UserWarning: once everything uncertain is covered, as where `uncertainty` is zero, the remaining points are
+            picked by coverage of the whole pool.
+
     References:
         Bae, Sutherland, Oliveira. Uncertainty Herding: One Active Learning Method for All Label Budgets. ICLR 2025,
         arXiv 2412.20644.
@@ -80,5 +84,5 @@ def uherding(
     )
     chosen = _OP.choose(backend, batch)
     with torch.no_grad():
-        results = _OP.backends[chosen].run(batch)
+        results = coverage_takes_over(batch, _OP.backends[chosen].run(batch), _OP.backends[chosen].run)
     return answer(features, batch, results, [p.bandwidth for p in batch.problems], chosen, return_info)

@@ -19,7 +19,8 @@ import torch
 
 from difal import parallel
 from difal.acquisition.base import SCORES, SELECTORS, Pool, Predictions, Score, Selector
-from difal.config import Config
+from difal.acquisition.skips import answerable
+from difal.config import FIELDS, Config
 from difal.errors import ConfigError
 from difal.features.cache import FeatureCache, Pixel
 from difal.files import derive_seed
@@ -32,6 +33,7 @@ for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
 TWO_STAGE = "two-stage-"
+DEFAULT = FIELDS["acquisition"].default
 SLOW = 30_000  # local picks from which on global herding takes long enough for a progress bar
 __all__ = ["Picks", "acquisitions", "check_acquisition", "select", "training_dropout"]
 
@@ -43,17 +45,19 @@ def acquisitions() -> dict[str, str]:
         >>> acquisitions()["coverage"]
         'stage 1 alone: global MaxHerding over the local picks, conditioned on what was asked'
     """
+    first = (DEFAULT, "two-stage-edald")
     lines = {rule.name: rule.summary for rule in sorted(_rules().values(), key=lambda rule: rule.name)}
     alone = {
         name: line if name in SELECTORS else f"stage 2 alone, over random pixels: {line}"
         for name, line in lines.items()
     }
     return {
-        "two-stage-edald": "the default: stage 1 keeps the most covering half of the local picks, eDALD ranks them",
+        DEFAULT: f"the default: stage 1, the most covering half of the local picks, then {lines['margin-herding']}",
+        "two-stage-edald": "the paper's: stage 1, then eDALD, entropy plus DALD",
         "coverage": "stage 1 alone: global MaxHerding over the local picks, conditioned on what was asked",
         "random": alone.pop("random"),
         **alone,
-        **{TWO_STAGE + name: f"stage 1, then {line}" for name, line in lines.items() if name != "edald"},
+        **{TWO_STAGE + name: f"stage 1, then {line}" for name, line in lines.items() if TWO_STAGE + name not in first},
     }
 
 
@@ -85,6 +89,7 @@ def select(
     config: Config,
     clock: StageClock,
     classes: int = 2,
+    skipped: Sequence[bool] = (),
 ) -> Picks:
     """Choose the pixels of one round.
 
@@ -97,9 +102,11 @@ def select(
         budget: pixels to ask; fewer are given if the cache has no more.
         round_index: with the seed, makes random choices.
         config: `acquisition`, `keep`, `kernel`, `seed`, `share`, `edald_weight`, `noise_samples`,
-            `dropout`, `radius`.
+            `dropout`, `radius`, `skips`, `penalty`.
         clock: gets the time per stage.
         classes: the number of classes, by which ProbCover guesses its radius.
+        skipped: of each pixel of `asked` whether it was skipped; such pixels are avoided if `skips` says so, except by
+            `random`, which stays the baseline.
 
     Returns:
         `Picks`. The same arguments give the same picks; ties go to the first pixel in pool order.
@@ -113,6 +120,10 @@ def select(
     budget = min(budget, len(rows))
     if budget == 0:
         return Picks([], [], 0, "nothing left to ask")
+    if config.skips == "avoid" and name != "random":
+        with clock("scores"):
+            rows = answerable(cache, pixels, rows, asked, skipped, budget, config)
+    before = rows
     if stage_1:
         ranked = rule is not None and head is not None
         keep = max(budget, round(config.keep * len(rows))) if ranked else budget
@@ -129,7 +140,7 @@ def select(
             best = np.lexsort((rows, -values))[:budget]
             return _picks(cache, pixels, rows[best], values[best], len(rows), rule.name)
         seed = derive_seed("random", config.seed, round_index)
-        pool = Pool(cache, pixels, np.sort(rows), asked, budget, head, seed, classes, config)
+        pool = Pool(cache, pixels, np.sort(rows), before, asked, budget, head, seed, classes, config)
         best, values = rule.function(pool)
         return _picks(cache, pixels, pool.rows[np.asarray(best)], values, len(rows), rule.name)
 

@@ -39,12 +39,14 @@ class Score:
 class Pool:
     """What a selector chooses from: the candidates `rows` of a set of the cache, in pool order.
 
-    `seed` is derived from the run's seed and the round, `classes` is the number of classes.
+    `before` are the candidates before stage 1 left any out, in pool order; without a stage 1 they are `rows`. `seed` is
+    derived from the run's seed and the round, `classes` is the number of classes.
     """
 
     cache: FeatureCache
     pixels: str
     rows: np.ndarray
+    before: np.ndarray
     asked: Sequence[Pixel]
     budget: int
     head: Head | None

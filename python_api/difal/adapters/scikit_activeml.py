@@ -17,7 +17,7 @@ from difal.adapters._arguments import float_array
 from difal.adapters._require import required
 from difal.adapters._utilities import step_gains
 from difal_kernels import maxherding
-from difal_kernels.ops.maxherding.kernel_functions import median_bandwidth
+from difal_kernels.ops.maxherding.bandwidth import median_bandwidth
 
 with required("scikit-activeml", "scikit-activeml"):
     from skactiveml.base import SingleAnnotatorPoolQueryStrategy, SkactivemlClassifier

@@ -17,13 +17,14 @@ from difal.annotate.label_studio import labeling_config, to_tasks
 from difal.annotate.live import LiveModel
 from difal.annotate.oracle import journal_path
 from difal.config import Config
-from difal.data import Data, open_config_data
+from difal.data import Data
 from difal.encoders.lazy import LazyEncoder
 from difal.errors import ConfigError
 from difal.files import write_bytes, write_json, write_text
 from difal.run.directory import RunDirectory
 from difal.run.labels import to_csv, to_jsonl
 from difal.run.oracles import to_png
+from difal.run.start import open_run_data
 
 ANSWER_FIELDS = (
     "id", "at", "annotator", "kind", "image", "x", "y", "height", "width", "round", "rank", "class_id", "class_name",
@@ -49,7 +50,7 @@ def export_run(run: str | Path, out: str | Path, *, image_prefix: str = "") -> s
     config = Config(**run_dir.config())
     if not journal_path(run_dir.folder).is_file():
         raise ConfigError(f"nothing in {run} was labeled by `difal label`; its labels are in rounds/*/labels.jsonl")
-    data = open_config_data(config)
+    data = open_run_data(config, run_dir)
     features = Path(config.cache) if config.cache else run_dir.feature_folder()
     model = LiveModel(config, data, LazyEncoder(config), run_dir, features)
     done = export(run_dir, data, model, str(out), image_prefix)

@@ -24,7 +24,7 @@ from difal.features.cache import FeatureCache, Pixel, images_done
 from difal.features.dense import dense_classes, dense_view
 from difal.features.pixels import encode, pixel_features
 from difal.files import read_json, write_bytes, write_json
-from difal.heads import Head, train_head
+from difal.heads import train_head
 from difal.run.directory import RunDirectory
 from difal.run.oracles import to_png
 from difal_kernels import maxherding
@@ -53,9 +53,8 @@ class LiveModel:
         self.maps: OrderedDict[int, list[torch.Tensor]] = OrderedDict()
         self.clicked: dict[Pixel, np.ndarray] = {}  # features of pixels that are not in the cache
         self.cache: FeatureCache | None = None
-        self.head, self.version, self.classes = None, 0, 0
-        if (self.folder / "head.safetensors").is_file() and (self.folder / "head.json").is_file():
-            self.head = Head.load(self.folder / "head.safetensors")
+        self.head, self.version, self.classes = run_dir.live_head(), 0, 0
+        if self.head is not None:
             facts = read_json(self.folder / "head.json")
             self.version, self.classes = facts["version"], facts["classes"]
 
@@ -103,9 +102,9 @@ class LiveModel:
             dropout = training_dropout(self.config)
             head = train_head(features, targets, self.cache.context(), classes, self.config, "live", dropout=dropout)
             self.version += 1
-            head.save(self.folder / "head.safetensors")
             facts = {"version": self.version, "classes": classes, "lines": lines, "labels": len(labels)}
-            write_json(self.folder / "head.json", facts)
+            write_json(self.folder / "head.json", facts)  # first: a head that is there has its facts
+            head.save(self.folder / "head.safetensors")
             self.head, self.classes = head, classes
         return {"version": self.version, "lines": lines}
 

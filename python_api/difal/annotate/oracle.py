@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from difal.annotate.answers import Answers, close_round
+from difal.annotate.classes import palette
 from difal.annotate.journal import NAME, read_journal
 from difal.run.directory import RunDirectory
 from difal.run.labels import Label
@@ -17,6 +18,17 @@ FOLDER = "annotate"
 
 def journal_path(run_folder: Path) -> Path:
     return Path(run_folder) / FOLDER / NAME
+
+
+def note_classes(run_dir: RunDirectory, start: Sequence[str]) -> None:
+    """Write today's class names into run.json, where the annotator has changed those that the run began with."""
+    answers = Answers(start)
+    answers.add(read_journal(journal_path(run_dir.folder)))
+    names, colors = answers.classes.names, run_dir.facts()["colors"]
+    if answers.changes:
+        colors = [*colors, *palette(len(names))[len(colors) :]]
+        merged = {str(key): value for key, value in answers.classes.merged.items()}
+        run_dir.note(classes=names, classes_at_start=list(start), colors=colors, merged_classes=merged)
 
 
 class JournalOracle:

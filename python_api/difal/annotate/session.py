@@ -381,8 +381,13 @@ class Session:
                 self.last_entry = time.monotonic()
             if open_before and not self._open_picks():
                 self._advance()
+            elif any(entry["type"] == "class" or self._is_of_class(entry) for entry in new):
+                self.child.send(op="advance", rounds=self.config.rounds)  # which writes the names down
         self._tell()
         return [entry["id"] for entry in entries]
+
+    def _is_of_class(self, entry: Entry) -> bool:
+        return entry["type"] == "retract" and self.answers.by_id.get(entry["of"], {}).get("type") == "class"
 
     def _entry(self, sent: dict, classes: Classes) -> Entry:
         """A journal line out of what a page sent, every field checked."""

@@ -5,22 +5,25 @@ from __future__ import annotations
 import dataclasses
 import getpass
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from difal.annotate.handlers import Gate
+from difal.annotate.label_studio import read_export
 from difal.annotate.oracle import FOLDER
 from difal.annotate.server import Server, make_server, token_of
 from difal.annotate.session import Session
 from difal.config import Config, resumed_config
-from difal.data import Data, open_config_data
-from difal.errors import ConfigError, UnknownClassesError
+from difal.data import Data
+from difal.errors import ConfigError, LabelError, UnknownClassesError
 from difal.files import exclusive, read_json, write_json
 from difal.presets import make_config
 from difal.run.directory import RunDirectory
+from difal.run.labels import Label
 from difal.run.oracles import PersonOracle
+from difal.run.start import open_run_data
 
 ANSWERS_PER_ROUND = 30  # where no `--budget` says otherwise
 NOT_NAMED_YET = "?"  # stands for the classes until the page has given them
@@ -60,11 +63,13 @@ def label_config(settings: dict[str, Any], file: str | Path | None = None, prese
 def open_data(config: Config) -> tuple[Data, bool]:
     """The pool, and whether its classes are known; if not, one stands for them."""
     try:
-        return open_config_data(config), True
+        return open_run_data(config, RunDirectory(config.run_folder())), True
     except UnknownClassesError:
         if config.labels:
             raise
-        return open_config_data(dataclasses.replace(config, classes=NOT_NAMED_YET)), False
+        return open_run_data(
+            dataclasses.replace(config, classes=NOT_NAMED_YET), RunDirectory(config.run_folder())
+        ), False
 
 
 def open_session(
@@ -126,10 +131,25 @@ def take_filled_in(session: Session) -> int:
     if not session.rounds or session.start is None:
         return 0
     oracle = PersonOracle(session.data, session.config.run_folder())
-    labels = [one for one in oracle.filled_in(session.rounds[-1]) or () if one.answered]
+    return _take(session, [label for label in oracle.filled_in(session.rounds[-1]) or () if label.answered])
+
+
+def take_label_studio(session: Session, path: Path) -> int:
+    """Journal the key points of a Label Studio export; how many answers were new.
+
+    Raises:
+        LabelError: the file cannot be used, or the run has no classes yet; says why.
+    """
+    if session.start is None:
+        raise LabelError("name the classes first, by --classes, so that the export's can be told")
+    return _take(session, read_export(path, session.data.train.ids, session.answers.classes.names))
+
+
+def _take(session: Session, labels: Sequence[Label]) -> int:
+    """Journal labels made elsewhere; those that were taken before count once."""
     sent = [
         {
-            "id": f"known-{label.id}",
+            "id": f"known-{session.index[label.image]}-{label.y}-{label.x}-{label.class_id}",
             "type": "answer",
             "kind": "known",
             "image": session.index[label.image],
@@ -138,8 +158,6 @@ def take_filled_in(session: Session) -> int:
             "class_id": label.class_id,
             "reason": None if label.class_id is not None else "none",
             "seconds": label.seconds,
-            "round": label.round,
-            "rank": label.rank,
         }
         for label in labels
     ]

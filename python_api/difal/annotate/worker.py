@@ -26,9 +26,8 @@ import torch
 
 from difal.annotate.export import export
 from difal.annotate.live import LiveModel
-from difal.annotate.oracle import JournalOracle
+from difal.annotate.oracle import JournalOracle, note_classes
 from difal.config import Config
-from difal.data import open_config_data
 from difal.encoders.lazy import LazyEncoder
 from difal.errors import UserError
 from difal.features.cache import images_done
@@ -36,6 +35,7 @@ from difal.features.compute import make_features
 from difal.files import exclusive, read_json
 from difal.run.directory import RunDirectory
 from difal.run.loop import Loop
+from difal.run.start import open_run_data
 
 FIRST_ASKED = 4  # images that are encoded before the first questions can be about them
 NICENESS = 10  # the page and the server come first
@@ -54,9 +54,9 @@ class Worker:
         self.has_classes = settings["classes"] is not None
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
-        self.data = open_config_data(self.config)
         self.load_encoder = LazyEncoder(self.config)
         self.run_dir = RunDirectory(self.config.run_folder())
+        self.data = open_run_data(self.config, self.run_dir)
         self.feature_folder = Path(self.config.cache) if self.config.cache else self.run_dir.feature_folder()
         self.model = LiveModel(self.config, self.data, self.load_encoder, self.run_dir, self.feature_folder)
         self.soon: dict[str, Callable[..., dict]] = {
@@ -98,7 +98,9 @@ class Worker:
 
     def _run_rounds(self) -> None:
         if self.config.labels is None:  # else the loop makes them, given the labels' pixels
-            make_features(self.config, self.data, self.load_encoder, self.feature_folder, wave=FIRST_ASKED)
+            make_features(
+                self.config, self.data, self.load_encoder, self.feature_folder, wave=FIRST_ASKED, log=self._say
+            )
         if not self.has_classes:
             return
         while True:
@@ -108,6 +110,7 @@ class Worker:
             oracle = JournalOracle(self.run_dir.folder, self.data.classes)
             loop = Loop(self.config, self.run_dir, self.data, self.load_encoder, self._say, oracle)
             loop.begin(self.config, resume=self.run_dir.exists)
+            note_classes(self.run_dir, self.data.classes)
             self.send({"event": "working"})
             status = loop.run()
             self.send({"event": status, "rounds": len(self.run_dir.rounds())})

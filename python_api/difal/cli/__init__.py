@@ -33,7 +33,7 @@ Choose which pixels of a pool of images to label, round after round, and train a
   difal run --data scenes --encoder tiny --out runs/first     a run on drawn scenes, nothing to download
   difal report runs/first                                     its report, one HTML file
   difal predict runs/first NEW_IMAGES --out masks             its model on new images
-  difal run --data MY_FOLDER --classes sky,road,tree          own images; without masks it asks you
+  difal run --data MY_FOLDER --classes sky,road,tree          your images; without masks it waits for your labels
 """
 
 

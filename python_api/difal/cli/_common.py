@@ -11,9 +11,7 @@ import torch
 from difal.config import FIELDS, field_type
 
 DONE, FAILED, WAITING, INTERRUPTED = 0, 1, 3, 130
-EXIT_CODES = (
-    "Exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 3 waiting for labels, 130 interrupted."
-)
+EXIT_CODES = "Exit codes: 0 done, 1 failed (see the message), 2 wrong usage, 3 waiting for labels, 130 interrupted."
 
 
 def add_settings(parser: argparse.ArgumentParser, names: Iterable[str], preset: bool = True) -> None:

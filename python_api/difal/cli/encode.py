@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
         raise ValueError("`--cache` must name the folder to write")
     check_device(config.device)
     check_encoder(config.encoder)
-    cache, test = make_features(config)
+    cache, test = make_features(config, log=print)
     kept = "" if test is None else f", test maps {'kept' if test.cached else 'too large to keep (see --test-cache-gb)'}"
     if parallel.rank() == 0:
         print(f"{config.cache}: {cache.images} images, {cache.dimension} numbers a pixel{kept}")

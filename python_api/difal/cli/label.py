@@ -8,7 +8,7 @@ from pathlib import Path
 
 from difal.annotate.export import export_run
 from difal.annotate.server import Server
-from difal.annotate.start import label_config, open_session, serving
+from difal.annotate.start import label_config, open_session, serving, take_label_studio
 from difal.cli._common import DONE, add_settings, check_device, given_settings
 from difal.config import FIELDS
 from difal.errors import ConfigError
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     page.add_argument("--keys", type=keys, default={}, metavar="A=k,B=l", help="keys of classes [digits, then letters]")
     page.add_argument("--repeats", type=float, default=0.0, help="share of questions asked twice, unannounced [0]")
     page.add_argument("--export", type=Path, metavar="FOLDER", help="write everything there and stop")
-    page.add_argument("--image-prefix", default="", help="what Label Studio puts before an image's name, with --export")
+    page.add_argument("--import", dest="studio", type=Path, metavar="FILE", help="answers of a Label Studio export")
     unused = ("oracle", "herding", "share", "void", "compat")
     add_settings(parser, [name for name in FIELDS if name not in unused])
 
@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
     settings = given_settings(args)
     config = label_config(settings, args.config, args.preset)
     if args.export:
-        print(export_run(config.run_folder(), args.export, image_prefix=args.image_prefix))
+        print(export_run(config.run_folder(), args.export, image_prefix=config.image_prefix))
         return DONE
     if not config.data:
         raise ConfigError("`--data` must name a folder of images, or `--out` a run to go on with")
@@ -77,6 +77,8 @@ def main(args: argparse.Namespace) -> int:
         keys=args.keys,
         repeats=args.repeats,
     )
+    if args.studio:
+        print(f"{take_label_studio(session, args.studio)} answers from {args.studio}")
     with serving(session, port=args.port, hosts=tuple(name.lower() for name in args.allow_host)) as server:
         tell(server, not args.no_browser)
         try:

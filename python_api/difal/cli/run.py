@@ -6,18 +6,19 @@ import argparse
 from pathlib import Path
 
 from difal import parallel
+from difal.annotate.oracle import JournalOracle, journal_path
 from difal.cli._common import DONE, EXIT_CODES, WAITING, add_settings, check_device, given_settings, listing
 from difal.config import FIELDS, resumed_config
 from difal.data import LAYOUTS
 from difal.presets import check_encoder, make_config, presets
 from difal.report import write_report
-from difal.run.directory import RunDirectory
+from difal.run.directory import RunDirectory, classes_at_start
 from difal.run.loop import run
 
 HELP = "do the rounds"
 DESCRIPTION = f"""\
 Each round chooses round(budget x images) pixels, gets their classes, trains a head from scratch and tests it.
-Round 0 is chosen by coverage alone; later rounds keep the most covering half of the local picks (stage 1) and ask
+Round 0 is chosen by coverage alone; later rounds keep the most covering half of the local picks (stage 1) and query
 those on which the head is least sure, eDALD = entropy + DALD (stage 2).
 
 DATA is one of
@@ -59,7 +60,11 @@ def main(args: argparse.Namespace) -> int:
         config = resumed_config(RunDirectory(folder).config(), {**given_settings(args), "out": str(folder)})
     check_device(config.device)
     check_encoder(config.encoder)
-    status = run(config, resume=args.resume is not None)
+    oracle = None
+    if args.resume is not None and journal_path(config.run_folder()).is_file():  # labeled by `difal label`
+        facts = RunDirectory(config.run_folder()).facts()
+        oracle = JournalOracle(config.run_folder(), classes_at_start(facts) or ())
+    status = run(config, resume=args.resume is not None, oracle=oracle)
     if status == "waiting":
         return WAITING
     if parallel.rank() == 0:

@@ -17,8 +17,8 @@ the IoU) and one plot: OUT/table.md, OUT/results.json, OUT/curves.png, rewritten
 are computed once and shared by all runs whose data, encoder and stage-1 settings agree. Runs that are finished are not
 done again; after an interruption the same command, or `difal sweep --resume OUT`, goes on.
 
-All runs of a seed start from the same candidates and noise. With `--share 0.8` each seed may ask its own four fifths of
-them; with --features-per-seed each seed draws candidates and noise anew, which takes an encoder pass for each seed.
+All runs of a seed start from the same candidates and noise. With `--share 0.8` each seed may query its own four fifths
+of them; with --features-per-seed each seed draws candidates and noise anew, which takes an encoder pass for each seed.
 
 examples
   difal sweep --data ../camvid --acquisitions two-stage-edald,coverage,random --seeds 0-4 --share 0.8
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     whole.add_argument("--out", type=Path, help="its folder [sweeps/DATA]")
     whole.add_argument("--results", type=Path, metavar="FOLDER", help="where the table, plot and figures go [OUT]")
     whole.add_argument("--jobs", type=int, help="runs at a time [one a core; one on a GPU]")
-    whole.add_argument("--resume", type=Path, metavar="OUT", help="go on with the sweep in OUT, as it was asked for")
+    whole.add_argument("--resume", type=Path, metavar="OUT", help="go on with the sweep in OUT")
     add_settings(parser, [name for name in FIELDS if name not in ("out", "acquisition", "seed")], preset=False)
 
 

@@ -1,20 +1,34 @@
-"""What the loop needs of a data set, and reading one image or mask with every check."""
+"""What the loop needs of a data set: splits of images and masks, looked at and read one at a time."""
 
 from __future__ import annotations
 
 import abc
 import colorsys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from difal.data.images import LARGEST, ValueRanges, read_header, read_image, read_picture, read_shape, resize
+from difal.data.masks import read_mask
+from difal.data.values import IGNORE, MaskValues
 from difal.errors import DataError
 
-IGNORE = 255
-ORIENTATION, LYING = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap width and height
+__all__ = ["IGNORE", "Data", "FileSplit", "FunctionSplit", "Look", "Split", "distinct_colors"]
+
+
+class Look(NamedTuple):
+    """What one image and its mask hold; `fault` says why they cannot be used, or is None."""
+
+    fault: str | None = None
+    shape: tuple[int, int] | None = None  # (H, W) in the file, upright
+    kind: str = "8-bit colour"
+    reduced: int = 1
+    unused: tuple[str, ...] = ()
+    counts: np.ndarray | None = None  # (256,) pixels of each class id of the mask, 255 void
 
 
 class Split(abc.ABC):
@@ -22,6 +36,7 @@ class Split(abc.ABC):
 
     ids: tuple[str, ...]
     has_masks: bool
+    ranges: Mapping[str, tuple[float, float]] | None = None  # of the values of deep images
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -42,8 +57,8 @@ class Split(abc.ABC):
         """What must be equal for features computed earlier to be used again."""
         return {"ids": list(self.ids)}
 
-    def fault(self, index: int) -> str | None:
-        """Why the image or its mask cannot be used, or None: asked of every image before any is encoded."""
+    def look(self, index: int) -> Look | None:
+        """What an image and its mask hold, asked of all before any is encoded; None where they are made, not read."""
         return None
 
 
@@ -56,6 +71,9 @@ class Data:
     train: Split
     test: Split | None = None
     colors: np.ndarray | None = None  # (C, 3) uint8
+    left_out: list[str] = field(default_factory=list)  # lines: what of the folder is not used, and why
+    named_here: bool = False  # the user named the classes, so that each should be in a mask
+    values: MaskValues | None = None
 
     def __post_init__(self) -> None:
         if self.colors is None:
@@ -63,7 +81,17 @@ class Data:
 
 
 class FileSplit(Split):
-    """Image files, and mask files beside them or none."""
+    """Image files, and mask files beside them or none.
+
+    Args:
+        ids: a name for each image.
+        images, masks: the files.
+        classes: how many classes the masks may hold.
+        size: resize everything to size x size pixels.
+        void: values of masks that are void, besides 255.
+        values: what the values of masks mean; default: they are class ids.
+        largest: images of more pixels are read reduced.
+    """
 
     def __init__(
         self,
@@ -73,10 +101,13 @@ class FileSplit(Split):
         classes: int,
         size: int | None = None,
         void: Sequence[int] = (),
+        values: MaskValues | None = None,
+        largest: int = LARGEST,
     ):
         self.ids, self.images, self.masks = tuple(ids), tuple(images), None if masks is None else tuple(masks)
-        self.classes, self.size, self.void = classes, size, tuple(void)
+        self.classes, self.size, self.void, self.values, self.largest = classes, size, tuple(void), values, largest
         self.has_masks = masks is not None
+        self.ranges = ValueRanges(self.images)
         if len(set(self.ids)) < len(self.ids):
             twice = next(name for name in self.ids if self.ids.count(name) > 1)
             raise DataError(f"two images have the name {twice!r} ({self.images[0].parent}); rename one")
@@ -85,35 +116,47 @@ class FileSplit(Split):
                 raise DataError(f"the image name {name!r} ({self.images[0].parent}) is not UTF-8; rename the file")
 
     def image(self, index: int) -> np.ndarray:
-        return read_image(self.images[index], self.size)
+        return read_image(self.images[index], self.size, self.ranges, self.largest)
 
     def original(self, index: int) -> np.ndarray:
-        """(H, W, 3) uint8 as in the file, not resized."""
-        return read_image(self.images[index])
+        """(H, W, 3) uint8 as in the file, not resized; large ones reduced."""
+        return read_image(self.images[index], None, self.ranges, self.largest)
+
+    def file_shape(self, index: int) -> tuple[int, int]:
+        """(H, W) of the image in its file, upright."""
+        return read_header(self.images[index]).shape
 
     def mask(self, index: int) -> np.ndarray:
-        shape = image_shape(self.images[index])
-        return read_mask(self.masks[index], shape, self.classes, self.size, self.void)
+        size = self.size or read_shape(self.images[index], self.largest)
+        shape = self.file_shape(index)
+        return read_mask(self.masks[index], shape, self.classes, size, self.void, self.values)
 
     def first(self, count: int) -> FileSplit:
-        masks = None if self.masks is None else self.masks[:count]
-        return FileSplit(self.ids[:count], self.images[:count], masks, self.classes, self.size, self.void)
+        return self.take(range(min(count, len(self))))
 
-    def fault(self, index: int) -> str | None:
+    def take(self, indices: Sequence[int]) -> FileSplit:
+        """The images of these indices, in this order, as a pool of their own."""
+        masks = None if self.masks is None else [self.masks[i] for i in indices]
+        ids, images = ([every[i] for i in indices] for every in (self.ids, self.images))
+        return FileSplit(ids, images, masks, self.classes, self.size, self.void, self.values, self.largest)
+
+    def look(self, index: int) -> Look:
         try:
-            self.image(index)
-            if self.has_masks:
-                self.mask(index)
+            picture = read_picture(self.images[index], self.largest)
+            counts = np.bincount(self.mask(index).ravel(), minlength=256) if self.has_masks else None
+            shape = self.file_shape(index)
         except DataError as error:
-            return str(error)
-        return None
+            return Look(str(error))
+        return Look(None, shape, picture.kind, picture.reduced, picture.unused, counts)
+
+    def file_sizes(self) -> list[int]:
+        """Bytes of each image file."""
+        return [path.stat().st_size for path in self.images]
 
     def fingerprint(self) -> dict:
-        return {
-            "ids": list(self.ids),
-            "size": self.size,
-            "bytes": sum(path.stat().st_size for path in self.images),
-        }
+        ranges = self.ranges.to_json()
+        facts = {"ids": list(self.ids), "size": self.size, "bytes": sum(self.file_sizes())}
+        return facts | ({"ranges": ranges} if ranges else {})
 
 
 class FunctionSplit(Split):
@@ -130,83 +173,13 @@ class FunctionSplit(Split):
         self.ids, self.make, self.size = tuple(ids), make, size
 
     def image(self, index: int) -> np.ndarray:
-        return _resize(Image.fromarray(self.make(index)[0]), self.size, Image.Resampling.BILINEAR)
+        return resize(Image.fromarray(self.make(index)[0]), self.size, Image.Resampling.BILINEAR)
 
     def mask(self, index: int) -> np.ndarray:
-        return _resize(Image.fromarray(self.make(index)[1]), self.size, Image.Resampling.NEAREST)
+        return resize(Image.fromarray(self.make(index)[1]), self.size, Image.Resampling.NEAREST)
 
     def first(self, count: int) -> FunctionSplit:
         return FunctionSplit(self.ids[:count], self.make, self.size)
-
-
-def read_image(path: Path, size: int | None = None) -> np.ndarray:
-    """Decode an RGB (or grey, or palette) image to (H, W, 3) uint8, upright: turned as its EXIF orientation says."""
-    with _open(path) as picture:
-        if picture.mode not in ("RGB", "L", "P", "1"):
-            raise DataError(
-                f"{path} has channels {'+'.join(picture.getbands())} ({picture.mode}), the encoder needs red, green "
-                f"and blue; convert it, for example with Pillow: Image.open(...).convert('RGB').save(...)"
-            )
-        try:
-            upright = ImageOps.exif_transpose(picture)
-            return _resize(upright.convert("RGB"), size, Image.Resampling.BILINEAR)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"{path} cannot be decoded ({error}); replace it or take it out of the folder") from None
-
-
-def image_shape(path: Path) -> tuple[int, int]:
-    """(H, W) that `read_image` gives, without decoding the image."""
-    with _open(path) as picture:
-        try:
-            turned = picture.getexif().get(ORIENTATION) in LYING
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"{path} cannot be decoded ({error}); replace it or take it out of the folder") from None
-        return (picture.width, picture.height) if turned else (picture.height, picture.width)
-
-
-def read_mask(
-    path: Path, shape: tuple[int, int], classes: int, size: int | None = None, void: Sequence[int] = ()
-) -> np.ndarray:
-    """Decode a mask of class ids to (H, W) uint8, its ids checked; ids in `void` become 255."""
-    with _open(path) as picture:
-        if picture.mode not in ("L", "P", "I", "I;16", "1"):
-            raise DataError(
-                f"{path} has channels {'+'.join(picture.getbands())}; a mask needs one channel that holds class "
-                f"ids 0 to {classes - 1} (255 void): convert its colours to ids first"
-            )
-        try:
-            mask = np.asarray(picture).astype(np.int64)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"{path} cannot be decoded ({error}); replace it or take it out of the folder") from None
-    if mask.shape != shape:
-        raise DataError(
-            f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels but its image is {shape[1]} x {shape[0]}; "
-            f"export the mask at the image's size (nearest neighbour)"
-        )
-    mask[np.isin(mask, void)] = IGNORE
-    wrong = (mask != IGNORE) & ((mask < 0) | (mask >= classes))
-    if wrong.any():
-        row, column = (int(i) for i in np.argwhere(wrong)[0])
-        raise DataError(
-            f"{path} has class id {mask[row, column]} at x={column}, y={row} ({int(wrong.sum())} such pixels); ids "
-            f"must be 0 to {classes - 1}, or 255 for void: name more classes or mend the mask"
-        )
-    return _resize(Image.fromarray(mask.astype(np.uint8)), size, Image.Resampling.NEAREST)
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        return Image.open(path)
-    except FileNotFoundError:
-        raise DataError(f"there is no file {path}; it was there when the folder was listed") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is not a readable image ({error}); replace it or take it out of the folder") from None
-
-
-def _resize(picture: Image.Image, size: int | None, how: Image.Resampling) -> np.ndarray:
-    if size is not None and picture.size != (size, size):
-        picture = picture.resize((size, size), how)
-    return np.array(picture)
 
 
 def distinct_colors(count: int) -> np.ndarray:

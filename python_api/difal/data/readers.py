@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from difal.data.base import IGNORE, Data, FileSplit
+from difal.data.listing import Listing, list_masks, list_photographs, mask_stem, name
+from difal.data.values import MaskValues, parse_classes, parse_mask_values
 from difal.errors import DataError, UnknownClassesError
 from difal.files import read_json
 
-IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 CAMVID = [
     "sky",
     "building",
@@ -33,22 +35,18 @@ CAMVID_COLORS = [
 
 def open_camvid(root: Path, size: int | None) -> Data:
     """CamVid with 11 classes in SegNet's public layout: train/ trainannot/ test/ testannot/, id 11 void."""
-    splits = {}
-    for name in ("train", "test"):
-        if name == "test" and not (root / name).is_dir():
-            splits[name] = None
+    splits, left_out = {}, []
+    for part in ("train", "test"):
+        if part == "test" and not (root / part).is_dir():
+            splits[part] = None
             continue
-        images = _images(root / name)
-        masks = _matching(images, root / name, root / f"{name}annot")
-        splits[name] = FileSplit(
-            [_name(path, root / name) for path in images],
-            images,
-            masks,
-            len(CAMVID),
-            size,
-            void=(len(CAMVID),),
-        )
-    return Data("CamVid", tuple(CAMVID), splits["train"], splits["test"], np.array(CAMVID_COLORS, np.uint8))
+        listing = list_photographs(root / part)
+        masks = _matching(listing, root / part, root / f"{part}annot")
+        left_out += listing.lines()
+        ids = [_bare(path, root / part) for path in listing.images]
+        splits[part] = FileSplit(ids, listing.images, masks, len(CAMVID), size, void=(len(CAMVID),))
+    colors = np.array(CAMVID_COLORS, np.uint8)
+    return Data("CamVid", tuple(CAMVID), splits["train"], splits["test"], colors, left_out)
 
 
 def open_prepared(root: Path, size: int | None) -> Data:
@@ -62,14 +60,15 @@ def open_prepared(root: Path, size: int | None) -> Data:
     classes = tuple(map(str, meta["classes"]))
     void = (int(meta.get("ignore", IGNORE)),)
     splits = {}
-    for name in ("train", "test"):
-        if name == "test" and not (root / name).is_dir():
-            splits[name] = None
+    for part in ("train", "test"):
+        if part == "test" and not (root / part).is_dir():
+            splits[part] = None
             continue
-        images = [path for path in _images(root / name) if not path.stem.endswith("_label")]
+        images = list_photographs(root / part).images
         masks = [path.with_name(f"{path.stem}_label.png") for path in images]
         _all_there(images, masks)
-        splits[name] = FileSplit([_name(path, root / name) for path in images], images, masks, len(classes), size, void)
+        ids = [_bare(path, root / part) for path in images]
+        splits[part] = FileSplit(ids, images, masks, len(classes), size, void)
     colors = meta.get("colors", CAMVID_COLORS if classes == tuple(CAMVID) else None)
     if colors is not None:
         colors = np.array(colors, np.uint8)
@@ -78,14 +77,36 @@ def open_prepared(root: Path, size: int | None) -> Data:
     return Data(str(meta.get("name", root.name)), classes, splits["train"], splits["test"], colors)
 
 
-def open_folder(root: Path, size: int | None, classes: tuple[str, ...] | None) -> Data:
-    """ROOT/images, perhaps ROOT/masks (NAME.png), perhaps the same under ROOT/test, perhaps ROOT/classes.txt.
+def open_folder(root: Path, size: int | None, classes: tuple[str, ...] | None, mask_values: str | None = None) -> Data:
+    """ROOT/images or images in ROOT itself, perhaps ROOT/masks, the same under ROOT/test, perhaps ROOT/classes.txt."""
+    classes, values = _classes(root if root.is_dir() else root.parent, classes, mask_values)
+    splits, left_out = {}, []
+    for part, folder in (("train", root), ("test", root / "test")):
+        if part == "test" and not (folder / "images").is_dir():
+            splits[part] = None
+            continue
+        listing = list_photographs(folder)
+        base = _base(folder)
+        masks = _matching(listing, base, folder / "masks") if (folder / "masks").is_dir() else None
+        _said_elsewhere(listing, folder, masks is not None)
+        left_out += listing.lines()
+        ids = [path.relative_to(base).as_posix() for path in listing.images]
+        splits[part] = FileSplit(ids, listing.images, masks, len(classes), size, values=values)
+    colors = _own_colors(values, len(classes))
+    title = root.resolve().name
+    return Data(title, classes, splits["train"], splits["test"], colors, left_out, named_here=True, values=values)
 
-    Without ROOT/images the images that lie in ROOT itself are the pool, and there are no masks.
-    """
-    listing = root / "classes.txt"
-    if classes is None and listing.is_file():
-        classes = tuple(line.strip() for line in _text(listing).splitlines() if line.strip())
+
+def _classes(
+    root: Path, classes: tuple[str, ...] | None, mask_values: str | None
+) -> tuple[tuple[str, ...], MaskValues | None]:
+    """The names, and what the masks' values mean where `classes.txt` or `mask_values` says so."""
+    listing, values = root / "classes.txt", None
+    if listing.is_file():
+        listed, values = parse_classes(_text(listing), listing)
+        if classes is not None and classes != listed:
+            values = None  # the list is about other classes
+        classes = classes or listed
     if not classes:
         raise UnknownClassesError(
             f"the classes of {root} are unknown: which ones are there to tell apart? Write one name a line into "
@@ -93,26 +114,23 @@ def open_folder(root: Path, size: int | None, classes: tuple[str, ...] | None) -
         )
     if len(classes) > IGNORE or len(set(classes)) < len(classes):
         raise DataError(f"class names must differ and be at most {IGNORE}, got {len(classes)}: {', '.join(classes)}")
-    if not (root / "images").is_dir():
-        for unread in ("masks", "test/images"):
-            if (root / unread).is_dir():
-                raise DataError(
-                    f"{root / unread} would not be read: it belongs beside {root / 'images'}; move the pool's images "
-                    f"there, or take {unread} out of the folder"
-                )
-        images = image_files(root)
-        ids = [path.name for path in images]
-        return Data(root.resolve().name, classes, FileSplit(ids, images, None, len(classes), size))
-    splits = {}
-    for name, folder in (("train", root), ("test", root / "test")):
-        if name == "test" and not (folder / "images").is_dir():
-            splits[name] = None
-            continue
-        images = _images(folder / "images")
-        masks = _matching(images, folder / "images", folder / "masks") if (folder / "masks").is_dir() else None
-        ids = [path.relative_to(folder / "images").as_posix() for path in images]
-        splits[name] = FileSplit(ids, images, masks, len(classes), size)
-    return Data(root.resolve().name, classes, splits["train"], splits["test"])
+    return classes, parse_mask_values(mask_values, classes) if mask_values else values
+
+
+def _own_colors(values: MaskValues | None, classes: int) -> np.ndarray | None:
+    """The colours of the classes where the masks are in colours."""
+    if values is None or not values.colors:
+        return None
+    first = {to: value for value, to in reversed(values.to_class.items()) if to != IGNORE}
+    return np.array([first[i] for i in range(classes)], np.uint8)
+
+
+def _said_elsewhere(listing: Listing, folder: Path, masks: bool) -> None:
+    """Take out of the listing what is used after all: the masks, the test set, the list of classes."""
+    used = {folder / "classes.txt", *([folder / "masks"] if masks else []), folder / "test"}
+    listing.left_out = {
+        reason: kept for reason, paths in listing.left_out.items() if (kept := [p for p in paths if p not in used])
+    }
 
 
 def _text(path: Path) -> str:
@@ -122,49 +140,58 @@ def _text(path: Path) -> str:
         raise DataError(f"{path} is not UTF-8 text; save it as UTF-8") from None
 
 
-def open_images(path: str | Path, size: int | None = None) -> FileSplit:
-    """An image file, or every image under a folder, without masks.
+def open_images(path: str | Path, size: int | None = None) -> tuple[FileSplit, Listing]:
+    """An image file, or every photograph under a folder, without masks; with what was left out.
 
     Raises:
-        DataError: nothing there, no image, or two images of the same name.
+        DataError: nothing there, or no image.
     """
-    path = Path(path)
+    listing = list_photographs(path)
+    ids = _bare_unless_equal([name(image, _base(Path(path))) for image in listing.images])
+    return FileSplit(ids, listing.images, None, 0, size), listing
+
+
+def _base(path: Path) -> Path:
     if path.is_file():
-        return FileSplit([path.stem], [path], None, 0, size)
-    images = _images(path)
-    return FileSplit([_name(image, path) for image in images], images, None, 0, size)
+        return path.parent
+    return path / "images" if (path / "images").is_dir() else path
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The images that lie in the folder itself."""
-    return sorted(path for path in folder.iterdir() if _is_image(path))
+def _bare_unless_equal(names: list[str]) -> list[str]:
+    """Names less their endings, where that leaves them different."""
+    bare = [Path(one).with_suffix("").as_posix() for one in names]
+    counts = Counter(one.lower() for one in bare)
+    return [short if counts[short.lower()] == 1 else whole for short, whole in zip(bare, names, strict=True)]
 
 
-def _is_image(path: Path) -> bool:
-    """By the ending; hidden files such as macOS's `._NAME.jpg` are none."""
-    return path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith(".") and path.is_file()
-
-
-def _images(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise DataError(f"there is no image folder {folder}")
-    found = sorted(path for path in folder.rglob("*") if _is_image(path))
-    if not found:
-        raise DataError(f"{folder} holds no image ({', '.join(sorted(IMAGE_ENDINGS))})")
-    return found
-
-
-def _matching(images: list[Path], root: Path, folder: Path) -> list[Path]:
-    """The mask of each image: the file of the same name in `folder`, whatever its ending."""
-    if not folder.is_dir():
-        raise DataError(f"there is no mask folder {folder}")
-    names = {_name(path, folder): path for path in sorted(folder.rglob("*")) if _is_image(path)}
-    masks = [names.get(_name(path, root), folder / f"{_name(path, root)}.png") for path in images]
-    _all_there(images, masks)
+def _matching(images: Listing, root: Path, folder: Path) -> list[Path]:
+    """The mask of each image: the file of the same name in `folder`, whatever its ending, perhaps with `_mask`."""
+    listing = list_masks(folder)
+    found: dict[str, list[Path]] = {}
+    for path in listing.images:
+        bare = path.with_name(mask_stem(path.stem) + path.suffix)
+        for key in {_bare(path, folder), _bare(bare, folder), name(path, folder)}:
+            found.setdefault(key, []).append(path)
+    masks = []
+    for path in images.images:
+        own = found.get(_bare(path, root)) or found.get(name(path, root))  # a.png, or a.jpg.png
+        if own and len(own) > 1:
+            exact = [mask for mask in own if _bare(mask, folder) == _bare(path, root)]
+            own = exact if len(exact) == 1 else own
+        if own and len(own) > 1:
+            raise DataError(f"{path} has {len(own)} masks, {own[0]} and {own[1]}; take all but one out of the folder")
+        masks.append(own[0] if own else folder / f"{_bare(path, root)}.png")
+    _all_there(images.images, masks)
+    for path in listing.images:
+        if path not in set(masks):
+            images.leave_out(path, "masks without an image")
+    for reason, paths in listing.left_out.items():
+        for path in paths:
+            images.leave_out(path, reason)
     return masks
 
 
-def _name(path: Path, root: Path) -> str:
+def _bare(path: Path, root: Path) -> str:
     return path.relative_to(root).with_suffix("").as_posix()
 
 

@@ -16,14 +16,18 @@ from torch import nn
 from difal_kernels import hypercolumns
 from difal_kernels._checks import as_int
 
+SETTINGS = "difal_encoder.json"  # beside the weights: the settings of the encoder
 RANGE_SLACK = 1e-3  # images this far beyond [-1, 1] are rounding, not a mistake
 
 
 @runtime_checkable
 class Encoder(Protocol):
-    """What the loop needs of an encoder; `BaseEncoder` supplies all but the network itself."""
+    """What the loop reads of an encoder; `BaseEncoder` supplies all but the network itself.
 
-    timesteps: tuple[int, ...]
+    It also reads, where there are: `thread_safe`, whether several Python threads may call `maps` at once (they wait if
+    not), and `fingerprint()`, twelve hex digits that change with weights and settings, by which features of other
+    weights are told apart.
+    """
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -38,10 +42,16 @@ class Encoder(Protocol):
         *,
         seed: int,
         draw: int,
-        shared: bool = True,
-    ) -> torch.Tensor: ...
+    ) -> torch.Tensor:
+        """One tensor, B first, for `maps`: a function of seed, image id, timestep and `draw` alone.
 
-    def maps(self, images: torch.Tensor, noise: torch.Tensor) -> list[torch.Tensor]: ...
+        `draw` 0 gives the features; 1 to K are the noise samples behind DALD.
+        """
+        ...
+
+    def maps(self, images: torch.Tensor, noise: torch.Tensor) -> list[torch.Tensor]:
+        """(B, C_l, h_l, w_l) maps of (B, 3, H, W) images in [-1, 1], as many as `channels`."""
+        ...
 
 
 def noise_seed(seed: int, image_id: int | str | None, timestep: int, draw: int) -> int:

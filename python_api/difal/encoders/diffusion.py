@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from difal.encoders.base import BaseEncoder, hash_tensors, plain_settings
+from difal.encoders.base import SETTINGS, BaseEncoder, hash_tensors, load_complete, plain_settings, read_object
+from difal.encoders.registry import FolderKind, register
 from difal_kernels._checks import as_int
-
-SETTINGS = "difal_encoder.json"  # beside the weights: blocks, timesteps, resolution
 
 
 class _Stop(Exception):
@@ -178,3 +177,54 @@ def _distinct(values: Sequence[int], name: str, count: int, why: str) -> tuple[i
     if len(set(values)) != len(values):
         raise ValueError(f"`{name}` must differ from each other, got {values}")
     return values
+
+
+def load_diffusion(folder: Path, network: Path, *, device: Any, dtype: torch.dtype | None, **settings: Any):
+    """A `DiffusionEncoder` of the UNet in `network` and the noise schedule in `folder`."""
+    return DiffusionEncoder(load_model("UNet2DModel", network, device, dtype), load_schedule(folder), **settings)
+
+
+def load_model(kind: str, folder: Path, device: Any, dtype: torch.dtype | None) -> nn.Module:
+    """A diffusers model of class `kind`."""
+    import diffusers
+
+    options = {"low_cpu_mem_usage": False, "torch_dtype": dtype or torch.float32}
+    return load_complete(getattr(diffusers, kind), folder, kind, **options).to(device or "cpu")
+
+
+def load_schedule(folder: Path) -> Any:
+    """The DDPMScheduler that the folder describes, or None."""
+    from diffusers import DDPMScheduler
+
+    for path in schedules(folder)[:1]:
+        read_object(path)
+        return DDPMScheduler.from_pretrained(str(path.parent))
+    return None
+
+
+def schedules(folder: Path) -> list[Path]:
+    """The files that describe a noise schedule, the one that counts first."""
+    places = (folder / "scheduler", folder)
+    return [place / "scheduler_config.json" for place in places if (place / "scheduler_config.json").is_file()]
+
+
+def weight_files(network: Path) -> list[Path]:
+    """The weights of a diffusers model."""
+    return sorted(network.glob("diffusion_pytorch_model*.safetensors*"))
+
+
+def settings_files(folder: Path, network: Path) -> list[Path]:
+    """What besides the weights decides the maps of a UNet in `network`."""
+    return [network / "config.json", *schedules(folder)[:1], folder / SETTINGS]
+
+
+register(
+    FolderKind(
+        library="diffusers",
+        recognises=lambda config: config.get("_class_name") == "UNet2DModel",
+        weights="diffusion_pytorch_model",
+        encoder=DiffusionEncoder,
+        load=load_diffusion,
+        files=lambda folder, network: [*weight_files(network), *settings_files(folder, network)],
+    )
+)

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from difal.encoders.base import hash_tensors, load_complete
-from difal.encoders.diffusion import DiffusionEncoder
+from difal.encoders.diffusion import DiffusionEncoder, load_model, load_schedule, settings_files, weight_files
+from difal.encoders.registry import FolderKind, register
 from difal.encoders.vision import need_transformers
 from difal.files import write_tensors
 
@@ -128,3 +129,36 @@ def empty_prompt(folder: Path) -> torch.Tensor:
     tokens = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     with torch.no_grad():
         return text(tokens.input_ids).last_hidden_state[0].clone()
+
+
+def load_latent(folder: Path, network: Path, *, device: Any, dtype: torch.dtype | None, **settings: Any):
+    """A `LatentDiffusionEncoder` of a Stable Diffusion pipeline's folder."""
+    if not (folder / "vae" / "config.json").is_file():
+        raise ValueError(
+            f"`name`: {folder} holds a UNet2DConditionModel without vae/; a latent UNet needs the pipeline's whole "
+            f"folder, as StableDiffusionPipeline.save_pretrained writes it"
+        )
+    unet = load_model("UNet2DConditionModel", network, device, dtype)
+    vae = load_model("AutoencoderKL", folder / "vae", device, dtype)
+    return LatentDiffusionEncoder(unet, vae, empty_prompt(folder), load_schedule(folder), **settings)
+
+
+def latent_files(folder: Path, network: Path) -> list[Path]:
+    """What decides the maps of a latent UNet in `network`."""
+    vae, text = folder / "vae", [folder / PROMPT]
+    if not text[0].is_file():
+        text = sorted((folder / "text_encoder").glob("*.safetensors"))
+    weights = [*weight_files(network), *weight_files(vae)]
+    return [*weights, *settings_files(folder, network), vae / "config.json", *text]
+
+
+register(
+    FolderKind(
+        library="diffusers",
+        recognises=lambda config: config.get("_class_name") == "UNet2DConditionModel",
+        weights="diffusion_pytorch_model",
+        encoder=LatentDiffusionEncoder,
+        load=load_latent,
+        files=latent_files,
+    )
+)

@@ -36,5 +36,5 @@ def _flag_named():
     """Errors about the encoder's `name` say `--encoder`, which is what the user gave."""
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, ImportError) as error:
         raise ConfigError(str(error).replace("`name`", "`--encoder`")) from error

@@ -6,13 +6,17 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from difal.encoders.base import BaseEncoder, hash_tensors, load_complete, plain_settings, read_object
-from difal.encoders.diffusion import SETTINGS, _distinct
+from difal.encoders.base import SETTINGS, hash_tensors, load_complete, plain_settings, read_object
+from difal.encoders.clean import CleanEncoder, normalise
+from difal.encoders.diffusion import _distinct
+from difal.encoders.registry import FolderKind, register
 
+PROCESSOR = "preprocessor_config.json"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which such networks are trained with
 
 
@@ -24,11 +28,12 @@ def need_transformers(what: str):
     return transformers
 
 
-class VisionEncoder(BaseEncoder):
-    """Patch tokens of a vision transformer on x + noise_level * eps.
+class VisionEncoder(CleanEncoder):
+    """Patch tokens of a vision transformer.
 
-    The network has no noise of its own, so DALD perturbs its input: standard normal noise eps per pixel, times the
-    noise level, in the units of an image in [-1, 1]. Each noise level is a pass, and stands where a timestep does.
+    The network has no noise of its own, so DALD perturbs its input, x + noise_level * eps: standard normal noise eps
+    per pixel, times the noise level, in the units of an image in [-1, 1]. Noise sample 0, which gives the features, is
+    zero. Each noise level is a pass, and stands where a timestep does.
 
     Args:
         model: a transformers vision model with `hidden_states`, such as `Dinov2Model`; put in evaluation mode, frozen.
@@ -83,8 +88,7 @@ class VisionEncoder(BaseEncoder):
     @torch.no_grad()
     def activations(self, images: torch.Tensor, noise: torch.Tensor, timestep: int) -> list[torch.Tensor]:
         noisy = images.float() + self.noise_levels[timestep] * noise.float()
-        mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (self.mean, self.std))
-        pixels = ((noisy + 1) / 2 - mean) / std
+        pixels = normalise(noisy, self.mean, self.std)
         height, width = (side // self.stride for side in images.shape[2:])
         states = self.model(pixels.to(self.model.dtype), output_hidden_states=True).hidden_states
         maps = []
@@ -109,13 +113,15 @@ class VisionEncoder(BaseEncoder):
         (Path(folder) / SETTINGS).write_text(json.dumps(self._settings()) + "\n", encoding="utf-8")
 
 
-def load_vision(folder: Path, device, dtype, settings: dict) -> VisionEncoder:
-    """A transformers model of `folder`; `settings` are `VisionEncoder`'s. No code of the folder is run."""
-    transformers = need_transformers(f"`name`: the model in {folder}")
+def load_vision(
+    folder: Path, network: Path, *, device: Any, dtype: torch.dtype | None, **settings: Any
+) -> VisionEncoder:
+    """A transformers model of `network`; no code of the folder is run."""
+    transformers = need_transformers(f"`name`: the model in {network}")
     # A pooler comes after the hidden states, and checkpoints of classifiers have none.
     options = {"trust_remote_code": False, "dtype": dtype or torch.float32}
-    model = load_complete(transformers.AutoModel, folder, "model", unused="pooler.", **options)
-    processor = folder / "preprocessor_config.json"
+    model = load_complete(transformers.AutoModel, network, "model", unused="pooler.", **options)
+    processor = network / PROCESSOR
     if processor.is_file():
         values = read_object(processor)
         known = {
@@ -123,3 +129,21 @@ def load_vision(folder: Path, device, dtype, settings: dict) -> VisionEncoder:
         }
         settings = {**known, **settings}
     return VisionEncoder(model.to(device or "cpu"), **settings)
+
+
+register(
+    FolderKind(
+        library="transformers",
+        recognises=lambda config: "_class_name" not in config and "model_type" in config,
+        weights="model",
+        encoder=VisionEncoder,
+        load=load_vision,
+        files=lambda folder, network: [
+            *sorted(network.glob("model*.safetensors*")),
+            network / "config.json",
+            folder / SETTINGS,
+            network / PROCESSOR,
+        ],
+        version="noise sample 0 is clean",
+    )
+)

@@ -75,18 +75,18 @@ class FeatureCache:
 
     def pixel(self, pixels: str, row: int) -> Pixel:
         points = self.arrays[f"{pixels}.points"]
-        image, place = divmod(int(row), points.shape[1])
-        return Pixel(image, *map(int, points[image, place]))
+        image, position = divmod(int(row), points.shape[1])
+        return Pixel(image, *map(int, points[image, position]))
 
     def size(self, image: int) -> tuple[int, int]:
         height, width = self.arrays["sizes"][image]
         return int(height), int(width)
 
-    def open_rows(self, pixels: str, asked: Sequence[Pixel]) -> np.ndarray:
-        """The rows of a set that are none of the pixels asked so far, ascending."""
+    def open_rows(self, pixels: str, queried: Sequence[Pixel]) -> np.ndarray:
+        """Return the rows of a set, ascending, but those of the pixels queried so far."""
         points = self.arrays[f"{pixels}.points"]
         is_open = np.ones(points.shape[:2], bool)
-        for image, row, column in asked:
+        for image, row, column in queried:
             is_open[image] &= ~(points[image] == (row, column)).all(1)
         return np.flatnonzero(is_open)
 
@@ -96,9 +96,9 @@ class FeatureCache:
         if given.any():
             return self.arrays["given.features"][int(given.argmax())]
         for name in SETS:
-            place = (self.arrays[f"{name}.points"][pixel.image] == pixel[1:]).all(1)
-            if place.any():
-                return self.arrays[f"{name}.features"][pixel.image, int(place.argmax())]
+            found = (self.arrays[f"{name}.points"][pixel.image] == pixel[1:]).all(1)
+            if found.any():
+                return self.arrays[f"{name}.features"][pixel.image, int(found.argmax())]
         return None
 
     def features_of(self, wanted: Sequence[Pixel]) -> np.ndarray:
@@ -145,6 +145,10 @@ def settings_file(folder: Path) -> Path:
     return earlier if earlier.is_file() else folder / "cache.json"
 
 
+class StaleCache(ConfigError):
+    """The cache in a folder was made with other settings, or of other images, than are wanted now."""
+
+
 def images_done(folder: Path) -> int:
     """How many images, from the first on, have their rows in the cache in `folder`, which may still be under way."""
     path = settings_file(folder)
@@ -155,26 +159,28 @@ def check_settings(path: Path, wanted: dict) -> dict:
     """The JSON at `path`, if it was made with the wanted settings."""
     meta = read_json(path)
     if not isinstance(meta, dict) or not isinstance(meta.get("settings"), dict):
-        raise ConfigError(f"{path} is damaged; delete {path.parent} to have the features made again")
+        raise StaleCache(f"{path} is damaged; delete {path.parent} to have the features made again")
     settings = {RENAMED.get(name, name): value for name, value in meta["settings"].items()}
     for name, value in {**dict.fromkeys(settings), **wanted}.items():
         found = settings.get(name)
+        if name == "encoder" and wanted.get("weights") and wanted["weights"] == settings.get("weights"):
+            continue  # the same network from another place
         if found != value and name == "format":
-            raise ConfigError(
+            raise StaleCache(
                 f"{path.parent} was made by another version of this package; delete it, or give another --cache"
             )
         if found != value and name == "weights":
-            raise ConfigError(
+            raise StaleCache(
                 f"{path.parent} holds features of other weights: encoder {wanted['encoder']!r} had the digest {found} "
                 f"then and has {value} now; put the old weights back, or give another --cache folder"
             )
         if found != value and name in ("images", "pool"):
-            raise ConfigError(
+            raise StaleCache(
                 f"{path.parent} holds features of other images (names, file sizes and --size count): put them back as "
                 f"they were, or delete {path.parent}, or give another --cache folder"
             )
         if found != value:
-            raise ConfigError(
+            raise StaleCache(
                 f"{path.parent} holds features with {name} = {found!r}, this run has {value!r}; "
                 f"give it the old setting, or another --cache folder"
             )

@@ -11,10 +11,12 @@ import torch
 from difal import parallel
 from difal.config import Config
 from difal.data import Data, open_config_data
-from difal.data.check import check_split
+from difal.data.survey import Survey, survey
 from difal.encoders.lazy import LazyEncoder
-from difal.features.cache import WAVE, FeatureCache, Pixel, build_cache, settings_file
+from difal.features.cache import WAVE, FeatureCache, Pixel, build_cache
 from difal.features.test_set import TestSet
+
+SURVEY = "survey.json"
 
 
 def make_features(
@@ -24,10 +26,22 @@ def make_features(
     folder: Path | None = None,
     given: Sequence[Pixel] = (),
     wave: int = WAVE,
+    found: Survey | None = None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> tuple[FeatureCache, TestSet | None]:
     """Make, finish or open the caches of the pool and of the test set, in `folder` or `config.cache`; on all ranks.
 
     The pool's cache can be read up to the last complete wave of images while the rest is made; see `build_cache`.
+
+    Args:
+        config: every setting.
+        data: the pool and the test set, instead of opening `config.data`.
+        load_encoder: gives the encoder; called only where something is left to do.
+        folder: where the caches are, instead of `config.cache`.
+        given: pixels labeled before the run.
+        wave: images a rank encodes between two writes.
+        found: rank 0's survey of the data, if it was made already; else it is made here.
+        log: called on rank 0 with each line of a survey that is made here.
     """
     config = dataclasses.replace(config, device=parallel.own_device(config.device))
     if config.threads:
@@ -38,7 +52,7 @@ def make_features(
         raise ValueError("`folder` or `config.cache` must name the folder of the features")
     folder = Path(folder or str(config.cache))
     with parallel.hold(folder, wait=True):
-        parallel.on_first_rank(lambda: _check_images(folder, data))
+        parallel.on_first_rank(lambda: _keep_survey(found, config, data, folder / SURVEY, log))
         cache = build_cache(folder / "pool", data.train, load_encoder, config, given, wave)
         test = None
         if data.test is not None and data.test.has_masks:
@@ -47,9 +61,10 @@ def make_features(
     return cache, test
 
 
-def _check_images(folder: Path, data: Data) -> None:
-    """All images and masks, unless features of them were begun here: then they were checked."""
-    if not settings_file(folder / "pool").is_file():
-        check_split(data.train, "the pool's images")
-    if data.test is not None and not (folder / "test/test.json").is_file():
-        check_split(data.test, "the test images")
+def _keep_survey(found: Survey | None, config: Config, data: Data, path: Path, log: Callable[[str], None]) -> None:
+    """Look at all images and masks, unless that was done, and keep what was found beside the features."""
+    if found is None:
+        found = survey(data, config.mask_check, path)
+        for line in found.lines:
+            log(line)
+    found.write(path)

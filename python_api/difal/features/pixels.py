@@ -15,7 +15,7 @@ from difal.files import derive_seed
 from difal.threads import one_thread
 from difal_kernels import hypercolumns
 
-_ONE_AT_A_TIME = threading.Lock()  # for encoders that do not say they are `thread_safe`
+_ONE_AT_A_TIME = threading.Lock()  # for encoders that are not `thread_safe`
 
 
 def draw_candidates(

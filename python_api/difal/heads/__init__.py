@@ -1,5 +1,11 @@
-"""Heads: per-pixel classifiers on features, trained from scratch every round."""
+"""Heads: per-pixel classifiers on features, trained from scratch every round. Adding one is adding a file."""
 
-from difal.heads.mlp import Head, drop, train_head
+import importlib
+import pkgutil
 
-__all__ = ["Head", "drop", "train_head"]
+from difal.heads.base import ABSENT, HEADS, Head, check_head, drop, load_head, make_head, register, train_head
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["ABSENT", "HEADS", "Head", "check_head", "drop", "load_head", "make_head", "register", "train_head"]

@@ -59,7 +59,7 @@ def make_config(
 
 
 def check_encoder(encoder: str) -> None:
-    """Raise ConfigError where a preset's encoder is not made yet; says how to make it."""
+    """Raise ConfigError where a preset's encoder is not made yet; the message has the commands that make it."""
     checkpoint = CHECKPOINTS.get(encoder)
     if checkpoint and not Path(encoder).is_dir():
         raise ConfigError(

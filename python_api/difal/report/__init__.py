@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from difal.annotate import agreement
+from difal.annotate.answers import Answers
+from difal.annotate.journal import read_journal
+from difal.annotate.oracle import journal_path
 from difal.config import Config
 from difal.errors import ConfigError
 from difal.files import write_text
 from difal.metrics import POLICIES
 from difal.report import figures
-from difal.run.directory import RunDirectory
+from difal.run.directory import RunDirectory, classes_at_start
 from difal.run.labels import Label
 
 
@@ -32,7 +37,7 @@ def write_report(run: str | Path, out: str | Path | None = None) -> Path:
         ConfigError: the folder holds no run, or no round yet.
     """
     run_dir = RunDirectory(Path(run))
-    run_dir.config()  # or a message that says what is missing
+    run_dir.config()  # raises ConfigError if this is no run folder
     if not run_dir.begun:
         raise ConfigError(f"{run} has no round yet; go on with `difal run --resume {run}`")
     path = Path(out or run_dir.folder)
@@ -67,9 +72,36 @@ def context(run_dir: RunDirectory) -> dict[str, Any]:
         "classes": _classes(facts, labels, points[-1]) if points else [],
         "clicks": _clicks(facts, labels) if labels else None,
         "pictures": _pictures(run_dir, labels),
+        "annotation": _annotation(run_dir, facts),
         "stages": stages,
         "longest": max((one["seconds"] for _, _, one in stages), default=0) or 1,
     }
+
+
+def _annotation(run_dir: RunDirectory, facts: dict) -> dict[str, Any] | None:
+    """What `difal label` recorded of the annotators and of the classes that they changed; None for other runs."""
+    if not journal_path(run_dir.folder).is_file():
+        return None
+    answers = Answers(classes_at_start(facts))
+    answers.add(read_journal(journal_path(run_dir.folder)))
+    given = [entry for entries in answers.by_place.values() for entry in entries]
+    annotators = []
+    for name in dict.fromkeys(entry["annotator"] for entry in given):
+        own = [entry for entry in given if entry["annotator"] == name]
+        seconds = [entry["seconds"] for entry in own if entry["seconds"] is not None]
+        median = f"{statistics.median(seconds):.1f}" if seconds else ""
+        annotators.append((name, len(own), sum(entry["kind"] == "volunteered" for entry in own), median))
+    names, said = answers.classes.names, []
+    for change in answers.changes:
+        if change["id"] in answers.retracted:
+            continue
+        if change["op"] == "add":
+            said.append(f"{change['name']} added")
+        elif change["op"] == "rename":
+            said.append(f"class {change['class_id']} renamed to {change['name']}")
+        else:
+            said.append(f"{names[change['class_id']]} merged into {names[change['into']]}")
+    return {"annotators": annotators, "changes": said, "agreement": agreement.summary(answers, answers.owner or "")}
 
 
 def _tiles(labels: list[Label], points: list[dict], stages: list[tuple]) -> list[tuple[str, str]]:
@@ -93,7 +125,7 @@ def _classes(facts: dict, labels: list[Label], last: dict) -> list[dict[str, Any
             "clicks": clicks[i],
             "iou": iou,
         }
-        for i, (name, iou) in enumerate(zip(facts["classes"], last["class_iou"], strict=True))
+        for i, (name, iou) in enumerate(zip(facts["classes"], last["class_iou"], strict=False))
     ]
 
 

@@ -3,13 +3,14 @@
     config.yaml                the configuration; `difal run --config` takes it for another run
     run.json                   classes, pool size, versions, time of the feature passes
     known.jsonl                labels given before round 0, if any
-    rounds/000/picks.jsonl     pixels asked, best first, with their scores
-    rounds/000/labels.jsonl    the same lines, answered
+    rounds/000/picks.jsonl     queried pixels, best first, with their scores
+    rounds/000/labels.jsonl    the same lines with their labels
     rounds/000/corrections.jsonl  earlier rounds' labels that the annotator changed before this round was trained
     rounds/000/classes.json    class names, where the annotator has changed those that the run began with
     rounds/000/head.safetensors
     rounds/000/metrics.json    mIoU under both policies, class IoUs, confusion matrix
     rounds/000/stages.json     seconds and peak memory per stage
+    annotate/                  of `difal label`: journal of answers, live head, and what belongs to its page
     pictures/                  a few pool images with their maps, for the report
     cache/                      features, unless `cache` names another folder; may be deleted once the run is done
 
@@ -27,8 +28,11 @@ import yaml
 from difal.config import Config, read_yaml
 from difal.errors import ConfigError
 from difal.files import read_json, write_json, write_text
-from difal.heads import Head
+from difal.heads import Head, load_head
 from difal.run.labels import Label, read_labels, write_label_file
+
+# The settings that run folders of earlier versions lack, as those versions had them.
+EARLIER = {"head": "mlp", "skips": "ask"}
 
 
 class RunDirectory:
@@ -52,7 +56,7 @@ class RunDirectory:
     def config(self) -> dict[str, Any]:
         if not self.exists:
             raise ConfigError(f"{self.folder} is no run folder: it holds no config.yaml")
-        return read_yaml(self.folder / "config.yaml")
+        return {**EARLIER, **read_yaml(self.folder / "config.yaml")}
 
     def facts(self) -> dict[str, Any]:
         path = self.folder / "run.json"
@@ -77,6 +81,11 @@ class RunDirectory:
     def round(self, index: int) -> Round:
         facts = self.facts()
         return Round(self.folder / "rounds" / f"{index:03d}", tuple(classes_at_start(facts) or ()))
+
+    def live_head(self) -> Head | None:
+        """The head that `difal label` trained on every answer, in a round or not; None if there is none."""
+        path = self.folder / "annotate" / "head.safetensors"
+        return load_head(path) if path.is_file() else None
 
     def rounds(self) -> list[Round]:
         """The rounds with picks, in order."""
@@ -120,7 +129,7 @@ class Round:
         write_label_file(self.folder / f"{name}.jsonl", labels)
 
     def head(self) -> Head:
-        return Head.load(self.folder / "head.safetensors")
+        return load_head(self.folder / "head.safetensors")
 
     def is_untested(self) -> bool:
         return self.has("head.safetensors") and not self.has("metrics.json")

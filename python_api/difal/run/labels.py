@@ -1,4 +1,4 @@
-"""Label files: one pixel a line (JSONL), and the same as CSV and as Label Studio tasks.
+"""Label files: one pixel a line (JSONL), and the same as a table (CSV) and as Label Studio tasks.
 
 Each line is an object with the fields of `Label`. A person fills in `class_id` or `class_name`, or sets `skipped`
 to true where no class fits; everything else stays as written.
@@ -6,9 +6,8 @@ to true where no class fits; everything else stays as written.
 
 from __future__ import annotations
 
-import csv
+import codecs
 import dataclasses
-import io
 import json
 import math
 from collections.abc import Collection, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from difal.errors import LabelError
 from difal.files import write_text
+from difal.run import label_studio, tables
 
 Place = tuple[str, int, int]  # image, row, column
 
@@ -51,6 +51,10 @@ class Label:
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Label))
 NEEDED = ("image", "x", "y")
+NUMBERS = ("x", "y", "height", "width", "round", "rank", "score", "class_id", "seconds")
+# What spreadsheets and people write for true and false.
+YES = ("true", "yes", "y", "x", "1", "1.0", "wahr", "ja", "vrai", "oui", "verdadero", "vero")
+NO = ("false", "no", "n", "0", "0.0", "falsch", "nein", "faux", "non", "falso", "")
 
 
 def to_jsonl(labels: Sequence[Label]) -> str:
@@ -62,52 +66,25 @@ def write_label_file(path: Path, labels: Sequence[Label]) -> None:
 
 
 def to_csv(labels: Sequence[Label]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(dataclasses.asdict(label) for label in labels)
-    return text.getvalue()
+    return tables.to_csv([dataclasses.asdict(label) for label in labels], FIELDS)
 
 
-def to_label_studio(labels: Sequence[Label], picture: str = "{image}") -> str:
-    """Label Studio tasks: a key point in percent of the image, the integer pixel kept under `data`."""
-    tasks = [
-        {
-            "data": {
-                **dataclasses.asdict(label),
-                "image": picture.format(image=label.image),
-                "image_id": label.image,
-            },
-            "predictions": [{"result": [label_studio_point(label)]}],
-        }
-        for label in labels
-    ]
-    return json.dumps(tasks, indent=1, ensure_ascii=False) + "\n"
+def to_label_studio(labels: Sequence[Label], prefix: str = "") -> str:
+    """Label Studio tasks; `prefix` comes before an image's name in its address."""
+    return label_studio.to_tasks([dataclasses.asdict(label) for label in labels], prefix)
 
 
 def label_studio_point(label: Label) -> dict:
-    """A pixel's middle as Label Studio's key point, in percent of the image, with its class if it has one."""
-    named = {} if label.class_name is None else {"keypointlabels": [label.class_name]}
-    return {
-        "from_name": "point",
-        "to_name": "image",
-        "type": "keypointlabels",
-        "original_width": label.width,
-        "original_height": label.height,
-        "value": {
-            "x": 100 * (label.x + 0.5) / label.width,
-            "y": 100 * (label.y + 0.5) / label.height,
-            "width": 0.5,
-            **named,
-        },
-    }
+    """A pixel's middle as Label Studio's key point, with its class if it has one."""
+    return label_studio.point(dataclasses.asdict(label))
 
 
 def read_labels(path: Path, classes: Sequence[str], asked: Collection[Place] | None = None) -> list[Label]:
     """Read a label file, checking every line.
 
     Args:
-        path: a `.jsonl` file, or a `.csv` file with a header line of the same field names.
+        path: a `.jsonl` file, a table (`.csv`, `.tsv`, `.txt`) whose first line is the field names, or what Label
+            Studio exports (`.json`).
         classes: class names; ids are their positions.
         asked: if given, only these pixels may be in the file.
 
@@ -117,36 +94,46 @@ def read_labels(path: Path, classes: Sequence[str], asked: Collection[Place] | N
     Raises:
         LabelError: names the file, the line and the cure.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise LabelError(f"there is no label file {path}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise LabelError(f"{path} is not UTF-8 text; save it as UTF-8") from None
-    if path.suffix == ".csv":
-        header = text.partition("\n")[0]
-        delimiter = ";" if header.count(";") > header.count(",") else ","  # as spreadsheets write where 1,5 is a number
-        reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
-        rows = [(number, dict(row)) for number, row in enumerate(reader, 2)]
-    else:
-        rows = [(n, _parse(line, path, n)) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     labels, places = [], {}
-    for number, row in rows:
-        label = _check(row, classes, f"{path} line {number}")
+    for where, row in _rows(Path(path)):
+        label = _check(row, classes, where)
         if label.place in places:
             raise LabelError(
-                f"{path} line {number} repeats pixel x={label.x}, y={label.y} of {label.image} "
-                f"(line {places[label.place]}); delete one of the two"
+                f"{where} repeats pixel x={label.x}, y={label.y} of {label.image} "
+                f"({places[label.place]}); delete one of the two"
             )
         if asked is not None and label.place not in asked:
             raise LabelError(
-                f"{path} line {number}: pixel x={label.x}, y={label.y} of {label.image} was not asked; "
+                f"{where}: pixel x={label.x}, y={label.y} of {label.image} was not asked; "
                 f"leave image, x and y as they were written"
             )
-        places[label.place] = number
+        places[label.place] = where.removeprefix(f"{path} ")
         labels.append(label)
     return labels
+
+
+def _rows(path: Path) -> list[tuple[str, dict]]:
+    """Where each line is, and its fields."""
+    if not path.is_file():
+        raise LabelError(f"there is no label file {path}")
+    if path.suffix.lower() in (".xlsx", ".xls", ".ods", ".numbers"):
+        raise LabelError(f"{path} is a spreadsheet's own format; save the sheet as CSV")
+    text = _text(path)
+    if path.suffix.lower() == ".json":
+        return label_studio.read_export(text, path)
+    if path.suffix.lower() in (".csv", ".tsv", ".txt"):
+        return [(f"{path} line {n}", row) for n, row in tables.read_table(text, path, FIELDS, NUMBERS)]
+    return [(f"{path} line {n}", _parse(line, path, n)) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+
+def _text(path: Path) -> str:
+    """UTF-8, or what says by its byte-order mark that it is UTF-16, as spreadsheets save "Unicode text"."""
+    content = path.read_bytes()
+    utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if utf_16 else "utf-8-sig")
+    except UnicodeDecodeError:
+        raise LabelError(f"{path} is not UTF-8 text; save it as UTF-8 (in a spreadsheet: CSV UTF-8)") from None
 
 
 def _parse(line: str, path: Path, number: int) -> dict:
@@ -169,7 +156,7 @@ def _check(row: dict, classes: Sequence[str], where: str) -> Label:
         if row.get(key) in (None, ""):
             raise LabelError(f"{where} lacks {key!r}; leave that field as it was written")
     value = {key: None if item == "" else item for key, item in row.items()}
-    if isinstance(value.get("class_id"), str) and value["class_id"].strip() in classes:
+    if isinstance(value.get("class_id"), str) and class_named(value["class_id"], classes) is not None:
         raise LabelError(
             f"{where}: class_id must be a number, got the name {value['class_id']!r}; put names into class_name"
         )
@@ -177,19 +164,20 @@ def _check(row: dict, classes: Sequence[str], where: str) -> Label:
     skipped = _flag(value.get("skipped"), where)
     class_id, name = ints["class_id"], value.get("class_name")
     if name is not None:
-        if name not in classes:
+        meant = class_named(name, classes)
+        if meant is None:
             raise LabelError(f"{where}: class_name {name!r} is not a class; the classes are {', '.join(classes)}")
-        if class_id not in (None, list(classes).index(name)):
+        if class_id not in (None, meant):
             raise LabelError(f"{where}: class_id {class_id} and class_name {name!r} disagree; give one of them")
-        class_id = list(classes).index(name)
+        class_id = meant
     if class_id is not None and not 0 <= class_id < len(classes):
         listing = ", ".join(f"{i} {name}" for i, name in enumerate(classes))
         raise LabelError(
             f"{where}: class_id {class_id} is out of range 0 to {len(classes) - 1} ({listing}); "
             f"where no class fits, set skipped to true"
         )
-    if skipped:
-        class_id = None
+    if skipped and class_id is not None:
+        raise LabelError(f"{where}: class {classes[class_id]!r} and skipped are both given; clear one of the two")
     return Label(
         id=str(value.get("id") or ""),
         image=str(value["image"]),
@@ -232,6 +220,15 @@ def _number(value, key: str, where: str) -> float | None:
 def _flag(value, where: str) -> bool:
     if value in (None, False, True):
         return bool(value)
-    if isinstance(value, str) and value.lower() in ("true", "false"):
-        return value.lower() == "true"
+    word = value.strip().casefold() if isinstance(value, str) else value
+    if word in YES or word in NO:
+        return word in YES
     raise LabelError(f"{where}: skipped must be true or false, got {value!r}")
+
+
+def class_named(name, classes: Sequence[str]) -> int | None:
+    """The class of this name, or of one that differs in capitals and surrounding blanks alone."""
+    if name in classes:
+        return list(classes).index(name)
+    alike = [i for i, one in enumerate(classes) if one.strip().casefold() == str(name).strip().casefold()]
+    return alike[0] if len(alike) == 1 else None

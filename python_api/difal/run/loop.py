@@ -7,6 +7,7 @@ the encoder, where heads are tested, and in global herding if that is sharded.
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,18 +19,20 @@ from difal import __version__, parallel
 from difal.acquisition import check_acquisition, is_sharded, select, training_dropout
 from difal.config import Config
 from difal.data import Data, open_config_data
+from difal.data.survey import Survey
 from difal.encoders.lazy import LazyEncoder
 from difal.errors import ConfigError, DataError
-from difal.features.cache import FeatureCache, Pixel
+from difal.features.cache import FeatureCache, Pixel, StaleCache, cache_settings, check_settings, settings_file
 from difal.features.compute import make_features
 from difal.features.test_set import TestSet
 from difal.files import crash_point, digest
-from difal.heads import train_head
+from difal.heads import check_head, train_head
 from difal.metrics import summary
 from difal.run.directory import Round, RunDirectory, classes_at_start
 from difal.run.labels import Label, write_label_file
 from difal.run.oracles import MaskOracle, Oracle, PersonOracle, WaitingForLabels, known_labels
 from difal.run.pictures import draw_pictures
+from difal.run.start import check_unchanged, pool_files, ranges_of, settle
 from difal.timing import StageClock
 
 Status = Literal["done", "waiting"]
@@ -62,19 +65,30 @@ def run(
         UserError: something outside the program is wrong; the message names it and the cure.
     """
     check_acquisition(config.acquisition)
-    data = data or open_config_data(config)
-    local = dataclasses.replace(config, device=parallel.own_device(config.device))
-    load_encoder = LazyEncoder(local, encoder)
-    _ = load_encoder.weights  # an encoder that is not there is reported before a folder is made
+    check_head(config.head)
     run_dir = RunDirectory(config.run_folder())
     if resume and not run_dir.exists:
         raise ConfigError(f"there is no run to resume in {run_dir.folder}")
+    _refuse_another_run(run_dir, resume)
+    data = data or open_config_data(config)
+    local = dataclasses.replace(config, device=parallel.own_device(config.device))
+    load_encoder = LazyEncoder(local, encoder)
+    if run_dir.begun:
+        check_unchanged(run_dir.facts(), data, load_encoder)
+    surveys: list[Survey] = []
+    parallel.on_first_rank(lambda: surveys.append(settle(local, data, run_dir, load_encoder)))
+    found = surveys[0] if surveys else None
     with parallel.hold(run_dir.folder):
-        if run_dir.begun and not resume:
-            raise ConfigError(f"{run_dir.folder} holds a run; go on with --resume, or choose another --out")
-        loop = Loop(local, run_dir, data, load_encoder, log if parallel.rank() == 0 else lambda line: None, oracle)
+        _refuse_another_run(run_dir, resume)  # one may have begun meanwhile
+        log = log if parallel.rank() == 0 else lambda line: None
+        loop = Loop(local, run_dir, data, load_encoder, log, oracle, found)
         parallel.on_first_rank(lambda: loop.begin(config, resume))
         return loop.run()
+
+
+def _refuse_another_run(run_dir: RunDirectory, resume: bool) -> None:
+    if run_dir.begun and not resume:
+        raise ConfigError(f"{run_dir.folder} holds a run; go on with --resume, or choose another --out")
 
 
 class Loop:
@@ -88,8 +102,9 @@ class Loop:
         load_encoder: LazyEncoder,
         log: Callable[[str], None],
         oracle: Oracle | None = None,
+        found: Survey | None = None,
     ):
-        self.config, self.run_dir, self.data, self.log = config, run_dir, data, log
+        self.config, self.run_dir, self.data, self.log, self.found = config, run_dir, data, log, found
         self.index = {name: i for i, name in enumerate(data.train.ids)}
         self.budget = config.round_budget(len(data.train))
         self.clock = StageClock()
@@ -98,16 +113,24 @@ class Loop:
 
     def begin(self, config: Config, resume: bool) -> None:
         """Check that an earlier run's data and encoder are unchanged, and write down what this run rests on."""
-        facts = self.run_dir.facts()
-        self._check_weights(facts)
-        self._check_data(facts if self.run_dir.begun else {})
+        if self.run_dir.begun:
+            check_unchanged(self.run_dir.facts(), self.data, self.load_encoder)
+        if not self.run_dir.begun:
+            for line in self.found.lines if self.found else ():
+                self.log(line)
         if self.config.labels is not None and not (resume and self._known_file().is_file()):
             write_label_file(self._known_file(), known_labels(Path(self.config.labels), self.data))
+        self._discard_stale_features()
+        if isinstance(self.oracle, PersonOracle):
+            rounds = [entry for entry in self.run_dir.rounds() if entry.has("labels.jsonl")] if resume else []
+            self.oracle.check_answered([label for entry in rounds for label in entry.labels()])
         self.run_dir.note(
             version=__version__,
             data=self.data.name,
             pool=self._pool(),
-            **self._class_facts(facts),
+            pool_files=pool_files(self.data),
+            ranges=ranges_of(self.data),
+            **self._class_facts(self.run_dir.facts()),
             images=len(self.data.train),
             test_images=len(self.data.test) if self.data.test else 0,
             weights=self.load_encoder.weights,
@@ -118,7 +141,7 @@ class Loop:
     def run(self) -> Status:
         """Do the rounds."""
         self._check_same_as_first_rank()
-        self.known = [] if self.config.labels is None else known_labels(self._known_file(), self.data)
+        self.known = self._known()
         self.cache, self.test = self._features()
         sharded = parallel.on_first_rank(lambda: is_sharded(self.config, self.cache))
         self.config = dataclasses.replace(self.config, herding="sharded" if sharded else "one")
@@ -138,28 +161,6 @@ class Loop:
             self._evaluate_late(self.test)
         parallel.on_first_rank(self._draw)
         return "done"
-
-    def _check_weights(self, before: dict) -> None:
-        known, now = before.get("weights"), self.load_encoder.weights
-        if known not in (None, now):
-            raise ConfigError(
-                f"the encoder {self.config.encoder!r} has other weights than when the run began (digest {now}, was "
-                f"{known}); put the old ones back, or start another run with another --out"
-            )
-
-    def _check_data(self, before: dict) -> None:
-        """Labels name images and classes by their position in the list, so neither list may change under a run."""
-        classes, started_with = list(self.data.classes), classes_at_start(before)
-        if started_with not in (None, classes):
-            raise ConfigError(
-                f"the classes were {', '.join(started_with)} when the run began and are {', '.join(classes)} now; "
-                f"put them back, or start another run with another --out"
-            )
-        if before.get("pool") not in (None, self._pool()):
-            raise ConfigError(
-                f"the pool has changed since the run began ({before['images']} images then, {len(self.data.train)} "
-                f"now; names and file sizes count): put it back as it was, or start another run with another --out"
-            )
 
     def _class_facts(self, before: dict) -> dict:
         """Names and colours; those of a run whose annotator has changed the classes are the annotator's to write."""
@@ -181,21 +182,37 @@ class Loop:
     def _pool(self) -> str:
         return digest(self.data.train.fingerprint())
 
+    def _known(self) -> list[Label]:
+        return [] if self.config.labels is None else known_labels(self._known_file(), self.data)
+
+    def _feature_folder(self) -> Path:
+        return Path(self.config.cache) if self.config.cache else self.run_dir.feature_folder()
+
+    def _discard_stale_features(self) -> None:
+        """Remove the run's own features where nothing was queried yet and they were made with other settings."""
+        path = settings_file(self._feature_folder() / "pool")
+        if self.run_dir.begun or self.config.cache or not path.is_file():
+            return
+        given = [self._pixel(label) for label in self._known()]
+        try:
+            check_settings(path, cache_settings(self.config, self.data.train, self.load_encoder, given))
+        except StaleCache as stale:
+            self.log(f"features are made anew: {stale}")
+            shutil.rmtree(self._feature_folder())
+
     def _features(self) -> tuple[FeatureCache, TestSet | None]:
         given = [self._pixel(label) for label in self.known]
-        folder = Path(self.config.cache) if self.config.cache else self.run_dir.feature_folder()
-        cache, test = make_features(self.config, self.data, self.load_encoder, folder, given)
+        folder = self._feature_folder()
+        cache, test = make_features(self.config, self.data, self.load_encoder, folder, given, found=self.found)
         stages = {"pool": cache.meta["stages"], **({"test": test.meta["stages"]} if test else {})}
         parallel.on_first_rank(lambda: self.run_dir.note(feature_stages=stages, dimension=cache.dimension))
         return cache, test
 
     def _oracle(self) -> Oracle:
         kind = self.config.oracle
-        if kind == "masks" and not self.data.train.has_masks:
-            raise DataError(f"{self.config.data} has no masks for the pool; add them, or use --oracle person")
         if kind == "masks" or (kind == "auto" and self.data.train.has_masks):
             return MaskOracle(self.data)
-        return PersonOracle(self.data, self.run_dir.folder)
+        return PersonOracle(self.data, self.run_dir.folder, self.config.image_prefix)
 
     def _known_file(self) -> Path:
         """The run's copy of the labels from before it, so that it does not depend on the user's file."""
@@ -245,9 +262,10 @@ class Loop:
         """The round's picks, best first."""
         before = self.run_dir.round(entry.index - 1) if entry.index else None
         head = before.head() if before and before.has("head.safetensors") else None
-        queried = [self._pixel(label) for label in self._queried(entry.index)]
+        labels = self._queried(entry.index)
+        queried, skipped = [self._pixel(label) for label in labels], [label.skipped for label in labels]
         classes = len((before or entry).classes)
-        chosen = select(self.cache, head, queried, self.budget, entry.index, self.config, self.clock, classes)
+        chosen = select(self.cache, head, queried, self.budget, entry.index, self.config, self.clock, classes, skipped)
         return [
             Label(
                 id=f"{entry.index:03d}-{rank:05d}",

@@ -11,16 +11,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from difal.data import IGNORE, Data
-from difal.data.readers import IMAGE_ENDINGS
+from difal.data.listing import IMAGE_ENDINGS
 from difal.errors import LabelError
 from difal.files import write_bytes, write_text
-from difal.run.labels import Label, read_labels, to_csv, to_jsonl, to_label_studio
+from difal.run import label_studio
+from difal.run.labels import Label, Place, read_labels, to_csv, to_jsonl, to_label_studio
+from difal.run.marks import mark, three_scales, to_jpeg
 
-LONG_SIDE = 1024  # pixels of a picture to label by, at least
+PIXELS = "pixels"  # the folder of the pictures of single pixels
 
 
 class WaitingForLabels(Exception):
@@ -66,14 +67,20 @@ class MaskOracle:
 class PersonOracle:
     """Writes `to_label.jsonl` (also `.csv` and Label Studio tasks) and pictures, and reads the answers back."""
 
-    def __init__(self, data: Data, folder: Path):
-        self.data, self.folder = data, folder
+    def __init__(self, data: Data, folder: Path, image_prefix: str = ""):
+        self.data, self.folder, self.image_prefix = data, folder, image_prefix
         self.index = {name: i for i, name in enumerate(data.train.ids)}
 
     @property
     def files(self) -> dict[str, Path]:
-        names = {"jsonl": "to_label.jsonl", "csv": "to_label.csv", "studio": "to_label.labelstudio.json"}
-        return {kind: self.folder / name for kind, name in names.items()} | {"pictures": self.folder / "to_label"}
+        names = {
+            "jsonl": "to_label.jsonl",
+            "csv": "to_label.csv",
+            "studio": "to_label.labelstudio.json",
+            "studio config": "to_label.labelstudio.xml",
+            "pictures": "to_label",
+        }
+        return {kind: self.folder / name for kind, name in names.items()}
 
     def answer(self, picks: Sequence[Label]) -> list[Label]:
         """The answered picks.
@@ -92,9 +99,11 @@ class PersonOracle:
             if not self._whole(picks):
                 self._write(answers)
             classes = ", ".join(f"{i} {name}" for i, name in enumerate(self.data.classes))
+            pictures = self.files["pictures"]
             raise WaitingForLabels(
                 f"{waiting} of {len(picks)} pixels of round {picks[0].round} wait for their class.\n"
-                f"  look    {self.files['pictures']}/ (number n: line n of the .jsonl, row n + 1 of the .csv)\n"
+                f"  look    {pictures}/ (number n: line n of the .jsonl, row n + 1 of the .csv); each pixel close:\n"
+                f"          {pictures / PIXELS}/\n"
                 f"  answer  {self.files['jsonl']} or .csv: set class_id ({classes}),\n"
                 f"          or skipped to true where no class fits\n"
                 f"  go on   difal run --resume {shlex.quote(str(self.folder))}"
@@ -106,20 +115,66 @@ class PersonOracle:
         for path in self.files.values():
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
-    def filled_in(self, picks: Sequence[Label]) -> list[Label] | None:
-        """The picks with what was filled in so far, None if nothing was asked yet.
+    def check_answered(self, labels: Sequence[Label]) -> None:
+        """Take away what a killed run leaves of a round that is done; refuse to drop another answer in it.
 
-        Where both files answer a pixel, that with more answers counts.
+        Args:
+            labels: every answer that the run keeps.
+
+        Raises:
+            LabelError: a file answers a pixel of a finished round in another way.
+        """
+        kept = {label.place: label for label in labels}
+        for path in self._answer_files():
+            found = read_labels(path, self.data.classes)
+            if any(label.place not in kept for label in found):
+                continue  # of the round that waits
+            for number, label in enumerate(found, 1):
+                if label.answered and _said(label) != _said(kept[label.place]):
+                    raise LabelError(
+                        f"{path}, entry {number}: pixel x={label.x}, y={label.y} of {label.image} was answered before, "
+                        f"{_said(kept[label.place])}, and is {_said(label)} here; a round that is done is not changed: "
+                        f"delete the file"
+                    )
+            path.unlink()
+
+    def _answer_files(self) -> list[Path]:
+        """The files that may hold answers."""
+        unread = [
+            path for path in self.folder.glob("to_label.*") if path.suffix in (".xlsx", ".xls", ".ods", ".numbers")
+        ]
+        if unread:
+            raise LabelError(f"{unread[0]} is not read; save the sheet as CSV, to {self.files['csv']}, and delete it")
+        others = [self.folder / name for name in ("to_label.tsv", "to_label.txt")]
+        return [
+            path for path in (*(self.files[kind] for kind in ("jsonl", "csv", "studio")), *others) if path.is_file()
+        ]
+
+    def filled_in(self, picks: Sequence[Label]) -> list[Label] | None:
+        """The picks with what was filled in so far in any of the files, None if nothing was asked yet.
+
+        Raises:
+            LabelError: a line cannot be used, or two files answer a pixel in different ways.
         """
         by_place = {pick.place: pick for pick in picks}
-        filled: list[list[Label]] = []
-        for path in (self.files["jsonl"], self.files["csv"]):
-            if not path.is_file() or self._is_of_earlier_round(path, picks[0].round):
+        answers: dict[Place, tuple[Path, Label]] = {}
+        asked = False
+        for path in self._answer_files():
+            if self._is_of_earlier_round(path, picks[0].round):
                 continue
-            found = {label.place: label for label in read_labels(path, self.data.classes, by_place)}
-            filled.append([self._merge(pick, found.get(place)) for place, pick in by_place.items()])
-        filled.sort(key=lambda answers: -sum(answer.answered for answer in answers))
-        return [next((one for one in same if one.answered), same[0]) for same in zip(*filled, strict=True)] or None
+            asked = True
+            for label in read_labels(path, self.data.classes, by_place):
+                before = answers.get(label.place)
+                if label.answered and before and _said(before[1]) != _said(label):
+                    raise LabelError(
+                        f"pixel x={label.x}, y={label.y} of {label.image} is {_said(before[1])} in {before[0]} and "
+                        f"{_said(label)} in {path.name}; make them agree, or delete one of the files"
+                    )
+                if label.answered and not before:
+                    answers[label.place] = (path, label)
+        if not asked:
+            return None
+        return [self._merge(pick, answers[place][1] if place in answers else None) for place, pick in by_place.items()]
 
     def _is_of_earlier_round(self, path: Path, round_index: int) -> bool:
         """A run killed between keeping a round's answers and taking its question away leaves the question."""
@@ -142,14 +197,24 @@ class PersonOracle:
         shutil.rmtree(self.files["pictures"], ignore_errors=True)  # of an earlier round, where the run was killed
         names = _file_names(dict.fromkeys(pick.image for pick in picks))
         for name in names:
-            points = [(pick.rank + 1, pick.x, pick.y) for pick in picks if pick.image == name]
-            picture = mark(self.data.train.image(self.index[name]), points)
-            write_bytes(self.files["pictures"] / f"{names[name]}.png", to_png(picture))
+            here = [pick for pick in picks if pick.image == name]
+            image = self.data.train.image(self.index[name])
+            picture = mark(image, [(pick.rank + 1, pick.x, pick.y) for pick in here])
+            write_bytes(self.files["pictures"] / f"{names[name]}.jpg", to_jpeg(picture))
+            for pick in here:
+                close = to_jpeg(three_scales(image, pick.x, pick.y))
+                write_bytes(self.files["pictures"] / PIXELS / f"{pick.rank + 1:04d}.jpg", close)
 
     def _write(self, picks: Sequence[Label]) -> None:
+        config = label_studio.to_labeling_config(self.data.classes, self.data.colors.tolist())
         write_text(self.files["csv"], to_csv(picks))
-        write_text(self.files["studio"], to_label_studio(picks))
+        write_text(self.files["studio config"], config)
+        write_text(self.files["studio"], to_label_studio(picks, self.image_prefix))
         write_text(self.files["jsonl"], to_jsonl(picks))
+
+
+def _said(label: Label) -> str:
+    return "skipped" if label.skipped else str(label.class_name)
 
 
 def _file_names(ids: Iterable[str]) -> dict[str, str]:
@@ -160,25 +225,6 @@ def _file_names(ids: Iterable[str]) -> dict[str, str]:
     }
     counts = Counter(bare.values())
     return {name: bare[name] if counts[bare[name]] == 1 else text for name, text in flat.items()}
-
-
-def mark(image: np.ndarray, points: Sequence[tuple[int, int, int]], long_side: int = LONG_SIDE) -> Image.Image:
-    """The image, enlarged, with a numbered ring and cross hairs around each (number, x, y), the pixel itself free."""
-    zoom = max(1, -(-long_side // max(image.shape[:2])))
-    picture = Image.fromarray(image).resize((image.shape[1] * zoom, image.shape[0] * zoom), Image.Resampling.NEAREST)
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=22)
-    for number, x, y in points:
-        u, v, ring = (x + 0.5) * zoom, (y + 0.5) * zoom, max(12, 2 * zoom)
-        for width, color in ((5, "black"), (2, "yellow")):
-            draw.ellipse((u - ring, v - ring, u + ring, v + ring), outline=color, width=width)
-            for du, dv in ((1, 0), (-1, 0), (0, 1), (0, -1)):
-                far = ring + 14
-                draw.line((u + du * ring, v + dv * ring, u + du * far, v + dv * far), fill=color, width=width)
-        right = u < picture.width - 60
-        place = (u + ring + 8 if right else u - ring - 8, v - ring - 4 if v > 40 else v + ring + 4)
-        anchor = ("l" if right else "r") + ("d" if v > 40 else "a")
-        draw.text(place, str(number), fill="yellow", font=font, anchor=anchor, stroke_width=3, stroke_fill="black")
-    return picture
 
 
 def to_png(picture: Image.Image) -> bytes:

@@ -24,7 +24,7 @@ LONG_SIDE = 768  # pixels; larger images are drawn smaller, since the logits of 
 
 
 def draw_pictures(run_dir: RunDirectory, data: Data, load_encoder: Callable, config: Config) -> None:
-    """Write `pictures/rRRR-NNN.safetensors` for the pool images asked last and most: prediction, entropy, DALD, eDALD.
+    """Write `pictures/rRRR-NNN.safetensors` for the pool images queried last and most: prediction and scores.
 
     The head is that of the last round but one, if there is one: the maps then show what the last picks rested on.
     """
@@ -38,8 +38,8 @@ def draw_pictures(run_dir: RunDirectory, data: Data, load_encoder: Callable, con
     order = sorted(range(len(data.train)), key=lambda i: (-last[data.train.ids[i]], -clicks[data.train.ids[i]], i))
     shown = order[: config.pictures]
     generator = torch.Generator()  # which eDALD does not read
-    for place, index in enumerate(tqdm(shown, "pictures of the report", leave=False, unit="image")):
-        path = run_dir.folder / "pictures" / f"r{len(rounds):03d}-{place:03d}.safetensors"
+    for number, index in enumerate(tqdm(shown, "pictures of the report", leave=False, unit="image")):
+        path = run_dir.folder / "pictures" / f"r{len(rounds):03d}-{number:03d}.safetensors"
         if path.is_file():
             continue
         image, name = data.train.image(index), data.train.ids[index]

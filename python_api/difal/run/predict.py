@@ -42,7 +42,7 @@ def predict(
         run: a run folder with a trained head.
         images: an image, or a folder of images, which may hold folders.
         out: new folder, or one that the same call began.
-        round: whose head; default: the last that has one.
+        round: whose head; default: the one that `difal label` trained on every answer, else the last round's.
         device: torch device of the encoder.
         threads: CPU threads, 0 for torch's choice.
         encoder: the run's encoder, instead of loading it by its name.
@@ -56,9 +56,12 @@ def predict(
     """
     run_dir = RunDirectory(Path(run))
     config = Config(**{**run_dir.config(), "device": device, "threads": threads})
-    entry = _trained(run_dir, round)
-    head, facts = entry.head(), run_dir.facts()
-    split = open_images(images, config.size)
+    head, facts = run_dir.live_head() if round is None else None, run_dir.facts()
+    which: int | str = "live"
+    if head is None:
+        entry = _trained(run_dir, round)
+        head, which = entry.head(), entry.index
+    split, _ = open_images(images, config.size)
     load_encoder = LazyEncoder(config, encoder)
     if facts.get("weights") not in (None, load_encoder.weights):
         raise ConfigError(
@@ -67,7 +70,7 @@ def predict(
         )
     task = {
         "run": str(run_dir.folder.resolve()),
-        "round": entry.index,
+        "round": which,
         "images": str(Path(images).resolve()),
         "classes": facts["classes"],
         "colors": facts["colors"],

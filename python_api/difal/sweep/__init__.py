@@ -1,6 +1,6 @@
 """Presets x acquisitions x seeds, each run once, on features that are computed once.
 
-    OUT/sweep.yaml                 what was asked for, so that `--resume OUT` goes on with it
+    OUT/sweep.yaml                 the plan, with which `--resume OUT` goes on
     OUT/runs/[PRESET/]NAME-seedN   a run folder each, as of `difal run`
     OUT/caches/DIGEST               features, shared by all runs whose data, encoder and stage-1 settings agree
     OUT/results.json, table.md, curves.png   rewritten after every finished run (`--results` puts them elsewhere)
@@ -264,7 +264,7 @@ def _write(plan: Sweep, done: dict[Key, dict]) -> None:
 
 
 def _portable(plan: Sweep) -> dict[str, Any]:
-    """What was asked for, without this machine's folders."""
+    """The plan, without this machine's folders."""
     values = {name: value for name, value in plan.to_dict().items() if name not in ("cache", "results", "jobs")}
     if not str(values.get("data", "")).startswith("scenes"):
         values["data"] = Path(str(values.get("data", ""))).name

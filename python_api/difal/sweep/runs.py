@@ -26,7 +26,7 @@ from difal.run.loop import run
 
 
 class Key(NamedTuple):
-    """Which run of a sweep; `preset` is "" where no preset was asked for."""
+    """Which run of a sweep; `preset` is "" for the defaults."""
 
     preset: str
     acquisition: str

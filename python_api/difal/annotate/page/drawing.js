@@ -67,8 +67,7 @@ function ring(context, u, v, radius, unit) {
 
 // Where the whole image lies in its view: `scale` device pixels a pixel of the image.
 export function fit(view, width, height) {
-  let scale = Math.min(view.canvas.width / width, view.canvas.height / height);
-  if (scale > 1) scale = Math.max(1, Math.floor(scale));
+  const scale = Math.min(view.canvas.width / width, view.canvas.height / height);
   const left = Math.floor((view.canvas.width - width * scale) / 2);
   const top = Math.floor((view.canvas.height - height * scale) / 2);
   return { scale, left, top };
@@ -80,8 +79,8 @@ export function drawWhole(view, shown, layer, points) {
   if (!shown.whole) return;
   const { context } = view;
   const { scale, left, top } = fit(view, shown.width, shown.height);
-  context.imageSmoothingEnabled = scale < 1;
-  context.imageSmoothingQuality = "high";
+  context.imageSmoothingEnabled = scale < 3;
+  context.imageSmoothingQuality = "medium";
   const box = [left, top, shown.width * scale, shown.height * scale];
   context.drawImage(shown.whole, ...box);
   if (layer) {

@@ -130,7 +130,7 @@ function showState() {
   $("bar").max = Math.max(1, state.round_size);
   $("bar").value = done;
   $("counts").textContent = state.round_size
-    ? `round ${state.round + 1} of ${state.rounds}: ${done} of ${state.round_size} · ${state.answered} answered`
+    ? `round ${state.round + 1} of ${state.rounds}: ${done} of ${state.round_size} · ${state.answered} in all`
     : `${state.answered} answered`;
   const left = state.seconds_left === null ? "" : ` · about ${time(state.seconds_left)} left`;
   $("pace").textContent = state.seconds === null ? "" : `${state.seconds.toFixed(1)} s an answer${left}`;

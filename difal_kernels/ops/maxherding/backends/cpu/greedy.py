@@ -1,4 +1,4 @@
-"""What the dense and the matrix-free path share: the native problem, labeled points, and running the picks."""
+"""The native classes of csrc/cpu: made for a problem, covered by labeled rows, and asked for picks."""
 
 from __future__ import annotations
 
@@ -8,25 +8,34 @@ from typing import Any
 import torch
 
 from difal_kernels._native import load
+from difal_kernels._precision import full_precision
 from difal_kernels._progress import Progress
 from difal_kernels._workers import Workers
 
-from ...kernel_functions import KERNELS
+from ...bounds import ErrorModel
+from ...kernel_functions import KERNEL_FUNCTIONS
 from ...problem import Problem
-from .operands import Panels, cut, full_precision, native
+from .operands import GemmOperands, cut, native
 
 
-def make_engine(
-    name: str, p: Problem, features: torch.Tensor, scale: torch.Tensor, matrix: Any, symmetric: bool, error, threads
-):
-    """The native class `name` for this problem, and the tensors that must outlive it."""
+def make_native(
+    name: str,
+    p: Problem,
+    features: torch.Tensor,
+    sq_norms: torch.Tensor,
+    error: ErrorModel,
+    threads: int,
+    matrix: torch.Tensor | None = None,
+    symmetric: bool = True,
+) -> tuple[Any, Any]:
+    """Make the native class `name` for this problem; and the tensors that must outlive it, the matrix last."""
     allowed = None
     if p.candidates is not None and symmetric:
         allowed = torch.zeros(len(features), dtype=torch.uint8)
         allowed[p.candidates] = 1
     candidates = None if symmetric else p.candidates
     weights = p.weights.contiguous()
-    engine = getattr(load("_cpu"), name)(
+    greedy = getattr(load("_cpu"), name)(
         rows=len(features),
         columns=len(features) if matrix is None else matrix.shape[1],
         dimension=features.shape[1],
@@ -36,53 +45,55 @@ def make_engine(
         weights=weights.data_ptr(),
         candidates=0 if candidates is None else candidates.data_ptr(),
         allowed=0 if allowed is None else allowed.data_ptr(),
-        kind=KERNELS.index(p.kernel),
+        kind=KERNEL_FUNCTIONS[p.kernel].code,
         bandwidth=p.bandwidth or 1.0,
-        scale=scale.data_ptr(),
+        scale=sq_norms.data_ptr(),
         matrix=0 if matrix is None else matrix.data_ptr(),
         matrix_stride=0 if matrix is None else matrix.stride(0),
         is_short=matrix is not None and matrix.dtype == torch.int16,
         symmetric=symmetric,
         threads=threads,
-        **error,
+        storing=error.quantization_err,
+        **error.native(),
     )
-    return engine, (features, weights, candidates, allowed, scale, matrix)
+    return greedy, (features, weights, candidates, allowed, sq_norms, matrix)
 
 
-def cover_labeled(engine: Any, p: Problem, panels: Panels, workers: Workers | None = None) -> None:
-    """Tell the engine what the labeled points cover; the caller alone makes the products if there are no workers."""
-    if p.labeled is None:
-        return
-    labeled, workers = native(p.labeled), workers or Workers(1)
-    n, (height, width) = len(panels.features), panels.heights[:2]
-    products = panels.products_with(labeled)
-    height = min(height, len(labeled))
-    own, out = products.empty(height), torch.empty(height, n, dtype=torch.float32)
-    scale = torch.empty(height, dtype=torch.float32)
-    for rows in labeled.split(height):
-        ready, some = products.prepare(rows, own, scale), out[: len(rows)]
+def cover(greedy: Any, operands: GemmOperands, rows: torch.Tensor, workers: Workers) -> None:
+    """Cover the pool by labeled rows, at most as many as a slice of `operands` has."""
+    rows, n = native(rows), len(operands.features)
+    products = operands.products_with(rows)
+    sq_norms, out = torch.empty(len(rows), dtype=torch.float32), torch.empty(len(rows), n, dtype=torch.float32)
+    ready = products.prepare(rows, products.empty(len(rows)), sq_norms)
 
-        def multiply(block: tuple[int, int], slot: int, ready=ready, some=some) -> None:
-            begin, end = block
-            if products is panels.products:
-                other = panels.block(begin, end, 2 * slot + 1)
-            else:
-                other = products.prepare(panels.features[begin:end], products.empty(end - begin))
-            products.multiply(ready, other, some[:, begin:end])
+    def multiply(block: tuple[int, int], slot: int) -> None:
+        begin, end = block
+        if products is operands.products:
+            other = operands.block(begin, end, 2 * slot + 1)
+        else:
+            other = products.prepare(operands.features[begin:end], products.empty(end - begin))
+        products.multiply(ready, other, out[:, begin:end])
 
-        with full_precision():
-            workers.run(multiply, cut(n, width))
-        engine.cover(rows.data_ptr(), len(rows), some.data_ptr(), n, scale.data_ptr())
+    with full_precision():
+        workers.run(multiply, cut(n, operands.heights[1]))
+    greedy.cover(rows.data_ptr(), len(rows), out.data_ptr(), n, sq_norms.data_ptr())
 
 
-def run_picks(engine: Any, picks: torch.Tensor, gains: torch.Tensor, bar: Progress) -> None:
+def run_picks(greedy: Any, picks: torch.Tensor, gains: torch.Tensor, bar: Progress) -> None:
     """Fill `picks` and `gains`, in chunks of some tenths of a second, for Ctrl-C and the progress bar."""
     done, chunk = 0, 16
     while done < len(picks):
         count = min(chunk, len(picks) - done)
         began = time.monotonic()
-        engine.select(count, picks[done:].data_ptr(), gains[done:].data_ptr())
+        greedy.select(count, picks[done:].data_ptr(), gains[done:].data_ptr())
         done += count
         bar.update(count)
         if time.monotonic() - began < 0.1:
             chunk *= 2
+
+
+def next_picks(greedy: Any, count: int, bar: Progress) -> tuple[torch.Tensor, torch.Tensor]:
+    """Make `count` picks: columns, and gains not divided by N."""
+    picks, gains = torch.empty(count, dtype=torch.int64), torch.empty(count, dtype=torch.float64)
+    run_picks(greedy, picks, gains, bar)
+    return picks, gains

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 
 from difal_kernels._native import load
+from difal_kernels._precision import full_precision
 from difal_kernels._workers import Workers
 
-from ...kernel_functions import KERNELS, sample_rows
+from ...bandwidth import sample_rows
+from ...bounds import error_model
+from ...kernel_functions import KERNEL_FUNCTIONS
 from ...problem import Problem
-from . import products
-from .products import BLOCK, UNIT, Float32Products, Frame, Int16Products, Products
+from .products import BLOCK, Float32Products, Frame, Int16Products, Products
+from .tuning import CpuTuning
 
-ROWS = 1024  # most rows of features per GEMM
-NUMBERS = 1 << 22  # and most numbers, 16 MiB of float32
 CENTRED = 256  # rows whose mean is taken for the pool's
-TOLERANCE = 2.0**-10  # worst relative error of a kernel value that is left to an estimate
-WIDE = 64  # features that are worth rounding to integers
-MANY = 1 << 26  # and multiply-adds of their products
-DOUBTFUL = 1e-3  # share of entries that may be computed in float64 for the sake of faster products
+PASS_ROWS = 1024  # that a thread takes at a time in a pass over the pool
 
 
-class Panels:
+class GemmOperands:
     """Slices of the pool as rows `a` whose inner products give kernel values; see docs/exactness.md.
 
     Args:
@@ -33,41 +29,49 @@ class Panels:
         heights: how many rows each of the slices has at most that are wanted at a time.
         workers: who makes the first pass over the rows; the caller alone by default.
         keep: bytes for the whole pool, prepared, so that no row is prepared twice; used if they are enough.
+        tuning: see `CpuTuning`.
 
     Attributes:
         features: contiguous float32 or float64 with the problem's values: the input itself where it is that already.
-        scale: (N,) float32, the squared norms s_i of the rows a; zeros for cosine, whose bound is absolute.
+        sq_norms: (N,) float32, s_i = |a_i|^2; zeros for cosine, whose bound is absolute.
         heights: as given.
         products: what multiplies the rows: `multiply`, `part` and `empty` are for its callers.
-        error: lambda_, relative, absolute and tolerance of csrc's ErrorModel.
+        error: the bounds.ErrorModel of kernel values made from them.
     """
 
-    def __init__(self, p: Problem, heights: Sequence[int], workers: Workers | None = None, keep: int = 0):
+    def __init__(
+        self,
+        p: Problem,
+        heights: Sequence[int],
+        workers: Workers | None = None,
+        keep: int = 0,
+        tuning: CpuTuning | None = None,
+    ):
         n, d = p.features.shape
+        self.tuning = tuning or CpuTuning()
         self.features, self.heights = native(p.features), tuple(heights)
         some = self.features[sample_rows(n, CENTRED)]
         center = None
         if p.kernel != "cosine":  # any point will do: how near tells how small the bound is
             center = some.mean(0, dtype=torch.float64).to(self.features.dtype)
         self.frame = Frame(center, 1.0 if p.kernel == "cosine" else p.bandwidth)
-        self.scale = torch.empty(n, dtype=torch.float32)
+        self.sq_norms = torch.empty(n, dtype=torch.float32)
         workers = workers or Workers(1)
-        self.products = self._integers(p, some, workers)
-        if self.products is None:
-            self.products = Float32Products(self.frame, d)
-        # Made once: fresh pages for every panel would cost more than its arithmetic.
+        integers = self._integers(p, some, workers)
+        self.products: Products = integers or Float32Products(self.frame, d, self.tuning.roundings)
+        # Made once: fresh pages for every slice would cost more than its arithmetic.
         self._buffers = [self.products.empty(height) for height in heights]
         self._ready = list(self._buffers)
-        if isinstance(self.products, Float32Products):
+        if integers is None:
             workers.run(self._measure, cut(n, min(heights)))
         self._kept: torch.Tensor | None = None
         if self.products.nbytes(n, d) <= keep:
             self._kept = self.products.empty(n)
-            workers.run(self._keep, cut(n, ROWS))
-        self.error = error_model(p.kernel, self.products.growth)
+            workers.run(self._keep, cut(n, PASS_ROWS))
+        self.error = error_model(p.kernel, self.products.rel_err, r=self.tuning.roundings)
 
     def block(self, begin: int, end: int, side: int = 0) -> torch.Tensor:
-        """Some of the pool's rows, prepared; valid until the next call for the same side."""
+        """Prepare some of the pool's rows; valid until the next call for the same side."""
         if self._kept is not None and begin % BLOCK == 0:
             self._ready[side] = self.products.part(self._kept, begin, end)
             return self._ready[side]
@@ -85,9 +89,9 @@ class Panels:
     def products_with(self, others: torch.Tensor) -> Products:
         """What multiplies the pool's rows with rows that are not of the pool, no less surely than `error` says."""
         if isinstance(self.products, Int16Products):
-            if Int16Products.rounding(self.frame, others) <= self.products.error:
+            if Int16Products.rounding_of(self.frame, others) <= self.products.rounding:
                 return self.products
-            return Float32Products(self.frame, others.shape[1])
+            return Float32Products(self.frame, others.shape[1], self.tuning.roundings)
         return self.products
 
     def kept_bytes(self) -> int:
@@ -100,84 +104,58 @@ class Panels:
 
     def _measure(self, block: tuple[int, int], slot: int) -> None:
         b, e = block
-        self.products.prepare(self.features[b:e], self._buffers[slot], self.scale[b:e])
+        self.products.prepare(self.features[b:e], self._buffers[slot], self.sq_norms[b:e])
 
     def _keep(self, block: tuple[int, int], slot: int) -> None:
         self.products.prepare(self.features[slice(*block)], self.products.part(self._kept, *block))
 
     def _integers(self, p: Problem, some: torch.Tensor, workers: Workers) -> Int16Products | None:
-        """Products of integers, with `scale` filled, where they are faster and give as many entries of use."""
+        """Products of integers, with `sq_norms` filled, where they are faster and give as many entries of use."""
         n, d = self.features.shape
-        if d < WIDE or n * n * d < MANY or not products.integers_are_faster():
+        rules = self.tuning
+        if d < rules.integers_min_features or n * n * d < rules.integers_min_multiplications:
             return None
-        errors = [0.0] * workers.count
+        if not rules.integers_are_faster():
+            return None
+        moved = [0.0] * workers.count
 
         def measure(block: tuple[int, int], slot: int) -> None:
             b, e = block
-            error = Int16Products.rounding(self.frame, self.features[b:e], self.scale[b:e])
-            errors[slot] = max(errors[slot], error)
+            moved[slot] = max(
+                moved[slot], Int16Products.rounding_of(self.frame, self.features[b:e], self.sq_norms[b:e])
+            )
 
-        workers.run(measure, cut(n, ROWS))
-        error = max(errors)
-        if not error < 0.25:
+        workers.run(measure, cut(n, PASS_ROWS))
+        if not max(moved) < 0.25:
             return None
-        candidate, plain = Int16Products(self.frame, d, error), Float32Products(self.frame, d)
-        candidate.growth = max(candidate.growth, plain.growth)  # for `products_with`
+        candidate = Int16Products(self.frame, d, max(moved), rules.roundings)
+        plain = Float32Products(self.frame, d, rules.roundings)
+        candidate.rel_err = max(candidate.rel_err, plain.rel_err)  # for `products_with`
         some = torch.cat([some[0::2], some[1::2]])  # half against half, whatever the order of the pool
         half = len(some) // 2
-        scale, gram = torch.empty(len(some), dtype=torch.float32), torch.empty(half, half, dtype=torch.float32)
-        rows = plain.prepare(some, plain.empty(len(some)), scale)
+        sq_norms, gram = torch.empty(len(some), dtype=torch.float32), torch.empty(half, half, dtype=torch.float32)
+        rows = plain.prepare(some, plain.empty(len(some)), sq_norms)
         with full_precision():
             plain.multiply(rows[:half], rows[half : 2 * half], gram)
 
-        def doubtful(growth: float) -> int:
+        def uncertain(rel_err: float) -> int:
             copy = gram.clone()
             return load("_cpu").count_uncertain(
-                KERNELS.index(p.kernel),
+                KERNEL_FUNCTIONS[p.kernel].code,
                 copy.data_ptr(),
                 *copy.shape,
-                scale.data_ptr(),
-                scale[half:].data_ptr(),
-                **error_model(p.kernel, growth),
+                sq_norms.data_ptr(),
+                sq_norms[half:].data_ptr(),
+                **error_model(p.kernel, rel_err, r=rules.roundings).native(),
             )
 
-        more = doubtful(candidate.growth) - doubtful(plain.growth)
-        return candidate if more <= DOUBTFUL * gram.numel() else None
-
-
-def error_model(kernel: str, growth: float) -> dict[str, float]:
-    """Of csrc's ErrorModel, where products of rows a and b are wrong by at most growth |a| |b|."""
-    cosine = kernel == "cosine"
-    return {
-        "lambda_": 0.0 if cosine else 1.01 * (growth + 20 * UNIT),
-        "relative": 0.0 if kernel == "tophat" else 8 * UNIT,
-        "absolute": 1.01 * (growth + 8 * UNIT) if cosine else 0.0,
-        "tolerance": TOLERANCE,
-    }
+        more = uncertain(candidate.rel_err) - uncertain(plain.rel_err)
+        return candidate if more <= rules.integers_max_uncertain * gram.numel() else None
 
 
 def cut(n: int, height: int) -> list[tuple[int, int]]:
-    """(begin, end) of slices of `height` of n rows."""
+    """Cut n rows into slices [begin, end) of `height`."""
     return [(begin, min(begin + height, n)) for begin in range(0, n, height)]
-
-
-def rounds(count: int) -> Iterator[list[tuple[int, int]]]:
-    """All pairs of `count` blocks, a block with itself first, in rounds in which no block comes twice.
-
-    So the tiles of a round may run side by side, and each block meets the others in the same order on any machine.
-    The rounds are those of a tournament, by the circle method.
-    """
-    yield [(i, i) for i in range(count)]
-    players = count + count % 2
-    for r in range(players - 1):
-        pairs = [(r, players - 1)]
-        pairs += [((r + k) % (players - 1), (r - k) % (players - 1)) for k in range(1, players // 2)]
-        yield [(max(pair), min(pair)) for pair in pairs if max(pair) < count]
-
-
-def panel_rows(n: int, d: int) -> int:
-    """Rows per panel: two of them together stay within a twenty-fifth of an N x N matrix where N is large enough."""
-    return min(n, max(64, min(ROWS, NUMBERS // d, n * n // (50 * d))))
 
 
 def is_native(features: torch.Tensor) -> bool:
@@ -185,42 +163,10 @@ def is_native(features: torch.Tensor) -> bool:
 
 
 def native(features: torch.Tensor) -> torch.Tensor:
+    """The values as contiguous float32 or float64."""
     return features.to(torch.float64 if features.dtype == torch.float64 else torch.float32).contiguous()
 
 
-class _Precision:
-    """How float32 products are made, which is a setting of the process."""
-
-    lock = threading.Lock()
-    inside = 0  # how many threads rely on full precision now
-    before = ""  # what the process had set
-
-    @staticmethod
-    def swap(value: str) -> str:
-        """Set it; what it was."""
-        matmul = getattr(torch.backends.mkldnn, "matmul", None)
-        if matmul is not None and hasattr(matmul, "fp32_precision"):  # torch 2.9 and later
-            old, matmul.fp32_precision = matmul.fp32_precision, value
-        else:
-            old = torch.get_float32_matmul_precision()
-            torch.set_float32_matmul_precision("highest" if value == "ieee" else value)
-        return old
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """float32 products really in float32, whatever the process has allowed torch to do: the bound rests on it.
-
-    Several threads may be inside at a time; the last to leave puts the process's setting back.
-    """
-    with _Precision.lock:
-        if _Precision.inside == 0:
-            _Precision.before = _Precision.swap("ieee")
-        _Precision.inside += 1
-    try:
-        yield
-    finally:
-        with _Precision.lock:
-            _Precision.inside -= 1
-            if _Precision.inside == 0:
-                _Precision.swap(_Precision.before)
+def copy_bytes(features: torch.Tensor) -> int:
+    """Of what `native` makes."""
+    return 0 if is_native(features) else features.numel() * (8 if features.dtype == torch.float64 else 4)

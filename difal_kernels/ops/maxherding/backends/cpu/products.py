@@ -11,7 +11,8 @@ import torch
 
 from difal_kernels._native import load
 
-UNIT = 2.0**-24  # float32's unit roundoff
+from ...bounds import ROUNDINGS, Roundings, gemm_rel_err, int16_rel_err
+
 BLOCK = 16  # rows that are stored together; kInt16Rows of csrc
 
 
@@ -22,26 +23,21 @@ class Frame(NamedTuple):
     bandwidth: float
 
 
-def integers_are_faster() -> bool:
-    """Whether this processor multiplies 16-bit integers faster than float32."""
-    return load("_cpu").has_vnni()
-
-
 class Float32Products:
     """Rows as they are, multiplied by torch; call `multiply` inside `full_precision`.
 
     Attributes:
-        growth: a product of rows a and b is wrong by no more than growth |a| |b|.
-        error: how far rows are moved before they are multiplied, relative to their norms.
+        rel_err: a product of rows a and b is wrong by no more than rel_err |a| |b|.
+        rounding: how far rows are moved before they are multiplied, relative to their norms.
         tile: most rows and columns that are best made by one call.
     """
 
     tile = 512
-    error = 0.0
+    rounding = 0.0
 
-    def __init__(self, frame: Frame, dimension: int):
+    def __init__(self, frame: Frame, dimension: int, roundings: Roundings = ROUNDINGS):
         self.frame, self.dimension = frame, dimension
-        self.growth = dimension * UNIT / (1 - dimension * UNIT)
+        self.rel_err = gemm_rel_err(dimension, roundings)
 
     def empty(self, rows: int) -> torch.Tensor:
         """Room for that many rows."""
@@ -52,18 +48,18 @@ class Float32Products:
         """Bytes of that room."""
         return 4 * rows * dimension
 
-    def prepare(self, features: torch.Tensor, out: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
-        """Contiguous rows of features into `out`, and their squared norms; what was written of `out`."""
+    def prepare(self, features: torch.Tensor, out: torch.Tensor, sq_norms: torch.Tensor | None = None) -> torch.Tensor:
+        """Write contiguous rows of features into `out`, and their squared norms; what was written of `out`."""
         out = out[: len(features)]
-        load("_cpu").prepare_rows(*_job(self.frame, features), out.data_ptr(), _address(scale))
+        load("_cpu").prepare_rows(*_job(self.frame, features), out.data_ptr(), _address(sq_norms))
         return out
 
     def part(self, rows: torch.Tensor, begin: int, end: int) -> torch.Tensor:
-        """Some of the rows that were prepared; `begin` is a multiple of 16."""
+        """Take some of the rows that were prepared; `begin` is a multiple of 16."""
         return rows[begin:end]
 
     def multiply(self, a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
-        """All products of rows a with rows b, (len(a), len(b)) float32 with contiguous rows."""
+        """Make all products of rows a with rows b, (len(a), len(b)) float32 with contiguous rows."""
         torch.mm(a, b.T, out=out)
 
 
@@ -73,22 +69,20 @@ class Int16Products:
     Args:
         frame: as for the other.
         dimension: D.
-        error: the most that rounding moves any of the rows that will be multiplied, relative to its norm; see
-            `rounding`.
+        rounding: the most that rounding moves any of the rows that will be multiplied, relative to its norm; see
+            `rounding_of`.
     """
 
     tile = 128
 
-    def __init__(self, frame: Frame, dimension: int, error: float):
-        self.frame, self.dimension, self.error = frame, dimension, error
-        roundings = load("_cpu").int16_roundings(dimension)
-        sums = roundings * UNIT / (1 - roundings * UNIT)
-        self.growth = sums * (1 + error) ** 2 + 2 * error + error**2
+    def __init__(self, frame: Frame, dimension: int, rounding: float, roundings: Roundings = ROUNDINGS):
+        self.frame, self.dimension, self.rounding = frame, dimension, rounding
+        self.rel_err = int16_rel_err(load("_cpu").int16_roundings(dimension), rounding, roundings)
 
     @staticmethod
-    def rounding(frame: Frame, features: torch.Tensor, scale: torch.Tensor | None = None) -> float:
-        """The `error` of these rows; their squared norms as by `prepare`."""
-        return load("_cpu").int16_rounding(*_job(frame, features), _address(scale))
+    def rounding_of(frame: Frame, features: torch.Tensor, sq_norms: torch.Tensor | None = None) -> float:
+        """How far these rows are moved; their squared norms are written as by `prepare`."""
+        return load("_cpu").int16_rounding(*_job(frame, features), _address(sq_norms))
 
     def empty(self, rows: int) -> torch.Tensor:
         return torch.empty(-(-rows // BLOCK), load("_cpu").int16_block_size(self.dimension), dtype=torch.int32)
@@ -97,9 +91,9 @@ class Int16Products:
     def nbytes(rows: int, dimension: int) -> int:
         return 4 * -(-rows // BLOCK) * load("_cpu").int16_block_size(dimension)
 
-    def prepare(self, features: torch.Tensor, out: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
+    def prepare(self, features: torch.Tensor, out: torch.Tensor, sq_norms: torch.Tensor | None = None) -> torch.Tensor:
         out = out[: -(-len(features) // BLOCK)]
-        load("_cpu").prepare_int16_rows(*_job(self.frame, features), out.data_ptr(), _address(scale))
+        load("_cpu").prepare_int16_rows(*_job(self.frame, features), out.data_ptr(), _address(sq_norms))
         return out
 
     def part(self, rows: torch.Tensor, begin: int, end: int) -> torch.Tensor:

@@ -1,153 +1,131 @@
-"""The matrix-free path: guess the first picks, prove them in one sweep over the tiles, go on with what is alive.
-
-Coverage m only grows, so an entry k_ij <= m_i never matters again, and after t picks about 1 / (t + 1) of all entries
-matter. The first picks are guessed from a sample of rows, which needs no proof; a sweep over the half matrix, tile
-by tile, then gives every candidate's gain at every guessed step (csrc/include/difal/sweep.h), which proves the guesses
-or corrects the first wrong one, and gathers the entries that are alive. The rest is greedy on those.
-"""
+"""Tiles of the kernel on the CPU, made by threads side by side, and what csrc/cpu/sweep.cpp does with them."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
+from difal_kernels._precision import full_precision
 from difal_kernels._progress import Progress
 from difal_kernels._workers import Workers
 
-from ...kernel_functions import kernel_matrix, sample_rows
+from ...bounds import column_entry_error, float64_drift
+from ...primitives import Guessing
 from ...problem import Problem
-from ...result import TIE, Result
-from . import tiled_memory as memory
-from .greedy import cover_labeled, make_engine, run_picks
-from .operands import Panels, cut, full_precision, rounds
-from .products import UNIT
-from .tiled_memory import plan, threads_for, workspace_bytes
+from .greedy import cover, make_native, next_picks
+from .operands import GemmOperands, copy_bytes, cut
+from .tuning import CpuTuning
 
-__all__ = ["MatrixFreeSelection", "plan", "select", "threads_for", "workspace_bytes"]
-
-TRIED = 64  # candidates whose gain is computed over the whole pool at each guess
-FIRST_TRIED = 8192  # and, divided by t^2, at guess t: the first ones are dear to correct
-FIRST_GUESSES = 2  # guesses before the first sweep, which gives every candidate's gain to start the others from
-SAMPLE = 1024  # rows, of those that a guess raises, that the next guess looks at
-CLOSE = 16  # candidates whose gain is computed in float64 at each guess, where products are too coarse to tell
-SLACK = 1.3  # how much more may be alive than the sample says
+RETAKEN = 256  # Sweep::kBatch: rows whose coverage a correction changes, taken anew together
+PREPARED = 8 * RETAKEN  # and those whose kernel rows are prepared together
+BYTES_PER_ENTRY = 9  # 8, and the rest of its block
+TERMS = 16  # float32 numbers that csrc sums before they go to a float64 sum
 
 
-def select(p: Problem, limit: int, bar: Progress, workers: Workers) -> Result:
-    selection = MatrixFreeSelection(p, limit, p.budget, workers)
-    picks, gains = selection.more(p.budget, bar)
-    return Result(picks, gains, selection.coverage(), selection.settled())
+def workspace_bytes(p: Problem, guessing: Guessing, tuning: CpuTuning) -> int:
+    """The least that the path can work with, on however many threads: linear in N."""
+    return fixed_bytes(p, guessing, tuning) + len(p.features) * 128 * BYTES_PER_ENTRY
 
 
-class MatrixFreeSelection:
-    """Greedy selection on the alive entries, as far as wanted.
+def tile_shape(n: int, tuning: CpuTuning) -> tuple[int, int]:
+    """Points a tile's side has, and the distance of its rows: a multiple of 32, and no power of two for the cache."""
+    size = min(tuning.tile_points, n)
+    return size, -(-size // 32) * 32 + 16
 
-    Args:
-        p: the problem.
-        limit: bytes to work with.
-        horizon: picks that will be asked for at most.
-        workers: threads; `more` may be given others, as many.
 
-    The constructor and `more` must run with the workers' context open.
+def worker_bytes(p: Problem, tuning: CpuTuning) -> int:
+    size, stride = tile_shape(len(p.features), tuning)
+    return 2 * 4 * max(size, RETAKEN) * stride + 2 * 4 * size * p.features.shape[1]
+
+
+def guess_bytes(n: int, guesses: int) -> int:
+    """Coverage after each guess, what it took, and the events of all rows, thrice that of one guess after another."""
+    return n * (guesses * (12 + 12 + 4) + int(3 * 20 * (2 + math.log(guesses + 1))))
+
+
+def fixed_bytes(p: Problem, guessing: Guessing, tuning: CpuTuning) -> int:
+    n, d = p.features.shape
+    labels = 0 if p.labeled is None else p.labeled.numel() * 8 + 4 * min(len(p.labeled), tile_shape(n, tuning)[0]) * n
+    return (
+        copy_bytes(p.features)
+        + labels
+        + worker_bytes(p, tuning)
+        + guess_bytes(n, guessing.max_guesses)
+        + 4 * min(n, PREPARED) * d
+        + 4 * guessing.settled_together * n
+        + 200 * n
+        + 8 * guessing.watched_points**2
+    )
+
+
+def rounds(count: int) -> Iterator[list[tuple[int, int]]]:
+    """All pairs of `count` blocks, a block with itself first, in rounds in which no block comes twice.
+
+    So the tiles of a round may run side by side, and each block meets the others in the same order on any machine.
+    The rounds are those of a tournament, by the circle method.
     """
+    yield [(i, i) for i in range(count)]
+    players = count + count % 2
+    for r in range(players - 1):
+        pairs = [(r, players - 1)]
+        pairs += [((r + k) % (players - 1), (r - k) % (players - 1)) for k in range(1, players // 2)]
+        yield [(max(pair), min(pair)) for pair in pairs if max(pair) < count]
 
-    def __init__(self, p: Problem, limit: int, horizon: int, workers: Workers):
-        self.p, self.limit, self.horizon, self.workers = p, limit, horizon, workers
-        self.n = len(p.features)
-        self.handed_out, self.started = 0, False
-        size, self.stride = memory.tile_shape(self.n)
-        spare = limit - memory.fixed_bytes(p) - (workers.count - 1) * memory.worker_bytes(p)
-        self.panels = Panels(p, [size] * 2 * workers.count, workers, keep=spare // 4)
-        spare -= self.panels.kept_bytes()
-        self.multiply, self.part = self.panels.products.multiply, self.panels.products.part
+
+class CpuTiledGreedy:
+    """See `primitives.TiledGreedy`."""
+
+    def __init__(self, p: Problem, guessing: Guessing, tuning: CpuTuning, limit: int, threads: int):
+        self.p, self.n = p, len(p.features)
+        size, self.stride = tile_shape(self.n, tuning)
+        self.threads, self.open = threads, False
+        spare = limit - fixed_bytes(p, guessing, tuning) - (threads - 1) * worker_bytes(p, tuning)
+        with self.working():
+            self.operands = GemmOperands(p, [size] * 2 * threads, self.workers, spare // 4, tuning)
+        spare -= self.operands.kept_bytes()
+        self.multiply, self.part = self.operands.products.multiply, self.operands.products.part
+        self.rows_rounding = self.operands.products.rounding
         self.size, self.blocks = size, cut(self.n, size)
-        self.tiles = torch.empty(2 * workers.count, max(size, memory.BATCH), self.stride, dtype=torch.float32)
-        self.most_rows = min(self.n, memory.CORRECTED)
-        self.own = self.panels.products.empty(self.most_rows)
-        # An entry may have come from one product as a row's and from another as a column's: twice the error.
-        error = {name: value * (1 + (name != "tolerance")) for name, value in self.panels.error.items()}
-        self.sweep, self.keep = make_engine(
-            "Sweep", p, self.panels.features, self.panels.scale, None, True, error, workers.count
-        )
-        self.most = memory.MOST_GUESSES
-        while self.most < 512 and memory.guess_bytes(self.n, 2 * self.most) < spare // 8:
-            self.most *= 2
-        spare -= memory.guess_bytes(self.n, self.most) - memory.guess_bytes(self.n, memory.MOST_GUESSES)
-        self.capacity = int(spare // memory.BYTES_PER_ENTRY)
-        self.allowed = torch.zeros(self.n, dtype=torch.bool)
-        self.allowed[slice(None) if p.candidates is None else p.candidates] = True
-        self.unit = float(p.weights.max()) or 1.0
-        self.picks: list[int] = []
-        self.gains: list[float] = []
-        self.contested = 0
-        self.known: torch.Tensor | None = None  # all gains after the picks so far, from the last sweep
-        shape = {"laplace": torch.inf, "student_t": 1.5, "rational_quadratic": 0.5}.get(p.kernel, 1.0)
-        scale = self.panels.scale.double()
-        spread = (error["lambda_"] * shape * (scale + scale.max())).nan_to_num(torch.inf).clamp(max=error["tolerance"])
-        spread *= p.kernel not in ("tophat", "cosine")
-        # The most of any entry of a column, and float32 sums of 16 terms.
-        self.entry_error = 1.02 * spread + error["relative"] + error["absolute"] + 20 * UNIT
+        self.labels_at_once = size
+        self.tiles = torch.empty(2 * threads, max(size, RETAKEN), self.stride, dtype=torch.float32)
+        prepared = max(PREPARED, 2 * guessing.sample_rows, guessing.tried)
+        self.own = self.operands.products.empty(min(self.n, prepared))
+        # An entry may have come from one product as a row's and from another as a column's.
+        error = self.operands.error.doubled()
+        self.native, self.keep = make_native("Sweep", p, self.operands.features, self.operands.sq_norms, error, threads)
+        self.entry_error = column_entry_error(error, p.kernel, self.operands.sq_norms, TERMS, tuning.roundings)
+        self.max_guesses = guessing.max_guesses
+        while self.max_guesses < 512 and guess_bytes(self.n, 2 * self.max_guesses) < spare // 8:
+            self.max_guesses *= 2
+        spare -= guess_bytes(self.n, self.max_guesses) - guess_bytes(self.n, guessing.max_guesses)
+        self.capacity = int(spare // BYTES_PER_ENTRY)
 
-        with full_precision():
-            cover_labeled(self.sweep, p, self.panels, workers)
-        self.covered_before = float(p.weights @ self.read_level(0))
-        self.watch()
-
-    def more(self, count: int, bar: Progress, workers: Workers | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next `count` picks and their gains."""
-        self.workers, wanted = workers or self.workers, self.handed_out + count
-        with full_precision():
-            while len(self.picks) < wanted and not self.started:
-                known = len(self.picks)
-                self.prepare()
-                bar.update(min(len(self.picks), wanted) - known)
-        if len(self.picks) < wanted:
-            rest = wanted - len(self.picks)
-            picks, gains = torch.empty(rest, dtype=torch.int64), torch.empty(rest, dtype=torch.float64)
-            run_picks(self.sweep, picks, gains, bar)
-            self.picks += picks.tolist()
-            self.gains += gains.tolist()
-        new, self.handed_out = slice(self.handed_out, wanted), wanted
-        gains = torch.tensor(self.gains[new], dtype=torch.float64)
-        return torch.tensor(self.picks[new], dtype=torch.int64), gains / self.n
-
-    def prepare(self) -> None:
-        """More proven picks; and, once few enough entries are alive, those entries, for all the picks to come."""
-        done = len(self.picks)
-        few_alive = self.guess()
-        self.run_sweep(done, few_alive)
-        self.prove(done)
-        if not few_alive:
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        if self.open:
+            yield
             return
-        self.gather_again()
-        if not self.sweep.gathered():
-            self.capacity = int(self.capacity / SLACK)  # the sample said too little: more picks first
-            return
-        self.started = True
-        self.panels.keep_no_more()
-        picked = torch.tensor(self.picks, dtype=torch.int64)
-        self.sweep.start(self.gains[0] if self.gains else -1.0, picked.data_ptr())
+        with Workers(self.threads) as self.workers:
+            self.open = True
+            try:
+                yield
+            finally:
+                self.open = False
+        self.workers = Workers(1)
 
-    def add_labeled(self, labeled: torch.Tensor) -> bool:
-        """Cover by more labeled points; False where that is not possible at this stage."""
-        if not self.started or len(self.picks) > self.handed_out:
-            return False
-        cover_labeled(self.sweep, replace(self.p, labeled=labeled), self.panels)
-        self.covered_before = self.sweep.covered() - math.fsum(self.gains)
-        return True
+    def cover(self, rows: torch.Tensor) -> None:
+        cover(self.native, self.operands, rows, self.workers)
 
-    def coverage(self) -> float:
-        return (self.covered_before + math.fsum(self.gains[: self.handed_out])) / self.n
-
-    def settled(self) -> int:
-        return self.contested + (self.sweep.stats()["contested"] if self.started else 0)
+    def cover_with(self, coverage: torch.Tensor) -> None:
+        raise NotImplementedError("a kernel that is given has a matrix")
 
     # Products of rows, made by the workers.
 
-    def some_rows(self, index: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        return self.panels.products.prepare(self.panels.features[index], out)
+    def prepared(self, index: torch.Tensor) -> torch.Tensor:
+        return self.operands.products.prepare(self.operands.features[index], self.own)
 
     def tile(self, rows: int, columns: int, slot: int, turned: bool = False) -> torch.Tensor:
         return self.tiles[2 * slot + turned, :rows, :columns]
@@ -155,239 +133,158 @@ class MatrixFreeSelection:
     def products(self, index: torch.Tensor) -> torch.Tensor:
         """Inner products of some points with all, (len(index), N) float32."""
         out = torch.empty(len(index), self.n, dtype=torch.float32)
-        own = self.some_rows(index, self.own)
+        own = self.prepared(index)
 
         def work(block: tuple[int, int], slot: int) -> None:
             b, e = block
-            self.multiply(own, self.panels.block(b, e, 2 * slot), out[:, b:e])
+            self.multiply(own, self.operands.block(b, e, 2 * slot), out[:, b:e])
 
-        self.workers.run(work, self.blocks)
+        with full_precision():
+            self.workers.run(work, self.blocks)
         return out
 
-    # Guessing: nothing here has to be right.
+    def each_tile(self, index: torch.Tensor, height: int, use: Callable[[int, int, int, torch.Tensor, int], None]):
+        """Call use(r, begin, end, tile, slot) for the products of index[r:r + height] with each block of the pool."""
+        own = self.prepared(index)
 
-    def read_level(self, count: int) -> torch.Tensor:
-        """Coverage after `count` guesses, (N,) float64."""
+        def work(block: tuple[int, int], slot: int) -> None:
+            b, e = block
+            columns = self.operands.block(b, e, 2 * slot)
+            for r, stop in cut(len(index), height):
+                tile = self.tile(stop - r, e - b, slot)
+                self.multiply(self.part(own, r, stop), columns, tile)
+                use(r, b, e, tile, slot)
+
+        with full_precision():
+            self.workers.run(work, self.blocks)
+
+    # Guessing.
+
+    def coverage(self, t: int) -> torch.Tensor:
         m = torch.empty(self.n, dtype=torch.float64)
-        self.sweep.copy_coverage(count, m.data_ptr(), self.n)
+        self.native.copy_coverage(t, m.data_ptr(), self.n)
         return m
 
-    def watch(self) -> None:
-        """Kernel values of some rows with some others, to tell how many entries are alive."""
-        p = self.p
-        rows = sample_rows(self.n, memory.WATCHED)
-        rows, columns = rows[0::2], rows[len(rows) > 1 :: 2]
-        self.watched = rows, columns
-        kernel = kernel_matrix(self.panels.features[rows], self.panels.features[columns], p.kernel, p.bandwidth)
-        self.watched_reach = kernel * (1 + self.entry_error[columns])
+    def guess(self, j: int) -> None:
+        products = self.products(torch.tensor([j]))
+        self.native.guess(j, products.data_ptr())
 
-    def alive_estimate(self, m: torch.Tensor) -> float:
-        """Entries that would be gathered at coverage m: pairs of which either may still use the other."""
-        if self.p.kernel != "cosine":
-            m = m.where(m < 1, torch.inf)  # fully covered; see CoverageLevel in csrc/cpu/greedy.h
-        alive = self.watched_reach > torch.minimum(m[self.watched[0]][:, None], m[self.watched[1]][None])
-        return float(alive.sum()) / alive.numel() * self.n * self.n
+    def guesses(self) -> int:
+        return self.native.guesses()
 
-    def guess(self) -> bool:
-        """Guess picks until few enough entries are alive; whether they are."""
-        p, done = self.p, len(self.picks)
-        self.guessed: list[int] = []
-        open_ = self.allowed.clone()
-        open_[self.picks] = False
-        level = self.read_level(done)
-        if self.known is None:
-            estimate = torch.zeros(self.n, dtype=torch.float64)
-            self.add_sampled(estimate, p.weights.nonzero()[:, 0], level, torch.full_like(level, torch.inf))
-        else:
-            estimate = self.known / self.unit
-        most = FIRST_GUESSES if self.known is None else self.most
-        while True:
-            count = self.sweep.guesses()
-            few_alive = self.alive_estimate(level) * SLACK <= self.capacity
-            if few_alive or count - done == most or count == self.horizon:
-                return few_alive
-            j = self.best_of_sample(estimate, open_)
-            open_[j] = False
-            products = self.products(torch.tensor([j]))
-            self.sweep.guess(j, products.data_ptr())
-            self.guessed.append(j)
-            low, level = level, self.read_level(count + 1)
-            self.add_sampled(estimate.neg_(), (level > low).nonzero()[:, 0], low, level)
-            estimate.neg_()
+    def gain(self, t: int) -> float:
+        return self.native.gain(t)
 
-    def add_sampled(self, out: torch.Tensor, rows: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> None:
-        """Add to `out` what `rows`, or a sample of them, take from each candidate when they rise from low to high."""
-        if not len(rows):
-            return
-        size = self.most_rows if self.sweep.guesses() < FIRST_GUESSES else SAMPLE
-        picked = rows[sample_rows(len(rows), min(size, len(rows)))]
-        weights = self.p.weights[picked] * (len(rows) / len(picked) / self.unit)
-        low, high = low[picked].float(), high[picked].float()
-        own = self.some_rows(picked, self.own)
-        height = self.tiles.shape[1]
+    def estimate_taken(
+        self, out: torch.Tensor, rows: torch.Tensor, low: torch.Tensor, high: torch.Tensor, weights: torch.Tensor
+    ) -> None:
+        def use(r: int, b: int, e: int, tile: torch.Tensor, slot: int) -> None:
+            self.native.add_taken(
+                *(values[r:].data_ptr() for values in (rows, low, high, weights)),
+                *(len(tile), b, e, tile.data_ptr(), self.stride, out.data_ptr()),
+            )
 
-        def work(block: tuple[int, int], slot: int) -> None:
-            b, e = block
-            columns = self.panels.block(b, e, 2 * slot)
-            for r, stop in cut(len(picked), height):
-                tile = self.tile(stop - r, e - b, slot)
-                self.multiply(self.part(own, r, stop), columns, tile)
-                self.sweep.add_taken(
-                    *(values[r:].data_ptr() for values in (picked, low, high, weights)),
-                    *(len(tile), b, e, tile.data_ptr(), self.stride, out.data_ptr()),
-                )
+        self.each_tile(rows, self.tiles.shape[1], use)
 
-        self.workers.run(work, self.blocks)
+    def estimate_gains(self, points: torch.Tensor, t: int) -> torch.Tensor:
+        gains = torch.zeros(self.threads, len(points), dtype=torch.float64)
 
-    def best_of_sample(self, estimate: torch.Tensor, open_: torch.Tensor) -> int:
-        """Of the candidates that the sample likes best, the one with the largest gain over the whole pool."""
-        step = self.sweep.guesses()
-        tried = max(TRIED, min(self.most_rows, FIRST_TRIED // (step + 1) ** 2))
-        hopeful = torch.where(open_, estimate, -torch.inf).topk(min(tried, int(open_.sum()))).indices
-        own = self.some_rows(hopeful, self.own)
-        gains = torch.zeros(self.workers.count, len(hopeful), dtype=torch.float64)
-        height = self.tiles.shape[1]
+        def use(r: int, b: int, e: int, tile: torch.Tensor, slot: int) -> None:
+            self.native.add_gains(
+                *(t, points[r:].data_ptr(), len(tile), b, e, tile.data_ptr(), self.stride), gains[slot, r:].data_ptr()
+            )
 
-        def work(block: tuple[int, int], slot: int) -> None:
-            b, e = block
-            columns = self.panels.block(b, e, 2 * slot)
-            for r, stop in cut(len(hopeful), height):
-                tile = self.tile(stop - r, e - b, slot)
-                self.multiply(self.part(own, r, stop), columns, tile)
-                self.sweep.add_gains(
-                    *(step, hopeful[r:].data_ptr(), len(tile), b, e, tile.data_ptr(), self.stride),
-                    gains[slot, r:].data_ptr(),
-                )
-
-        self.workers.run(work, self.blocks)
-        return self.best_of_close(step, hopeful, gains.sum(0))
-
-    def best_of_close(self, step: int, hopeful: torch.Tensor, gains: torch.Tensor) -> int:
-        """The candidate with the largest gain, those in float64 that rounding to integers may have put in its place."""
-        margin = 2 * self.panels.products.error * float(gains.max())
-        order = gains.argsort(descending=True, stable=True)[:CLOSE]
-        close = hopeful[order[gains[order] >= gains[order[0]] - margin]]
-        if len(close) == 1:
-            return int(close[0])
-        rows = zip(close.tolist(), self.products(close), strict=True)
-        exact = [self.sweep.settle(j, row.data_ptr(), True, step, 0.0) for j, row in rows]
-        return int(close[torch.tensor(exact).argmax()])
+        self.each_tile(points, self.tiles.shape[1], use)
+        return gains.sum(0)
 
     # Proving.
 
-    def run_sweep(self, first: int, gather: bool) -> None:
-        self.sweep.begin(first, self.sweep.guesses(), self.capacity if gather else 0, self.size)
+    def sweep(self, first: int, gather: bool) -> None:
+        self.native.begin(first, self.guesses(), self.capacity if gather else 0, self.size)
 
         def work(pair: tuple[int, int], slot: int) -> None:
             (b, e), (b2, e2) = self.blocks[pair[0]], self.blocks[pair[1]]
             tile, turned = self.tile(e - b, e2 - b2, slot), self.tile(e2 - b2, e - b, slot, turned=True)
-            own = self.panels.block(b, e, 2 * slot)
-            other = own if b2 == b else self.panels.block(b2, e2, 2 * slot + 1)
+            own = self.operands.block(b, e, 2 * slot)
+            other = own if b2 == b else self.operands.block(b2, e2, 2 * slot + 1)
             self.multiply(own, other, tile)
-            self.sweep.tile(b, e, b2, e2, tile.data_ptr(), turned.data_ptr(), self.stride)
+            self.native.tile(b, e, b2, e2, tile.data_ptr(), turned.data_ptr(), self.stride)
 
-        for pairs in rounds(len(self.blocks)):
-            self.workers.run(work, pairs)
+        with full_precision():
+            for pairs in rounds(len(self.blocks)):
+                self.workers.run(work, pairs)
 
-    def prove(self, done: int) -> None:
-        """Check each guess against all candidates, and put the right pick in the place of a wrong one."""
-        gains = torch.empty(self.n, dtype=torch.float64)
-        alive = torch.empty(self.n, dtype=torch.float64)
-        open_ = self.allowed.clone()
-        open_[self.picks] = False
-        for t in range(done, done + len(self.guessed)):
-            self.sweep.gains(t, gains.data_ptr(), alive.data_ptr())
-            winner, gain = self.contest(t, self.guessed[t - done], gains, alive, open_)
-            self.picks.append(winner)
-            self.gains.append(gain)
-            open_[winner] = False
-            if winner != self.guessed[t - done]:
-                self.correct(t, t - done, winner)
-        last = done + len(self.guessed)
-        self.sweep.gains(last, gains.data_ptr(), alive.data_ptr())
-        self.known = gains
+    def gains(self, t: int) -> tuple[torch.Tensor, torch.Tensor]:
+        gains, alive = (torch.empty(self.n, dtype=torch.float64) for _ in range(2))
+        self.native.gains(t, gains.data_ptr(), alive.data_ptr())
+        return gains, alive
 
-    def correct(self, t: int, at: int, winner: int) -> None:
-        """The guess at step t was wrong: the right pick is put before it, in the place of the guess most like it."""
-        rest = torch.tensor(self.guessed[at:])
-        products = self.products(torch.tensor([winner]))
-        distance = self.panels.scale[rest] - 2 * products[0, rest]
-        moved = int(torch.where(rest == winner, -torch.inf, distance).argmin()) + 1
-        self.guessed[at : at + moved] = [winner, *self.guessed[at : at + moved - 1]]
-        points = torch.tensor(self.guessed[at:])
-        changed = torch.empty(
-            self.sweep.replace(t, points.data_ptr(), len(points), moved, products.data_ptr()), dtype=torch.int64
-        )
-        self.sweep.changed_rows(changed.data_ptr())
-        for start in range(0, len(changed), memory.CORRECTED):
-            some = changed[start : start + memory.CORRECTED]
-            own, count = self.some_rows(some, self.own), len(some)
+    def drift(self, largest_gain: float) -> float:
+        return float64_drift(2 * self.n, largest_gain)
 
-            def work(block: tuple[int, int], slot: int, own=own, count=count, start=start) -> None:
-                b, e = block
-                columns = self.panels.block(b, e, 2 * slot)
-                for r, stop in cut(count, memory.BATCH):
-                    tile = self.tile(stop - r, e - b, slot)
-                    self.multiply(self.part(own, r, stop), columns, tile)
-                    self.sweep.retake((start + r) // memory.BATCH, b, e, tile.data_ptr(), self.stride)
+    def settle(self, points: torch.Tensor, t: int, threshold: Callable[[], float]) -> Iterator[float]:
+        for j, row in zip(points.tolist(), self.products(points), strict=True):
+            yield self.native.settle(j, row.data_ptr(), True, t, threshold())
 
-            self.workers.run(work, self.blocks)
+    def replace(self, t: int, points: Sequence[int], moved: int) -> None:
+        index = torch.tensor(points)
+        products = self.products(index[:1])
+        count = self.native.replace(t, index.data_ptr(), len(points), moved, products.data_ptr())
+        changed = torch.empty(count, dtype=torch.int64)
+        self.native.changed_rows(changed.data_ptr())
+        for start in range(0, count, PREPARED):
 
-    def gather_again(self) -> None:
-        """What was gathered is too little for rows whose coverage the corrections lowered."""
+            def use(r: int, b: int, e: int, tile: torch.Tensor, slot: int, start=start) -> None:
+                self.native.retake((start + r) // RETAKEN, b, e, tile.data_ptr(), self.stride)
+
+            self.each_tile(changed[start : start + PREPARED], RETAKEN, use)
+
+    def gather(self) -> bool:
+        """What the sweep gathered is too little for rows whose coverage the corrections lowered."""
         rows = torch.empty(self.n, dtype=torch.int64)
-        rows = rows[: self.sweep.forget_lower(rows.data_ptr())]
+        rows = rows[: self.native.forget_lower(rows.data_ptr())]
         if 4 * len(rows) > self.n:  # cheaper all at once
-            self.run_sweep(self.sweep.guesses(), True)
-            return
-        height = self.tiles.shape[1]
-        for start in range(0, len(rows), memory.CORRECTED):
-            some = rows[start : start + memory.CORRECTED]
-            own = self.some_rows(some, self.own)
+            self.sweep(self.guesses(), True)
+        else:
+            for some in rows.split(PREPARED):
+                self._gather_again(some)
+        return self.native.gathered()
 
-            def gather(r: int, b: int, e: int, slot: int, own_lists: bool, own=own, some=some) -> None:
-                count = min(height, len(some) - r)
-                tile = self.tile(count, e - b, slot)
-                self.multiply(self.part(own, r, r + count), self.panels.block(b, e, 2 * slot), tile)
-                self.sweep.gather_again(some[r:].data_ptr(), count, b, e, tile.data_ptr(), self.stride, own_lists)
+    def _gather_again(self, rows: torch.Tensor) -> None:
+        own, height = self.prepared(rows), self.tiles.shape[1]
 
-            starts = range(0, len(some), height)
+        def gather(r: int, b: int, e: int, slot: int, own_lists: bool) -> None:
+            count = min(height, len(rows) - r)
+            tile = self.tile(count, e - b, slot)
+            self.multiply(self.part(own, r, r + count), self.operands.block(b, e, 2 * slot), tile)
+            self.native.gather_again(rows[r:].data_ptr(), count, b, e, tile.data_ptr(), self.stride, own_lists)
 
-            def to_columns(block: tuple[int, int], slot: int, gather=gather, starts=starts) -> None:
-                for r in starts:
-                    gather(r, *block, slot, False)
+        starts = range(0, len(rows), height)
 
-            def to_rows(r: int, slot: int, gather=gather) -> None:
-                for b, e in self.blocks:
-                    gather(r, b, e, slot, True)
+        def to_columns(block: tuple[int, int], slot: int) -> None:
+            for r in starts:
+                gather(r, *block, slot, False)
 
+        def to_rows(r: int, slot: int) -> None:
+            for b, e in self.blocks:
+                gather(r, b, e, slot, True)
+
+        with full_precision():
             self.workers.run(to_columns, self.blocks)
             self.workers.run(to_rows, starts)
 
-    def contest(self, t, guess, gains, alive, open_) -> tuple[int, float]:
-        """The pick of step t: the guess, or who beats it in float64."""
-        drift = 2.0**-52 * 2 * self.n * float(gains.max())  # rounding of the sums in `gains`
-        upper = torch.where(open_, gains + self.entry_error * alive + drift, -torch.inf)
-        upper[guess] = -torch.inf
-        best = self.sweep.gain(t)
-        settled = {guess: best}
+    # Greedy on what was gathered.
 
-        def tie() -> float:
-            return TIE * (self.gains[0] if self.gains else max(best, 0.0))
+    def start(self, first_gain: float, picked: Sequence[int]) -> None:
+        self.operands.keep_no_more()
+        index = torch.tensor(picked, dtype=torch.int64)
+        self.native.start(first_gain, index.data_ptr())
 
-        rivals = (upper >= best - tie()).nonzero()[:, 0]
-        rivals = rivals[upper[rivals].argsort(descending=True, stable=True)]
-        for start in range(0, len(rivals), memory.BLOCK):
-            index = rivals[start : start + memory.BLOCK]
-            index = index[upper[index] >= best - tie()]
-            if not len(index):
-                break
-            products = self.products(index)
-            for j, row in zip(index.tolist(), products, strict=True):
-                gain = self.sweep.settle(j, row.data_ptr(), True, t, best - tie())
-                if gain >= 0:
-                    settled[j] = gain
-                    best = max(best, gain)
-        self.contested += len(settled) > 1
-        winner = min(j for j, gain in settled.items() if gain >= best - tie())
-        return winner, settled[winner]
+    def select(self, count: int, bar: Progress) -> tuple[torch.Tensor, torch.Tensor]:
+        return next_picks(self.native, count, bar)
+
+    def covered(self) -> float:
+        return self.native.covered()
+
+    def contested(self) -> int:
+        return self.native.stats()["contested"]

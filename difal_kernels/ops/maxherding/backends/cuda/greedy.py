@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,25 +12,27 @@ from difal_kernels._progress import Progress
 from difal_kernels.ops._gpu import queue
 
 from ...problem import Problem
-from ...result import Result
+from .operands import CudaCoverage
 
-MOST_PICKS = 1 << 13  # picks per launch: well below what a driver lets a kernel run where a screen hangs on the GPU
-WITH_BAR = 256  # and where somebody watches
+MAX_PICKS_PER_LAUNCH = 1 << 13  # well below what a driver lets a kernel run where a screen hangs on the GPU
+MAX_PICKS_WATCHED = 256  # and where somebody watches a progress bar
 
 
-class Task:
+class Task(CudaCoverage):
     """One selection's arrays. `native` becomes csrc's CoverageTask; the tensors must outlive it."""
 
-    def __init__(self, p: Problem, native: dict[str, Any], rows: int, columns: int, budget: int, keep: Any):
-        module, device = load("_cuda"), p.features.device
-        self.rows, self.columns, self.budget, self.keep = rows, columns, budget, keep
+    def __init__(self, p: Problem, columns: int, budget: int, exact: torch.Tensor | None = None):
+        module, device, rows = load("_cuda"), p.features.device, len(p.features)
+        self.rows, self.columns, self.budget = rows, columns, budget
+        self.native: dict[str, Any] = {}
+        self.keep: Any = None
 
-        def make(dtype: torch.dtype, *shape: int, zero: bool = False) -> torch.Tensor:
-            return (torch.zeros if zero else torch.empty)(shape, dtype=dtype, device=device)
+        def make(dtype: torch.dtype, *shape: int) -> torch.Tensor:
+            return torch.empty(shape, dtype=dtype, device=device)
 
         self.weights = p.weights.contiguous()
-        self.exact = make(torch.float64, rows, zero=True)
-        self.rounded = make(torch.float32, rows, zero=True)
+        self.exact = make(torch.float64, rows).zero_() if exact is None else exact.clone()
+        self.rounded = self.exact.float()
         self.picks, self.gains = make(torch.int64, budget), make(torch.float64, budget)
         self.control = make(torch.int64, module.CONTROL_BYTES // 8)
         self.state = {
@@ -51,48 +52,46 @@ class Task:
             "picks": self.picks,
             "pick_gains": self.gains,
         }
-        self.native = native
-
-    def cover_with(self, coverage: torch.Tensor) -> None:
-        self.exact.copy_(coverage)
-        self.rounded.copy_(coverage)
 
     def as_bytes(self) -> bytes:
         addresses = {name: tensor.data_ptr() for name, tensor in self.state.items()}
         fields = {"rows": self.rows, "columns": self.columns, "budget": self.budget, "gram_stride": 0}
         return load("_cuda").coverage_task(**{**fields, **self.native, **addresses})
 
-    def result(self, p: Problem) -> Result:
-        """Waits for the device."""
-        n = len(p.features)
-        covered = float(self.weights @ self.exact)
-        contested = int(self.control[1])
-        return Result(self.picks, self.gains / n, covered / n, contested)
-
 
 def workspace_bytes(rows: int, columns: int) -> int:
     return rows * (8 + 4 + 16 + 8 + 4 * 8 + 8) + columns * (3 * 8 + 5) + (1 << 16)
 
 
-def run(tasks: Sequence[Task], sparse: bool, first_gain: float, bar: Progress) -> None:
-    """All picks of all tasks: two short launches, then one for up to MOST_PICKS picks."""
-    module, device = load("_cuda"), tasks[0].exact.device
-    packed = torch.frombuffer(bytearray(b"".join(task.as_bytes() for task in tasks)), dtype=torch.uint8).to(device)
-    arrivals = torch.empty(len(tasks), dtype=torch.int32, device=device)
-    columns = max(task.columns for task in tasks)
-    where, at, count = queue(device), packed.data_ptr(), len(tasks)
-    module.coverage_start(where, at, count, columns, sparse, first_gain)
-    most = max(task.budget for task in tasks)
-    step = WITH_BAR if bar.enabled else MOST_PICKS
-    for done in range(0, most, step):
-        module.coverage_select(where, at, count, columns, sparse, arrivals.data_ptr(), step, module.THREADS)
-        if bar.enabled and device.type == "cuda":
-            torch.cuda.synchronize(device)  # so that the bar tells the truth, and Ctrl-C is heard
-        bar.update(sum(min(task.budget, done + step) - min(task.budget, done) for task in tasks))
-    if device.type == "cuda":
-        torch.cuda.current_stream(device).synchronize()  # `packed` is read until the last launch ends
+class CudaGreedy:
+    """The greedy loop of some tasks: two short launches to start, then one for many picks of all."""
 
+    def __init__(self, tasks: Sequence[Task], sparse: bool):
+        self.tasks, self.device = tasks, tasks[0].exact.device
+        packed = bytearray(b"".join(task.as_bytes() for task in tasks))
+        self.packed = torch.frombuffer(packed, dtype=torch.uint8).to(self.device)
+        self.arrivals = torch.empty(len(tasks), dtype=torch.int32, device=self.device)
+        most = max(task.columns for task in tasks)
+        self.launch = (queue(self.device), self.packed.data_ptr(), len(tasks), most, sparse)
 
-def pad(columns: int) -> int:
-    """Numbers from row to row of a matrix: a multiple of 32, so that rows begin on a cache line."""
-    return math.ceil(columns / 32) * 32
+    def start(self, first_gain: float = -1.0) -> None:
+        load("_cuda").coverage_start(*self.launch, first_gain)
+
+    def select(self, bar: Progress) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Make all picks of all tasks: columns, and gains not divided by N."""
+        module, on_gpu = load("_cuda"), self.device.type == "cuda"
+        step = MAX_PICKS_WATCHED if bar.enabled else MAX_PICKS_PER_LAUNCH
+        for done in range(0, max(task.budget for task in self.tasks), step):
+            module.coverage_select(*self.launch, self.arrivals.data_ptr(), step, module.THREADS)
+            if bar.enabled and on_gpu:
+                torch.cuda.synchronize(self.device)  # so that the bar tells the truth, and Ctrl-C is heard
+            bar.update(sum(min(task.budget, done + step) - min(task.budget, done) for task in self.tasks))
+        if on_gpu:
+            torch.cuda.current_stream(self.device).synchronize()  # `packed` is read until the last launch ends
+        return [(task.picks, task.gains) for task in self.tasks]
+
+    def covered(self, b: int) -> float:
+        return float(self.tasks[b].weights @ self.tasks[b].exact)
+
+    def contested(self, b: int) -> int:
+        return int(self.tasks[b].control[1])

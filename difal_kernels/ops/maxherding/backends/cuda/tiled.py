@@ -1,338 +1,138 @@
-"""The matrix-free path on the GPU: guess the first picks, prove them in one sweep over the tiles, go on with what is
-alive. The idea is that of `matrix_free`; here a sweep also counts what is alive, and a last one gathers it, so that
-lists are as long as they need to be. csrc/cuda/sweep.cu does the work on tiles, csrc/cuda/greedy.cu the rest.
-"""
+"""Tiles of the kernel on the GPU: a GEMM writes one, csrc/cuda/sweep.cu reads it. The alive are counted in a sweep and
+gathered in a second one, so that lists are as long as they need to be."""
 
 from __future__ import annotations
 
-import math
-from types import SimpleNamespace
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
 from difal_kernels._native import load
-from difal_kernels._progress import Progress
+from difal_kernels._precision import full_precision
 from difal_kernels.ops._gpu import queue
 
-from ...kernel_functions import kernel_of_scaled_square, sample_rows
+from ...bounds import column_entry_error
+from ...primitives import Guessing
 from ...problem import Problem
-from ...result import TIE, Result
-from . import dense, greedy
-from .operands import Panels, full_precision, matrix_bytes
-
-TILE = 8192  # rows and columns of a tile
-BLOCK = 64  # candidates whose kernel columns are made together
-TRIED = 128  # candidates whose gain is computed over the whole pool at each guess
-SAMPLE = 2048  # rows that guesses are made from
-FIRST_GUESSES = 8  # picks guessed before the first sweep, from the sample alone
-MOST_GUESSES = 256  # and before any later one
-BYTES_PER_ENTRY = 8
-MOST_ENTRIES = 3 << 30  # more than this gains nothing: a sweep is cheaper than lists that long
-SLACK = 1.3  # how much more may be alive than the sample says
+from ..gpu import GpuTuning
+from ..gpu.operands import label_bytes, operand_bytes
+from ..gpu.tiled import BYTES_PER_ENTRY, Events, GpuTiledGreedy, Level, Lists, PointSet
+from . import greedy
+from .operands import CudaCoverage, CudaOperands
 
 
-def fixed_bytes(p: Problem) -> int:
+def fixed_bytes(p: Problem, guessing: Guessing, tuning: GpuTuning) -> int:
     """All but the lists."""
     n = len(p.features)
-    labels = 0 if p.labeled is None else dense.label_bytes(p)
-    tile = 4 * min(TILE, n) ** 2
+    tile = 4 * min(tuning.tile_points, n) ** 2
     per_guess = (12 + 16 + 20) * n  # coverage, sums, events
-    return matrix_bytes(p) + labels + tile + MOST_GUESSES * per_guess + 4 * (3 * TRIED + 2 * min(SAMPLE, n)) * n
+    rows = 3 * tuning.guessed_at_once + guessing.settled_together + 4 * min(tuning.rows_at_once, n)
+    watched = 16 * guessing.watched_points**2
+    return operand_bytes(p) + label_bytes(p, tuning) + tile + guessing.max_guesses * per_guess + 4 * rows * n + watched
 
 
-def workspace_bytes(p: Problem) -> int:
+def workspace_bytes(p: Problem, guessing: Guessing, tuning: GpuTuning) -> int:
     """The least that the path can work with: linear in N."""
     n = len(p.features)
-    return fixed_bytes(p) + greedy.workspace_bytes(n, n) + 128 * BYTES_PER_ENTRY * n
+    least = (128 + tuning.list_room) * BYTES_PER_ENTRY * n
+    return fixed_bytes(p, guessing, tuning) + greedy.workspace_bytes(n, n) + least
 
 
-def plan(p: Problem) -> str:
-    return "matrix-free, 0.5 GEMM passes per sweep, 2 to 4 sweeps on data that is not adverse"
+class CudaTiledGreedy(CudaCoverage, GpuTiledGreedy):
+    operands: CudaOperands
 
+    def __init__(self, p: Problem, guessing: Guessing, tuning: GpuTuning, limit: int, horizon: int):
+        n = len(p.features)
+        spare = limit - fixed_bytes(p, guessing, tuning) - greedy.workspace_bytes(n, n)
+        operands = CudaOperands(p, tuning)
+        GpuTiledGreedy.__init__(self, p, operands, guessing, spare - tuning.list_room * BYTES_PER_ENTRY * n, horizon)
+        self.entry_error = column_entry_error(operands.error, p.kernel, operands.sq_norms, 0, tuning.roundings)
 
-def select(p: Problem, limit: int, bar: Progress) -> Result:
-    return _Selection(p, limit, bar).run()
-
-
-def add_up(sums: torch.Tensor) -> torch.Tensor:
-    """Each row becomes the sum of itself and all later ones, in place.
-
-    No `cumsum`: where torch is told to be deterministic, it has none for floats on a GPU.
-    """
-    for step in range(len(sums) - 2, -1, -1):
-        sums[step] += sums[step + 1]
-    return sums
-
-
-class _Selection:
-    def __init__(self, p: Problem, limit: int, bar: Progress):
-        self.p, self.bar, self.n = p, bar, len(p.features)
-        self.device = p.features.device
-        self.panels = Panels(p)
-        self.native = self.panels.native()
-        self.weights = p.weights.contiguous()
-        first = SimpleNamespace(exact=self.make(torch.float64).zero_(), rounded=self.make(torch.float32).zero_())
-        dense.cover_labeled(first, p, self.panels)
-        self.levels = [(first.exact, first.rounded)]  # coverage after 0, 1, ... guesses
-        spare = limit - fixed_bytes(p) - greedy.workspace_bytes(self.n, self.n)
-        self.capacity = min(spare // BYTES_PER_ENTRY, MOST_ENTRIES)
-        self.allowed = torch.zeros(self.n, dtype=torch.bool, device=self.device)
-        self.allowed[slice(None) if p.candidates is None else p.candidates.to(self.device)] = True
-        self.picks: list[int] = []
-        self.gains: list[float] = []
-        self.contested = 0
-        self.known: tuple[int, torch.Tensor] | None = None  # a step, and all gains at it, from the last sweep
-        shape = {"laplace": torch.inf, "student_t": 1.5, "rational_quadratic": 0.5}.get(p.kernel, 1.0)
-        error, scale = self.panels.error, self.panels.scale.double()
-        spread = (error["lambda_"] * shape * (scale + scale.max())).nan_to_num(torch.inf).clamp(max=error["tolerance"])
-        spread *= p.kernel not in ("tophat", "cosine")
-        self.entry_error = 1.02 * spread + error["relative"] + error["absolute"]  # the most of any entry of a column
-        # Gains are added up as multiples of a power of two, of which the sum of the weights has at most 2^51.
-        self.total = float(self.weights.sum())
-        self.magic = math.ldexp(1.5, math.frexp(self.total)[1] + 1) if self.total > 0 else 0.0
-        self.sample = sample_rows(self.n, min(SAMPLE, self.n)).to(self.device)
-
-    def make(self, dtype: torch.dtype, *shape: int) -> torch.Tensor:
-        return torch.empty(shape or (self.n,), dtype=dtype, device=self.device)
-
-    def run(self) -> Result:
-        while len(self.picks) < self.p.budget:
-            done = len(self.picks)
-            few = self.guess()
-            counts = self.sweep(done, few)
-            right = self.prove(done)
-            self.bar.update(len(self.picks) - done)
-            if counts is None or not right:
-                continue
-            if int(counts.sum()) > self.capacity:
-                self.capacity = int(self.capacity / SLACK)  # the sample said too little: more picks first
-            else:
-                return self.finish(counts)
-        covered = float(self.weights @ self.levels[len(self.picks)][0])
-        return self.result(covered)
-
-    def result(self, covered: float) -> Result:
-        picks = torch.tensor(self.picks, dtype=torch.int64, device=self.device)
-        gains = torch.tensor(self.gains, dtype=torch.float64, device=self.device)
-        return Result(picks, gains / self.n, covered / self.n, self.contested)
-
-    def finish(self, counts: torch.Tensor) -> Result:
-        """Gathers what is alive and hands it to the greedy loop."""
-        p, n, done = self.p, self.n, len(self.picks)
-        exact, rounded = self.levels[done]
-        self.levels, self.known = [], None
-        begin = counts.cumsum(0, dtype=torch.int64) - counts
-        entries = max(1, int(counts.sum()))
-        lists = {
-            "list_begin": begin,
-            "list_length": torch.zeros_like(counts),
-            "list_point": self.make(torch.int32, entries),
-            "list_value": self.make(torch.float32, entries),
-        }
-        self.gather(rounded, lists)
-        open_ = self.allowed.clone()
-        open_[self.picks] = False
-        keep = (lists, open_.to(torch.uint8), self.panels)
-        fields = {name: tensor.data_ptr() for name, tensor in lists.items()}
-        fields = {**self.native, **fields, "allowed": keep[1].data_ptr(), "symmetric": True}
-        task = greedy.Task(p, fields, n, n, p.budget - done, keep)
-        task.exact.copy_(exact)
-        task.rounded.copy_(rounded)
-        greedy.run([task], True, self.gains[0] if self.gains else -1.0, self.bar)
-        rest = task.result(p)
-        picks, gains = self.picks + rest.indices.tolist(), self.gains + (rest.gains * n).tolist()
-        self.picks, self.gains = picks, gains
-        self.contested += rest.contested_picks
-        return self.result(rest.coverage * n)
-
-    # Guessing: nothing here has to be right.
-
-    def kernel_rows(self, index: torch.Tensor) -> torch.Tensor:
-        """Estimated kernel values of some points with all, (len(index), N) float32."""
-        k = self.products(index)
-        if self.p.kernel == "cosine":
-            return k.clamp_(min=0)
-        k.mul_(-2 * self.panels.product).add_(self.panels.scale).add_(self.panels.scale[index][:, None]).clamp_(min=0)
-        return kernel_of_scaled_square(k, self.p.kernel)
-
-    def guess(self) -> bool:
-        """Guesses picks until few enough entries are alive; whether that is so."""
-        p, done = self.p, len(self.picks)
-        most = FIRST_GUESSES if self.known is None else MOST_GUESSES
-        self.guessed, self.guessed_gains = [], []
-        kernel = torch.cat([self.kernel_rows(rows) for rows in self.sample.split(256)])
-        weights = (self.weights[self.sample] * (self.n / len(self.sample))).float()
-        open_ = self.allowed.clone()
-        open_[self.picks] = False
-        if self.known is None:
-            low = self.levels[done][1][self.sample]
-            estimate = torch.zeros(self.n, device=self.device)
-            for b in range(0, len(self.sample), 128):
-                part = (kernel[b : b + 128] - low[b : b + 128, None]).clamp_(min=0)
-                estimate += weights[b : b + 128] @ part
-        else:  # all gains some picks ago; only what those took is estimated
-            step, gains = self.known
-            low, estimate = self.levels[step][1][self.sample], gains.float()
-        columns = torch.arange(0, self.n, max(1, self.n // 4096), device=self.device)
-        while True:
-            level = self.levels[-1][1]
-            high = level[self.sample]
-            risen = (high > low).nonzero()[:, 0]
-            for rows in risen.split(128):
-                taken = torch.minimum(kernel[rows], high[rows, None]).sub_(low[rows, None]).clamp_(min=0)
-                estimate -= weights[rows] @ taken
-            low, count = high, len(self.levels) - 1
-            alive = kernel[:, columns] >= torch.minimum(low[:, None], level[columns][None])
-            if float(alive.double().mean()) * self.n * self.n * SLACK <= self.capacity:
-                return True
-            if count - done == most or count == p.budget:
-                return False
-            j = self.best_of_sample(estimate, open_, level)
-            open_[j] = False
-            self.guessed_gains.append(self.raise_level(j, self.products(torch.tensor([j], device=self.device))[0]))
-            self.guessed.append(j)
-
-    def best_of_sample(self, estimate: torch.Tensor, open_: torch.Tensor, level: torch.Tensor) -> int:
-        """Of the candidates that the sample likes best, the one with the largest gain over the whole pool."""
-        hopeful = torch.where(open_, estimate, -torch.inf).topk(min(TRIED, int(open_.sum()))).indices
-        weights = self.weights.float()
-        gains = [self.kernel_rows(index).sub_(level).clamp_(min=0) @ weights for index in hopeful.split(BLOCK)]
-        return int(hopeful[torch.cat(gains).argmax()])
-
-    def products(self, index: torch.Tensor) -> torch.Tensor:
-        """Inner products of some points with all, (len(index), N) float32."""
-        out = self.make(torch.float32, len(index), self.n)
-        with full_precision():
-            self.panels.multiply(self.panels.matrix[index], self.panels.matrix, out)
-        return out
-
-    def column(self, j: int, products: torch.Tensor, level: int, **more: torch.Tensor) -> dict[str, torch.Tensor]:
-        exact, rounded = self.levels[level]
-        segments = -(-self.n // load("_cuda").SEGMENT)
+    def column(
+        self, points: PointSet, j: int, products: torch.Tensor, level: Level, new: Level | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = len(level.exact)
+        segments = -(-rows // load("_cuda").SEGMENT)
+        gain, bound = self.make(torch.float64, segments), self.make(torch.float64, segments)
         tensors = {
             "products": products,
-            "weights": self.weights,
-            "exact": exact,
-            "rounded": rounded,
-            "gain": self.make(torch.float64, segments),
-            "bound": self.make(torch.float64, segments),
-            **more,
+            "weights": points.weights,
+            "exact": level.exact,
+            "rounded": level.rounded,
+            "gain": gain,
+            "bound": bound,
         }
+        if new is not None:
+            tensors |= {"new_exact": new.exact, "new_rounded": new.rounded}
         addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
-        load("_cuda").coverage_column(queue(self.device), self.n, j, **{**self.native, **addresses})
-        return tensors
+        told = self.operands.native(points.features, points.sq_norms, points.norms)
+        load("_cuda").coverage_column(queue(self.device), rows, j, **{**told, **addresses})
+        return gain, bound
 
-    def raise_level(self, j: int, products: torch.Tensor) -> float:
-        """Adds the coverage with point j; its float64 gain."""
-        new = {"new_exact": self.make(torch.float64), "new_rounded": self.make(torch.float32)}
-        gain = self.column(j, products, len(self.levels) - 1, **new)["gain"]
-        self.levels.append((new["new_exact"], new["new_rounded"]))
-        return float(gain.sum())
-
-    # Sweeping.
-
-    def tiles(self):
-        """Each tile of the half matrix in turn, as kernel values: where it lies for the native code."""
-        n, module, where = self.n, load("_cuda"), queue(self.device)
-        step = min(TILE, n)
+    def tiles(self) -> Iterator[tuple[int, int, tuple[int, int, int, int]]]:
+        """Make each tile of the half matrix in turn, as kernel values; where it lies for the native code."""
+        n, operands = self.n, self.operands
+        step = min(operands.tuning.tile_points, n)
         space = self.make(torch.float32, step * step)
         for b in range(0, n, step):
             e = min(b + step, n)
             for b2 in range(0, b + 1, step):
                 e2 = min(b2 + step, n)
                 tile = space[: (e - b) * (e2 - b2)].view(e - b, e2 - b2)
-                with full_precision():
-                    self.panels.multiply(self.panels.matrix[b:e], self.panels.matrix[b2:e2], tile)
+                with full_precision(gpu=True):
+                    operands.multiply(operands.matrix[b:e], operands.matrix[b2:e2], tile)
                 stride, at = e2 - b2, tile.data_ptr()
-                shifted = (at - 4 * (b * stride + b2)) % (1 << 64)  # where entry (0, 0) would be
-                module.coverage_fill(where, shifted, stride, (b, e, b2, e2), 0, symmetric=b == b2, **self.native)
+                origin = (at - 4 * (b * stride + b2)) % (1 << 64)  # where entry (0, 0) would be
+                operands.fill(origin, stride, (b, e, b2, e2), None, b == b2)
                 yield at, stride, (b, e, b2, e2)
 
-    def events(self, first: int) -> dict[str, torch.Tensor]:
-        """For each row the steps that raise it, and what is left to take after the last."""
-        levels = torch.stack([rounded for _, rounded in self.levels[first:]], dim=1)  # (N, steps)
-        high = torch.cat([levels[:, 1:], torch.full_like(levels[:, :1], torch.inf)], dim=1)
-        rises = (high > levels) & (self.weights > 0)[:, None]
-        where = rises.nonzero()
-        begin = torch.zeros(self.n + 1, dtype=torch.int64, device=self.device)
-        begin[1:] = rises.sum(1).cumsum(0)
+    def sums(self, events: Events, taken: torch.Tensor, alive: torch.Tensor) -> dict[str, Any]:
+        """The arguments of csrc's Sums."""
         return {
-            "event_begin": begin,
-            "event_step": where[:, 1].to(torch.int32),
-            "event_low": levels[rises],
-            "event_high": high[rises],
+            **self.operands.native(),
+            "event_begin": events.begin.data_ptr(),
+            "event_step": events.step.data_ptr(),
+            "event_low": events.low.data_ptr(),
+            "event_high": events.high.data_ptr(),
+            "weights": events.weights.data_ptr(),
+            "taken": taken.data_ptr(),
+            "alive": alive.data_ptr(),
+            "points": self.n,
+            "steps": len(taken),
+            "magic": self.magic,
         }
 
-    def sweep(self, first: int, count_alive: bool) -> torch.Tensor | None:
-        """Gains at all steps from `first` on, to `taken` and `alive`; the lengths of the lists if asked for."""
-        steps = len(self.levels) - first
-        self.first = first
-        self.taken = torch.zeros(steps, self.n, dtype=torch.float64, device=self.device)
-        self.alive = torch.zeros(steps, self.n, dtype=torch.float64, device=self.device)
-        tensors = {**self.events(first), "weights": self.weights, "taken": self.taken, "alive": self.alive}
-        fields = {name: tensor.data_ptr() for name, tensor in tensors.items()}
-        fields = {**self.native, **fields, "points": self.n, "steps": steps, "magic": self.magic}
-        module, where = load("_cuda"), queue(self.device)
-        counts = torch.zeros(self.n, dtype=torch.int32, device=self.device) if count_alive else None
+    def make_tiles(self, events: Events) -> None:
+        fields = self.sums(events, self.taken, self.alive)
         allowed = self.allowed.to(torch.uint8)
-        rounded = self.levels[-1][1]
         for tile in self.tiles():
-            module.coverage_take(where, tile, **fields)
-            if counts is not None:
-                lists = {"floor": rounded, "allowed": allowed, "list_length": counts}
-                module.coverage_gather(where, tile, **self.native, **{k: v.data_ptr() for k, v in lists.items()})
-        return counts
+            load("_cuda").coverage_take(queue(self.device), tile, **fields)
+            if self.counts is not None:
+                self.gather_tile(tile, self.levels[-1].rounded, allowed, {"list_length": self.counts.data_ptr()})
 
-    def gather(self, rounded: torch.Tensor, lists: dict[str, torch.Tensor]) -> None:
-        allowed = self.allowed.to(torch.uint8)
-        fields = {name: tensor.data_ptr() for name, tensor in {**lists, "floor": rounded, "allowed": allowed}.items()}
+    def gather_tile(self, tile: tuple, floor: torch.Tensor, allowed: torch.Tensor, lists: dict[str, int]) -> None:
+        fields = {"floor": floor.data_ptr(), "allowed": allowed.data_ptr(), **lists}
+        load("_cuda").coverage_gather(queue(self.device), tile, **self.operands.native(), **fields)
+
+    def fill_lists(self, floor: torch.Tensor, allowed: torch.Tensor, lists: Lists) -> None:
         for tile in self.tiles():
-            load("_cuda").coverage_gather(queue(self.device), tile, **self.native, **fields)
+            self.gather_tile(tile, floor, allowed, lists.addresses())
 
-    # Proving.
+    def kernel_columns(self, points: torch.Tensor) -> torch.Tensor:
+        out = self.make(torch.float32, self.n, len(points))
+        with full_precision(gpu=True):
+            self.operands.multiply(self.operands.matrix, self.operands.matrix[points], out)
+        self.operands.fill(out.data_ptr(), out.stride(0), (0, self.n, 0, len(points)), points, False)
+        return out
 
-    def prove(self, done: int) -> bool:
-        """Accepts guesses up to the first wrong one, which it puts right; whether all were right."""
-        open_ = self.allowed.clone()
-        open_[self.picks] = False
-        gains, alive = add_up(self.taken), add_up(self.alive)
-        for step, (guess, guess_gain) in enumerate(zip(self.guessed, self.guessed_gains, strict=True)):
-            t = done + step
-            winner, gain = self.contest(t, guess, guess_gain, gains[step], alive[step], open_)
-            self.picks.append(winner)
-            self.gains.append(gain)
-            open_[winner] = False
-            if winner != guess:
-                self.known = t, gains[step].clone()
-                del self.levels[t + 1 :]
-                self.raise_level(winner, self.products(torch.tensor([winner], device=self.device))[0])
-                return False
-        self.known = done + len(self.guessed), gains[-1].clone()
-        return True
+    def take(self, kernel: torch.Tensor, events: Events, taken: torch.Tensor, alive: torch.Tensor) -> None:
+        tile = kernel.data_ptr(), kernel.stride(0), (0, len(kernel), 0, self.n)
+        load("_cuda").coverage_take(queue(self.device), tile, **self.sums(events, taken, alive))
 
-    def contest(self, t, guess, guess_gain, gains, alive, open_) -> tuple[int, float]:
-        """The pick of step t: the guess, or who beats it in float64."""
-        drift = 2.0**-49 * self.n * self.total  # rounding of the sums in `gains`
-        upper = torch.where(open_, gains + self.entry_error * alive + drift, -torch.inf)
-        upper[guess] = -torch.inf
-        best, settled = guess_gain, {guess: guess_gain}
-
-        def tie() -> float:
-            return TIE * (self.gains[0] if self.gains else max(best, 0.0))
-
-        rivals = (upper >= best - tie()).nonzero()[:, 0]
-        rivals = rivals[upper[rivals].argsort(descending=True, stable=True)]
-        for index in rivals.split(BLOCK):
-            index = index[upper[index] >= best - tie()]
-            if not len(index):
-                break
-            for j, row in zip(index.tolist(), self.products(index), strict=True):
-                sums = self.column(j, row, t)
-                if float(sums["gain"].sum() + sums["bound"].sum()) < best - tie():
-                    continue
-                new = {"new_exact": self.make(torch.float64), "new_rounded": self.make(torch.float32)}
-                settled[j] = float(self.column(j, row, t, **new)["gain"].sum())
-                best = max(best, settled[j])
-        self.contested += len(settled) > 1
-        winner = min(j for j, gain in settled.items() if gain >= best - tie())
-        return winner, settled[winner]
+    def greedy_on(self, lists: Lists, level: Level, open_: torch.Tensor, budget: int) -> greedy.CudaGreedy:
+        task = greedy.Task(self.p, self.n, budget, level.exact)
+        allowed = open_.to(torch.uint8)
+        task.keep = lists, allowed, self.operands
+        task.native = {**self.operands.native(), **lists.addresses(), "allowed": allowed.data_ptr(), "symmetric": True}
+        return greedy.CudaGreedy([task], sparse=True)

@@ -8,12 +8,10 @@ import torch
 
 from difal_kernels.ops._triton import Build
 
-from . import column_kernels as triton_columns
-from . import greedy_kernels as triton_greedy
-from . import tile_kernels as triton_tiles
+from . import column_kernels, greedy_kernels, tile_kernels
 from .dense import SIDE, launch_options
-from .greedy import CONTENDERS, OPTIONS, PARTS
-from .operands import triton_type
+from .greedy import CONTENDERS, PARTS
+from .operands import OPTIONS, triton_type
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # What pointers point to, by the name of the argument; float32 where it is not here.
@@ -31,27 +29,27 @@ TYPES = {name: f"*{kind}" for kind, names in POINTEES.items() for name in names.
 def builds() -> list[Build]:
     """Every kernel; those with products for each type that is multiplied, else with float32 features."""
     made = []
-    for kernel in (triton_tiles.fill, triton_tiles.sweep, triton_tiles.gather):
+    for kernel in (tile_kernels.fill, tile_kernels.sweep, tile_kernels.gather):
         for dtype in DTYPES:
             more = {"a": _pointer(dtype), "b": _pointer(dtype)}
-            if kernel is triton_tiles.sweep:
+            if kernel is tile_kernels.sweep:
                 more["weights"] = "*fp32"
             constants = {"KIND": 0, "WIDEN": False, "SYMMETRIC": True, "SIDE": SIDE}
             made.append(_build(kernel, more, constants, launch_options()))
     some = {"KIND": 0, "DTYPE": triton_type(torch.float32), "CONTENDERS": CONTENDERS, "PARTS": PARTS, "SIDE": SIDE}
-    for kernel in (triton_tiles.fill_pairs, triton_tiles.sweep_pairs, triton_tiles.repair_lists):
+    for kernel in (tile_kernels.fill_pairs, tile_kernels.sweep_pairs, tile_kernels.repair_lists):
         more = {"weights": "*fp32"}
         made.append(_build(kernel, more, {**some, "SYMMETRIC": True}, {"num_warps": 4, **OPTIONS}))
-    for kernel in (triton_greedy.settle, triton_greedy.take):
+    for kernel in (greedy_kernels.settle, greedy_kernels.take):
         for sparse in (False, True):
             made.append(_build(kernel, {}, {**some, "SPARSE": sparse, "SYMMETRIC": True}, {"num_warps": 4, **OPTIONS}))
-    for kernel in (triton_greedy.start, triton_greedy.start_sparse, triton_greedy.survey):
+    for kernel in (greedy_kernels.start, greedy_kernels.start_sparse, greedy_kernels.survey):
         made.append(_build(kernel, {}, some, {"num_warps": 4, **OPTIONS}))
-    made.append(_build(triton_greedy.look, {}, some, {"num_warps": 1, **OPTIONS}))
-    for kernel in (triton_columns.lower, triton_columns.lower_sparse, triton_columns.cover):
+    made.append(_build(greedy_kernels.look, {}, some, {"num_warps": 1, **OPTIONS}))
+    for kernel in (column_kernels.lower, column_kernels.lower_sparse, column_kernels.cover):
         made.append(_build(kernel, {}, some, {"num_warps": 4, **OPTIONS}))
     for exact in (False, True):
-        made.append(_build(triton_columns.column, {}, {**some, "EXACT": exact}, {"num_warps": 4, **OPTIONS}))
+        made.append(_build(column_kernels.column, {}, {**some, "EXACT": exact}, {"num_warps": 4, **OPTIONS}))
     return made
 
 

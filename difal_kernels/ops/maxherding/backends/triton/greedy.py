@@ -11,16 +11,14 @@ import torch
 from difal_kernels._progress import Progress
 from difal_kernels.ops._triton import interpreted
 
-from ...kernel_functions import KERNELS
+from ...kernel_functions import KERNEL_FUNCTIONS
 from ...problem import Problem
-from ...result import Result
-from .operands import WIDTH, triton_type
+from .operands import GROUP, OPTIONS, WIDTH, triton_type
 
-TILE, GROUP = 64, 16  # as in greedy_kernels.py
+TILE = 64  # as in greedy_kernels.py
 CONTENDERS, PARTS = 32, 64  # columns settled in a turn, at most, and programs that settle one
 TAKERS, LOWERERS = 1024, 8  # programs that take, at most, and that lower a tile of columns
 TURNS = 256  # turns queued before the host asks how far the selections are
-OPTIONS = {"enable_fp_fusion": True}  # said, since its default changes from one Triton to the next
 
 
 @dataclass
@@ -33,7 +31,7 @@ class Task:
     allowed: torch.Tensor | None  # (M,) bool: may it be picked
     features: torch.Tensor  # (N, D) with aligned rows, or the (N, N) kernel
     norms: torch.Tensor | None
-    scale: torch.Tensor  # (N,) float32
+    sq_norms: torch.Tensor  # (N,) float32
     model: torch.Tensor  # (8,) float32
     budget: int
     exact: torch.Tensor  # (N,) float64 coverage
@@ -66,7 +64,7 @@ class Engine:
         self.weights = self.stack([t.p.weights for t in tasks], f64, self.rows)
         self.exact = self.stack([t.exact for t in tasks], f64, self.rows)
         self.rounded = self.exact.float()
-        self.scale = self.stack([t.scale for t in tasks], f32, self.rows)
+        self.sq_norms = self.stack([t.sq_norms for t in tasks], f32, self.rows)
         self.points = self.stack([t.points for t in tasks], i64, self.columns)
         open_ = [torch.ones(t.columns, dtype=torch.bool) if t.allowed is None else t.allowed for t in tasks]
         self.flag = torch.where(self.stack(open_, torch.bool, self.columns), 0, 2).to(torch.int8)
@@ -83,7 +81,7 @@ class Engine:
             self.make((self.count, self.budget), i64),
             self.make((self.count, self.budget), f64),
         )
-        kind = KERNELS.index(tasks[0].p.kernel)
+        kind = KERNEL_FUNCTIONS[tasks[0].p.kernel].code
         self.kind = {"KIND": kind, **OPTIONS}
         self.typed = {**self.kind, "DTYPE": triton_type(tasks[0].features.dtype)}
         self.shape = {"SPARSE": gram is None, "SYMMETRIC": symmetric}
@@ -120,14 +118,17 @@ class Engine:
         """First estimates, rounded to multiples of a power of two of which the largest has at most 2^51."""
         from . import greedy_kernels as kernels
 
+        if not self.budget:
+            return
+
         if self.gram is None:
             kernels.start_sparse[(self.columns,)](
-                *self.lists, self.sizes, self.model, self.weights, self.rounded, self.scale, self.gains, self.bounds,
+                *self.lists, self.sizes, self.model, self.weights, self.rounded, self.sq_norms, self.gains, self.bounds,
                 num_warps=4, **self.kind,
             )  # fmt: skip
         else:
             kernels.start[(self.tiles, self.count)](
-                *self.matrix(), self.sizes, self.model, self.weights, self.rounded, self.scale, self.points,
+                *self.matrix(), self.sizes, self.model, self.weights, self.rounded, self.sq_norms, self.points,
                 self.gains, self.bounds, self.flag, self.rows, self.columns, num_warps=4, **self.kind,
             )  # fmt: skip
         largest = torch.where(self.flag == 0, self.gains, 0.0).amax(1)
@@ -163,8 +164,8 @@ class Engine:
 
         kernels.settle[(self.many["PARTS"], self.many["CONTENDERS"], self.count)](
             *self.matrix(), *self.lists[:3], self.sizes, self.control, self.reals, self.model, self.weights,
-            self.exact, self.rounded, self.scale, self.points, self.proposal, self.contender, self.slot, self.partial,
-            self.rows, self.columns, self.tiles, num_warps=4, **self.many, **self.typed, **self.shape,
+            self.exact, self.rounded, self.sq_norms, self.points, self.proposal, self.contender, self.slot,
+            self.partial, self.rows, self.columns, self.tiles, num_warps=4, **self.many, **self.typed, **self.shape,
         )  # fmt: skip
 
     def _take(self) -> None:
@@ -173,7 +174,7 @@ class Engine:
         rises = (self.rise_row, self.rise_low, self.rise_high)
         kernels.take[(min(TAKERS, -(-self.rows // GROUP)), self.count)](
             *self.matrix(), *self.lists[:3], self.sizes, self.control, self.reals, self.model, self.weights,
-            self.exact, self.rounded, self.scale, self.points, *rises, self.rows, self.columns, num_warps=4,
+            self.exact, self.rounded, self.sq_norms, self.points, *rises, self.rows, self.columns, num_warps=4,
             **self.typed, **self.shape,
         )  # fmt: skip
 
@@ -183,19 +184,17 @@ class Engine:
         rises = (self.rise_row, self.rise_low, self.rise_high)
         if self.gram is None:
             kernels.lower_sparse[(min(TAKERS, self.rows),)](
-                *self.lists, self.control, self.reals, self.model, self.weights, self.scale, self.gains, self.flag,
+                *self.lists, self.control, self.reals, self.model, self.weights, self.sq_norms, self.gains, self.flag,
                 *rises, num_warps=4, **self.kind,
             )  # fmt: skip
             return
         kernels.lower[(self.tiles, self.lowerers, self.count)](
-            *self.matrix(), self.sizes, self.control, self.reals, self.model, self.weights, self.scale, self.points,
+            *self.matrix(), self.sizes, self.control, self.reals, self.model, self.weights, self.sq_norms, self.points,
             self.gains, self.flag, *rises, self.rows, self.columns, num_warps=4, **self.kind,
         )  # fmt: skip
 
-    def run(self, first_gain: float, bar: Progress) -> list[Result]:
-        """All picks of all tasks; waits for the device every TURNS turns."""
-        if self.budget:
-            self.start(first_gain)
+    def select(self, bar: Progress) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Make all picks of all tasks: columns, and gains not divided by N; waits for the device every TURNS turns."""
         done, turns = 0, min(TURNS, self.budget)
         total = sum(t.budget for t in self.tasks)
         while done < total:
@@ -205,13 +204,13 @@ class Engine:
             bar.update(done - before)
             left = int((self.sizes[:, 2] - self.control[:, 0]).max())
             turns = max(1, min(TURNS, left))
-        return [self._result(b, t) for b, t in enumerate(self.tasks)]
+        return [(self.picks[b, : t.budget], self.pick_gains[b, : t.budget]) for b, t in enumerate(self.tasks)]
 
-    def _result(self, b: int, t: Task) -> Result:
-        n = len(t.p.features)
-        covered = float(self.weights[b] @ self.exact[b])
-        picks, gains = self.picks[b, : t.budget], self.pick_gains[b, : t.budget]
-        return Result(t.points[picks], gains / n, covered / n, int(self.control[b, 1]))
+    def covered(self, b: int) -> float:
+        return float(self.weights[b] @ self.exact[b])
+
+    def contested(self, b: int) -> int:
+        return int(self.control[b, 1])
 
 
 def workspace_bytes(rows: int, columns: int) -> int:

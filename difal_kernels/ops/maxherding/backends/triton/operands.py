@@ -2,64 +2,87 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from difal_kernels.ops._triton import interpreted
 
-from ...kernel_functions import KERNELS
+from ...bounds import ErrorModel
+from ...kernel_functions import KERNEL_FUNCTIONS
 from ...problem import Problem
-from ..cpu.operands import TOLERANCE, UNIT
-from ..cuda import operands as cuda_panels
-from ..cuda.operands import ROWS
+from ..gpu import GpuTuning
+from ..gpu.covered import GpuCoverage
+from ..gpu.operands import HALVES, GpuOperands
 
 WIDTH = 8  # numbers of an error model, as in greedy_kernels.py
 STEP = 64  # numbers of a row that the kernels take at a time
+GROUP = 16  # rows that float64 takes together, as in greedy_kernels.py
+OPTIONS = {"enable_fp_fusion": True}  # said, since its default changes from one Triton to the next
 
 
-class Panels(cuda_panels.Panels):
-    """As for CUDA, with the same bounds; `matrix` and `features` are padded with zeros where they need it.
-
-    The kernels add up 512 products on the tensor cores, never more than `chunk`, so that the bound holds for them too.
+class TritonOperands(GpuOperands):
+    """The kernels add up 512 products on the tensor cores, never more than `chunk`, so the bound holds for them too.
 
     Attributes:
         units: numbers from row to row of `matrix`, over 64.
         model: (8,) float32, the error model and `product`.
     """
 
-    def __init__(self, p: Problem):
-        super().__init__(p)
-        raw = self.matrix is self.features
-        self.features = aligned(self.features, STEP if raw else 16 // self.features.element_size())
-        self.matrix = self.features if raw else aligned(self.matrix, STEP)
-        self.raw = raw
+    def __init__(self, p: Problem, tuning: GpuTuning):
+        super().__init__(p, tuning)
+        self.matrix = self.features if self.raw else aligned(self.matrix, STEP)
         self.units = self.matrix.stride(0) // STEP
-        self.model = model_of({**self.error, "product": self.product}, self.device)
+        self.model = packed_model(self.error, self.product, self.device)
 
-    def _norms(self, features: torch.Tensor) -> torch.Tensor:
-        return norms_of(features)
+    def rows_of(self, features: torch.Tensor) -> torch.Tensor:
+        """Rows of half precision may be multiplied as they are."""
+        return aligned(features, STEP if features.dtype in HALVES else 16 // features.element_size())
 
-    def others(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        norms = norms_of(features) if self.cosine else None
-        if self.raw:
-            return features, (norms_of(features) / self.bandwidth).square().float(), norms
-        matrix = self.turned(features, norms)
-        return matrix, self._scale(matrix), norms
-
-    def where(self) -> dict[str, int]:
-        """What kernels that compute in float64 are told."""
+    def where(self, features: torch.Tensor | None = None, norms: torch.Tensor | None = None) -> dict[str, int]:
+        """What kernels that compute in float64 are told; of other points where these are given."""
+        if features is None:
+            features, norms = self.features, self.norms
         return {
-            "features_at": self.features.data_ptr(),
-            "stride": self.features.stride(0),
-            "dimension": self.features.shape[1],
-            "norms_at": 0 if self.norms is None else self.norms.data_ptr(),
+            "features_at": features.data_ptr(),
+            "stride": features.stride(0),
+            "dimension": features.shape[1],
+            "norms_at": 0 if norms is None else norms.data_ptr(),
         }
 
-    def constants(self) -> dict:
-        """`tl.constexpr` arguments of those kernels."""
-        return {"KIND": KERNELS.index(self.kernel), "DTYPE": triton_type(self.features.dtype)}
+    def constants(self) -> dict[str, Any]:
+        """`tl.constexpr` arguments of those kernels, and how they are compiled."""
+        return {"KIND": KERNEL_FUNCTIONS[self.kernel].code, "DTYPE": triton_type(self.features.dtype), **OPTIONS}
+
+    def reals(self) -> torch.Tensor:
+        return torch.tensor([self.bandwidth], dtype=torch.float64, device=self.device)
 
 
-def triton_type(dtype: torch.dtype):
+class TritonCoverage(GpuCoverage):
+    operands: TritonOperands
+
+    def cover_block(
+        self,
+        products: torch.Tensor,
+        begin: int,
+        end: int,
+        rows: torch.Tensor,
+        sq_norms: torch.Tensor,
+        norms: torch.Tensor | None,
+    ) -> None:
+        from . import column_kernels as kernels
+
+        operands = self.operands
+        apart = torch.zeros(len(rows), operands.features.stride(0), dtype=rows.dtype, device=rows.device)
+        apart[:, : rows.shape[1]] = rows  # as far apart as the pool's
+        kernels.cover[(-(-(end - begin) // GROUP),)](
+            products, products.stride(0), *operands.where().values(), operands.reals(), operands.model,
+            operands.sq_norms, apart.data_ptr(), sq_norms, 0 if norms is None else norms.data_ptr(), self.exact,
+            self.rounded, begin, end, len(rows), num_warps=4, **operands.constants(),
+        )  # fmt: skip
+
+
+def triton_type(dtype: torch.dtype) -> Any:
     import triton.language as tl
 
     return {
@@ -70,24 +93,10 @@ def triton_type(dtype: torch.dtype):
     }[dtype]
 
 
-def model_of(error: dict[str, float], device: torch.device) -> torch.Tensor:
-    names = ("lambda_", "relative", "absolute", "tolerance", "product")
-    values = [error[name] for name in names] + [0.0] * (WIDTH - len(names))
-    return torch.tensor(values, dtype=torch.float32, device=device)
-
-
-def precomputed_model(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    relative = 4 * UNIT if dtype == torch.float64 else 0.0
-    error = {"lambda_": 0.0, "relative": relative, "absolute": 0.0, "tolerance": TOLERANCE, "product": 1.0}
-    return model_of(error, device)
-
-
-def norms_of(features: torch.Tensor) -> torch.Tensor:
-    """(N,) float64 norms of the rows."""
-    out = torch.empty(len(features), dtype=torch.float64, device=features.device)
-    for begin in range(0, len(features), ROWS):
-        out[begin : begin + ROWS] = features[begin : begin + ROWS].double().norm(dim=1)
-    return out
+def packed_model(error: ErrorModel, product: float, device: torch.device) -> torch.Tensor:
+    """lambda, relative, absolute, tolerance and product, in the places where `error_model` of arithmetic.py reads."""
+    values = [error.sq_dist_rel_err, error.relative, error.absolute, error.tolerance, product]
+    return torch.tensor(values + [0.0] * (WIDTH - len(values)), dtype=torch.float32, device=device)
 
 
 def aligned(matrix: torch.Tensor, step: int) -> torch.Tensor:

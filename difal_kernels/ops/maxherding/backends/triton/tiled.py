@@ -1,195 +1,148 @@
-"""The matrix-free path in Triton: as `cuda_matrix_free`, but tiles never reach memory.
-
-There a GEMM writes a tile that other kernels read; here the kernel that multiplies also adds up what rows take
-from columns at each guessed step (`sweep`), and later keeps the entries that are alive (`gather`).
-"""
+"""Tiles of the kernel in Triton, which never reach memory: the kernel that multiplies also adds up what rows take from
+columns at each guessed step (`sweep`), and later keeps the entries that are alive (`gather`)."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
-from difal_kernels._progress import Progress
-
-from ...kernel_functions import KERNELS, sample_rows
+from ...bounds import column_entry_error
+from ...kernel_functions import KERNEL_FUNCTIONS
+from ...primitives import Guessing
 from ...problem import Problem
-from ...result import Result
-from ..cpu.operands import UNIT
-from ..cuda import dense as cuda_dense
-from ..cuda import tiled as cuda_matrix_free
-from ..cuda.operands import full_precision, matrix_bytes
-from ..cuda.tiled import BYTES_PER_ENTRY, MOST_GUESSES, SAMPLE, TRIED
-from .dense import PROGRAMS, SIDE, cover_labeled, launch_options, make_pairs, pair_bytes, strips
-from .greedy import GROUP, OPTIONS, Engine, Task
+from ..gpu import GpuTuning
+from ..gpu.operands import label_bytes, operand_bytes
+from ..gpu.tiled import BYTES_PER_ENTRY, Events, GpuTiledGreedy, Level, Lists, PointSet
+from .dense import PROGRAMS, SIDE, fill, launch_options, make_pairs, pair_bytes, strips
+from .greedy import Engine, Task
 from .greedy import workspace_bytes as engine_bytes
-from .operands import Panels, model_of, widened
-
-ROOM = 32  # entries of a list beyond those counted
+from .operands import GROUP, TritonCoverage, TritonOperands, packed_model, widened
 
 
-def fixed_bytes(p: Problem) -> int:
+def fixed_bytes(p: Problem, guessing: Guessing, tuning: GpuTuning) -> int:
     """All but the lists."""
     n, d = p.features.shape
-    labels = 0 if p.labeled is None else cuda_dense.label_bytes(p)
-    per_guess = (12 + 16 + 4) * n  # coverage, sums, levels
-    padded = n * 64 * 8 + 4 * n * d
+    per_guess = (12 + 16 + 4 + 20) * n  # coverage, sums, levels, events
+    rows = 3 * tuning.guessed_at_once + guessing.settled_together + 8 * min(tuning.rows_at_once, n)
     return (
-        matrix_bytes(p)
-        + padded
-        + labels
+        operand_bytes(p)
+        + n * 64 * 8
+        + 4 * n * d
+        + label_bytes(p, tuning)
         + pair_bytes(n, n)
-        + MOST_GUESSES * per_guess
-        + 4 * (3 * TRIED + 2 * min(SAMPLE, n)) * n
+        + guessing.max_guesses * per_guess
+        + 4 * rows * n
+        + 16 * guessing.watched_points**2
     )
 
 
-def workspace_bytes(p: Problem) -> int:
+def workspace_bytes(p: Problem, guessing: Guessing, tuning: GpuTuning) -> int:
     """The least that the path can work with: linear in N."""
     n = len(p.features)
-    return fixed_bytes(p) + engine_bytes(n, n) + 128 * BYTES_PER_ENTRY * n
+    return fixed_bytes(p, guessing, tuning) + engine_bytes(n, n) + (128 + tuning.list_room) * BYTES_PER_ENTRY * n
 
 
-def plan(p: Problem) -> str:
-    return "matrix-free, 0.5 GEMM passes per sweep, 2 to 4 sweeps on data that is not adverse, and 1 pass to gather"
+class TritonTiledGreedy(TritonCoverage, GpuTiledGreedy):
+    operands: TritonOperands
 
-
-def select(p: Problem, limit: int, bar: Progress) -> Result:
-    return _Selection(p, limit, bar).run()
-
-
-class _Selection(cuda_matrix_free._Selection):
-    """Guesses and proofs are inherited; what touches the kernel is here."""
-
-    def __init__(self, p: Problem, limit: int, bar: Progress):
-        self.p, self.bar, self.n = p, bar, len(p.features)
-        self.device = p.features.device
-        self.panels = panels = Panels(p)
-        self.weights = p.weights.contiguous()
-        self.reals = torch.tensor([panels.bandwidth], dtype=torch.float64, device=self.device)
-        exact = torch.zeros(self.n, dtype=torch.float64, device=self.device)
-        cover_labeled(exact, p, panels)
-        self.levels = [(exact, exact.float())]  # coverage after 0, 1, ... guesses
-        spare = limit - fixed_bytes(p) - engine_bytes(self.n, self.n)
-        self.capacity = min(spare // BYTES_PER_ENTRY, cuda_matrix_free.MOST_ENTRIES)
-        self.allowed = torch.zeros(self.n, dtype=torch.bool, device=self.device)
-        self.allowed[slice(None) if p.candidates is None else p.candidates.to(self.device)] = True
-        self.picks: list[int] = []
-        self.gains: list[float] = []
-        self.contested = 0
-        self.known: tuple[int, torch.Tensor] | None = None
-        shape = {"laplace": torch.inf, "student_t": 1.5, "rational_quadratic": 0.5}.get(p.kernel, 1.0)
-        error, scale = panels.error, panels.scale.double()
-        spread = (error["lambda_"] * shape * (scale + scale.max())).nan_to_num(torch.inf).clamp(max=error["tolerance"])
-        spread *= p.kernel not in ("tophat", "cosine")
-        # The most of any entry of a column, and float32 sums of a tile's terms, weights rounded too.
-        summing = 1.01 * (SIDE + 4) * UNIT
-        self.entry_error = 1.02 * spread + error["relative"] + error["absolute"] + summing
-        self.total = float(self.weights.sum())
+    def __init__(self, p: Problem, guessing: Guessing, tuning: GpuTuning, limit: int, horizon: int):
+        n = len(p.features)
+        spare = limit - fixed_bytes(p, guessing, tuning) - engine_bytes(n, n)
+        operands = TritonOperands(p, tuning)
+        GpuTiledGreedy.__init__(self, p, operands, guessing, spare - tuning.list_room * BYTES_PER_ENTRY * n, horizon)
+        # A tile's sums are float32, of weights that are rounded too.
+        self.entry_error = column_entry_error(operands.error, p.kernel, operands.sq_norms, SIDE, tuning.roundings)
         # Weights in units of a power of two that is at least their sum: sums are multiples of 2^-51 of it.
-        self.unit = math.ldexp(1.0, math.frexp(self.total)[1]) if self.total > 0 else 1.0
-        self.shares = (self.weights / self.unit).float()
-        self.magic = torch.tensor([3.0], dtype=torch.float64, device=self.device)
-        self.sample = sample_rows(self.n, min(SAMPLE, self.n)).to(self.device)
-        self.pairs, self.pair_count = make_pairs(self.n, self.n, self.device)
-        self.tiled = {"KIND": KERNELS.index(p.kernel), "WIDEN": widened(), "SIDE": SIDE}
+        self.weight_unit = math.ldexp(1.0, math.frexp(self.total)[1]) if self.total > 0 else 1.0
+        self.shares = (self.weights / self.weight_unit).float()
+        self.share_magic = torch.tensor([3.0], dtype=torch.float64, device=self.device)
+        self.pairs, self.pair_count = make_pairs(n, n, self.device)
+        self.tiled = {"KIND": KERNEL_FUNCTIONS[p.kernel].code, "WIDEN": widened(), "SIDE": SIDE}
 
-    def products(self, index: torch.Tensor) -> torch.Tensor:
-        out = self.make(torch.float32, len(index), self.n)
-        with full_precision():
-            self.panels.multiply(self.panels.matrix[index], self.panels.matrix, out)
-        return out
-
-    def column(self, j: int, products: torch.Tensor, level: int, **more: torch.Tensor) -> dict[str, torch.Tensor]:
+    def column(
+        self, points: PointSet, j: int, products: torch.Tensor, level: Level, new: Level | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         from . import column_kernels as kernels
 
-        exact, rounded = self.levels[level]
-        groups = -(-self.n // GROUP)
+        operands, rows = self.operands, len(level.exact)
+        groups = -(-rows // GROUP)
         gain, bound = self.make(torch.float64, groups), self.make(torch.float64, groups)
-        new = more.get("new_exact", exact), more.get("new_rounded", rounded)
+        raised = level if new is None else new  # not written without
         kernels.column[(groups,)](
-            products, *self.panels.where().values(), self.reals, self.panels.model, self.panels.scale, self.weights,
-            exact, rounded, *new, gain, bound, self.n, j, EXACT=bool(more), num_warps=4, **self.panels.constants(),
-            **OPTIONS,
+            products, *operands.where(points.features, points.norms).values(), operands.reals(), operands.model,
+            points.sq_norms, points.weights, level.exact, level.rounded, raised.exact, raised.rounded, gain, bound,
+            rows, j, EXACT=new is not None, num_warps=4, **operands.constants(),
         )  # fmt: skip
-        return {"gain": gain, "bound": bound}
+        return gain, bound
 
-    def sweep(self, first: int, count_alive: bool) -> torch.Tensor | None:
-        """Gains at all steps from `first` on, to `taken` and `alive`; the lengths of the lists if asked for."""
+    def make_tiles(self, events: Events) -> None:
         from . import tile_kernels as kernels
 
-        n, panels, steps = self.n, self.panels, len(self.levels) - first
-        levels = torch.stack([rounded for _, rounded in self.levels[first:]] + [self.make(torch.float32)])
-        levels[-1] = torch.inf
-        self.taken = torch.zeros(steps, n, dtype=torch.float64, device=self.device)
-        self.alive = torch.zeros(steps, n, dtype=torch.float64, device=self.device)
-        counts = torch.zeros(n, dtype=torch.int32, device=self.device)
-        allowed = self.allowed.to(torch.uint8)
+        n, operands, steps = self.n, self.operands, len(self.taken)
+        last = self.levels[-1].rounded
+        levels = torch.stack(
+            [*(level.rounded for level in self.levels[self.first :]), torch.full_like(last, torch.inf)]
+        )
+        counts = torch.zeros(n, dtype=torch.int32, device=self.device) if self.counts is None else self.counts
         sums = (levels, self.shares, self.taken, self.alive)
-        where = panels.where()
+        where, reals = operands.where(), operands.reals()
         for b, e in strips(n, n):
             self.pair_count.zero_()
             kernels.sweep[(-(-(e - b) // SIDE), -(-e // SIDE))](
-                panels.matrix, panels.units, b, n, panels.scale, where["norms_at"], panels.model, *sums, steps,
-                self.magic, self.levels[-1][1], allowed, counts, self.pairs, self.pair_count, int(count_alive),
-                **self.tiled, **launch_options(),
+                operands.matrix, operands.units, b, n, operands.sq_norms, where["norms_at"], operands.model, *sums,
+                steps, self.share_magic, last, self.allowed.to(torch.uint8), counts, self.pairs, self.pair_count,
+                int(self.counts is not None), **self.tiled, **launch_options(),
             )  # fmt: skip
             kernels.sweep_pairs[(PROGRAMS,)](
-                self.pairs, self.pair_count, *where.values(), self.reals, panels.model, *sums, n, steps, self.magic,
-                SIDE=SIDE, num_warps=4, **panels.constants(), **OPTIONS,
+                self.pairs, self.pair_count, *where.values(), reals, operands.model, *sums, n, steps,
+                self.share_magic, SIDE=SIDE, num_warps=4, **operands.constants(),
             )  # fmt: skip
-        self.taken *= self.unit
-        self.alive *= self.unit
-        return counts if count_alive else None
+        self.taken *= self.weight_unit
+        self.alive *= self.weight_unit
 
-    def finish(self, counts: torch.Tensor) -> Result:
-        """Gathers what is alive and hands it to the greedy loop."""
-        p, n, done = self.p, self.n, len(self.picks)
-        exact, rounded = self.levels[done]
-        self.levels, self.known = [], None
-        lists = self.gather(rounded, counts.to(torch.int64))
-        open_ = self.allowed.clone()
-        open_[self.picks] = False
-        # Entry (i, j) of list i need not be that of list j to the last bit, so the difference is charged as well.
-        error = {name: 2 * value for name, value in self.panels.error.items()}
-        model = model_of({**error, "product": self.panels.product}, self.device)
-        points = torch.arange(n, device=self.device)
-        panels = self.panels
-        task = Task(
-            p, n, points, open_, panels.features, panels.norms, panels.scale, model, p.budget - done, exact, lists=lists
-        )
-        (rest,) = Engine([task], None, True).run(self.gains[0] if self.gains else -1.0, self.bar)
-        self.picks += rest.indices.tolist()
-        self.gains += (rest.gains * n).tolist()
-        self.contested += rest.contested_picks
-        return self.result(rest.coverage * n)
+    def kernel_columns(self, points: torch.Tensor) -> torch.Tensor:
+        out = self.make(torch.float32, self.n, len(points))
+        fill(self.operands, points, out, False)
+        return out
 
-    def gather(self, rounded: torch.Tensor, counts: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The live entries of each row, in the order of the points."""
+    def take(self, kernel: torch.Tensor, events: Events, taken: torch.Tensor, alive: torch.Tensor) -> None:
+        error = self.operands.error
+        stretch = 1 + 2 * error.tolerance + error.relative
+        counts = events.begin[1:] - events.begin[:-1]
+        row_of = torch.arange(len(kernel), device=self.device).repeat_interleave(counts)
+        for step in events.step.unique().tolist():
+            at = (events.step == step).nonzero()[:, 0]
+            k, w = kernel[row_of[at]], events.weights[row_of[at], None]
+            low, high = events.low[at, None], events.high[at, None]
+            clipped = torch.minimum(torch.maximum(k, low), high).double()
+            gain = ((clipped - low) * w + self.magic) - self.magic  # a multiple of the sums' unit
+            taken[step] += gain.sum(0)
+            reach = k * stretch + error.absolute
+            alive[step] += (((reach > low) & (reach <= high)) * (w * 1.000001)).sum(0)
+
+    def fill_lists(self, floor: torch.Tensor, allowed: torch.Tensor, lists: Lists) -> None:
         from . import tile_kernels as kernels
 
-        n, panels = self.n, self.panels
-        allowed = self.allowed.to(torch.uint8)
-        where = panels.where()
-        while True:
-            room = counts + ROOM
-            begin = torch.zeros(n + 1, dtype=torch.int64, device=self.device)
-            begin[1:] = room.cumsum(0)
-            entries = int(begin[-1])
-            lists = {
-                "list_begin": begin,
-                "list_length": torch.empty(n, dtype=torch.int32, device=self.device),
-                "list_point": self.make(torch.int32, entries),
-                "list_value": self.make(torch.float32, entries),
-            }
-            kernels.gather[(-(-n // SIDE),)](
-                panels.matrix, panels.units, n, panels.scale, where["norms_at"], panels.model, rounded, allowed,
-                *lists.values(), **self.tiled, **launch_options(),
-            )  # fmt: skip
-            if bool((lists["list_length"] <= room).all()):
-                break
-            counts = lists["list_length"].to(torch.int64)  # more than the sweep counted: now it is known
-        kernels.repair_lists[(n,)](
-            *lists.values(), *where.values(), self.reals, num_warps=4, **panels.constants(), **OPTIONS
-        )
-        return lists
+        operands, where = self.operands, self.operands.where()
+        arrays = (lists.begin, lists.length, lists.point, lists.value)
+        kernels.gather[(-(-self.n // SIDE),)](
+            operands.matrix, operands.units, self.n, operands.sq_norms, where["norms_at"], operands.model, floor,
+            allowed, *arrays, **self.tiled, **launch_options(),
+        )  # fmt: skip
+        if bool((lists.length <= lists.begin[1:] - lists.begin[:-1]).all()):
+            kernels.repair_lists[(self.n,)](
+                *arrays, *where.values(), operands.reals(), num_warps=4, **operands.constants()
+            )
+
+    def greedy_on(self, lists: Lists, level: Level, open_: torch.Tensor, budget: int) -> Any:
+        # Entry (i, j) of list i need not be that of list j to the last bit, so the difference is charged as well.
+        operands = self.operands
+        model = packed_model(operands.error.doubled(), operands.product, self.device)
+        arrays = {name: getattr(lists, name.removeprefix("list_")) for name in lists.addresses()}
+        task = Task(
+            self.p, self.n, torch.arange(self.n, device=self.device), open_, operands.features, operands.norms,
+            operands.sq_norms, model, budget, level.exact, lists=arrays,
+        )  # fmt: skip
+        return Engine([task], None, True)

@@ -1,0 +1,75 @@
+"""What the CUDA and the Triton backend share: torch on the device, and neither's kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from difal_kernels._progress import Progress
+from difal_kernels.ops import _gpu
+
+from ...bounds import ROUNDINGS, Roundings
+from ...plan import PlannedBackend
+from ...primitives import DenseGreedy, DenseMemory, Guessing, Solve, TiledGreedy
+from ...problem import Problem
+from ...result import Result
+
+# A correction is done by GEMMs here as on the CPU, so the first guesses are made with as much care.
+GUESSING = Guessing(max_guesses=256, first_guesses=2, sample_rows=512, tried=128)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuTuning:
+    """Sizes and thresholds. No value changes a pick.
+
+    Attributes:
+        tile_points: rows and columns of a tile, without the matrix.
+        rows_at_once: rows of the matrix per GEMM.
+        labels_at_once: labeled rows per GEMM.
+        row_multiple: rows of the matrix are a multiple of so many numbers apart.
+        max_entries: alive entries that are worth gathering: a sweep is cheaper than lists that are longer.
+        list_room: entries of a list beyond those counted.
+        guessed_at_once: kernel rows that are made at a time for guessing.
+        chunks: products that a tensor core adds up before they go to a float32 sum; the longest that is sure enough.
+        max_tensor_core_err: largest relative error of a kernel value that a tensor core's sums may cause.
+        half_products: whether torch multiplies half precision into float32; None to try it.
+        roundings: what the bounds are made from.
+    """
+
+    tile_points: int = 8192
+    rows_at_once: int = 4096
+    labels_at_once: int = 8192
+    row_multiple: int = 32
+    max_entries: int = 3 << 30
+    list_room: int = 32
+    guessed_at_once: int = 128
+    chunks: tuple[int, ...] = (8192, 4096, 2048, 1024, 512)
+    max_tensor_core_err: float = 2.0**-11
+    half_products: bool | None = None
+    roundings: Roundings = ROUNDINGS
+
+
+class GpuBackend(PlannedBackend):
+    """What is the same of `primitives.Device` for both."""
+
+    tuning: GpuTuning
+    path: str | None = None
+    memory_name = "what is free on the device"
+    max_problems = 1 << 14  # of one launch: a grid has at most 65,535 blocks in its second and third dimension
+
+    def default_memory_limit(self, device: torch.device) -> int:
+        return _gpu.free_memory(device) * 9 // 10
+
+    def at_a_time(self) -> int:
+        return self.max_problems
+
+    def entry_bits(self, p: Problem) -> int:
+        return 32
+
+    def in_groups(self, problems: Sequence[Problem], solve: Solve, bar: Progress) -> list[Result]:
+        return solve(self, problems, bar)
+
+
+__all__ = ["GUESSING", "DenseGreedy", "DenseMemory", "GpuBackend", "GpuTuning", "TiledGreedy"]

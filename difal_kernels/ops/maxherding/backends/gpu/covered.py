@@ -1,0 +1,49 @@
+"""The coverage of a pool on the GPU, and labeled rows that raise it."""
+
+from __future__ import annotations
+
+import torch
+
+from difal_kernels._precision import full_precision
+
+from .operands import GpuOperands
+
+
+class GpuCoverage:
+    """m of the pool, `exact` (N,) float64 and `rounded` (N,) float32. A backend says how a block is covered."""
+
+    operands: GpuOperands
+    exact: torch.Tensor
+    rounded: torch.Tensor
+
+    @property
+    def labels_at_once(self) -> int:
+        return self.operands.tuning.labels_at_once
+
+    def cover(self, rows: torch.Tensor) -> None:
+        operands, n = self.operands, len(self.exact)
+        rows = rows.to(operands.features.dtype).contiguous()
+        matrix, sq_norms, norms = operands.others(rows)
+        step = min(operands.tuning.rows_at_once, n)
+        products = torch.empty(step, len(rows), dtype=torch.float32, device=rows.device)
+        for b in range(0, n, step):
+            e = min(b + step, n)
+            with full_precision(gpu=True):
+                operands.multiply(operands.matrix[b:e], matrix, products[: e - b])
+            self.cover_block(products[: e - b], b, e, rows, sq_norms, norms)
+
+    def cover_with(self, coverage: torch.Tensor) -> None:
+        self.exact.copy_(coverage)
+        self.rounded.copy_(coverage)
+
+    def cover_block(
+        self,
+        products: torch.Tensor,
+        begin: int,
+        end: int,
+        rows: torch.Tensor,
+        sq_norms: torch.Tensor,
+        norms: torch.Tensor | None,
+    ) -> None:
+        """Raise m of points [begin, end) to what labeled `rows` give, of which `products` has the inner products."""
+        raise NotImplementedError

@@ -1,0 +1,228 @@
+"""The matrix-free algorithm: guess the first picks, prove them in one sweep over the tiles, go on with what is alive.
+
+Coverage m only grows, so an entry k_ij <= m_i never matters again, and after t picks about 1 / (t + 1) of all entries
+matter. The first picks are guessed from a sample of rows, which needs no proof. A sweep over the half matrix, tile
+by tile, then gives every candidate's gain at every guessed step, with a bound: what no bound lets beat its step's guess
+is proven. Where float64 finds a better pick it takes the guess's place, and what the rows near the two took is taken
+anew. What is alive is gathered, and the rest is greedy on that.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+
+from ..._progress import Progress
+from .bandwidth import sample_rows
+from .dense import cover_labeled
+from .kernel_functions import kernel_matrix
+from .primitives import Device, TiledGreedy
+from .problem import Problem
+from .result import TIE, Result
+
+
+def describe() -> str:
+    return "matrix-free, about 1 GEMM pass in two sweeps, more where guesses go wrong or memory is near the least"
+
+
+def select(device: Device, p: Problem, limit: int, bar: Progress) -> Result:
+    tiles = device.tiled_greedy(p, limit, p.budget)
+    with tiles.working():
+        selection = MatrixFreeSelection(device, p, tiles, p.budget)
+        picks, gains = selection.more(p.budget, bar)
+        return Result(picks, gains, selection.coverage(), selection.contested_picks())
+
+
+class MatrixFreeSelection:
+    """Greedy selection on the alive entries, as far as wanted.
+
+    Args:
+        device: its `guessing` rules.
+        p: the problem.
+        tiles: the primitives, for `horizon` picks at most.
+        horizon: picks that will be asked for at most.
+    """
+
+    def __init__(self, device: Device, p: Problem, tiles: TiledGreedy, horizon: int):
+        self.p, self.tiles, self.horizon, self.rules = p, tiles, horizon, device.guessing
+        self.n, self.place = len(p.features), p.features.device
+        self.handed_out, self.started = 0, False
+        self.allowed = torch.zeros(self.n, dtype=torch.bool, device=self.place)
+        self.allowed[slice(None) if p.candidates is None else p.candidates.to(self.place)] = True
+        self.unit = float(p.weights.max()) or 1.0
+        self.picks: list[int] = []
+        self.gains: list[float] = []
+        self.contested = 0
+        self.known: torch.Tensor | None = None  # all gains after the picks so far, from the last sweep
+        cover_labeled(tiles, p)
+        self.covered_before = float(p.weights @ tiles.coverage(0))
+        self.watch()
+
+    def more(self, count: int, bar: Progress) -> tuple[torch.Tensor, torch.Tensor]:
+        """Make the next `count` picks, and their gains; within `tiles.working()`."""
+        wanted = self.handed_out + count
+        while len(self.picks) < wanted and not self.started:
+            known = len(self.picks)
+            self.prepare()
+            bar.update(min(len(self.picks), wanted) - known)
+        if len(self.picks) < wanted:
+            picks, gains = self.tiles.select(wanted - len(self.picks), bar)
+            self.picks += picks.tolist()
+            self.gains += gains.tolist()
+        new, self.handed_out = slice(self.handed_out, wanted), wanted
+        gains = torch.tensor(self.gains[new], dtype=torch.float64, device=self.place)
+        return torch.tensor(self.picks[new], dtype=torch.int64, device=self.place), gains / self.n
+
+    def prepare(self) -> None:
+        """Prove more picks; and, once few enough entries are alive, gather those for all the picks to come."""
+        done = len(self.picks)
+        few_alive = self.guess()
+        self.tiles.sweep(done, few_alive)
+        self.prove(done)
+        if not few_alive:
+            return
+        if not self.tiles.gather():
+            self.tiles.capacity = int(self.tiles.capacity / self.rules.slack)  # the sample said too little: guess on
+            return
+        self.started, self.known = True, None
+        self.tiles.start(self.gains[0] if self.gains else -1.0, self.picks)
+
+    def add_labeled(self, labeled: torch.Tensor) -> bool:
+        """Cover by more labeled rows; False where that is not possible at this stage."""
+        if not self.started or len(self.picks) > self.handed_out:
+            return False
+        cover_labeled(self.tiles, replace(self.p, labeled=labeled))
+        self.covered_before = self.tiles.covered() - math.fsum(self.gains)
+        return True
+
+    def coverage(self) -> float:
+        return (self.covered_before + math.fsum(self.gains[: self.handed_out])) / self.n
+
+    def contested_picks(self) -> int:
+        return self.contested + (self.tiles.contested() if self.started else 0)
+
+    # Guessing: nothing here has to be right.
+
+    def watch(self) -> None:
+        """Keep kernel values of some rows with some others, to tell how many entries are alive."""
+        p = self.p
+        rows = sample_rows(self.n, self.rules.watched_points).to(self.place)
+        rows, columns = rows[0::2], rows[len(rows) > 1 :: 2]
+        self.watched = rows, columns
+        kernel = kernel_matrix(p.features[rows], p.features[columns], p.kernel, p.bandwidth)
+        self.watched_reach = kernel * (1 + self.tiles.entry_error[columns])
+
+    def alive_estimate(self, m: torch.Tensor) -> float:
+        """Estimate how many entries would be gathered at coverage m: pairs of which either may use the other."""
+        if self.p.kernel != "cosine":
+            m = m.where(m < 1, torch.inf)  # fully covered; see CoverageLevel in csrc/cpu/greedy.h
+        alive = self.watched_reach > torch.minimum(m[self.watched[0]][:, None], m[self.watched[1]][None])
+        return float(alive.sum()) / alive.numel() * self.n * self.n
+
+    def guess(self) -> bool:
+        """Guess picks until few enough entries are alive; whether they are."""
+        p, tiles, done = self.p, self.tiles, len(self.picks)
+        self.guessed: list[int] = []
+        open_ = self.allowed.clone()
+        open_[self.picks] = False
+        level = tiles.coverage(done)
+        if self.known is None:
+            estimate = torch.zeros(self.n, dtype=torch.float64, device=self.place)
+            self.add_taken(estimate, p.weights.nonzero()[:, 0], level, torch.full_like(level, torch.inf))
+        else:
+            estimate = self.known / self.unit
+        most = self.rules.first_guesses if self.known is None else tiles.max_guesses
+        while True:
+            count = tiles.guesses()
+            few_alive = self.alive_estimate(level) * self.rules.slack <= tiles.capacity
+            if few_alive or count - done == most or count == self.horizon:
+                return few_alive
+            j = self.best_of_sample(estimate, open_)
+            open_[j] = False
+            tiles.guess(j)
+            self.guessed.append(j)
+            low, level = level, tiles.coverage(count + 1)
+            self.add_taken(estimate.neg_(), (level > low).nonzero()[:, 0], low, level)
+            estimate.neg_()
+
+    def add_taken(self, out: torch.Tensor, rows: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> None:
+        """Add to `out` what `rows` take from each candidate when they rise from low to high, told by a sample."""
+        if not len(rows):
+            return
+        size = self.rules.sample_rows * (2 if self.tiles.guesses() < self.rules.first_guesses else 1)
+        picked = rows[sample_rows(len(rows), min(size, len(rows))).to(self.place)]
+        weights = self.p.weights[picked] * (len(rows) / len(picked) / self.unit)
+        self.tiles.estimate_taken(out, picked, low[picked].float(), high[picked].float(), weights)
+
+    def best_of_sample(self, estimate: torch.Tensor, open_: torch.Tensor) -> int:
+        """Of the candidates that the sample likes best, the one with the largest gain over the whole pool."""
+        step, rules = self.tiles.guesses(), self.rules
+        tried = max(rules.tried, min(2 * rules.sample_rows, rules.first_tried // (step + 1) ** 2))
+        hopeful = torch.where(open_, estimate, -torch.inf).topk(min(tried, int(open_.sum()))).indices
+        gains = self.tiles.estimate_gains(hopeful, step)
+        # Where rows were rounded before they were multiplied, float64 decides among gains that are near the best.
+        margin = 2 * self.tiles.rows_rounding * float(gains.max())
+        order = gains.argsort(descending=True, stable=True)[: rules.close]
+        close = hopeful[order[gains[order] >= gains[order[0]] - margin]]
+        if len(close) == 1:
+            return int(close[0])
+        exact = list(self.tiles.settle(close, step, lambda: 0.0))
+        return int(close[torch.tensor(exact).argmax()])
+
+    # Proving.
+
+    def prove(self, done: int) -> None:
+        """Check each guess against all candidates, and put the right pick in the place of a wrong one."""
+        open_ = self.allowed.clone()
+        open_[self.picks] = False
+        for t in range(done, done + len(self.guessed)):
+            winner, gain = self.contest(t, self.guessed[t - done], open_)
+            self.picks.append(winner)
+            self.gains.append(gain)
+            open_[winner] = False
+            if winner != self.guessed[t - done]:
+                self.correct(t, t - done, winner)
+        self.known, _ = self.tiles.gains(done + len(self.guessed))
+
+    def contest(self, t: int, guess: int, open_: torch.Tensor) -> tuple[int, float]:
+        """Find the pick of step t: the guess, or who beats it in float64."""
+        gains, alive = self.tiles.gains(t)
+        upper = gains + self.tiles.entry_error * alive + self.tiles.drift(float(gains.max()))
+        upper = torch.where(open_, upper, -torch.inf)
+        upper[guess] = -torch.inf
+        best = self.tiles.gain(t)
+        settled = {guess: best}
+
+        def enough() -> float:
+            """The gain that a candidate must have: within a tie of the best."""
+            return best - TIE * (self.gains[0] if self.gains else max(best, 0.0))
+
+        rivals = (upper >= enough()).nonzero()[:, 0]
+        rivals = rivals[upper[rivals].argsort(descending=True, stable=True)]
+        for index in rivals.split(self.rules.settled_together):
+            index = index[upper[index] >= enough()]
+            if not len(index):
+                break
+            for j, gain in zip(index.tolist(), self.tiles.settle(index, t, enough), strict=True):
+                if gain >= 0:
+                    settled[j] = gain
+                    best = max(best, gain)
+        self.contested += len(settled) > 1
+        winner = min(j for j, gain in settled.items() if gain >= enough())
+        return winner, settled[winner]
+
+    def correct(self, t: int, at: int, winner: int) -> None:
+        """The guess at step t was wrong: put the right pick before it, in the place of the guess most like it."""
+        rest = self.guessed[at:]
+        moved = 1 + (rest.index(winner) if winner in rest else self.most_like(winner, rest))
+        self.guessed[at : at + moved] = [winner, *self.guessed[at : at + moved - 1]]
+        self.tiles.replace(t, self.guessed[at:], moved)
+
+    def most_like(self, point: int, others: list[int]) -> int:
+        """Which of `others` covers the most of what `point` does, by where it is."""
+        rows = self.p.features[[point, *others]].double()
+        if self.p.kernel == "cosine":
+            rows = torch.nn.functional.normalize(rows, dim=1)
+        return int((rows[1:] - rows[0]).square().sum(1).argmin())

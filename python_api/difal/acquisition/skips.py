@@ -1,0 +1,53 @@
+"""Which pixels an annotator could not answer, learned from those that were skipped.
+
+A balanced logistic regression of skipped against answered queries, on the features that the head sees. What it finds
+likelier skipped than answered is not queried: a skipped query costs as much as a label and teaches the head nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from difal.config import Config
+from difal.features.cache import FeatureCache, Pixel
+from difal.heads.logistic import standardised_logistic
+from difal.threads import one_thread
+
+CHUNK = 4096  # rows of features in float32 at a time
+
+
+@one_thread()
+def answerable(
+    cache: FeatureCache,
+    pixels: str,
+    rows: np.ndarray,
+    asked: Sequence[Pixel],
+    skipped: Sequence[bool],
+    budget: int,
+    config: Config,
+) -> np.ndarray:
+    """The rows that an annotator will rather answer than skip; all of them where fewer than `budget` are left.
+
+    Args:
+        cache, pixels, rows: candidates of a set of the cache.
+        asked: the queried pixels.
+        skipped: of each of them whether it was skipped; where all or none were, nothing is left out.
+        budget: how many rows there must be.
+        config: `penalty`.
+    """
+    targets = torch.tensor(list(skipped), dtype=torch.int64)
+    if not len(targets) or targets.min() == targets.max():
+        return rows
+    weight, bias = standardised_logistic(cache.features_of(asked), targets, cache.context(), 2, config.penalty)
+    weight, bias = (weight[1] - weight[0]).float(), (bias[1] - bias[0]).float()
+    features = cache.features(pixels)
+    kept = [rows[:0]]
+    for start in range(0, len(rows), CHUNK):
+        some = rows[start : start + CHUNK]
+        odds = torch.from_numpy(features[some].astype(np.float32)) @ weight + bias
+        kept.append(some[(odds <= 0).numpy()])
+    found = np.concatenate(kept)
+    return found if len(found) >= budget else rows

@@ -1,0 +1,168 @@
+"""What every head is: a linear layer, then anything; and the registry of heads by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from difal.config import Config
+from difal.errors import ConfigError, UserError
+from difal.files import derive_seed, write_tensors
+from difal.threads import one_thread
+
+ABSENT = -1e4  # the score of a class without a label: its probability is 0 in float32, and no arithmetic overflows
+HEADS: dict[str, type[Head]] = {}
+
+
+class Head(nn.Module):
+    """A per-pixel classifier that begins with a linear layer: scores = rest(project(features)).
+
+    `project` sees the features before anything nonlinear does, so it commutes with bilinear resizing and with the
+    scalar normalisation of a pixel. That is what dense prediction relies on, and all it needs.
+
+    A subclass sets `name` and `summary`, supplies `train_on` and `shape`, and is registered by `@register`; then
+    `--head NAME` takes it. Adding one is adding a file to this folder.
+
+    Attributes:
+        project: the linear layer, (P, D) to (P, h).
+        rest: a module from (P, h) to (P, C) scores.
+        shape: the arguments, all of them integers, with which the class makes a head of the same shape.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    project: nn.Linear
+    rest: nn.Module
+    shape: tuple[int, ...]
+
+    @classmethod
+    def train_on(
+        cls,
+        features: np.ndarray,
+        targets: np.ndarray,
+        context: np.ndarray,
+        classes: int,
+        config: Config,
+        seed: int,
+        dropout: float,
+    ) -> Head:
+        """Make a head out of validated input; see `train_head`."""
+        raise NotImplementedError
+
+    @property
+    def classes(self) -> int:
+        return self.shape[-1]
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(P, D) features to (P, C) scores, whose softmax is the head's probability."""
+        return self.rest(self.project(features))
+
+    @one_thread()
+    @torch.no_grad()
+    def logits(self, features: np.ndarray, rows: np.ndarray, chunk: int = 1024) -> torch.Tensor:
+        """(len(rows), ..., C) float32 scores of rows of `features` (N, ..., D), a memory map perhaps, in chunks."""
+        device = self.project.weight.device
+        parts = [torch.empty(0, *features.shape[1:-1], self.classes)]
+        for start in range(0, len(rows), chunk):
+            some = as_float(features[rows[start : start + chunk]])
+            scores = self(some.reshape(-1, some.shape[-1]).to(device)).cpu()
+            parts.append(scores.reshape(*some.shape[:-1], -1))
+        return torch.cat(parts)
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file, whole or not at all; of one entry of metadata, since several have no order."""
+        write_tensors(path, self.state_dict(), {"head": f"{self.name} {','.join(map(str, self.shape))}"})
+
+
+def register(cls: type[Head]) -> type[Head]:
+    """Register a head under its `name`; a class decorator."""
+    HEADS[cls.name] = cls
+    return cls
+
+
+def check_head(name: str) -> str:
+    """Raise ConfigError for a name that is none."""
+    if name not in HEADS:
+        raise ConfigError(f"`head` must be one of {', '.join(HEADS)}, got {name!r}")
+    return name
+
+
+def make_head(name: str, shape: tuple[int, ...], tensors: dict[str, torch.Tensor]) -> Head:
+    """The head that `name`, `shape` and `state_dict()` describe, in evaluation mode."""
+    head = HEADS[name](*shape)
+    head.load_state_dict(tensors)
+    return head.eval()
+
+
+def load_head(path: Path) -> Head:
+    """Read what `Head.save` wrote; a file of an earlier version, which names no head, holds the paper's MLP.
+
+    Raises:
+        UserError: the file is no head; names it.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            facts = file.metadata() or {}
+            name, _, sizes = facts.get("head", f"mlp {facts.get('sizes')}").partition(" ")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return make_head(name, tuple(map(int, sizes.split(","))), tensors)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} is not a head of this package ({error}); delete it and resume the run") from None
+
+
+def train_head(
+    features: np.ndarray,
+    targets: np.ndarray,
+    context: np.ndarray,
+    classes: int,
+    config: Config,
+    *seed_parts,
+    dropout: float = 0.0,
+) -> Head:
+    """Train a head from scratch.
+
+    Args:
+        features: (n, D) labeled features, n at least 1.
+        targets: (n,) class ids.
+        context: (m, D) random unlabeled features, as which the pool looks; may be empty if the head allows it.
+        classes: number of classes C.
+        config: `head`, which names it, and the settings of that head.
+        *seed_parts: what tells this training from others of the same seed, such as the round.
+        dropout: probability with which each class score is dropped in training, so that MC dropout finds a head used
+            to it; a head without random parts ignores it.
+
+    Returns:
+        The head, on the CPU, in evaluation mode. The same arguments give the same weights, whatever the number of
+        threads: it is trained on one.
+
+    Raises:
+        ConfigError: there is no such head.
+        ValueError: shapes do not agree, or there is nothing to train on.
+    """
+    if features.ndim != 2 or len(features) != len(targets) or len(targets) == 0:
+        raise ValueError(f"`features` must be (n, D) with n labels, n > 0, got {features.shape} and {len(targets)}")
+    kind = HEADS[check_head(config.head)]
+    seed = derive_seed("head", config.seed, *seed_parts)
+    with one_thread():
+        return kind.train_on(features, np.asarray(targets, np.int64), context, classes, config, seed, dropout)
+
+
+def drop(scores: torch.Tensor, probability: float, generator: torch.Generator) -> torch.Tensor:
+    """Dropout on class scores: each is 0 with the given probability, else divided by one minus it.
+
+    The paper's experiments drop the scores, not the hidden units. A class without a label stays one. `generator` is on
+    the CPU, so that devices agree.
+    """
+    kept = torch.rand(scores.shape, generator=generator) >= probability
+    return torch.where(scores > ABSENT / 2, scores * kept.to(scores.device) / (1 - probability), scores)
+
+
+def as_float(rows: np.ndarray) -> torch.Tensor:
+    """A float32 copy."""
+    return torch.from_numpy(np.array(rows, dtype=np.float32))

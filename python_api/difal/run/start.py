@@ -1,0 +1,182 @@
+"""What is settled before a run folder is made or gone on with: the pool in the run's order, the budget, the encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from difal.config import Config
+from difal.data import Data, open_config_data
+from difal.data.base import FileSplit
+from difal.data.images import ValueRanges
+from difal.data.survey import Survey, survey
+from difal.encoders.lazy import LazyEncoder
+from difal.errors import ConfigError, DataError
+from difal.features.cache import settings_file
+from difal.features.compute import SURVEY
+from difal.features.pixels import encode
+from difal.files import digest
+from difal.run.directory import RunDirectory, classes_at_start
+from difal.run.oracles import known_labels
+
+
+def open_run_data(config: Config, run_dir: RunDirectory) -> Data:
+    """The data of a run that is gone on with, in its order; or of one that is to begin."""
+    data = open_config_data(config)
+    if run_dir.begun:
+        in_the_runs_order(run_dir.facts(), data)
+    return data
+
+
+def settle(config: Config, data: Data, run_dir: RunDirectory, load_encoder: Callable) -> Survey:
+    """Look at the data, the budget and the encoder; nothing is written. For rank 0.
+
+    Raises:
+        ConfigError: the budget cannot be queried, the encoder fails.
+        DataError: an image or a mask cannot be used.
+    """
+    _ = load_encoder.weights  # an encoder that is not there is reported first
+    if config.oracle == "masks" and not data.train.has_masks:
+        raise DataError(f"{config.data} has no masks for the pool; add them, or use --oracle person")
+    if config.labels and not run_dir.begun:
+        known_labels(Path(config.labels), data)
+    features = Path(config.cache) if config.cache else run_dir.feature_folder()
+    found = survey(data, config.mask_check, features / SURVEY)
+    found.lines.append(check_budget(config, len(data.train), found.shapes))
+    if not settings_file(features / "pool").is_file():
+        check_encoder(config, data, load_encoder, found.shapes)
+    return found
+
+
+def check_classes(facts: dict, data: Data) -> None:
+    """Labels name classes by their place in the list: it may grow at its end, and change in no other way."""
+    before, now = classes_at_start(facts), list(data.classes)
+    changed = now != before if "classes_at_start" in facts else before is not None and now[: len(before)] != before
+    if changed:
+        raise ConfigError(
+            f"the classes were {', '.join(before)} when the run began and are {', '.join(now)} now; put them back, add "
+            f"new ones after the last, or start another run with another --out"
+        )
+
+
+def check_unchanged(facts: dict, data: Data, load_encoder: LazyEncoder) -> None:
+    """Compare what an earlier run rests on with what there is now; a pool that grew is put in the run's order.
+
+    Raises:
+        ConfigError: another encoder, classes that are not the same with new ones after them, an image that is gone.
+    """
+    check_weights(facts, load_encoder)
+    check_classes(facts, data)
+    in_the_runs_order(facts, data)
+
+
+def check_weights(facts: dict, load_encoder: LazyEncoder) -> None:
+    """Raise ConfigError where the encoder is another than when the first pixels were chosen."""
+    before, now = facts.get("weights"), load_encoder.weights
+    if before not in (None, now):
+        raise ConfigError(
+            f"the encoder {load_encoder.config.encoder!r} has other weights than when the run began (digest {now}, was "
+            f"{before}); put the old ones back, or start another run with another --out"
+        )
+
+
+def ranges_of(data: Data) -> dict[str, list[float]]:
+    """The values of each kind of deep image that are black and white, as the run keeps them."""
+    ranges = data.train.ranges
+    return ranges.to_json() if isinstance(ranges, ValueRanges) else {}
+
+
+def pool_files(data: Data) -> list[list] | None:
+    """Name and bytes of each image of a pool of files."""
+    if not isinstance(data.train, FileSplit):
+        return None
+    return [[name, size] for name, size in zip(data.train.ids, data.train.file_sizes(), strict=True)]
+
+
+def in_the_runs_order(facts: dict, data: Data) -> None:
+    """Put the pool's images in the order in which the run knows them, new ones last; and scale deep ones as it did.
+
+    Raises:
+        ConfigError: an image that the run knows is gone or has another size.
+    """
+    before = facts.get("pool_files")
+    if before is None or not isinstance(data.train, FileSplit):
+        if facts.get("pool") not in (None, digest(data.train.fingerprint())):
+            raise ConfigError(_changed(f"{facts['images']} images then, {len(data.train)} now"))
+        return
+    place = {name: i for i, name in enumerate(data.train.ids)}
+    sizes = data.train.file_sizes()
+    for name, size in before:
+        if name not in place:
+            raise ConfigError(_changed(f"{name} is not there any more"))
+        if sizes[place[name]] != size:
+            raise ConfigError(_changed(f"{name} had {size} bytes and has {sizes[place[name]]}"))
+    known = {name for name, _ in before}
+    order = [place[name] for name, _ in before] + [i for i, name in enumerate(data.train.ids) if name not in known]
+    data.train = data.train.take(order)
+    data.train.ranges = ValueRanges(data.train.images, facts.get("ranges"))
+    if data.test is not None:
+        data.test.ranges = data.train.ranges
+
+
+def _changed(what: str) -> str:
+    return (
+        f"the pool has changed since the run began ({what}; names and file sizes count): put it back as it was, or "
+        f"start another run with another --out and --labels of this one's rounds (RUN/rounds/NNN/labels.jsonl)"
+    )
+
+
+def check_budget(config: Config, images: int, shapes: Sequence[tuple[int, int]] = ()) -> str:
+    """A line that says how many queries the rounds make.
+
+    Raises:
+        ConfigError: there are not as many pixels to choose among; says what to give.
+    """
+    two_stage = config.acquisition == "coverage" or config.acquisition.startswith("two-stage-")
+    name = "local" if two_stage else "random"
+    kept = getattr(config, name)
+    wanted, most = config.rounds * config.round_budget(images), max(1, round(config.share * kept * images))
+    what = f"{config.rounds} rounds x {config.round_budget(images)} = {wanted} pixels"
+    if wanted > most:
+        needed = -(-wanted // max(1, round(config.share * images)))
+        candidates = f" --candidates {needed}" if needed > config.candidates else ""
+        raise ConfigError(
+            f"{what} are to be asked, but only {most} can be: {kept} are kept of each image (--{name}). Give --{name} "
+            f"{needed}{candidates}, or fewer --rounds, or a smaller --budget"
+        )
+    if shapes:
+        height, width = min(shapes, key=lambda shape: shape[0] * shape[1])
+        least = max(config.local, config.random)
+        if height * width < least:
+            raise ConfigError(
+                f"the smallest image has {width} x {height} = {width * height} pixels, fewer than the {least} that are "
+                f"kept of each; take it out, or lower --local and --random"
+            )
+    return f"queries: {what}, of at most {most} ({kept} kept of each image)"
+
+
+def check_encoder(config: Config, data: Data, load_encoder: Callable, shapes: Sequence[tuple[int, int]]) -> None:
+    """Load the encoder and pass one image through it, so that what cannot work is told before a folder is made.
+
+    Raises:
+        ConfigError: it fails; says at what.
+    """
+    encoder = load_encoder()
+    working_size = getattr(encoder, "working_size", None)
+    for height, width in dict.fromkeys(shapes) if working_size else ():
+        try:
+            working_size(height, width)
+        except ValueError as error:
+            raise ConfigError(
+                f"the encoder {config.encoder!r} cannot take {width} x {height} pixels: {error}"
+            ) from None
+    index = min(range(len(shapes)), key=lambda i: shapes[i][0] * shapes[i][1]) if shapes else 0
+    if not shapes:
+        return
+    try:
+        encode(encoder, data.train.image(index), data.train.ids[index], [0], config)
+    except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError, torch.OutOfMemoryError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise ConfigError(f"the encoder {config.encoder!r} fails on {data.train.ids[index]}: {first}") from error

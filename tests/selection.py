@@ -1,0 +1,67 @@
+"""Shared by the tests of selection: pools, backends with sizes of their own, and what it means to agree."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from difal_kernels import maxherding
+from difal_kernels.ops.maxherding.backends import BACKENDS
+from difal_kernels.ops.maxherding.kernel_functions import kernel_matrix
+
+
+def blobs(n=200, d=24, seed=0, dtype=torch.float32, clusters=12, spread=1.0):
+    """Points around some centres."""
+    generator = torch.Generator().manual_seed(seed)
+    centers = 3 * torch.randn(clusters, d, generator=generator)
+    which = torch.randint(clusters, (n,), generator=generator)
+    return (centers[which] + spread * torch.randn(n, d, generator=generator)).to(dtype)
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
+def use(monkeypatch: pytest.MonkeyPatch, name: str, path: str | None = None, guessing=None, **tuning: Any) -> None:
+    """Put a backend with this path, these rules for guessing and this tuning in the place of `name`."""
+    own = BACKENDS[name]
+    rules = replace(own.guessing, **(guessing or {}))
+    monkeypatch.setitem(
+        BACKENDS, name, replace(own, path=path or own.path, guessing=rules, tuning=replace(own.tuning, **tuning))
+    )
+
+
+def assert_sums_are_right(tiles: Any, first: int) -> None:
+    """The gains of the last sweep at each step from `first` on, against float64: within the bound that is charged."""
+    p = tiles.p
+    k = kernel_matrix(p.features, p.features, p.kernel, p.bandwidth)
+    for t in range(first, tiles.guesses() + 1):
+        gains, alive = tiles.gains(t)
+        exact = (p.weights[:, None] * (k - tiles.coverage(t)[:, None]).clamp(min=0)).sum(0)
+        bound = tiles.entry_error * alive + tiles.drift(float(gains.max()))
+        assert bool(((gains - exact).abs() <= bound + 1e-12).all()), (t, float((gains - exact).abs().max()))
+
+
+def assert_agree(got: Any, want: Any) -> None:
+    """The same picks; gains and coverage to rounding in float64."""
+    assert torch.equal(got.indices.cpu(), want.indices)
+    first = (float(want.gains.flatten()[0]) if want.gains.numel() else 0) or 1.0
+    torch.testing.assert_close(got.gains.cpu() / first, want.gains / first, rtol=0, atol=1e-11)
+    coverage = torch.as_tensor(got.coverage).double().cpu()
+    torch.testing.assert_close(coverage, torch.as_tensor(want.coverage).double(), rtol=1e-12, atol=0)
+
+
+def assert_same(backend: str, features: torch.Tensor, budget: int, *, device=None, repeats=1, **options: Any) -> Any:
+    """The picks of `backend` are those of the reference on the CPU, and of every further run."""
+    device = features.device if device is None else device
+    want = maxherding(features, budget, backend="reference", return_info=True, **options)
+    there = {name: moved(value, device) for name, value in options.items()}
+    for _ in range(repeats):
+        got = maxherding(features.to(device), budget, backend=backend, return_info=True, **there)
+        assert got.indices.device.type == device.type
+        assert got.backend == backend
+        assert_agree(got, want)
+    return got
