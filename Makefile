@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 
-.PHONY: venv test demo label photo bench peers kcenter docs smoke sanitize lint types cuda-compile triton-compile clean
+.PHONY: venv test demo label photo bench peers kcenter products docs smoke sanitize lint types cuda-compile triton-compile clean
 venv: $(VENV)/.installed
 
 # The stamp is written last: an install that was cut short is taken up again.
@@ -52,6 +52,10 @@ peers: venv
 kcenter: venv
 	$(BIN)/python -m pip install --quiet --no-deps fpsample skmatter
 	$(BIN)/python bench/kcenter.py
+
+# Rates of the inner products that selection rests on: bench/results/cpu/products.{json,md}.
+products: venv
+	$(BIN)/python bench/products.py
 
 # The site in build/site, its pictures drawn anew.
 docs: venv

@@ -14,7 +14,6 @@ from difal_kernels._native import load
 
 from ...bounds import ROUNDINGS, Roundings, gemm_rel_err, int16_rel_err
 
-GROUP = 32  # numbers whose integer products are summed exactly; kInt16Group of csrc
 WIDENED = 1 << 18  # numbers that are widened to float32 at a time, 1 MiB
 BLOCK = 16  # rows that are stored together; kInt16Rows of csrc
 
@@ -85,7 +84,7 @@ class Int16Products:
 
     def __init__(self, frame: Frame, dimension: int, rounding: float, roundings: Roundings = ROUNDINGS):
         self.frame, self.dimension, self.rounding = frame, dimension, rounding
-        self.rel_err = int16_rel_err(-(-dimension // GROUP), rounding, roundings)
+        self.rel_err = int16_rel_err(load("_cpu").int16_roundings(dimension), rounding, roundings)
 
     @staticmethod
     def rounding_of(frame: Frame, features: torch.Tensor, sq_norms: torch.Tensor | None = None) -> float:
