@@ -19,19 +19,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "python_api"), str(ROOT)]
 
-from annotate.annotators import Annotator, flags  # noqa: E402
+from annotate.annotators import Annotator, flags, small_encoder  # noqa: E402
 from annotate.browser import Label, need_browser, next_question, question  # noqa: E402
 
 KEYS, PAUSE = 100, 0.35  # keys per case, and seconds between them: far faster than anybody labels
 SETTINGS = {
-    "data": "scenes:24,0,0",
+    "data": "scenes:8,0,0",
     "candidates": 500,
-    "local": 30,
-    "random": 30,
+    "local": 60,
+    "random": 20,
     "noise_samples": 1,
     "pictures": 0,
     "rounds": 3,
-    "budget": 20,
+    "budget": 50,
 }
 # From the key's own time stamp to the first task after the frame in which the next question was drawn.
 PROBE = """
@@ -77,9 +77,9 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         sync_playwright() as playwright,
-        Label(Path(folder) / "run", *flags(**SETTINGS)) as label,
+        Label(Path(folder) / "run", *flags(**SETTINGS, encoder=small_encoder(Path(folder) / "encoder"))) as label,
     ):
-        annotator = Annotator(playwright, label, Path(folder) / "profile")
+        annotator = Annotator(playwright, label, Path(folder) / "profile", data=SETTINGS["data"], size=None)
         page = annotator.page
         page.add_init_script(PROBE)
         page.reload()
