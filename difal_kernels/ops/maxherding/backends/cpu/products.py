@@ -89,10 +89,11 @@ class Int16Products:
     @staticmethod
     def rounding_of(frame: Frame, features: torch.Tensor, sq_norms: torch.Tensor | None = None) -> float:
         """How far these rows are moved; their squared norms are written as by `prepare`."""
-        return max(
+        found = (
             load("_cpu").int16_rounding(*_job(frame, rows), _address(None if sq_norms is None else sq_norms[begin:]))
             for begin, rows in widened(features)
         )
+        return max(found, default=0.0)
 
     def empty(self, rows: int) -> torch.Tensor:
         return torch.empty(-(-rows // BLOCK), load("_cpu").int16_block_size(self.dimension), dtype=torch.int32)
@@ -132,8 +133,8 @@ def widened(features: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
         yield 0, features
         return
     height = max(1, WIDENED // features.shape[1] // BLOCK) * BLOCK
-    for begin, rows in zip(range(0, len(features), height), features.split(height), strict=True):
-        yield begin, rows.float()
+    for begin in range(0, len(features), height):
+        yield begin, features[begin : begin + height].float()
 
 
 def _job(frame: Frame, features: torch.Tensor) -> tuple:
