@@ -24,14 +24,14 @@ from annotate.browser import Label, need_browser, next_question, question  # noq
 
 KEYS, PAUSE = 100, 0.35  # keys per case, and seconds between them: far faster than anybody labels
 SETTINGS = {
-    "data": "scenes:24,0,0",
+    "data": "scenes:8,0,0",
     "candidates": 500,
-    "local": 30,
-    "random": 30,
+    "local": 60,
+    "random": 20,
     "noise_samples": 1,
     "pictures": 0,
     "rounds": 3,
-    "budget": 20,
+    "budget": 50,
 }
 # From the key's own time stamp to the first task after the frame in which the next question was drawn.
 PROBE = """
@@ -79,7 +79,7 @@ def main() -> None:
         sync_playwright() as playwright,
         Label(Path(folder) / "run", *flags(**SETTINGS)) as label,
     ):
-        annotator = Annotator(playwright, label, Path(folder) / "profile")
+        annotator = Annotator(playwright, label, Path(folder) / "profile", SETTINGS["data"])
         page = annotator.page
         page.add_init_script(PROBE)
         page.reload()

@@ -80,7 +80,7 @@ export function drawWhole(view, shown, layer, points) {
   const { context } = view;
   const { scale, left, top } = fit(view, shown.width, shown.height);
   context.imageSmoothingEnabled = scale < 3;
-  context.imageSmoothingQuality = "high";
+  context.imageSmoothingQuality = "medium";
   const box = [left, top, shown.width * scale, shown.height * scale];
   context.drawImage(shown.whole, ...box);
   if (layer) {
