@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "python_api"), str(ROOT)]
 
-from annotate.annotators import Annotator, flags, small_encoder  # noqa: E402
+from annotate.annotators import Annotator, flags  # noqa: E402
 from annotate.browser import Label, need_browser, next_question, question  # noqa: E402
 
 KEYS, PAUSE = 100, 0.35  # keys per case, and seconds between them: far faster than anybody labels
@@ -77,9 +77,9 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         sync_playwright() as playwright,
-        Label(Path(folder) / "run", *flags(**SETTINGS, encoder=small_encoder(Path(folder) / "encoder"))) as label,
+        Label(Path(folder) / "run", *flags(**SETTINGS)) as label,
     ):
-        annotator = Annotator(playwright, label, Path(folder) / "profile", data=SETTINGS["data"], size=None)
+        annotator = Annotator(playwright, label, Path(folder) / "profile", SETTINGS["data"])
         page = annotator.page
         page.add_init_script(PROBE)
         page.reload()

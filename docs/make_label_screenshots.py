@@ -29,7 +29,7 @@ def main() -> None:
         sync_playwright() as playwright,
         Label(Path(folder) / "run", *flags(**SETTINGS), "--annotator", "anna") as label,
     ):
-        annotator = Annotator(playwright, label, Path(folder) / "profile", size=None, data=SETTINGS["data"])
+        annotator = Annotator(playwright, label, Path(folder) / "profile", SETTINGS["data"])
         page = annotator.page
         page.set_viewport_size({"width": 1280, "height": 800})
         page.emulate_media(color_scheme="light")

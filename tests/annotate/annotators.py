@@ -7,18 +7,12 @@ import signal
 import time
 from pathlib import Path
 
-from diffusers import DDPMScheduler
-
 from annotate.browser import CHROMIUM, FLAGS, WAIT, Label, next_question, place, question
-from api.small_unets import make_unet
 from difal.annotate.classes import assign_keys
 from difal.data import open_data
 from difal.data.base import IGNORE
-from difal.encoders.diffusion import DiffusionEncoder
 
 SETTINGS = {
-    "data": "scenes:6,3,0",
-    "size": 48,
     "candidates": 200,
     "local": 60,
     "random": 20,
@@ -27,13 +21,6 @@ SETTINGS = {
     "pictures": 0,
     "threads": 1,
 }
-
-
-def small_encoder(folder: Path) -> str:
-    """Write an encoder of random weights that takes milliseconds an image, so that the page is what is tested."""
-    scheduler = DDPMScheduler(num_train_timesteps=400)
-    DiffusionEncoder(make_unet(), scheduler, (1, 3, 5), (50,), resolution=16).save_pretrained(folder)
-    return str(folder)
 
 
 def flags(**settings) -> list[str]:
@@ -49,20 +36,11 @@ class Annotator:
         label: the server's process.
         profile: folder of the browser's profile; what the page keeps survives the browser there.
         data: what is labeled.
-        size: side of the images, as the run has it.
     """
 
-    def __init__(
-        self,
-        playwright,
-        label: Label,
-        profile: Path,
-        *,
-        data: str = SETTINGS["data"],
-        size: int | None = SETTINGS["size"],
-    ):
+    def __init__(self, playwright, label: Label, profile: Path, data: str):
         self.playwright, self.label, self.profile = playwright, label, profile
-        self.data = open_data(data, size=size)
+        self.data = open_data(data)
         self.keys = assign_keys(self.data.classes)
         self.open()
 

@@ -11,8 +11,9 @@ from collections import Counter
 
 import pytest
 
-from annotate.annotators import SETTINGS, Annotator, flags, small_encoder
+from annotate.annotators import SETTINGS, Annotator, flags
 from annotate.browser import Label, acknowledged, need_browser
+from api.fakes import write_folder
 from difal.annotate.journal import of_type, read_journal
 from difal.config import Config
 from difal.run.directory import RunDirectory
@@ -27,12 +28,8 @@ BUDGET = ANSWERS / ROUNDS / 6  # a round and image, of six
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
     need_browser()
-    return {
-        **SETTINGS,
-        "encoder": small_encoder(tmp_path_factory.mktemp("encoder")),
-        "rounds": ROUNDS,
-        "budget": BUDGET,
-    }
+    folder = write_folder(tmp_path_factory.mktemp("data") / "scenes", masks=True, test=True, count=6, size=48)
+    return {**SETTINGS, "data": str(folder), "rounds": ROUNDS, "budget": BUDGET}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +57,7 @@ def decided(folder) -> dict[str, bytes]:
 def test_equal_to_the_masks_run(playwright, settings, by_masks, tmp_path):
     folder = tmp_path / "run"
     with Label(folder, *flags(**settings)) as label:
-        annotator = Annotator(playwright, label, tmp_path / "profile")
+        annotator = Annotator(playwright, label, tmp_path / "profile", settings["data"])
         while not annotator.done():
             annotator.answer()
         acknowledged(annotator.page)
@@ -134,7 +131,7 @@ def test_everything_killed_again_and_again(playwright, settings, by_masks, tmp_p
 
     folder, given = tmp_path / "run", 0
     with Label(folder, *flags(**settings)) as label:
-        annotator = Annotator(playwright, label, tmp_path / "profile")
+        annotator = Annotator(playwright, label, tmp_path / "profile", settings["data"])
         killer = Killer(label, annotator, seed=KILLS)
         while True:
             killer.after(given)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from annotate import browser
-from annotate.annotators import flags, small_encoder
+from annotate.annotators import flags
 from annotate.browser import Label, acknowledged, launch, need_browser, next_question, place, question
 from difal.annotate.journal import of_type, read_journal
 from difal.data.base import read_image
@@ -51,9 +51,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(photos, tmp_path_factory):
-    encoder = small_encoder(tmp_path_factory.mktemp("encoder"))
-    what = flags(data=photos, classes=CLASSES, encoder=encoder, rounds=1, budget=6)
-    arguments = [*what, *QUICK]
+    arguments = [*flags(data=photos, classes=CLASSES, rounds=1, budget=6), *QUICK]
     with Label(tmp_path_factory.mktemp("run"), *arguments) as label:
         yield label
 
@@ -72,13 +70,14 @@ def open_page(chromium, label, **options):
 
 
 def asked_color(page, scale: float) -> np.ndarray:
-    """What the screen shows of the asked pixel: all of its cell in the magnified view."""
+    """What the screen shows of the asked pixel: its cell in the magnified view, less an edge for rounded boxes."""
     canvas = page.query_selector("#magnified")
     cell = json.loads(canvas.get_attribute("data-pixel"))
     box = canvas.bounding_box()
     screen = np.array(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
     left, top = round(box["x"] * scale) + cell["x"], round(box["y"] * scale) + cell["y"]
-    return screen[top : top + cell["size"], left : left + cell["size"]].reshape(-1, 3)
+    assert cell["size"] >= 8
+    return screen[top + 2 : top + cell["size"] - 2, left + 2 : left + cell["size"] - 2].reshape(-1, 3)
 
 
 @pytest.mark.parametrize("scale", [1, 1.25, 2])
@@ -93,7 +92,7 @@ def test_the_asked_pixel_is_seen_as_it_is_in_the_file(playwright, run, photos, s
         image, row, column = place(here)
         if image not in seen:
             seen.add(image)
-            page.wait_for_timeout(100)
+            page.wait_for_timeout(300)  # painted
             wanted = read_image(files[image])[row, column]
             assert (asked_color(page, scale) == wanted).all(), (files[image].name, row, column)
         if len(seen) == len(files):
