@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 
-.PHONY: venv test demo label photo bench peers docs smoke sanitize lint types cuda-compile triton-compile clean
+.PHONY: venv test demo label photo bench peers kcenter products docs smoke sanitize lint types cuda-compile triton-compile clean
 venv: $(VENV)/.installed
 
 # The stamp is written last: an install that was cut short is taken up again.
@@ -13,8 +13,9 @@ $(VENV)/.installed: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[loop,test,bench,docs]"
-	@# Baal's own requirements bring all of Jupyter; its heuristics need these.
+	@# Baal's own requirements bring all of Jupyter; its heuristics need these. anomalib's bring OpenVINO; its coreset needs none.
 	$(BIN)/python -m pip install --quiet --no-deps "baal==2.1.0" "structlog<23" torchmetrics lightning-utilities
+	$(BIN)/python -m pip install --quiet --no-deps "anomalib==2.7.0"
 	touch $@
 
 test: venv
@@ -46,6 +47,15 @@ bench: venv
 peers: venv
 	$(BIN)/python -m pip install --quiet apricot-select kmedoids scikit-activeml submodlib-py
 	$(BIN)/python bench/peers
+
+# Farthest-first traversal likewise: bench/results/cpu/kcenter.{json,md}.
+kcenter: venv
+	$(BIN)/python -m pip install --quiet --no-deps fpsample skmatter
+	$(BIN)/python bench/kcenter.py
+
+# Rates of the inner products that selection rests on: bench/results/cpu/products.{json,md}.
+products: venv
+	$(BIN)/python bench/products.py
 
 # The site in build/site, its pictures drawn anew.
 docs: venv

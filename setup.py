@@ -29,6 +29,7 @@ ISA_FLAGS = {
     "_avx2": ["-mavx2", "-mfma", "-mf16c"],
     "_avx512": AVX512,
     "_vnni": [*AVX512, "-mavx512vnni"],
+    "_amx": [*AVX512, "-mavx512vnni", "-mamx-tile", "-mamx-int8"],
 }
 IS_X86 = platform.machine().lower() in {"x86_64", "amd64"}
 # DIFAL_SANITIZE names one of these; csrc/sanitize/run.py builds and runs the tests with it.
@@ -58,6 +59,7 @@ class BuildNative(build_ext):
     def build_extensions(self):
         self.check_compiler()
         compile_one = self.compiler._compile
+        isa_flags = {isa: flags for isa, flags in ISA_FLAGS.items() if IS_X86 and self.knows(flags)}
         self.compiler.src_extensions.append(".cu")
 
         def compile_with_isa_flags(obj, src, ext, cc_args, extra_postargs, pp_opts):
@@ -65,21 +67,31 @@ class BuildNative(build_ext):
                 self.spawn([str(find_nvcc()), *nvcc_flags(), "-Icsrc/include", "-Icsrc/cuda", "-c", src, "-o", obj])
                 return
             isa = "_" + Path(src).stem.rpartition("_")[2]
-            flags = ISA_FLAGS.get(isa, []) if IS_X86 else []
-            compile_one(obj, src, ext, cc_args, [*extra_postargs, *flags], pp_opts)
+            compile_one(obj, src, ext, cc_args, [*extra_postargs, *isa_flags.get(isa, [])], pp_opts)
 
         self.compiler._compile = compile_with_isa_flags
         super().build_extensions()
 
     def check_compiler(self):
-        folder = Path(self.build_temp)
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / "difal_probe.cpp"
-        probe.write_text(PROBE)
         try:
-            self.compiler.compile([str(probe)], output_dir=str(folder), extra_postargs=["-std=c++17"])
+            self.probe([])
         except (CCompilerError, CompileError, ExecError, PlatformError, OSError) as error:
             raise SystemExit(NO_COMPILER.format(error=error)) from None
+
+    def knows(self, flags):
+        """Whether the compiler takes these flags; sources whose names ask for others are compiled without them."""
+        try:
+            self.probe(flags)
+        except Exception:  # which class it is depends on where the compiler object comes from
+            return False
+        return True
+
+    def probe(self, flags):
+        folder = Path(self.build_temp)
+        folder.mkdir(parents=True, exist_ok=True)
+        source = folder / "difal_probe.cpp"
+        source.write_text(PROBE)
+        self.compiler.compile([str(source)], output_dir=str(folder), extra_postargs=["-std=c++17", *flags])
 
 
 def cpu_extension():

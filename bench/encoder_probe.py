@@ -134,7 +134,8 @@ def probe(args, rows: dict[str, dict]) -> None:
     for text in args.features:
         name, _, given = text.rpartition("=")
         sources = given.split("+")
-        row = {"features": given, **{head: [] for head in args.heads}}
+        row = {"features": given, "test_images": len(test_images), "test_pixels": args.test_pixels}
+        row |= {head: [] for head in args.heads}
         start = time.perf_counter()
         beside, *some = pool.joined(sources)
         (rest,) = tested.joined(sources)
@@ -146,11 +147,11 @@ def probe(args, rows: dict[str, dict]) -> None:
         rows[name or given] = row
         cells = {head: f"{np.mean(row[head]):.1f}" for head in args.heads}
         print(f"{name or given}: {cells}, {time.perf_counter() - start:.0f} s", flush=True)
-        save(args, data.name, [len(images), len(test_images)], rows)
+        save(args, data.name, rows)
 
 
-def save(args, data: str, images: list[int], rows: dict[str, dict]) -> None:
-    facts = {"data": data, "images": images, "test_pixels": args.test_pixels, "torch": torch.__version__, "rows": rows}
+def save(args, data: str, rows: dict[str, dict]) -> None:
+    facts = {"data": data, "torch": torch.__version__, "rows": rows}
     if args.out:
         write_json(args.out, facts)
         write_text(args.out.with_suffix(".md"), table(args.heads, rows) + "\n")
@@ -161,11 +162,13 @@ def table(heads: list[str], rows: dict[str, dict]) -> str:
         return f"{np.mean(values):.1f} ± {np.std(values):.1f}" if values else "-"
 
     lines = [
-        f"| features | numbers a pixel | {' | '.join(f'mIoU %, {head} head' for head in heads)} |",
-        f"|---|---:|{'---:|' * len(heads)}",
+        f"| features | numbers a pixel | test pixels | {' | '.join(f'mIoU %, {head} head' for head in heads)} |",
+        f"|---|---:|---:|{'---:|' * len(heads)}",
     ]
     for name, row in rows.items():
-        lines.append(f"| {name} | {row['dimensions']} | {' | '.join(cell(row.get(head, [])) for head in heads)} |")
+        cells = [str(row["dimensions"]), f"{row['test_images']} x {row['test_pixels']}"]
+        cells += [cell(row.get(head, [])) for head in heads]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

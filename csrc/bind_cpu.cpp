@@ -319,7 +319,10 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("prepare_int16_rows", &prepare_int16_rows, py::call_guard<py::gil_scoped_release>());
     m.def("multiply_int16_rows", &multiply_int16_rows, py::call_guard<py::gil_scoped_release>());
     m.def("int16_block_size", &difal::int16_block_size, "int32 words of 16 rows.");
+    m.def("int16_in_tiles", &difal::int16_in_tiles, "Whether rows are laid out for AMX; see difal/int16_rows.h.");
+    m.def("int16_roundings", &difal::int16_roundings, "float32 roundings of a sum; see difal/int16_rows.h.");
     m.def("has_vnni", &difal::has_vnni, "Whether 16-bit integers are multiplied faster than float32.");
+    m.def("has_amx", &difal::has_amx, "Whether they are multiplied as tiles of 8-bit integers.");
     m.def("count_uncertain", &count_uncertain, py::arg("kind"), py::arg("products"), py::arg("rows"),
           py::arg("columns"), py::arg("row_scale"), py::arg("column_scale"), py::kw_only(), py::arg("lambda_"),
           py::arg("tolerance"), py::arg("relative"), py::arg("absolute"), py::call_guard<py::gil_scoped_release>());

@@ -59,7 +59,7 @@ def _plain(value: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def as_features(value: Any, name: str, narrow: bool = False) -> torch.Tensor:
-    """`as_data` of rows of numbers: whole numbers become floats that hold them, with `narrow` but those of 8 bits."""
+    """`as_data` of rows of numbers; whole numbers become floats that hold them exactly; `narrow`: 8-bit ones stay."""
     rows = as_data(value, name, (*FLOATS, *INTEGERS, torch.bool))
     return rows if narrow and rows.dtype in NARROW_INTEGERS else exact_floats(rows, name)
 

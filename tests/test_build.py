@@ -79,3 +79,26 @@ def test_setup_imports_neither_torch_nor_numpy(tmp_path):
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip().endswith("difal-kernels")
+
+
+def test_instructions_that_the_compiler_does_not_know_are_left_out(tmp_path):
+    pytest.importorskip("pybind11", reason="pybind11 is not installed, so setup.py cannot be read here")
+    script = (
+        "import sys, setuptools; setuptools.setup = lambda **_: None; import runpy\n"
+        "build = runpy.run_path('setup.py')['BuildNative'](setuptools.Distribution())\n"
+        "from setuptools._distutils.ccompiler import new_compiler\n"
+        "from setuptools._distutils.sysconfig import customize_compiler\n"
+        "build.compiler, build.build_temp = new_compiler(), sys.argv[1]\n"
+        "customize_compiler(build.compiler)\n"
+        "print(build.knows([]), build.knows(['-mno-such-instructions']))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert run.stdout.split()[-2:] == ["True", "False"], run.stderr
+    compiler = os.environ.get("CXX", "g++").split()
+    if shutil.which(compiler[0]) is None:
+        pytest.skip(f"{compiler[0]} is not on the PATH")
+    source, built = ROOT / "csrc/cpu/int16_tiles_amx.cpp", tmp_path / "plain.o"
+    command = [*compiler, "-std=c++17", "-Icsrc/include", "-c", str(source), "-o", str(built)]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=300)
+    assert built.exists()  # without those flags it is an empty table

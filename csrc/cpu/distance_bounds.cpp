@@ -108,8 +108,7 @@ void DistanceBounds::prepare_block(const void* const* rows, int64_t count, Bound
     for (int64_t r = 0; r < count; ++r) {
         float& squared = out.squared[begin + r];
         const bool is_usual = squared == 0 || (kSmallest < squared && squared < kLargest);
-        const int64_t groups = (dimension_ + kInt16Group - 1) / kInt16Group;
-        const double sums = relative_error_of_sums(in_integers_ ? groups + 4 : dimension_);
+        const double sums = relative_error_of_sums(in_integers_ ? int16_roundings(dimension_) + 2 : dimension_);
         const double moved = rounding[r], growth = sums * (1 + moved) * (1 + moved) + 2 * moved + moved * moved;
         out.slack[begin + r] = is_usual ? slack_of(growth) : kNoBound;
         if (out.slack[begin + r] == kNoBound) {

@@ -6,6 +6,12 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+#include "int16_tiles.h"
 
 namespace difal {
 namespace {
@@ -17,6 +23,11 @@ bool has_f16c() {
     return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & (1u << 29)) != 0;
 }
 #endif
+
+bool is_limit(const char* name) {
+    const char* limit = std::getenv("DIFAL_ISA");
+    return limit != nullptr && std::strcmp(limit, name) == 0;
+}
 
 Isa detect() {
     Isa best = Isa::generic;
@@ -30,10 +41,22 @@ Isa detect() {
         }
     }
 #endif
-    const char* limit = std::getenv("DIFAL_ISA");
-    if (limit != nullptr && std::strcmp(limit, "generic") == 0) return Isa::generic;
-    if (limit != nullptr && std::strcmp(limit, "avx2") == 0 && best == Isa::avx512) return Isa::avx2;
+    if (is_limit("generic") || is_limit("tiles")) return Isa::generic;
+    if (is_limit("avx2") && best == Isa::avx512) return Isa::avx2;
     return best;
+}
+
+bool detect_amx() {
+#if defined(__x86_64__) && defined(__linux__)
+    if (!kHasInt16TilesAmx || !has_vnni() || is_limit("vnni")) return false;
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & (1u << 24)) || !(d & (1u << 25))) return false;
+    // Linux gives a process the tile registers when it asks for them, and not where a signal could not save them.
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+    return false;
+#endif
 }
 
 }  // namespace
@@ -56,10 +79,20 @@ const char* isa_name() {
 
 bool has_vnni() {
 #if defined(__x86_64__)
-    return isa() == Isa::avx512 && __builtin_cpu_supports("avx512vnni");
+    return isa() == Isa::avx512 && __builtin_cpu_supports("avx512vnni") && !is_limit("avx512");
 #else
     return false;
 #endif
+}
+
+bool has_amx() {
+    static const bool has = detect_amx();
+    return has;
+}
+
+bool models_tiles() {
+    static const bool wanted = is_limit("tiles");
+    return wanted;
 }
 
 }  // namespace difal

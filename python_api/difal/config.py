@@ -21,6 +21,7 @@ RENAMED = {"bank": "cache", "bank_seed": "feature_seed", "bank_dtype": "cache_dt
 # A finished or waiting run may be taken up again with other values of these; the rest must stay as they were.
 MAY_CHANGE = frozenset(
     {"rounds", "threads", "device", "batch", "test_cache_gb", "herding", "mask_check", "image_prefix"}
+    | {"data", "classes", "encoder", "mask_values"}  # which are checked against what the run rests on
 )
 
 

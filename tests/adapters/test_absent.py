@@ -26,13 +26,13 @@ def test_each_adapter_names_its_distribution():
         "        assert 'run: pip install ' + distribution in str(error), error\n"
         "    else:\n"
         "        raise SystemExit(module + ' was imported without ' + package)\n"
-        "import difal.adapters.two_stage, difal.adapters.deep_al\n"
+        "import difal.adapters.two_stage, difal.adapters.deep_al, difal.adapters.anomalib\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("module", ["_require", "scikit_activeml", "facility_location"])
+@pytest.mark.parametrize("module", ["_require", "scikit_activeml", "facility_location", "anomalib"])
 def test_docstrings_run(module):
     import doctest
     import importlib

@@ -1,6 +1,7 @@
 """The loop end to end on tiny problems: what is decided, kept and taken up again."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -281,6 +282,48 @@ def test_what_labels_name_must_stay(tmp_path):
         run(config, resume=True, encoder=FakeEncoder())
     with pytest.raises(ConfigError, match="holds features of other images"):
         run(tiny_config(tmp_path / "other", data=str(folder), cache=config.cache), encoder=FakeEncoder())
+
+
+def test_images_and_classes_added_part_way(tmp_path):
+    """New images come after those the run knows, whatever their names; only they are encoded; ids stay."""
+    folder = write_folder(tmp_path / "data", masks=True)
+    few = tmp_path / "few"
+    for kind in ("images", "masks"):
+        (few / kind).mkdir(parents=True)
+        for name in ("p1.png", "p3.png"):
+            shutil.copy(folder / kind / name, few / kind / name)
+    shutil.copy(folder / "classes.txt", few / "classes.txt")
+    config = tiny_config(tmp_path / "run", data=str(few), rounds=1, pictures=0)
+    encoder = FakeEncoder()
+    run(config, encoder=encoder, log=silent)
+    before, passes = RunDirectory(tmp_path / "run").round(0).labels(), encoder.passes
+    rows = np.load(tmp_path / "run/cache/pool/local.features.npy")
+    names = (folder / "classes.txt").read_text() + "later\n"
+    (folder / "classes.txt").write_text(names)
+    more = resumed_config(
+        RunDirectory(tmp_path / "run").config(), {"rounds": 2, "data": str(folder), "mask_check": "accept"}
+    )
+    assert run(more, resume=True, encoder=encoder, log=silent) == "done"
+    run_dir = RunDirectory(tmp_path / "run")
+    assert run_dir.round(0).labels() == before
+    assert [name for name, _ in run_dir.facts()["pool_files"]] == ["p1.png", "p3.png", "p0.png", "p2.png"]
+    assert run_dir.facts()["classes"] == names.split()
+    grown = np.load(tmp_path / "run/cache/pool/local.features.npy")
+    assert np.array_equal(grown[:2], rows)
+    assert encoder.passes - passes == 2 * 3  # the fixed noise and two noise samples of each new image
+    assert run_dir.round(1).head().shape[-1] == 9
+    assert run_dir.round(0).head().shape[-1] == 8
+
+
+def test_a_run_is_taken_up_in_another_working_directory(tmp_path, monkeypatch):
+    write_folder(tmp_path / "here/data", masks=True)
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    run(tiny_config("run", data="data", rounds=1, pictures=0), encoder=FakeEncoder(), log=silent)
+    monkeypatch.chdir(tmp_path / "there")
+    stored = RunDirectory(tmp_path / "here/run").config()
+    more = resumed_config(stored, {"rounds": 2, "out": str(tmp_path / "here/run")})
+    assert run(more, resume=True, encoder=FakeEncoder(), log=silent) == "done"
 
 
 @pytest.mark.parametrize("split", ["images", "test/images", "masks", "test/masks"])

@@ -27,7 +27,7 @@ from difal.files import exclusive
 OPTIONAL = "triton baal skactiveml modAL small_text sklearn scipy diffusers transformers timm".split()
 for package in (difal_kernels, difal):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        if module.name.endswith("__main__") or module.name in HIDDEN or ".select" in module.name:
+        if module.name.endswith("__main__") or module.name in HIDDEN:
             continue
         try:
             importlib.import_module(module.name)

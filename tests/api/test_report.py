@@ -99,7 +99,16 @@ def test_large_images_are_drawn_small(tmp_path, monkeypatch):
 @pytest.mark.parametrize("compat", ["none", "released"])
 def test_the_edald_map_is_what_ranked_the_pixels(tmp_path, compat):
     """At the last picks the map has their scores, whichever of the two formulas `compat` names."""
-    config = tiny_config(tmp_path, rounds=2, pictures=5, compat=compat, cache_dtype="float32", epochs=20)
+    config = tiny_config(
+        tmp_path,
+        rounds=2,
+        pictures=5,
+        compat=compat,
+        cache_dtype="float32",
+        epochs=20,
+        acquisition="two-stage-edald",
+        head="mlp",
+    )
     run(config, data=tiny_data(), encoder=FakeEncoder(), log=len)
     maps = {name: found for found, name, _ in map(figures.read_picture, sorted((tmp_path / "pictures").iterdir()))}
     picks = RunDirectory(tmp_path).round(1).picks()

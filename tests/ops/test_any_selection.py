@@ -25,6 +25,7 @@ def strided(x, how):
     return x.repeat_interleave(2, 0)[::2] if how == "step" else x
 
 
+@pytest.mark.filterwarnings("ignore:`uncertainty`:UserWarning")  # coverage takes over
 @pytest.mark.parametrize(("name", "backend"), PAIRS)
 @settings(max_examples=25)
 @given(data=st.data())

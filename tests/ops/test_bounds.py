@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from difal_kernels._native import load
 from difal_kernels._precision import full_precision
 from difal_kernels.ops.maxherding import bounds
 from difal_kernels.ops.maxherding.backends import BACKENDS
@@ -15,6 +16,7 @@ from difal_kernels.ops.maxherding.backends.cpu.products import Float32Products, 
 from difal_kernels.ops.maxherding.bounds import ROUNDINGS, UNIT, ErrorModel
 from difal_kernels.ops.maxherding.kernel_functions import KERNEL_FUNCTIONS, kernel_matrix
 from difal_kernels.ops.maxherding.problem import Problem
+from int16_layout import integers_and_steps
 from selection import blobs
 
 CPU = BACKENDS["cpu"]
@@ -96,14 +98,6 @@ def product(r):
     return worst
 
 
-def steps_and_integers(block, d):
-    """Rows of Int16Products' memory as integers and steps; csrc/include/difal/int16_rows.h has the layout."""
-    pairs = -(-d // 32) * 16
-    q = block[:, : 16 * pairs].contiguous().view(torch.int16).view(len(block), pairs, 16, 2)
-    steps = block[:, 16 * pairs :].contiguous().view(torch.float32).view(-1)
-    return q.permute(0, 2, 1, 3).reshape(len(steps), 2 * pairs).double(), steps.double()
-
-
 def int16_sum(r):
     worst = 0.0
     for d in (2, 31, 200):
@@ -112,12 +106,11 @@ def int16_sum(r):
         b = prepared(y, torch.zeros(d), 1.0, Int16Products)[1]
         out = torch.empty(320, 320)
         products.multiply(a, b, out)
-        (q, s), (p, t) = steps_and_integers(a, d), steps_and_integers(b, d)
+        (q, s), (p, t) = ([v.double() for v in integers_and_steps(block, d)] for block in (a, b))
         true = (q @ p.T) * s[:, None] * t
         norms = (q.norm(dim=1) * s)[:, None] * (p.norm(dim=1) * t)
-        worst = max(
-            worst, float(((out.double() - true).abs() / norms).max()) / bounds.int16_rel_err(-(-d // 32), 0.0, r)
-        )
+        bound = bounds.int16_rel_err(load("_cpu").int16_roundings(d), 0.0, r)
+        worst = max(worst, float(((out.double() - true).abs() / norms).max()) / bound)
     return worst
 
 

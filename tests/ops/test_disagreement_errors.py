@@ -197,5 +197,5 @@ def test_no_gpu_backend_takes_what_it_has_no_kernel_for():
         assert scores in problem.beyond_gpu(checked)
         assert "backend='reference'" in problem.beyond_gpu(checked)
         for backend in (cuda, triton):
-            assert backend.supports(problem) is not None
+            assert backend.supports(checked) is not None
     assert problem.beyond_gpu(problem.prepare(X, single, outputs=("edald", "margin", "variation_ratio"))) is None

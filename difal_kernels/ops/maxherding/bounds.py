@@ -90,12 +90,12 @@ def gemm_rel_err(dimension: int, r: Roundings = ROUNDINGS) -> float:
     return error / (1 - error)
 
 
-def int16_rel_err(groups: int, rounding: float, r: Roundings = ROUNDINGS) -> float:
-    """The same of rows rounded to 16 bits, whose products are summed exactly in each of `groups` groups of numbers.
+def int16_rel_err(sums: int, rounding: float, r: Roundings = ROUNDINGS) -> float:
+    """The same of rows rounded to 16 bits, whose products are summed with `sums` roundings: one a group that is exact.
 
     `rounding` is the most that rounding moved any row, in units of its norm.
     """
-    error = (groups + r.int16_sum) * UNIT
+    error = (sums + r.int16_sum) * UNIT
     return error / (1 - error) * (1 + rounding) ** 2 + 2 * rounding + rounding**2
 
 

@@ -134,3 +134,11 @@ def kernel_matrix(x: torch.Tensor, y: torch.Tensor, kernel: str, bandwidth: floa
     if value is None:
         raise ValueError(f"`kernel` must be a function of features, got {kernel!r}")
     return value(x.double(), y.double(), 1.0 if bandwidth is None else bandwidth)
+
+
+def kernel_of_scaled_square(q: torch.Tensor, kernel: str) -> torch.Tensor:
+    """Estimate k from q = (r/h)^2, in place and in q's own precision."""
+    from_squared = KERNEL_FUNCTIONS[kernel].from_squared
+    if from_squared is None:
+        raise ValueError(f"`kernel` must be a function of the distance, got {kernel!r}")
+    return from_squared(q)

@@ -12,7 +12,7 @@ import importlib
 import os
 import pkgutil
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
 TWO_STAGE = "two-stage-"
-DEFAULT = FIELDS["acquisition"].default
+DEFAULT = str(FIELDS["acquisition"].default)
 SLOW = 30_000  # local picks from which on global herding takes long enough for a progress bar
 __all__ = ["Picks", "acquisitions", "check_acquisition", "select", "training_dropout"]
 
@@ -131,18 +131,17 @@ def select(
             rows, gains = cover(cache, rows, asked, keep, config)
         if not ranked:
             return _picks(cache, pixels, rows, gains, len(rows), "coverage")
-    elif isinstance(rule, Score) and head is None:
-        rule = SELECTORS["random"]
     with clock("scores"):
-        if isinstance(rule, Score):
+        if isinstance(rule, Score) and head is not None:
             generator = torch.Generator().manual_seed(derive_seed("score", config.seed, round_index))
-            values = rate(rule, cache, pixels, rows, head, generator, config)
-            best = np.lexsort((rows, -values))[:budget]
-            return _picks(cache, pixels, rows[best], values[best], len(rows), rule.name)
+            rated = rate(rule, cache, pixels, rows, head, generator, config)
+            best = np.lexsort((rows, -rated))[:budget]
+            return _picks(cache, pixels, rows[best], rated[best], len(rows), rule.name)
         seed = derive_seed("random", config.seed, round_index)
         pool = Pool(cache, pixels, np.sort(rows), before, asked, budget, head, seed, classes, config)
-        best, values = rule.function(pool)
-        return _picks(cache, pixels, pool.rows[np.asarray(best)], values, len(rows), rule.name)
+        chooser = rule if isinstance(rule, Selector) else SELECTORS["random"]
+        chosen, values = chooser.function(pool)
+        return _picks(cache, pixels, pool.rows[np.asarray(chosen)], values, len(rows), chooser.name)
 
 
 def within_share(cache: FeatureCache, pixels: str, config: Config) -> np.ndarray:
@@ -168,7 +167,7 @@ def cover(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Stage 1b: `keep` of the local picks `rows` by MaxHerding over all local picks given the asked ones; gains."""
     features, labeled = cache.features("local"), cache.features_of(asked) if asked else None
-    options = {"labeled": labeled, "candidates": rows, "kernel": config.kernel}
+    options: dict[str, Any] = {"labeled": labeled, "candidates": rows, "kernel": config.kernel}
     if config.herding == "sharded":
         chosen = _cover_on_all_ranks(features, keep, config, options)
     else:
@@ -179,7 +178,7 @@ def cover(
 def _cover_on_all_ranks(features: np.ndarray, keep: int, config: Config, options: dict) -> ShardedSelection:
     """The same selection, each rank with its block of the rows."""
     rows = torch.from_numpy(np.array(features[parallel.own_rows(len(features))])).to(config.device)
-    on_device = {
+    on_device: dict[str, Any] = {
         name: torch.from_numpy(np.array(value)).to(config.device) if isinstance(value, np.ndarray) else value
         for name, value in options.items()
     }

@@ -7,6 +7,7 @@
     from difal.adapters.deep_al import MaxHerding, ProbCover, UHerding
     from difal.adapters.two_stage import local_herding, GlobalHerding
     from difal.adapters.facility_location import FacilityLocationSelection
+    from difal.adapters.anomalib import KCenterGreedy
 
 Nothing is imported until one of these is; a library that is absent raises an ImportError that says what to install.
 """

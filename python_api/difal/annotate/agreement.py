@@ -28,7 +28,7 @@ def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
 
     Example:
         >>> round(cohen_kappa("aabb", "aabc"), 4)
-        0.6364
+        0.6
     """
     if len(first) != len(second):
         raise ValueError(f"`first` and `second` must answer the same questions, got {len(first)} and {len(second)}")

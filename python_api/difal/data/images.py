@@ -234,7 +234,7 @@ def read_picture(path: Path, largest: int = LARGEST) -> Picture:
         return Picture(values, kind_name(values.dtype, values.ndim == 3), factor, page.unused, page.nodata)
     with open_picture(path) as picture:
         factor = reduction((picture.height, picture.width), largest)
-        unused = ()
+        unused: tuple[str, ...] = ()
         if (frames := getattr(picture, "n_frames", 1)) > 1:
             unused = (f"frames 2 to {frames}" if frames > 2 else "frame 2",)
         with _one_at_a_time(factor > 1):

@@ -121,7 +121,7 @@ def _own_colors(values: MaskValues | None, classes: int) -> np.ndarray | None:
     """The colours of the classes where the masks are in colours."""
     if values is None or not values.colors:
         return None
-    first = {to: value for value, to in reversed(values.to_class.items()) if to != IGNORE}
+    first = {to: value for value, to in reversed(list(values.to_class.items())) if to != IGNORE}
     return np.array([first[i] for i in range(classes)], np.uint8)
 
 

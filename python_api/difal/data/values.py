@@ -49,8 +49,8 @@ def parse_classes(text: str, path: Path) -> tuple[tuple[str, ...], MaskValues | 
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     for pattern in (_VALUE_FIRST, _VALUE_LAST):
-        found = [pattern.fullmatch(line) for line in lines]
-        if lines and all(found):
+        found = [match for line in lines if (match := pattern.fullmatch(line))]
+        if lines and len(found) == len(lines):
             pairs = [(parse_value(match["value"]), match["name"].strip()) for match in found]
             return _from_pairs(pairs, path)
     return tuple(lines), None

@@ -33,7 +33,7 @@ from difal.data.base import IGNORE, Split
 from difal.encoders.base import Encoder
 from difal.errors import ConfigError, DataError
 from difal.features.pixels import draw_candidates, encode, pixel_features
-from difal.files import crash_point, derive_seed, digest, read_json, write_json, write_tensors
+from difal.files import TMP, crash_point, derive_seed, digest, read_json, write_json, write_tensors
 from difal.threads import in_order
 from difal.timing import StageClock
 from difal_kernels import maxherding
@@ -56,8 +56,10 @@ class FeatureCache:
 
     def __init__(self, folder: Path):
         self.meta = read_json(settings_file(folder))
-        self.arrays = {name: _open_array(folder / f"{name}.npy") for name in self.meta["arrays"]}
         self.images = self.meta["settings"]["images"]
+        self.arrays = {name: _open_array(folder / f"{name}.npy") for name in self.meta["arrays"]}
+        for name, array in self.arrays.items():  # arrays grow before the settings say so
+            self.arrays[name] = array if name.startswith("given") else array[: self.images]
 
     @property
     def dimension(self) -> int:
@@ -272,6 +274,7 @@ class PoolImages:
     def create(self, settings: dict) -> None:
         """Write the JSON file and arrays of the full size, unless they are there."""
         if settings_file(self.folder).is_file():
+            self._grow(settings)
             return
         images, dimension = len(self.pool), sum(self.encoder.channels)
         dtype, noise_samples = np.dtype(self.config.cache_dtype), self.config.noise_samples
@@ -299,6 +302,36 @@ class PoolImages:
             points.flush()
         meta = {"settings": settings, "arrays": list(shapes), "done": 0, "stages": {}}
         write_json(settings_file(self.folder), meta)
+
+    def _grow(self, settings: dict) -> None:
+        """Make room for images that were added after those of the cache; the rows that are there stay."""
+        path = settings_file(self.folder)
+        meta = read_json(path)
+        count = (
+            meta["settings"].get("images") if isinstance(meta, dict) and isinstance(meta.get("settings"), dict) else 0
+        )
+        if not isinstance(count, int) or not 0 < count < len(self.pool):
+            return
+        earlier = self.pool.first(count)
+        earlier.ranges = self.pool.ranges
+        try:
+            check_settings(path, cache_settings(self.config, earlier, self.load_encoder, self.given))
+        except StaleCache:
+            return  # of other images; the caller says so
+        for name in meta["arrays"]:
+            if name.startswith("given"):
+                continue
+            old = _open_array(self._array(name))
+            if len(old) >= len(self.pool):  # done before the process was killed
+                continue
+            larger = self._array(name).with_name(f"{TMP}{name}.npy")
+            new = open_memmap(larger, "w+", old.dtype, (len(self.pool), *old.shape[1:]))
+            _reserve([larger])
+            for start in range(0, count, 256):
+                new[start : min(start + 256, count)] = old[start : min(start + 256, count)]
+            new.flush()
+            os.replace(larger, self._array(name))
+        write_json(path, {**meta, "settings": settings})
 
     def encode_missing(self, missing: range, meta: dict, wave: int) -> None:
         """Make the rows of the images that are not in the arrays yet."""

@@ -84,7 +84,7 @@ class MLPHead(Head):
 @torch.no_grad()
 def _settle_batchnorm(head: MLPHead, rows: torch.Tensor) -> None:
     """Replace the running statistics, averages over changing weights, by those of `rows` under the final ones."""
-    norms = [layer for layer in head.rest if isinstance(layer, nn.BatchNorm1d)]
+    norms = [layer for layer in head.rest.children() if isinstance(layer, nn.BatchNorm1d)]
     for layer in norms:
         layer.reset_running_stats()
         layer.momentum = None  # a plain average, here over one batch

@@ -82,7 +82,7 @@ def _annotation(run_dir: RunDirectory, facts: dict) -> dict[str, Any] | None:
     """What `difal label` recorded of the annotators and of the classes that they changed; None for other runs."""
     if not journal_path(run_dir.folder).is_file():
         return None
-    answers = Answers(classes_at_start(facts))
+    answers = Answers(classes_at_start(facts) or ())
     answers.add(read_journal(journal_path(run_dir.folder)))
     given = [entry for entries in answers.by_place.values() for entry in entries]
     annotators = []

@@ -54,9 +54,20 @@ class RunDirectory:
         write_text(self.folder / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
 
     def config(self) -> dict[str, Any]:
+        """The run's settings; a path that is not there from this working directory is that of the run's own."""
         if not self.exists:
             raise ConfigError(f"{self.folder} is no run folder: it holds no config.yaml")
-        return {**EARLIER, **read_yaml(self.folder / "config.yaml")}
+        values = {**EARLIER, **read_yaml(self.folder / "config.yaml")}
+        for name, path in self.facts().get("paths", {}).items():
+            if values.get(name) and not Path(values[name]).exists() and Path(path).exists():
+                values[name] = path
+        return values
+
+    @staticmethod
+    def paths(config: Config) -> dict[str, str]:
+        """The settings that name files or folders, as absolute paths."""
+        given = {name: getattr(config, name) for name in ("data", "encoder", "cache")}
+        return {name: str(Path(path).resolve()) for name, path in given.items() if path and Path(path).exists()}
 
     def facts(self) -> dict[str, Any]:
         path = self.folder / "run.json"

@@ -99,7 +99,7 @@ def read_export(text: str, path: Path) -> list[tuple[str, dict]]:
 
 def _answer(annotation: dict, row: dict, where: str) -> dict:
     answer: dict = {"class_id": None, "class_name": None, "skipped": False}
-    names = []
+    names: list[str] = []
     for result in annotation.get("result") or []:
         value = result.get("value") or {}
         names += value.get("keypointlabels") or value.get("choices") or []

@@ -94,7 +94,8 @@ def read_labels(path: Path, classes: Sequence[str], asked: Collection[Place] | N
     Raises:
         LabelError: names the file, the line and the cure.
     """
-    labels, places = [], {}
+    labels: list[Label] = []
+    places: dict[Place, str] = {}
     for where, row in _rows(Path(path)):
         label = _check(row, classes, where)
         if label.place in places:
@@ -181,8 +182,8 @@ def _check(row: dict, classes: Sequence[str], where: str) -> Label:
     return Label(
         id=str(value.get("id") or ""),
         image=str(value["image"]),
-        x=ints["x"],
-        y=ints["y"],
+        x=ints["x"] or 0,
+        y=ints["y"] or 0,
         height=ints["height"] or 0,
         width=ints["width"] or 0,
         round=-1 if ints["round"] is None else ints["round"],

@@ -115,7 +115,7 @@ class Loop:
         """Check that an earlier run's data and encoder are unchanged, and write down what this run rests on."""
         if self.run_dir.begun:
             check_unchanged(self.run_dir.facts(), self.data, self.load_encoder)
-        if not self.run_dir.begun:
+        if not self.run_dir.begun or self.run_dir.facts().get("pool") != self._pool():
             for line in self.found.lines if self.found else ():
                 self.log(line)
         if self.config.labels is not None and not (resume and self._known_file().is_file()):
@@ -128,6 +128,7 @@ class Loop:
             version=__version__,
             data=self.data.name,
             pool=self._pool(),
+            paths=self.run_dir.paths(config),
             pool_files=pool_files(self.data),
             ranges=ranges_of(self.data),
             **self._class_facts(self.run_dir.facts()),

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 from PIL import Image
 
 from difal.data import IGNORE, Data
@@ -47,7 +48,7 @@ class MaskOracle:
         self.data, self.index = data, {name: i for i, name in enumerate(data.train.ids)}
 
     def answer(self, picks: Sequence[Label]) -> list[Label]:
-        answers: list[Label | None] = [None] * len(picks)
+        answers = list(picks)
         for name in dict.fromkeys(pick.image for pick in picks):  # each mask is read once
             mask = self.data.train.mask(self.index[name])
             for at, pick in enumerate(picks):
@@ -206,7 +207,7 @@ class PersonOracle:
                 write_bytes(self.files["pictures"] / PIXELS / f"{pick.rank + 1:04d}.jpg", close)
 
     def _write(self, picks: Sequence[Label]) -> None:
-        config = label_studio.to_labeling_config(self.data.classes, self.data.colors.tolist())
+        config = label_studio.to_labeling_config(self.data.classes, np.asarray(self.data.colors).tolist())
         write_text(self.files["csv"], to_csv(picks))
         write_text(self.files["studio config"], config)
         write_text(self.files["studio"], to_label_studio(picks, self.image_prefix))

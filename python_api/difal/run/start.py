@@ -30,7 +30,7 @@ def open_run_data(config: Config, run_dir: RunDirectory) -> Data:
     return data
 
 
-def settle(config: Config, data: Data, run_dir: RunDirectory, load_encoder: Callable) -> Survey:
+def settle(config: Config, data: Data, run_dir: RunDirectory, load_encoder: LazyEncoder) -> Survey:
     """Look at the data, the budget and the encoder; nothing is written. For rank 0.
 
     Raises:
@@ -56,8 +56,8 @@ def check_classes(facts: dict, data: Data) -> None:
     changed = now != before if "classes_at_start" in facts else before is not None and now[: len(before)] != before
     if changed:
         raise ConfigError(
-            f"the classes were {', '.join(before)} when the run began and are {', '.join(now)} now; put them back, add "
-            f"new ones after the last, or start another run with another --out"
+            f"the classes were {', '.join(before or ())} when the run began and are {', '.join(now)} now; put them "
+            f"back, add new ones after the last, or start another run with another --out"
         )
 
 
@@ -164,10 +164,10 @@ def check_encoder(config: Config, data: Data, load_encoder: Callable, shapes: Se
         ConfigError: it fails; says at what.
     """
     encoder = load_encoder()
-    working_size = getattr(encoder, "working_size", None)
-    for height, width in dict.fromkeys(shapes) if working_size else ():
+    sized = hasattr(encoder, "working_size")
+    for height, width in dict.fromkeys(shapes) if sized else ():
         try:
-            working_size(height, width)
+            encoder.working_size(height, width)
         except ValueError as error:
             raise ConfigError(
                 f"the encoder {config.encoder!r} cannot take {width} x {height} pixels: {error}"

@@ -159,7 +159,7 @@ def train_encoder(
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32: on GPUs that have it, and on CPUs with AMX (1.8 times there)."""
+    """Whether bfloat16 is faster than float32: on GPUs that have it, and on CPUs with AMX."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     return device.type == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()

@@ -14,7 +14,6 @@ from difal_kernels._native import load
 
 from ...bounds import ROUNDINGS, Roundings, gemm_rel_err, int16_rel_err
 
-GROUP = 32  # numbers whose integer products are summed exactly; kInt16Group of csrc
 WIDENED = 1 << 18  # numbers that are widened to float32 at a time, 1 MiB
 BLOCK = 16  # rows that are stored together; kInt16Rows of csrc
 
@@ -85,15 +84,16 @@ class Int16Products:
 
     def __init__(self, frame: Frame, dimension: int, rounding: float, roundings: Roundings = ROUNDINGS):
         self.frame, self.dimension, self.rounding = frame, dimension, rounding
-        self.rel_err = int16_rel_err(-(-dimension // GROUP), rounding, roundings)
+        self.rel_err = int16_rel_err(load("_cpu").int16_roundings(dimension), rounding, roundings)
 
     @staticmethod
     def rounding_of(frame: Frame, features: torch.Tensor, sq_norms: torch.Tensor | None = None) -> float:
         """How far these rows are moved; their squared norms are written as by `prepare`."""
-        return max(
+        found = (
             load("_cpu").int16_rounding(*_job(frame, rows), _address(None if sq_norms is None else sq_norms[begin:]))
             for begin, rows in widened(features)
         )
+        return max(found, default=0.0)
 
     def empty(self, rows: int) -> torch.Tensor:
         return torch.empty(-(-rows // BLOCK), load("_cpu").int16_block_size(self.dimension), dtype=torch.int32)
@@ -133,8 +133,8 @@ def widened(features: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
         yield 0, features
         return
     height = max(1, WIDENED // features.shape[1] // BLOCK) * BLOCK
-    for i, rows in enumerate(features.split(height)):  # one of no rows, where there are none
-        yield i * height, rows.float()
+    for begin in range(0, len(features), height):
+        yield begin, features[begin : begin + height].float()
 
 
 def _job(frame: Frame, features: torch.Tensor) -> tuple:

@@ -13,7 +13,7 @@ from difal_kernels._precision import full_precision
 from difal_kernels._progress import Progress
 
 from ...bounds import TOLERANCE, exact_sum_unit
-from ...kernel_functions import KERNEL_FUNCTIONS
+from ...kernel_functions import kernel_of_scaled_square
 from ...primitives import Guessing
 from ...problem import Problem
 from .covered import GpuCoverage
@@ -115,11 +115,10 @@ class GpuTiledGreedy(GpuCoverage):
     def estimated_rows(self, index: torch.Tensor) -> torch.Tensor:
         """Kernel values of some points with all as torch estimates them, (len(index), N) float32: for guesses alone."""
         k, sq_norms = self.products(index), self.operands.sq_norms
-        from_squared = KERNEL_FUNCTIONS[self.p.kernel].from_squared
-        if from_squared is None:  # cosine
+        if self.p.kernel == "cosine":
             return k.clamp_(min=0)
         k.mul_(-2 * self.operands.product).add_(sq_norms).add_(sq_norms[index][:, None]).clamp_(min=0)
-        return from_squared(k)
+        return kernel_of_scaled_square(k, self.p.kernel)
 
     def coverage(self, t: int) -> torch.Tensor:
         return self.levels[t].exact
