@@ -60,7 +60,8 @@ class Problem:
         """Mean kernel value of two different points, by a sample; of features only."""
         some = self.features[sample_rows(len(self.features), SAMPLE).to(self.features.device)]
         half = len(some) // 2
-        return float(kernel_matrix(some[0::2][:half], some[1::2][:half], self.kernel, self.bandwidth).mean())
+        rows, others = some[0::2][:half].split(8), some[1::2][:half]  # few at a time: float64 copies of many features
+        return float(torch.cat([kernel_matrix(r, others, self.kernel, self.bandwidth) for r in rows]).mean())
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from .products import BLOCK, Float32Products, Frame, Int16Products, Products
 from .tuning import CpuTuning
 
 CENTRED = 256  # rows whose mean is taken for the pool's
+CENTRED_NUMBERS = 1 << 20  # fewer of many features, so that copies of them are small beside the slices
 PASS_ROWS = 1024  # that a thread takes at a time in a pass over the pool
 
 
@@ -50,7 +51,7 @@ class GemmOperands:
         n, d = p.features.shape
         self.tuning = tuning or CpuTuning()
         self.features, self.heights = p.features.contiguous(), tuple(heights)
-        some = self.features[sample_rows(n, CENTRED)]
+        some = self.features[sample_rows(n, min(CENTRED, max(2 * BLOCK, CENTRED_NUMBERS // d)))]
         center = None
         if p.kernel != "cosine":  # any point will do: how near tells how small the bound is
             center = sum(part.sum(0, dtype=torch.float64) for part in some.split(BLOCK)) / len(some)
@@ -60,6 +61,7 @@ class GemmOperands:
         self.sq_norms = torch.empty(n, dtype=torch.float32)
         workers = workers or Workers(1)
         integers = self._integers(p, some, workers)
+        del some  # of many features they take as much as a slice
         self.products: Products = integers or Float32Products(self.frame, d, self.tuning.roundings)
         # Made once: fresh pages for every slice would cost more than its arithmetic.
         self._buffers = [self.products.empty(height) for height in heights]
