@@ -11,6 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from difal.config import Config
+from difal.data.images import ValueRanges
 from difal.data.readers import open_images
 from difal.encoders.lazy import LazyEncoder
 from difal.errors import ConfigError, DataError
@@ -62,6 +63,7 @@ def predict(
         entry = _trained(run_dir, round)
         head, which = entry.head(), entry.index
     split, _ = open_images(images, config.size)
+    split.ranges = ValueRanges(split.images, facts.get("ranges"))  # shown as the pool was
     load_encoder = LazyEncoder(config, encoder)
     if facts.get("weights") not in (None, load_encoder.weights):
         raise ConfigError(
