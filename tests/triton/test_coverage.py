@@ -31,7 +31,7 @@ def operands(x, device):
 
 
 def assert_same(device, features, budget, **options):
-    return selection.assert_same("triton", features, budget, device=device, **options)
+    selection.assert_same("triton", features, budget, device=device, **options)
 
 
 @pytest.mark.parametrize("name", ["herding_clusters", "herding_sphere_labelled"])
@@ -40,9 +40,9 @@ def test_the_stored_float64_greedy_order(device, load_fixture, name, gpu):
     weights = data["weights"] if name == "herding_clusters" else None
     options = {"labeled": data.get("labelled"), "bandwidth": float(data["bandwidth"])}
     if not gpu:  # too many rows for the interpreter
-        return assert_same(
-            device, data["features"][:100], 2, weights=None if weights is None else weights[:100], **options
-        )
+        some = None if weights is None else weights[:100]
+        assert_same(device, data["features"][:100], 2, weights=some, **options)
+        return
     options = {key: moved(value, device) for key, value in {**options, "weights": weights}.items()}
     order = data["greedy_order" if weights is None else "weighted_order"]
     got = maxherding(data["features"].to(device), len(order), backend="triton", **options)

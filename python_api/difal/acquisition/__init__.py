@@ -1,4 +1,4 @@
-"""Which pixels to ask next: acquisitions by name.
+"""Which pixels to query next: acquisition functions by name.
 
 A *score* rates pixels one by one by the head's predictions, a *selector* chooses a round's pixels together and needs no
 head. Each is a small file of this folder, and adding one is adding a file. Every NAME gives two acquisitions: `NAME`
@@ -43,7 +43,7 @@ def acquisitions() -> dict[str, str]:
 
     Example:
         >>> acquisitions()["coverage"]
-        'stage 1 alone: global MaxHerding over the local picks, conditioned on what was asked'
+        'stage 1 alone: global MaxHerding over the local picks, given the queried pixels'
     """
     first = (DEFAULT, "two-stage-edald")
     lines = {rule.name: rule.summary for rule in sorted(_rules().values(), key=lambda rule: rule.name)}
@@ -54,7 +54,7 @@ def acquisitions() -> dict[str, str]:
     return {
         DEFAULT: f"the default: stage 1, the most covering half of the local picks, then {lines['margin-herding']}",
         "two-stage-edald": "the paper's: stage 1, then eDALD, entropy plus DALD",
-        "coverage": "stage 1 alone: global MaxHerding over the local picks, conditioned on what was asked",
+        "coverage": "stage 1 alone: global MaxHerding over the local picks, given the queried pixels",
         "random": alone.pop("random"),
         **alone,
         **{TWO_STAGE + name: f"stage 1, then {line}" for name, line in lines.items() if TWO_STAGE + name not in first},
@@ -72,7 +72,7 @@ def check_acquisition(name: str) -> str:
 
 
 class Picks(NamedTuple):
-    """The pixels to ask, best first, and what their choice rested on."""
+    """The pixels to query, best first, and what their choice rested on."""
 
     pixels: list[Pixel]
     scores: list[float | None]
@@ -83,7 +83,7 @@ class Picks(NamedTuple):
 def select(
     cache: FeatureCache,
     head: Head | None,
-    asked: Sequence[Pixel],
+    queried: Sequence[Pixel],
     budget: int,
     round_index: int,
     config: Config,
@@ -97,16 +97,16 @@ def select(
         cache: the pool's features.
         head: the classifier of the round before, None if there is none yet; then the first pixels are chosen by
             coverage where the acquisition has a stage 1, by the selector if it is one, else at random.
-        asked: every pixel asked so far, answered or skipped; none is asked twice, and coverage counts them all: the
-            annotator saw what is near a skipped pixel, too.
-        budget: pixels to ask; fewer are given if the cache has no more.
+        queried: every pixel queried so far, labeled or skipped; none is queried twice, and coverage counts them all:
+            the annotator saw what is near a skipped pixel, too.
+        budget: pixels to query; fewer are given if the cache has no more.
         round_index: with the seed, makes random choices.
         config: `acquisition`, `keep`, `kernel`, `seed`, `share`, `edald_weight`, `noise_samples`,
             `dropout`, `radius`, `skips`, `penalty`.
         clock: gets the time per stage.
         classes: the number of classes, by which ProbCover guesses its radius.
-        skipped: of each pixel of `asked` whether it was skipped; such pixels are avoided if `skips` says so, except by
-            `random`, which stays the baseline.
+        skipped: of each pixel of `queried` whether it was skipped; pixels like them are avoided if `skips` is "avoid",
+            except by `random`, which stays the baseline.
 
     Returns:
         `Picks`. The same arguments give the same picks; ties go to the first pixel in pool order.
@@ -115,20 +115,20 @@ def select(
     stage_1 = name == "coverage" or name.startswith(TWO_STAGE)
     rule = _rules().get(name.removeprefix(TWO_STAGE))
     pixels = "local" if stage_1 else "random"
-    rows = cache.open_rows(pixels, asked)
+    rows = cache.open_rows(pixels, queried)
     rows = rows[within_share(cache, pixels, config)[rows]]
     budget = min(budget, len(rows))
     if budget == 0:
-        return Picks([], [], 0, "nothing left to ask")
+        return Picks([], [], 0, "nothing is left to query")
     if config.skips == "avoid" and name != "random":
         with clock("scores"):
-            rows = answerable(cache, pixels, rows, asked, skipped, budget, config)
+            rows = answerable(cache, pixels, rows, queried, skipped, budget, config)
     before = rows
     if stage_1:
         ranked = rule is not None and head is not None
         keep = max(budget, round(config.keep * len(rows))) if ranked else budget
         with clock("global herding"):
-            rows, gains = cover(cache, rows, asked, keep, config)
+            rows, gains = cover(cache, rows, queried, keep, config)
         if not ranked:
             return _picks(cache, pixels, rows, gains, len(rows), "coverage")
     with clock("scores"):
@@ -138,7 +138,7 @@ def select(
             best = np.lexsort((rows, -rated))[:budget]
             return _picks(cache, pixels, rows[best], rated[best], len(rows), rule.name)
         seed = derive_seed("random", config.seed, round_index)
-        pool = Pool(cache, pixels, np.sort(rows), before, asked, budget, head, seed, classes, config)
+        pool = Pool(cache, pixels, np.sort(rows), before, queried, budget, head, seed, classes, config)
         chooser = rule if isinstance(rule, Selector) else SELECTORS["random"]
         chosen, values = chooser.function(pool)
         return _picks(cache, pixels, pool.rows[np.asarray(chosen)], values, len(rows), chooser.name)
@@ -163,10 +163,10 @@ def _picks(cache: FeatureCache, pixels: str, rows, scores, survivors: int, how: 
 
 
 def cover(
-    cache: FeatureCache, rows: np.ndarray, asked: Sequence[Pixel], keep: int, config: Config
+    cache: FeatureCache, rows: np.ndarray, queried: Sequence[Pixel], keep: int, config: Config
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Stage 1b: `keep` of the local picks `rows` by MaxHerding over all local picks given the asked ones; gains."""
-    features, labeled = cache.features("local"), cache.features_of(asked) if asked else None
+    """Stage 1b: `keep` of the local picks `rows` by MaxHerding over all local picks given the queried ones; gains."""
+    features, labeled = cache.features("local"), cache.features_of(queried) if queried else None
     options: dict[str, Any] = {"labeled": labeled, "candidates": rows, "kernel": config.kernel}
     if config.herding == "sharded":
         chosen = _cover_on_all_ranks(features, keep, config, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from difal.heads import Head
 
 @dataclass(frozen=True)
 class Predictions:
-    """Logits of P pixels: `single` (P, C) under the fixed noise, `samples` (P, K, C) of K passes if asked for.
+    """Logits of P pixels: `single` (P, C) under the fixed noise, `samples` (P, K, C) of K passes or None.
 
     `generator` is for scores that draw at random; it is seeded by the run's seed and the round.
     """
@@ -47,12 +48,18 @@ class Pool:
     pixels: str
     rows: np.ndarray
     before: np.ndarray
-    asked: Sequence[Pixel]
+    queried: Sequence[Pixel]
     budget: int
     head: Head | None
     seed: int
     classes: int
     config: Config
+
+    @property
+    def asked(self) -> Sequence[Pixel]:
+        """The earlier name of `queried`."""
+        warnings.warn("`Pool.asked` is `Pool.queried` now", DeprecationWarning, stacklevel=2)
+        return self.queried
 
     @cached_property
     def features(self) -> np.ndarray:
@@ -61,8 +68,8 @@ class Pool:
 
     @cached_property
     def labeled(self) -> np.ndarray | None:
-        """(L, D) features of what was asked so far, answered or not; None if nothing was."""
-        return self.cache.features_of(self.asked) if self.asked else None
+        """(L, D) features of the pixels queried so far, labeled or skipped; None if there are none."""
+        return self.cache.features_of(self.queried) if self.queried else None
 
     @cached_property
     def logits(self) -> torch.Tensor | None:
@@ -82,7 +89,7 @@ SELECTORS: dict[str, Selector] = {}
 
 
 def score(name: str, summary: str, *, samples: str | None = None):
-    """Register a function from `Predictions` to one number a pixel, the highest asked first.
+    """Register a function from `Predictions` to one number a pixel, the highest queried first.
 
     Args:
         name: the acquisition's name.

@@ -24,7 +24,7 @@ def answerable(
     cache: FeatureCache,
     pixels: str,
     rows: np.ndarray,
-    asked: Sequence[Pixel],
+    queried: Sequence[Pixel],
     skipped: Sequence[bool],
     budget: int,
     config: Config,
@@ -33,7 +33,7 @@ def answerable(
 
     Args:
         cache, pixels, rows: candidates of a set of the cache.
-        asked: the queried pixels.
+        queried: the queried pixels.
         skipped: of each of them whether it was skipped; where all or none were, nothing is left out.
         budget: how many rows there must be.
         config: `penalty`.
@@ -41,7 +41,7 @@ def answerable(
     targets = torch.tensor(list(skipped), dtype=torch.int64)
     if not len(targets) or targets.min() == targets.max():
         return rows
-    weight, bias = standardised_logistic(cache.features_of(asked), targets, cache.context(), 2, config.penalty)
+    weight, bias = standardised_logistic(cache.features_of(queried), targets, cache.context(), 2, config.penalty)
     weight, bias = (weight[1] - weight[0]).float(), (bias[1] - bias[0]).float()
     features = cache.features(pixels)
     kept = [rows[:0]]
