@@ -79,7 +79,7 @@ def maxherding(
         progress: show a progress bar on standard error.
         sample_rows: not the exact selection, but one that chooses by the coverage of so many rows, drawn at random:
             where the exact one is too dear. All N may still be picked. Take ten times the budget or more. The result's
-            `sampled` says how sure its coverage is. On the CPU only, in 2 to 4 bytes for each of sample_rows x N entries.
+            `sampled` says how sure its coverage is. On the CPU only, in 2 to 4 bytes for each of sample_rows x N.
         seed: which rows; of no effect without `sample_rows`.
 
     Returns:
