@@ -14,7 +14,7 @@ from difal.errors import DataError
 ORIENTATION_TAG = 274
 ALPHA = (1, 2)  # EXTRASAMPLES: associated and unassociated alpha
 MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
-STRIP = 256  # rows of a large page that are reduced at a time
+STRIP = 64  # rows of what is made of a large page, which are reduced at a time
 _DAMAGE = (OSError, ValueError, IndexError, KeyError, TypeError, RuntimeError, struct.error, zlib.error, MemoryError)
 
 
@@ -103,11 +103,21 @@ def block_mean(values: np.ndarray, factor: int) -> np.ndarray:
     """The mean of every `factor` x `factor` pixels, those at the far edges of what is left of a block."""
     if factor == 1:
         return values
-    rows, columns = (np.arange(0, side, factor) for side in values.shape[:2])
-    sums = np.add.reduceat(np.add.reduceat(values, rows, 0, dtype=np.float64), columns, 1)
-    counts = np.outer(np.diff([*rows, values.shape[0]]), np.diff([*columns, values.shape[1]]))
-    mean = sums / counts.reshape(*counts.shape, *[1] * (values.ndim - 2))
-    return np.rint(mean).astype(values.dtype) if values.dtype.kind in "iub" else mean.astype(values.dtype)
+    step = STRIP * factor  # bounds the memory of the sums
+    if values.shape[0] > step:
+        return np.concatenate([block_mean(values[top : top + step], factor) for top in range(0, len(values), step)])
+    height, width, *channels = values.shape
+    by_rows = np.zeros((-(-height // factor), width, *channels))
+    for row in range(factor):
+        part = values[row::factor]
+        by_rows[: len(part)] += part
+    sums = np.zeros((len(by_rows), -(-width // factor), *channels))
+    for column in range(factor):
+        part = by_rows[:, column::factor]
+        sums[:, : part.shape[1]] += part
+    rows, columns = (np.diff([*range(0, side, factor), side]) for side in (height, width))
+    sums /= np.outer(rows, columns).reshape(*sums.shape[:2], *[1] * len(channels))
+    return np.rint(sums).astype(values.dtype) if values.dtype.kind in "iu" else sums.astype(values.dtype)
 
 
 def every(values: np.ndarray, factor: int) -> np.ndarray:
@@ -201,6 +211,8 @@ def _shown(stored: np.ndarray, page, indices: bool) -> tuple[np.ndarray, np.ndar
     alpha = stored[..., alphas[0]] if alphas else None
     if page.photometric == MIN_IS_WHITE:
         values = _inverted(values)
+    if values.dtype == bool and not indices:
+        values = values.astype(np.uint8) * 255
     return values, alpha, _bands(band for band in range(color, samples) if band not in alphas[:1])
 
 
