@@ -26,6 +26,7 @@ class Page(NamedTuple):
     orientation: int
     nodata: float | None
     unused: tuple[str, ...]
+    palette: np.ndarray | None = None  # (n, 3) uint8
 
 
 class Header(NamedTuple):
@@ -76,7 +77,7 @@ def read_page(path: Path, reduce: int = 1, indices: bool = False) -> Page:
         nodata = page.nodata if page.tags.get("GDAL_NODATA") is not None else None
         _check_kind(page, path)
         _check_whole(page, path)
-        orientation = _orientation(page)
+        orientation, palette = _orientation(page), _palette(page)
         size = (-(-page.imagelength // reduce), -(-page.imagewidth // reduce))
         source, factor = (page, reduce) if indices else _level(file, page, reduce)
         try:
@@ -96,7 +97,7 @@ def read_page(path: Path, reduce: int = 1, indices: bool = False) -> Page:
         rows, columns = ((np.arange(n) / r).astype(int) for n, r in zip(size, raise_to, strict=True))
         values = values[rows][:, columns]
         alpha = None if alpha is None else alpha[rows][:, columns]
-    return Page(values, alpha, orientation, nodata, (*unused, *bands))
+    return Page(values, alpha, orientation, nodata, (*unused, *bands), palette)
 
 
 def block_mean(values: np.ndarray, factor: int) -> np.ndarray:
@@ -193,8 +194,7 @@ def _shown(stored: np.ndarray, page, indices: bool) -> tuple[np.ndarray, np.ndar
     if page.photometric == PALETTE:
         if indices:
             return stored, None, ()
-        table = np.asarray(page.colormap).T  # 16-bit
-        return (table[stored] >> 8).astype(np.uint8), None, ()
+        return _palette(page)[stored], None, ()
     if stored.ndim == 2:
         stored = stored[..., None]
     if page.photometric == CMYK and stored.shape[2] >= 4:
@@ -214,6 +214,10 @@ def _shown(stored: np.ndarray, page, indices: bool) -> tuple[np.ndarray, np.ndar
     if values.dtype == bool and not indices:
         values = values.astype(np.uint8) * 255
     return values, alpha, _bands(band for band in range(color, samples) if band not in alphas[:1])
+
+
+def _palette(page) -> np.ndarray | None:
+    return (np.asarray(page.colormap).T >> 8).astype(np.uint8) if page.photometric == PALETTE else None
 
 
 def _inverted(values: np.ndarray) -> np.ndarray:
