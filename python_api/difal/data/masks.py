@@ -107,7 +107,8 @@ def _index_or_grey(stored: np.ndarray, greys: np.ndarray, table: dict[int, int],
     """
     used = np.unique(stored)
     shown = greys[used]
-    if np.array_equal(used, shown) or (used.tolist() == [0, 1] and shown.tolist() == [0, 255]):
+    one_to_one = len(np.unique(shown)) == len(used)
+    if np.array_equal(used, shown) or not one_to_one or (used.tolist(), shown.tolist()) == ([0, 1], [0, 255]):
         return stored
     by_index, by_grey = (all(int(value) in table for value in found) for found in (used, shown))
     if by_index and by_grey:
