@@ -51,7 +51,7 @@ def test_wrong_arguments():
     for ratio in (0.0, -1.0, 1.1, float("nan"), 0.001):
         with pytest.raises(ValueError, match="`sampling_ratio` must be at most 1 and select a row or more of 500"):
             KCenterGreedy(EMBEDDING, ratio)
-    with pytest.raises(ValueError, match="`selected_idxs` must be from 0 to 499"):
+    with pytest.raises(ValueError, match="`selected_idxs` must be 1-D indices from 0 to 499, or a mask"):
         KCenterGreedy(EMBEDDING, 0.1).select_coreset_idxs([500])
     with pytest.raises(ValueError, match="`selected_idxs` must leave 450 rows to select, got 51 of 500 rows"):
         KCenterGreedy(EMBEDDING, 0.9).select_coreset_idxs(range(51))

@@ -68,7 +68,7 @@ def test_integers_and_initial_rows():
     )
     ranking = FacilityLocationSelection(37, initial_subset=[0, 1, 2]).fit(counts).ranking
     assert sorted(ranking) == list(range(3, 40))
-    with pytest.raises(ValueError, match="`initial_subset` must be row indices"):
+    with pytest.raises(ValueError, match="`initial_subset` must be 1-D indices from 0 to 39, or a mask"):
         FacilityLocationSelection(5, initial_subset=[40]).fit(counts)
 
 
@@ -85,7 +85,11 @@ def test_apricots_arguments_in_apricots_order():
     [
         (FacilityLocationSelection(151), {}, "`n_samples` must be from 0 to 150"),
         (FacilityLocationSelection(150, initial_subset=[1]), {}, "`n_samples` must be from 0 to 149"),
-        (FacilityLocationSelection(5, metric="manhattan"), {}, "`metric` must be 'euclidean' or one of rbf"),
+        (
+            FacilityLocationSelection(5, metric="manhattan"),
+            {},
+            "`metric` must be one of euclidean, cosine, rbf",
+        ),
         (FacilityLocationSelection(5, bandwidth=-1.0), {}, "`bandwidth` must be positive"),
         (FacilityLocationSelection(5), {"sample_weight": np.ones(149)}, r"`sample_weight` must have shape \(150,\)"),
         (FacilityLocationSelection(5), {"X": np.where(X > 2, np.nan, X)}, "NaN"),
@@ -96,8 +100,28 @@ def test_errors_name_what_was_given(selector, options, message):
         selector.fit(**{"X": X, **options})
     with pytest.raises(TypeError, match="`n_samples` must be an integer, got 2"):
         FacilityLocationSelection(2.5).fit(X)
-    with pytest.raises(TypeError, match="Sparse data"):
-        FacilityLocationSelection(5).fit(sparse.csr_matrix(X))
+
+
+def test_sparse_rows_and_similarities():
+    """Of which what is absent is zero."""
+    few = np.where(KERNEL > 0.6, KERNEL, 0.0)
+    wanted = FacilityLocationSelection(6, metric="precomputed").fit(few)
+    for make in (sparse.csr_matrix, sparse.coo_matrix, sparse.csc_array):
+        found = FacilityLocationSelection(6, metric="precomputed").fit(make(few))
+        np.testing.assert_array_equal(found.ranking, wanted.ranking)
+    np.testing.assert_array_equal(
+        FacilityLocationSelection(6).fit(sparse.csr_matrix(X)).ranking, FacilityLocationSelection(6).fit(X).ranking
+    )
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])  # apricot's own "correlation" fails in scikit-learn
+def test_apricots_metrics_are_apricots(metric):
+    """Cosines are squared there: opposite rows are alike."""
+    apricot = pytest.importorskip("apricot", reason="apricot-select is not installed")
+    theirs = apricot.FacilityLocationSelection(8, metric=metric, optimizer="naive").fit(X)
+    ours = FacilityLocationSelection(8, metric=metric).fit(X)
+    np.testing.assert_array_equal(ours.ranking, theirs.ranking)
+    np.testing.assert_allclose(ours.gains, theirs.gains, rtol=1e-6)
 
 
 def test_transform_takes_anything_with_the_fitted_rows():
@@ -120,6 +144,7 @@ NOT_A_MAP = {
     "check_methods_subset_invariance",
     "check_pipeline_consistency",
     "check_sample_weight_equivalence_on_dense_data",
+    "check_sample_weight_equivalence_on_sparse_data",
     "check_transformer_data_not_an_array",
     "check_transformer_general",
 }

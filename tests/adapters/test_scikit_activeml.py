@@ -210,7 +210,7 @@ class TestConventions:
             ({"normalize_samples": 1}, {}),
             ({"bandwidth": np.nan}, {}),
             ({}, {"candidates": [-1]}),
-            ({}, {"candidates": np.arange(120) < 9}),
+            ({}, {"candidates": np.arange(119) < 9}),
             ({}, {"candidates": np.ones((4, 2))}),
         ],
     )

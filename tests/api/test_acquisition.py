@@ -103,6 +103,32 @@ def test_two_stages(name, cache, head, tmp_path):
     assert picks.survivors == 12
 
 
+SURE = ("entropy", "margin", "least_confidence", "edald", "dald", "margin-herding", "uherding")
+
+
+@pytest.mark.parametrize("staged", [False, True])
+@pytest.mark.parametrize("name", SURE)
+def test_where_one_class_is_labeled_coverage_chooses(name, staged, cache, tmp_path):
+    """A head of one class is sure of every pixel; the first pixels of the pool would come of it."""
+    pixels = "local" if staged else "random"
+    rows = np.array([3, 11])
+    features = cache.features(pixels)
+    sure = train_head(features[rows], np.array([2, 2]), cache.context(), 4, tiny_config(tmp_path, head="linear"))
+    asked = [cache.pixel(pixels, row) for row in rows]
+    with pytest.warns(UserWarning, match="coverage"):
+        picks = choose(cache, sure, asked, tmp_path, acquisition=f"two-stage-{name}" if staged else name, keep=0.5)
+    left = np.setdiff1d(np.arange(len(features)), rows)
+    pool = np.array(features) if staged else np.array(features[left])
+    options = {"candidates": left} if staged else {}
+    order = maxherding(pool, 5, labeled=features[rows], **options)
+    found = {tuple(pixel) for pixel in picks.pixels}
+    if name in ("margin-herding", "uherding") and staged:
+        assert len(found) == 5  # of what stage 1 keeps, by another coverage
+        assert found != {tuple(cache.pixel(pixels, row)) for row in left[:5]}
+    else:
+        assert found == {tuple(cache.pixel(pixels, row if staged else left[row])) for row in order}
+
+
 def test_coverage_continues_itself(cache, tmp_path):
     """Two rounds of coverage are one round of twice the budget."""
     first = choose(cache, None, [], tmp_path, acquisition="coverage")

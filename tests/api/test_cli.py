@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from PIL import Image
 
 from api.fakes import use_fake_encoder, write_folder
 from difal import cli
+from difal.cli._common import usable_devices
 from difal.config import FIELDS
 
 QUICK = (
@@ -138,3 +140,30 @@ def test_an_encoder_that_is_not_there_leaves_no_folder(monkeypatch, tmp_path, ca
     err = capsys.readouterr().err
     assert err.startswith("difal: error: `--encoder`: there is no folder 'no/such/folder'")
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu", "meta", "cuda:99", "nonsense"])
+@pytest.mark.parametrize("command", ["run --data d --out r", "encode --data d --cache r", "label --data d --out r"])
+def test_a_device_that_is_not_there_gets_one_line(difal, tmp_path, command, device):
+    if device in usable_devices():
+        pytest.skip(f"this machine has {device}")
+    code, _, err = difal(f"{command} --classes a,b --encoder tiny --device {device}")
+    assert code == cli.FAILED
+    assert err.count("\n") == 1
+    assert len(err) < 120
+    assert f"--device {device} here; it can use cpu" in err or "no --device 'nonsense'; torch can use cpu" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_encode_looks_before_it_makes_a_folder(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = write_folder(tmp_path / "d", masks=False)
+    (folder / "images/p1.png").write_bytes(b"no picture")
+    command = ["encode", "--data", "d", "--encoder", "tiny", "--cache", "c", *["--candidates", "100", "--local", "8"]]
+    assert cli.main(command) == cli.FAILED
+    assert "p1.png is not a readable image" in capsys.readouterr().err
+    (folder / "images/p1.png").unlink()
+    Image.new("RGB", (7, 7)).save(folder / "images/p1.png")
+    assert cli.main(command) == cli.FAILED
+    assert "the smallest image has 7 x 7 = 49 pixels, fewer than the 64 that are kept" in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()

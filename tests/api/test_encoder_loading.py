@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,8 +11,12 @@ pytest.importorskip("diffusers", reason="the loop's extra is not installed: pip 
 from diffusers import DDPMScheduler
 from safetensors.torch import load_file, save_file
 
+from api.fakes import tiny_config, tiny_data
 from api.small_unets import make_images, make_unet
 from difal.encoders import DiffusionEncoder, load_encoder
+from difal.errors import ConfigError
+from difal.features.pixels import encode, to_input
+from difal.run.loop import run
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -141,3 +146,74 @@ def test_damaged_folders(tmp_path, name, change, message):
     spoil(tmp_path, name, change)
     with pytest.raises(ValueError, match=message):
         load_encoder(tmp_path)
+
+
+UNFIT = {
+    "sdxl": r"conditioned on more than a prompt as Stable Diffusion XL is \(addition_embed_type 'text_time'\)",
+    "classes": r"class-conditional \(10 classes\), and images to be labeled have no class yet",
+    "class embeddings": r"class-conditional \(timestep\)",
+    "four channels": r"a UNet of 4 channels; images have three, or one",
+}
+SMALL = {
+    "sample_size": 16,
+    "block_out_channels": (8, 16),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "attention_head_dim": 4,
+}
+PLAIN = {**SMALL, "down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+
+
+def save_unfit(kind, folder):
+    from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
+
+    if kind == "sdxl":
+        UNet2DConditionModel(
+            **SMALL,
+            cross_attention_dim=8,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            addition_embed_type="text_time",
+            addition_time_embed_dim=4,
+            projection_class_embeddings_input_dim=32,
+        ).save_pretrained(folder / "unet")
+        AutoencoderKL(block_out_channels=(8,), norm_num_groups=4).save_pretrained(folder / "vae")
+        save_file({"prompt": torch.zeros(4, 8)}, folder / "empty_prompt.safetensors")
+    else:
+        more = {
+            "classes": {"num_class_embeds": 10},
+            "class embeddings": {"class_embed_type": "timestep"},
+            "four channels": {"in_channels": 4, "out_channels": 4},
+        }[kind]
+        UNet2DModel(**PLAIN, **more).save_pretrained(folder)
+    (folder / "difal_encoder.json").write_text(json.dumps({"blocks": [1, 3], "timesteps": [50], "resolution": 64}))
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_kinds_that_cannot_serve_are_refused_before_a_folder_is_made(tmp_path, kind):
+    save_unfit(kind, tmp_path / "encoder")
+    with pytest.raises(ValueError, match=UNFIT[kind]):
+        load_encoder(tmp_path / "encoder")
+    config = tiny_config(tmp_path / "run", encoder=str(tmp_path / "encoder"))
+    with pytest.raises(ConfigError, match=r"`--encoder`: .*" + UNFIT[kind]):
+        run(config, data=tiny_data(), log=len)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_unet_of_grey_images_sees_the_luminance(tmp_path):
+    """Grey images go in as they are, colours as Pillow makes them grey."""
+    from diffusers import UNet2DModel
+
+    torch.manual_seed(0)
+    unet = UNet2DModel(**PLAIN, in_channels=1, out_channels=1)
+    DiffusionEncoder(unet, None, (1, 3), (50,), resolution=32).save_pretrained(tmp_path / "grey")
+    config = tiny_config(tmp_path / "run", encoder=str(tmp_path / "grey"), rounds=1)
+    assert run(config, data=tiny_data(), log=len) == "done"
+    encoder = load_encoder(tmp_path / "grey")
+    grey = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    noise = encoder.noise(["a"], 32, 32, seed=0, draw=0)
+    wanted = encoder.maps(torch.from_numpy(grey).float()[None, None] / 127.5 - 1, noise)
+    for found, expected in zip(encode(encoder, np.dstack([grey] * 3), "a", [0], config), wanted, strict=True):
+        assert torch.equal(found, expected)
+    color = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    assert np.abs(to_input(color, 1)[0, 0].numpy() * 127.5 + 127.5 - color @ np.array([0.299, 0.587, 0.114])).max() < 1

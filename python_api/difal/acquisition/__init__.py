@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -109,7 +110,8 @@ def select(
             except by `random`, which stays the baseline.
 
     Returns:
-        `Picks`. The same arguments give the same picks; ties go to the first pixel in pool order.
+        `Picks`. The same arguments give the same picks. Ties go to the first pixel in pool order, after stage 1 to
+        the one that covers more; where a score is the same at every pixel, coverage chooses, with a warning.
     """
     name = config.acquisition
     stage_1 = name == "coverage" or name.startswith(TWO_STAGE)
@@ -135,13 +137,22 @@ def select(
         if isinstance(rule, Score) and head is not None:
             generator = torch.Generator().manual_seed(derive_seed("score", config.seed, round_index))
             rated = rate(rule, cache, pixels, rows, head, generator, config)
-            best = np.lexsort((rows, -rated))[:budget]
+            best = np.lexsort((np.arange(len(rows)) if stage_1 else rows, -rated))[:budget]  # stage 1: by coverage
+            if np.ptp(rated) == 0 and len(rows) > budget:
+                warnings.warn(f"{rule.name} is {rated[0]:g} at every pixel: coverage alone chooses", stacklevel=2)
+                best = best if stage_1 else _by_coverage(cache.features(pixels), rows, queried, budget, cache, config)
             return _picks(cache, pixels, rows[best], rated[best], len(rows), rule.name)
         seed = derive_seed("random", config.seed, round_index)
         pool = Pool(cache, pixels, np.sort(rows), before, queried, budget, head, seed, classes, config)
         chooser = rule if isinstance(rule, Selector) else SELECTORS["random"]
         chosen, values = chooser.function(pool)
         return _picks(cache, pixels, pool.rows[np.asarray(chosen)], values, len(rows), chooser.name)
+
+
+def _by_coverage(features: np.ndarray, rows: np.ndarray, queried, budget: int, cache, config: Config) -> np.ndarray:
+    """Positions in `rows` of `budget` pixels that cover all of them, given the queried ones."""
+    labeled = cache.features_of(queried) if queried else None
+    return np.asarray(maxherding(features[rows], budget, labeled=labeled, kernel=config.kernel))
 
 
 def within_share(cache: FeatureCache, pixels: str, config: Config) -> np.ndarray:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from difal_kernels import maxherding, uherding
+
 
 def count(value: Any, name: str, most: int, of: str) -> int:
     """An integer from 0 to `most`, the number of `of`.
@@ -25,6 +27,31 @@ def count(value: Any, name: str, most: int, of: str) -> int:
     if not 0 <= number <= most:
         raise ValueError(f"`{name}` must be from 0 to {most}, the number of {of}, got {number}")
     return number
+
+
+def positions(values: Any, name: str, rows: int, of: str) -> np.ndarray:
+    """Row indices, (n,) int64, from indices or from a mask of `rows` entries.
+
+    Example:
+        >>> positions([True, False, True], "initial_subset", 3, "rows")
+        array([0, 2])
+    """
+    found = np.asarray(values)
+    if found.dtype == bool:
+        if found.shape != (rows,):
+            raise ValueError(f"`{name}` is a mask of shape {found.shape}; it must be ({rows},), for each of the {of}")
+        return np.flatnonzero(found)
+    found = found.astype(np.int64)
+    if found.ndim != 1 or (len(found) and (found.min() < 0 or found.max() >= rows)):
+        raise ValueError(f"`{name}` must be 1-D indices from 0 to {rows - 1}, or a mask, got {found.tolist()}"[:240])
+    return found
+
+
+def herd(features: Any, budget: int, *, weights: Any = None, **options: Any) -> Any:
+    """`maxherding`, or `uherding` where there are weights: where they say nothing more, coverage takes over."""
+    if weights is None:
+        return maxherding(features, budget, **options)
+    return uherding(features, weights, budget, **options)
 
 
 def float_array(values: Any) -> np.ndarray:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from difal.adapters._arguments import positions
 from difal_kernels import kcenter_greedy
 
 
@@ -69,11 +70,10 @@ class KCenterGreedy:
             ValueError: fewer rows are left than are to be selected, or an index is out of range.
         """
         features = self.embedding.detach().reshape(self.n_observations, -1).cpu()
-        before = np.asarray([] if selected_idxs is None else [int(i) for i in selected_idxs], dtype=np.int64)
+        given = torch.as_tensor([] if selected_idxs is None else selected_idxs).cpu().numpy()
+        before = positions(given, "selected_idxs", self.n_observations, "rows of the embedding")
         options = {}
         if len(before):
-            if before.min() < 0 or before.max() >= self.n_observations:
-                raise ValueError(f"`selected_idxs` must be from 0 to {self.n_observations - 1}, got {before.tolist()}")
             options["labeled"] = features[torch.from_numpy(before)]
             options["candidates"] = np.setdiff1d(np.arange(self.n_observations), before)
             if len(options["candidates"]) < self.coreset_size:

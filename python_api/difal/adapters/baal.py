@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from difal.adapters._arguments import float_array
+from difal.adapters._arguments import float_array, herd
 from difal.adapters._require import required
-from difal_kernels import edald, maxherding
+from difal_kernels import edald
 
 with required("Baal", "baal"):
     from baal.active.heuristics import AbstractHeuristic
@@ -54,7 +54,7 @@ class MaxHerding(AbstractHeuristic):
         if labeled is not None:
             labeled = _embeddings(labeled)
             labeled = labeled if len(labeled) else None
-        selection = maxherding(pool, min(self.budget, len(pool)), labeled=labeled, return_info=True, **self.options)
+        selection = herd(pool, min(self.budget, len(pool)), labeled=labeled, return_info=True, **self.options)
         scores = np.zeros(len(pool))
         scores[selection.indices] = selection.gains
         rest = np.setdiff1d(np.arange(len(pool)), selection.indices)

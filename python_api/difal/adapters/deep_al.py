@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from difal.adapters._arguments import count, float_array
-from difal_kernels import maxherding
+from difal.adapters._arguments import count, float_array, herd, positions
 
 
 class MaxHerding:
@@ -72,7 +71,7 @@ class MaxHerding:
         relevant = np.concatenate([self.lSet, self.uSet])
         pool = self.all_features[relevant]
         known = len(self.lSet)
-        picks = maxherding(
+        picks = herd(
             pool,
             self.budgetSize,
             labeled=pool[:known] if known else None,
@@ -109,7 +108,10 @@ class UHerding(MaxHerding):
 
 
 def _indices(values: Any, name: str, samples: int) -> np.ndarray:
-    index = np.asarray(values).astype(np.int64)  # these codebases also hand over float and text
+    index = np.asarray(values)
+    if index.dtype == bool:
+        index = positions(index, name, samples, "samples")
+    index = index.astype(np.int64)  # these codebases also hand over float and text
     if index.ndim != 1:
         raise ValueError(f"`{name}` must be 1-D, got shape {index.shape}")
     outside = index[(index < 0) | (index >= samples)]

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from difal.adapters._arguments import count, float_array
+from difal.adapters._arguments import count, float_array, herd, positions
 from difal.adapters._require import required
-from difal_kernels import maxherding
 from difal_kernels.ops.maxherding.kernel_functions import KERNELS
 
 with required("scikit-learn", "scikit-learn"):
@@ -25,14 +24,26 @@ with required("scikit-learn", "scikit-learn"):
     from sklearn.utils.validation import check_array, check_is_fitted
 
 
+APRICOTS = ("euclidean", "cosine")  # metrics of which apricot makes similarities
+
+
+def similarities(rows: np.ndarray, metric: str) -> np.ndarray:
+    """(n, n) similarities as apricot makes them of a metric: cosines are squared."""
+    if metric == "euclidean":
+        squared = pairwise_distances(rows, metric="sqeuclidean")
+        return squared.max() - squared
+    return (1 - pairwise_distances(rows, metric=metric)) ** 2
+
+
 class FacilityLocationSelection(TransformerMixin, BaseEstimator):
     """Select rows that represent all rows best, greedily: maximise sum_i max_{s selected} similarity(i, s).
 
     Args:
         n_samples: how many rows to select.
-        metric: a kernel of `maxherding` ("rbf", "cosine", ...), "precomputed" for an (n, n) similarity matrix, or
-            "euclidean" for apricot's similarity, the largest squared distance minus the squared distance.
-        initial_subset: indices of rows selected before; not selected again.
+        metric: a kernel of `maxherding` ("rbf", "laplace", ...), "precomputed" for an (n, n) similarity matrix, or one
+            of apricot's: "euclidean", the largest squared distance minus the squared distance, and "cosine",
+            which apricot squares. (`maxherding(kernel="cosine")` does not.)
+        initial_subset: indices of rows selected before, or a mask of them; not selected again.
         optimizer, n_jobs, random_state: apricot's, accepted and not used: every optimizer of apricot's looks for the
             picks of the greedy one, which are found here in any case.
         verbose: show a progress bar.
@@ -45,7 +56,7 @@ class FacilityLocationSelection(TransformerMixin, BaseEstimator):
 
     Notes:
         Equal to apricot's naive and lazy optimizers where those do not lose digits: float64 greedy selection, ties to
-        the lowest index, never a row twice. "euclidean" and "precomputed" hold the n x n matrix.
+        the lowest index, never a row twice. apricot's metrics and "precomputed" hold the n x n matrix.
     """
 
     def __init__(
@@ -73,32 +84,33 @@ class FacilityLocationSelection(TransformerMixin, BaseEstimator):
         """Select rows.
 
         Args:
-            X: (n, d) rows, or the (n, n) similarities where metric is "precomputed".
+            X: (n, d) rows, or the (n, n) similarities where metric is "precomputed". Sparse matrices are made dense.
             y: not used.
             sample_weight: (n,) numbers >= 0: how much it counts that a row is represented.
 
         Raises:
             TypeError, ValueError: as in `maxherding`; more rows asked for than there are, an unknown metric.
         """
-        X = check_array(X, dtype=[np.float64, np.float32, np.float16])  # integers become the first
-        if not isinstance(self.metric, str) or self.metric not in ("euclidean", *KERNELS):
-            raise ValueError(f"`metric` must be 'euclidean' or one of {', '.join(KERNELS)}, got {self.metric!r}")
-        features, kernel = X, self.metric
-        if self.metric == "euclidean":
-            squared = pairwise_distances(X, metric="sqeuclidean")
-            features, kernel = squared.max() - squared, "precomputed"
+        # Integers become the first type.
+        X = check_array(X, accept_sparse="csr", dtype=[np.float64, np.float32, np.float16])
+        known = (*APRICOTS, *(name for name in KERNELS if name not in APRICOTS))
+        if not isinstance(self.metric, str) or self.metric not in known:
+            raise ValueError(f"`metric` must be one of {', '.join(known)}, got {self.metric!r}")
+        features = X.toarray() if hasattr(X, "toarray") else X
+        kernel = "precomputed" if self.metric in APRICOTS else self.metric
+        if self.metric in APRICOTS:
+            features = similarities(features, self.metric)
+        rows = len(features)
         labeled, candidates = None, None
-        if self.initial_subset is not None and len(self.initial_subset):
-            before = np.asarray(self.initial_subset, dtype=np.int64)
-            if before.ndim != 1 or before.min() < 0 or before.max() >= len(X):
-                raise ValueError(f"`initial_subset` must be row indices from 0 to {len(X) - 1}, got {before.tolist()}")
+        before = positions([] if self.initial_subset is None else self.initial_subset, "initial_subset", rows, "rows")
+        if len(before):
             labeled = features[:, before].T if kernel == "precomputed" else features[before]
-            candidates = np.setdiff1d(np.arange(len(X)), before)
-        count(self.n_samples, "n_samples", len(X) if candidates is None else len(candidates), "rows to select from")
+            candidates = np.setdiff1d(np.arange(rows), before)
+        count(self.n_samples, "n_samples", rows if candidates is None else len(candidates), "rows to select from")
         weights = None if sample_weight is None else float_array(sample_weight)
-        if weights is not None and weights.shape != (len(X),):
-            raise ValueError(f"`sample_weight` must have shape ({len(X)},), got {weights.shape}")
-        selection = maxherding(
+        if weights is not None and weights.shape != (rows,):
+            raise ValueError(f"`sample_weight` must have shape ({rows},), got {weights.shape}")
+        selection = herd(
             features,
             self.n_samples,
             labeled=labeled,
@@ -110,10 +122,10 @@ class FacilityLocationSelection(TransformerMixin, BaseEstimator):
             progress=self.verbose,
         )
         self.ranking_ = selection.indices
-        self.gains_ = selection.gains * len(X)
+        self.gains_ = selection.gains * rows
         self.subset_ = X[self.ranking_]
         self.n_features_in_ = X.shape[1]
-        self.n_rows_in_ = len(X)
+        self.n_rows_in_ = rows
         return self
 
     def transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
@@ -157,4 +169,5 @@ class FacilityLocationSelection(TransformerMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.pairwise = self.metric == "precomputed"
+        tags.input_tags.sparse = True
         return tags

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from difal.adapters._arguments import count, float_array
+from difal.adapters._arguments import count, float_array, herd
 from difal.adapters._require import required
-from difal_kernels import maxherding
 
 with required("modAL", "modAL-python"):
     from modAL.uncertainty import classifier_entropy, classifier_margin, classifier_uncertainty
@@ -52,7 +51,7 @@ def maxherding_sampling(
     if "labeled" not in options:
         taught = [_seen(learner, instances) for instances in _taught(learner)]
         options["labeled"] = np.concatenate(taught) if taught else None
-    selection = maxherding(pool, n_instances, return_info=True, **options)
+    selection = herd(pool, n_instances, return_info=True, **options)
     return selection.indices, selection.gains
 
 

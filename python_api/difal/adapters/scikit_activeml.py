@@ -13,10 +13,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from difal.adapters._arguments import float_array
+from difal.adapters._arguments import float_array, herd, positions
 from difal.adapters._require import required
 from difal.adapters._utilities import step_gains
-from difal_kernels import maxherding
 from difal_kernels.ops.maxherding.bandwidth import median_bandwidth
 
 with required("scikit-activeml", "scikit-activeml"):
@@ -89,8 +88,8 @@ class MaxHerdingQuery(SingleAnnotatorPoolQueryStrategy):
         return self._herd(X, y, candidates, batch_size, return_utilities)
 
     def _checked(self, X, y, candidates, batch_size, return_utilities):
-        if np.asarray(candidates).dtype == bool:  # would be read as the indices 0 and 1
-            raise TypeError("`candidates` must be indices or samples, got a mask; give numpy.flatnonzero(mask)")
+        if candidates is not None and np.asarray(candidates).dtype == bool:  # the library reads indices 0 and 1
+            candidates = positions(candidates, "candidates", len(X), "samples of `X`")
         return self._validate_data(X, y, candidates, batch_size, return_utilities, reset=True)
 
     def _herd(self, X, y, candidates, batch_size, return_utilities, weigh=None):
@@ -111,7 +110,7 @@ class MaxHerdingQuery(SingleAnnotatorPoolQueryStrategy):
         if mapping is None and isinstance(bandwidth, str) and bandwidth == "median":
             bandwidth = median_bandwidth(torch.from_numpy(X))
         options = {"kernel": self.kernel, "weights": weights, "labeled": X[known] if known.any() else None}
-        selection = maxherding(pool, batch_size, candidates=allowed, bandwidth=bandwidth, return_info=True, **options)
+        selection = herd(pool, batch_size, candidates=allowed, bandwidth=bandwidth, return_info=True, **options)
         if not return_utilities:
             return selection.indices
         gains = step_gains(pool, selection.indices, allowed, bandwidth=selection.bandwidth, **options)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from difal.adapters._arguments import float_array
+from difal.adapters._arguments import float_array, herd
 from difal.adapters._require import required
-from difal_kernels import entropy, maxherding
+from difal_kernels import entropy
 
 with required("small-text", "small-text"):
     from sklearn.preprocessing import normalize as unit_length
@@ -44,7 +44,7 @@ class MaxHerdingStrategy(EmbeddingBasedQueryStrategy):
         weights = self._weights(clf, dataset, embeddings_proba)
         pool = unit_length(pool) if self.normalize else pool
         labeled = pool[indices_labeled] if len(indices_labeled) else None
-        return maxherding(pool, n, labeled=labeled, candidates=indices_unlabeled, weights=weights, **self.options)
+        return herd(pool, n, labeled=labeled, candidates=indices_unlabeled, weights=weights, **self.options)
 
     def _weights(self, clf, dataset, proba) -> np.ndarray | None:
         return None

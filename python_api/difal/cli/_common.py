@@ -46,9 +46,25 @@ def given_settings(args: argparse.Namespace) -> dict[str, Any]:
 def check_device(name: str) -> None:
     """Raise ValueError where torch cannot compute on the device `name`, before anything is written."""
     try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA fails an assertion
-        raise ValueError(f"torch cannot use --device {name} ({str(error).splitlines()[0]}); use --device cpu") from None
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"there is no --device {name!r}; torch can use {', '.join(usable_devices())} here") from None
+    try:
+        works = device.type != "meta" and torch.zeros(1, device=device).item() == 0
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError):  # torch without CUDA fails an assertion
+        works = False
+    if not works:
+        raise ValueError(f"torch cannot use --device {name} here; it can use {', '.join(usable_devices())}")
+
+
+def usable_devices() -> list[str]:
+    """The devices that torch can compute on."""
+    found = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    for kind in ("mps", "xpu"):
+        module = getattr(torch.backends if kind == "mps" else torch, kind, None)
+        if module is not None and module.is_available():
+            found.append(kind)
+    return ["cpu", *found]
 
 
 def listing(lines: dict[str, str], indent: str = "") -> str:

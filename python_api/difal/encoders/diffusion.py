@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,25 @@ def decoder_blocks(unet: nn.Module) -> list[tuple[nn.Module, int]]:
     return blocks
 
 
+def unfit(config: Mapping[str, Any]) -> str | None:
+    """Why a UNet with this configuration cannot be an encoder: it needs more than a noisy image; None if it can."""
+    if config.get("addition_embed_type"):
+        named = " as Stable Diffusion XL is" if config["addition_embed_type"] == "text_time" else ""
+        return (
+            f"that is conditioned on more than a prompt{named} (addition_embed_type "
+            f"{config['addition_embed_type']!r}); take Stable Diffusion 1.x or 2.x, or an unconditional UNet"
+        )
+    if config.get("num_class_embeds") or config.get("class_embed_type"):
+        given = config.get("class_embed_type") or f"{config['num_class_embeds']} classes"
+        return (
+            f"that is class-conditional ({given}), and images to be labeled have no class yet; take an unconditional "
+            f"one"
+        )
+    if config.get("encoder_hid_dim_type"):
+        return f"that needs embeddings of an image ({config['encoder_hid_dim_type']}); take an unconditional one"
+    return None
+
+
 class DiffusionEncoder(BaseEncoder):
     """Decoder activations of a pre-trained diffusion UNet on x_t = sqrt(abar_t) x + sqrt(1 - abar_t) eps.
 
@@ -54,7 +73,8 @@ class DiffusionEncoder(BaseEncoder):
 
     Raises:
         TypeError: `unet` is not a UNet2DModel, or a block or timestep is not an int.
-        ValueError: a block or timestep does not exist or comes twice.
+        ValueError: `unet` is conditioned on more than the noisy image; a block or timestep does not exist or comes
+            twice.
 
     Notes:
         The forward pass ends after the last block asked for. Memory: the maps of all timesteps of a batch.
@@ -87,6 +107,8 @@ class DiffusionEncoder(BaseEncoder):
     ):
         if not isinstance(unet, nn.Module) or not hasattr(unet, "up_blocks"):
             raise TypeError(f"`unet` must be a diffusers UNet2DModel, got {type(unet).__name__}")
+        if (why := unfit(unet.config)) is not None:
+            raise ValueError(f"`unet` is one {why}")
         if scheduler is None:
             from diffusers import DDPMScheduler
 
@@ -181,7 +203,13 @@ def _distinct(values: Sequence[int], name: str, count: int, why: str) -> tuple[i
 
 def load_diffusion(folder: Path, network: Path, *, device: Any, dtype: torch.dtype | None, **settings: Any):
     """A `DiffusionEncoder` of the UNet in `network` and the noise schedule in `folder`."""
-    return DiffusionEncoder(load_model("UNet2DModel", network, device, dtype), load_schedule(folder), **settings)
+    unet = load_model("UNet2DModel", network, device, dtype)
+    if unet.config.in_channels not in (1, 3):
+        raise ValueError(
+            f"`name`: {network} holds a UNet of {unet.config.in_channels} channels; images have three, or one where "
+            f"the UNet is of grey images"
+        )
+    return DiffusionEncoder(unet, load_schedule(folder), **settings)
 
 
 def load_model(kind: str, folder: Path, device: Any, dtype: torch.dtype | None) -> nn.Module:
@@ -226,5 +254,6 @@ register(
         encoder=DiffusionEncoder,
         load=load_diffusion,
         files=lambda folder, network: [*weight_files(network), *settings_files(folder, network)],
+        unfit=unfit,
     )
 )

@@ -13,7 +13,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from difal.encoders.base import hash_tensors, load_complete
-from difal.encoders.diffusion import DiffusionEncoder, load_model, load_schedule, settings_files, weight_files
+from difal.encoders.diffusion import (
+    DiffusionEncoder,
+    load_model,
+    load_schedule,
+    settings_files,
+    unfit,
+    weight_files,
+)
 from difal.encoders.registry import FolderKind, register
 from difal.encoders.vision import need_transformers
 from difal.files import write_tensors
@@ -160,5 +167,6 @@ register(
         encoder=LatentDiffusionEncoder,
         load=load_latent,
         files=latent_files,
+        unfit=unfit,
     )
 )

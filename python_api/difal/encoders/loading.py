@@ -149,6 +149,8 @@ def _network(folder: Path) -> tuple[Path, FolderKind]:
         what = values.get("_class_name") or values.get("model_type") or "nothing that is known"
         known = ", ".join(sorted({kind.library for kind in KINDS}))
         raise ValueError(f"`name`: {config} describes a {what}, but this loads encoders of {known}")
+    if (why := kind.unfit(values)) is not None:
+        raise ValueError(f"`name`: {network} holds a {values.get('_class_name', 'network')} {why}")
     if not any(network.glob(f"{kind.weights}*.safetensors")):
         raise ValueError(
             f"`name`: {network} has no {kind.weights}.safetensors (pickled weights are not read); "

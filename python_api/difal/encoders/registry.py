@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class FolderKind:
         files: of the folder and the network's folder: the files besides weights, `config.json` and settings that decide
             what the encoder computes.
         version: changes with the features that this package computes out of the same files.
+        unfit: why a network with this `config.json` cannot be an encoder, or None.
     """
 
     library: str
@@ -50,6 +51,7 @@ class FolderKind:
     load: Callable[..., BaseEncoder]
     files: Callable[[Path, Path], Iterable[Path]]
     version: str = ""
+    unfit: Callable[[Mapping[str, Any]], str | None] = lambda config: None
 
 
 NAMED: dict[str, NamedEncoder] = {}

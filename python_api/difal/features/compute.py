@@ -15,6 +15,7 @@ from difal.data.contents import changed
 from difal.data.survey import Survey, kept_survey, survey
 from difal.encoders.lazy import LazyEncoder
 from difal.features.cache import WAVE, FeatureCache, Pixel, StaleCache, build_cache, settings_file
+from difal.features.checks import check_encoder, check_smallest
 from difal.features.test_set import TestSet
 
 SURVEY = "survey.json"
@@ -52,8 +53,11 @@ def make_features(
     if folder is None and config.cache is None:
         raise ValueError("`folder` or `config.cache` must name the folder of the features")
     folder = Path(folder or str(config.cache))
+    looked: list[Survey] = [] if found is None else [found]
+    if found is None:
+        parallel.on_first_rank(lambda: looked.append(_look(config, data, load_encoder, folder, log)))
     with parallel.hold(folder, wait=True):
-        parallel.on_first_rank(lambda: _keep_survey(found, config, data, folder / SURVEY, log))
+        parallel.on_first_rank(lambda: _keep_survey(looked[0], folder))
         cache = build_cache(folder / "pool", data.train, load_encoder, config, given, wave)
         test = None
         if data.test is not None and data.test.has_masks:
@@ -62,14 +66,21 @@ def make_features(
     return cache, test
 
 
-def _keep_survey(found: Survey | None, config: Config, data: Data, path: Path, log: Callable[[str], None]) -> None:
-    """Look at all images and masks, unless that was done, and keep what was found beside the features."""
-    if found is None:
-        found = survey(data, config.mask_check, path)
-        for line in found.lines:
-            log(line)
-    check_files(path.parent, found)
-    found.write(path)
+def _look(config: Config, data: Data, load_encoder: Callable, folder: Path, log: Callable[[str], None]) -> Survey:
+    """Look at all images, masks and the encoder, and say what there is; nothing is written."""
+    found = survey(data, config.mask_check, folder / SURVEY)
+    for line in found.lines:
+        log(line)
+    check_smallest(config, found.shapes)
+    if not settings_file(folder / "pool").is_file():
+        check_encoder(config, data.train, load_encoder, found.shapes)
+    return found
+
+
+def _keep_survey(found: Survey, folder: Path) -> None:
+    """Keep what was found beside the features, if they are of the same files."""
+    check_files(folder, found)
+    found.write(folder / SURVEY)
 
 
 def check_files(folder: Path, found: Survey) -> None:

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 
 import numpy as np
 import torch
+from PIL import Image
 
 from difal.config import Config
 from difal.errors import DataError
@@ -35,8 +36,10 @@ def draw_candidates(
     return np.stack(np.divmod(flat, size[1]), 1)
 
 
-def to_input(image: np.ndarray) -> torch.Tensor:
-    """(H, W, 3) uint8 to (1, 3, H, W) float32 in [-1, 1]."""
+def to_input(image: np.ndarray, channels: int = 3) -> torch.Tensor:
+    """(H, W, 3) uint8 to (1, channels, H, W) float32 in [-1, 1]; one channel is the luminance (ITU-R 601)."""
+    if channels == 1:
+        image = np.array(Image.fromarray(image).convert("L"))[..., None]
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()[None] / 127.5 - 1
 
 
@@ -50,7 +53,7 @@ def encode(encoder, image: np.ndarray, name: str, noise_samples: Sequence[int], 
     """
     height, width = image.shape[:2]
     alone = torch.device(config.device).type == "cpu"
-    images = to_input(image).to(config.device)
+    images = to_input(image, getattr(encoder, "in_channels", 3)).to(config.device)
     passes = []
     for some in [[draw] for draw in noise_samples] if alone else [list(noise_samples)]:
         noise = torch.cat([encoder.noise([name], height, width, seed=config.feature_seed, draw=draw) for draw in some])

@@ -27,13 +27,13 @@ from difal.data.readers import open_images
 from difal.data.survey import described, look_at, read_shape, unused
 from difal.encoders.lazy import LazyEncoder
 from difal.errors import ConfigError, DataError
+from difal.features.checks import check_sizes
 from difal.features.dense import dense_classes
 from difal.features.pixels import encode
 from difal.files import digest, digest_file, exclusive, read_json, write_bytes, write_json
 from difal.heads import Head
 from difal.run.directory import Round, RunDirectory
 from difal.run.oracles import to_png
-from difal.run.start import check_sizes
 from difal.threads import in_order
 
 FORMAT = 1  # of the masks; counts among what made them

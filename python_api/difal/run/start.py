@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import torch
 
 from difal.config import Config
 from difal.data import Data, open_config_data
-from difal.data.base import FileSplit, Split
+from difal.data.base import FileSplit
 from difal.data.contents import Contents
 from difal.data.images import ValueRanges
 from difal.data.survey import Survey, survey
-from difal.encoders.base import Encoder
 from difal.encoders.lazy import LazyEncoder
 from difal.errors import ConfigError, DataError
 from difal.features.cache import settings_file
+from difal.features.checks import check_encoder, check_smallest
 from difal.features.compute import SURVEY
-from difal.features.pixels import encode
 from difal.files import digest
 from difal.run.directory import RunDirectory, classes_at_start
 from difal.run.oracles import known_labels
@@ -158,39 +155,5 @@ def check_budget(config: Config, images: int, shapes: Sequence[tuple[int, int]] 
             f"{what} are to be asked, but only {most} can be: {kept} are kept of each image (--{name}). Give --{name} "
             f"{needed}{candidates}, or fewer --rounds, or a smaller --budget"
         )
-    if shapes:
-        height, width = min(shapes, key=lambda shape: shape[0] * shape[1])
-        least = max(config.local, config.random)
-        if height * width < least:
-            raise ConfigError(
-                f"the smallest image has {width} x {height} = {width * height} pixels, fewer than the {least} that are "
-                f"kept of each; take it out, or lower --local and --random"
-            )
+    check_smallest(config, shapes)
     return f"queries: {what}, of at most {most} ({kept} kept of each image)"
-
-
-def check_encoder(config: Config, split: Split, load_encoder: Callable, shapes: Sequence[tuple[int, int]]) -> None:
-    """Load the encoder and pass one image through it, so that what cannot work is told before a folder is made.
-
-    Raises:
-        ConfigError: it fails; says at what.
-    """
-    encoder = load_encoder()
-    check_sizes(encoder, config.encoder, shapes)
-    index = min(range(len(shapes)), key=lambda i: shapes[i][0] * shapes[i][1]) if shapes else 0
-    if not shapes:
-        return
-    try:
-        encode(encoder, split.image(index), split.ids[index], [0], config)
-    except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError, torch.OutOfMemoryError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise ConfigError(f"the encoder {config.encoder!r} fails on {split.ids[index]}: {first}") from error
-
-
-def check_sizes(encoder: Encoder, name: str, shapes: Sequence[tuple[int, int]]) -> None:
-    """Raise ConfigError where the encoder, which the user calls `name`, takes no image of one of these (H, W)."""
-    for height, width in dict.fromkeys(shapes) if hasattr(encoder, "working_size") else ():
-        try:
-            encoder.working_size(height, width)
-        except ValueError as error:
-            raise ConfigError(f"the encoder {name!r} cannot take {width} x {height} pixels: {error}") from None
