@@ -20,6 +20,7 @@ from difal.acquisition import check_acquisition, is_sharded, select, training_dr
 from difal.config import Config
 from difal.data import Data, open_config_data
 from difal.data.survey import Survey
+from difal.earlier_names import renamed_argument
 from difal.encoders.lazy import LazyEncoder
 from difal.errors import ConfigError, DataError
 from difal.features.cache import FeatureCache, Pixel, StaleCache, cache_settings, check_settings, settings_file
@@ -39,6 +40,7 @@ Status = Literal["done", "waiting"]
 LABELED, WAITING, POOL_EMPTY = 0, 1, 2  # how a round's query ended
 
 
+@renamed_argument("say", "log")
 def run(
     config: Config,
     *,
