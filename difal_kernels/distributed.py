@@ -217,6 +217,9 @@ class _Shard:
         self.w = torch.ldexp(weights, torch.tensor(-self.exponent, device=self.device))  # at most 1, exactly scaled
         self.bandwidth = self._bandwidth(bandwidth)
         self.m = torch.zeros(n, dtype=torch.float64, device=self.device)
+        self.scale = 1.0
+        self.seen = False  # a term above zero, however small
+        self.high = self.low = torch.empty(0, dtype=torch.int64, device=self.device)
         if labeled is not None and n:
             for rows in labeled.split(self.tile):
                 self.m = torch.maximum(self.m, self._kernel(features, rows).amax(1))
@@ -286,7 +289,7 @@ class _Shard:
 
     def _first_gains(self) -> None:
         """All gains; with a finer scale again where the largest is so small that units of 2^-80 are coarse."""
-        self.scale, self.seen = 1.0, False  # seen: a term above zero, however small
+        self.scale, self.seen = 1.0, False
         everyone = torch.arange(len(self.x), device=self.device)
         while True:
             self.high = torch.zeros(len(self.columns), dtype=torch.int64, device=self.device)

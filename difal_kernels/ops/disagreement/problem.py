@@ -157,11 +157,10 @@ def _as_single(single: Any, name: str, samples: torch.Tensor, sample_dim: int, c
 
 def raise_invalid(problem: Problem, place: int, name: str) -> NoReturn:
     """Say what is wrong at a place (its row-major index) that an implementation refused."""
-    index = []
+    index: tuple[int, ...] = ()
     for size in reversed(problem.place_shape):
         place, i = divmod(place, size)
-        index.append(i)
-    index = tuple(reversed(index))
+        index = (i, *index)
     rows = [(name, f"place {index}, sample {k}", row) for k, row in enumerate(problem.samples[index])]
     if problem.single is not None:
         rows.append(("single", f"place {index}", problem.single[index]))

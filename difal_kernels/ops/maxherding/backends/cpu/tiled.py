@@ -89,6 +89,7 @@ class CpuTiledGreedy:
         self.multiply, self.part = self.operands.products.multiply, self.operands.products.part
         self.rows_rounding = self.operands.products.rounding
         self.size, self.blocks = size, cut(self.n, size)
+        self.report: Callable[[float], None] = lambda share: None
         self.labels_at_once = size
         self.tiles = torch.empty(2 * threads, max(size, RETAKEN), self.stride, dtype=torch.float32)
         prepared = max(PREPARED, 2 * guessing.sample_rows, guessing.tried)
@@ -102,9 +103,6 @@ class CpuTiledGreedy:
             self.max_guesses *= 2
         spare -= guess_bytes(self.n, self.max_guesses) - guess_bytes(self.n, guessing.max_guesses)
         self.capacity = int(spare // BYTES_PER_ENTRY)
-
-    def told(self, share: float) -> None:
-        """Called with the share of a sweep that is done; `matrix_free` puts its own in the place of this."""
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -218,7 +216,7 @@ class CpuTiledGreedy:
             for pairs in rounds(len(self.blocks)):
                 self.workers.run(work, pairs)
                 done += len(pairs)
-                self.told(done / total)
+                self.report(done / total)
 
     def gains(self, t: int) -> tuple[torch.Tensor, torch.Tensor]:
         gains, alive = (torch.empty(self.n, dtype=torch.float64) for _ in range(2))
