@@ -28,7 +28,7 @@ ENTRIES = 1 << 21  # kernel values made at a time
 TILE = 1024  # most rows of a visiting tile
 UNIT = 2.0**40
 SMALLEST = 1e-30  # kernel values below count as 0
-MOST_ROWS = 1 << 22  # of the whole pool: more terms could overflow 63 bits
+MAX_ROWS = 1 << 22  # of the whole pool: more terms could overflow 63 bits
 
 
 class ShardedSelection(NamedTuple):
@@ -158,8 +158,8 @@ def _agreed(ranks, features, budget, labeled, candidates, weights, kernel, bandw
 
     def check_pool():
         total = sum(sizes)
-        if not 0 < total <= MOST_ROWS:
-            raise ValueError(f"`features` must be 1 to {MOST_ROWS} rows on all ranks together, got {total}")
+        if not 0 < total <= MAX_ROWS:
+            raise ValueError(f"`features` must be 1 to {MAX_ROWS} rows on all ranks together, got {total}")
         return _candidates(candidates, total, count)
 
     allowed = everywhere(check_pool)

@@ -1,16 +1,16 @@
 // The greedy loop, whole on the device: one launch makes many picks of many selections. docs/kernels.md has the map.
 //
-// A *team* of blocks works on one selection. It keeps an estimate of every column's gain with a bound, settles in
+// A *group* of blocks works on one selection. It keeps an estimate of every column's gain with a bound, settles in
 // float64 the columns that could be the best, takes the best, and lowers the estimates for the rows that rose.
-// Between phases the team meets at a barrier in global memory, so nothing returns to the host.
+// Between phases the group meets at a barrier in global memory, so nothing returns to the host.
 //
 // Estimates are sums of multiples of one power of two (`magic`), small enough to add up without rounding. So their
 // sums do not depend on the order, atomics included, and a run repeats bit for bit.
+#include "block_group.h"
 #include "bounds.h"
 #include "difal/cuda_coverage.h"
 #include "exact.h"
 #include "platform.h"
-#include "team.h"
 
 namespace difal {
 namespace cuda {
@@ -18,7 +18,7 @@ namespace {
 
 // Each block lowers its own columns: lanes two columns each, warps a share of the rows.
 template <>
-__device__ void Team<Dense>::lower(int64_t count, double magic) {
+__device__ void BlockGroup<Dense>::lower(int64_t count, double magic) {
     double* sums = reinterpret_cast<double*>(&space + 1);  // (warps, kTile)
     __syncthreads();
     for (int64_t tile = rank; tile < tiles(); tile += size) {
@@ -59,7 +59,7 @@ __device__ void Team<Dense>::lower(int64_t count, double magic) {
 
 // Each warp takes a risen row, lowers the columns on its list, and drops entries that can never matter again.
 template <>
-__device__ void Team<Sparse>::lower(int64_t count, double magic) {
+__device__ void BlockGroup<Sparse>::lower(int64_t count, double magic) {
     const int64_t warps = static_cast<int64_t>(size) * warps_in_block();
     for (int64_t r = static_cast<int64_t>(rank) * warps_in_block() + warp_in_block(); r < count; r += warps) {
         const Rise rise = t.rises[r];
@@ -95,11 +95,11 @@ __device__ void Team<Sparse>::lower(int64_t count, double magic) {
 
 template <typename Matrix>
 __global__ void __launch_bounds__(kThreads, 1)
-    select_kernel(const CoverageTask* tasks, int count, int team_size, unsigned* arrivals, int64_t picks) {
+    select_kernel(const CoverageTask* tasks, int count, int group_size, unsigned* arrivals, int64_t picks) {
     Space& space = *reinterpret_cast<Space*>(shared_memory());
-    const int team = static_cast<int>(blockIdx.x) / team_size, teams = static_cast<int>(gridDim.x) / team_size;
-    Team<Matrix> self(space, static_cast<int>(blockIdx.x) % team_size, team_size, arrivals + team);
-    for (int which = team; which < count; which += teams) {
+    const int group = static_cast<int>(blockIdx.x) / group_size, groups = static_cast<int>(gridDim.x) / group_size;
+    BlockGroup<Matrix> self(space, static_cast<int>(blockIdx.x) % group_size, group_size, arrivals + group);
+    for (int which = group; which < count; which += groups) {
         const int* from = reinterpret_cast<const int*>(tasks + which);
         int* to = reinterpret_cast<int*>(&space.task);
         for (unsigned i = threadIdx.x; i < sizeof(CoverageTask) / sizeof(int); i += blockDim.x) to[i] = from[i];
@@ -190,14 +190,14 @@ void select_as(Queue queue, const CoverageTask* tasks, int count, int64_t most_c
                int64_t picks, int threads, size_t shared) {
     const int64_t resident = resident_blocks(select_kernel<Matrix>, queue, threads, shared);
     if (resident < 1) throw std::runtime_error("the selection kernel does not fit on this GPU");
-    const int64_t teams = count < resident ? count : resident;
-    int64_t size = resident / teams;
+    const int64_t groups = count < resident ? count : resident;
+    int64_t size = resident / groups;
     const int64_t useful = (most_columns + kTile - 1) / kTile;
     if (size > useful) size = useful;
-    if (size > kTeam) size = kTeam;
-    fill_bytes(queue, arrivals, 0, sizeof(unsigned) * static_cast<size_t>(teams));
-    launch(select_kernel<Matrix>, queue, dim3(static_cast<unsigned>(teams * size)), threads, shared, true, tasks, count,
-           static_cast<int>(size), arrivals, picks);
+    if (size > kMaxGroup) size = kMaxGroup;
+    fill_bytes(queue, arrivals, 0, sizeof(unsigned) * static_cast<size_t>(groups));
+    launch(select_kernel<Matrix>, queue, dim3(static_cast<unsigned>(groups * size)), threads, shared, true, tasks,
+           count, static_cast<int>(size), arrivals, picks);
 }
 
 size_t sums_size(int threads) {

@@ -26,8 +26,8 @@ struct Points {
 // Inner products to kernel values: how, and how wrong.
 struct Estimate {
     ErrorModel error;
-    float product;       // times a GEMM's number is the inner product in units of the bandwidth
-    const float* scale;  // (N,) the s_i of ErrorModel
+    float product;          // times a GEMM's number is the inner product in units of the bandwidth
+    const float* sq_norms;  // (N,) the s_i of ErrorModel
 };
 
 // A row whose coverage rose, as rounded.
@@ -37,14 +37,14 @@ struct Rise {
 };
 
 // What a block says about its columns (see greedy.cu).
-struct Said {
+struct BlockReport {
     double settled, lower, upper, refreshed;
     int64_t winner, proposal;
     int32_t stale, unused;
 };
 
 struct Control {
-    int64_t picks, contested, settled, rows_updated;
+    int64_t picks, contested, settled_candidates, rows_updated;
     unsigned long long largest;  // bits of the largest first estimate
     double first_gain, magic;
     unsigned long long rises[2];
@@ -68,17 +68,17 @@ struct CoverageTask {
     int32_t* list_point;
     float* list_value;
 
-    double* exact;     // (N,) coverage m, set before coverage_start
-    float* rounded;    // (N,) m as float32
-    double* gains;     // (M,) from here on: workspace
-    double* bounds;    // (M,)
-    double* settled;   // (M,)
-    int32_t* scanned;  // (M,)
-    uint8_t* flag;     // (M,)
-    Rise* rises;       // (N,)
-    double* partial;   // kContenders x segments
-    Said* said;        // kTeam
-    int64_t* winners;  // kTeam
+    double* exact;         // (N,) coverage m, set before coverage_start
+    float* rounded;        // (N,) m as float32
+    double* gains;         // (M,) from here on: workspace
+    double* bounds;        // (M,)
+    double* settled;       // (M,)
+    int32_t* scanned;      // (M,)
+    uint8_t* flag;         // (M,)
+    Rise* rises;           // (N,)
+    double* partial;       // kContenders x segments
+    BlockReport* reports;  // kMaxGroup
+    int64_t* winners;      // kMaxGroup
     Control* control;
 
     int64_t* picks;  // (budget,) columns
@@ -86,7 +86,7 @@ struct CoverageTask {
     int64_t budget;
 };
 
-constexpr int kTeam = 512;       // most blocks that work on one selection
+constexpr int kMaxGroup = 512;   // most blocks that work on one selection
 constexpr int kContenders = 32;  // most settled between two looks at the best
 constexpr int kSegment = 8;      // entries of a column that a warp settles together
 
@@ -121,7 +121,7 @@ struct Cover {
     const float* products;
     int64_t stride, row_begin, row_end, count;
     const void* others;
-    const float* scale;
+    const float* sq_norms;
     const double* norms;
     double* exact;
     float* rounded;

@@ -13,8 +13,8 @@ from .problem import GPU_SCORES, INPUTS, SUM_TOLERANCE, Problem, beyond_gpu
 from .reference import round_down
 
 unavailable = _triton.unavailable
-MOST_CLASSES = 4096  # a place's mean over the samples stays in registers
-MOST_PLACE_DIMS = 8
+MAX_CLASSES = 4096  # a place's mean over the samples stays in registers
+MAX_PLACE_DIMS = 8
 NUMBERS = 1024  # logits of a tile, a few more where the classes are many
 FLAGS = ("ENTROPY", "BALD", "EXPECTED", "MARGIN", "LEAST", "VARIATION", "COMBINED")  # as GPU_SCORES
 NO_PLACE = torch.iinfo(torch.int64).max
@@ -24,11 +24,11 @@ def supports(problem: Problem) -> str | None:
     reason = unavailable() or _triton.wrong_device(problem.device) or beyond_gpu(problem)
     if reason is not None:
         return reason
-    if len(_merged_places(problem)[0]) > MOST_PLACE_DIMS:
-        return f"it takes at most {MOST_PLACE_DIMS} place dimensions that cannot be merged; reshape the input"
+    if len(_merged_places(problem)[0]) > MAX_PLACE_DIMS:
+        return f"it takes at most {MAX_PLACE_DIMS} place dimensions that cannot be merged; reshape the input"
     classes = problem.samples.shape[-1]
-    if classes > MOST_CLASSES:
-        return f"it takes at most {MOST_CLASSES} classes, got {classes}"
+    if classes > MAX_CLASSES:
+        return f"it takes at most {MAX_CLASSES} classes, got {classes}"
     return None
 
 

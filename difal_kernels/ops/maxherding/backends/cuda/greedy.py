@@ -46,7 +46,7 @@ class Task(CudaCoverage):
             "flag": make(torch.uint8, columns),
             "rises": make(torch.uint8, rows * module.RISE_BYTES),
             "partial": make(torch.float64, module.CONTENDERS * -(-rows // module.SEGMENT)),
-            "said": make(torch.uint8, module.SAID_BYTES),
+            "reports": make(torch.uint8, module.REPORT_BYTES),
             "winners": make(torch.int64, module.WINNERS),
             "control": self.control,
             "picks": self.picks,

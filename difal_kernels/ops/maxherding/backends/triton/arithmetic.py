@@ -43,12 +43,12 @@ def exp_minus(x):
 
 @triton.jit
 def error_model(model):
-    """lambda, relative, absolute, tolerance and product, from their place in memory."""
+    """sq_dist_rel_err, relative, absolute, tolerance and product, from their place in memory."""
     return tl.load(model), tl.load(model + 1), tl.load(model + 2), tl.load(model + 3), tl.load(model + 4)
 
 
 @triton.jit
-def value_of(g, total, lambda_, absolute, tolerance, KIND: tl.constexpr):
+def value_of(g, total, sq_dist_rel_err, absolute, tolerance, KIND: tl.constexpr):
     """Kernel values from inner products g and total = s_i + s_j; UNCERTAIN where the bound would be no use.
 
     A NaN fails every comparison and so comes out as UNCERTAIN.
@@ -58,7 +58,7 @@ def value_of(g, total, lambda_, absolute, tolerance, KIND: tl.constexpr):
     else:
         q = total - 2.0 * g
         q = tl.where(q > 0, q, tl.where(q <= 0, 0.0, q))
-        delta = lambda_ * total
+        delta = sq_dist_rel_err * total
         if KIND == RBF:
             far = tl.where(q - delta > NEGLIGIBLE, 0.0, UNCERTAIN)
             return tl.where(delta <= tolerance, exp_minus(q), far)
@@ -83,14 +83,14 @@ def value_of(g, total, lambda_, absolute, tolerance, KIND: tl.constexpr):
 
 
 @triton.jit
-def bound_of(k, total, lambda_, relative, absolute, tolerance, KIND: tl.constexpr):
+def bound_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND: tl.constexpr):
     """How far the estimates k may be off."""
     if KIND == TOPHAT or KIND == PRECOMPUTED:  # noqa: SIM109
         return relative * k
     elif KIND == COSINE:
         return k * 0 + absolute
     else:
-        estimated = lambda_ * total
+        estimated = sq_dist_rel_err * total
         if KIND == LAPLACE:
             estimated = tl.div_rn(estimated, tl.maximum(1 - k, 1e-7))
         elif KIND == CAUCHY:

@@ -148,13 +148,13 @@ class Engine:
     def _look(self, picking: bool) -> None:
         from . import greedy_kernels as kernels
 
-        said = (self.best, self.lower_bound, self.upper_bound, self.proposal)
+        best = (self.best, self.lower_bound, self.upper_bound, self.proposal)
         kernels.look[(self.tiles, self.count)](
-            self.sizes, self.control, self.gains, self.bounds, self.settled, self.flag, self.partial, *said, self.slot,
+            self.sizes, self.control, self.gains, self.bounds, self.settled, self.flag, self.partial, *best, self.slot,
             self.columns, self.tiles, num_warps=1, **self.many, **OPTIONS,
         )  # fmt: skip
         kernels.survey[(self.count,)](
-            self.sizes, self.control, self.reals, self.settled, self.flag, *said, self.contender, self.picks,
+            self.sizes, self.control, self.reals, self.settled, self.flag, *best, self.contender, self.picks,
             self.pick_gains, self.columns, self.tiles, self.budget, int(picking), num_warps=4,
             CONTENDERS=self.many["CONTENDERS"], **OPTIONS,
         )  # fmt: skip

@@ -69,7 +69,7 @@ def entries_of(
 
 @kernel
 def start(
-    gram, gram_stride: tl.int64, gram_step: tl.int64, sizes, model, weights, rounded, scale, points, gains, bounds,
+    gram, gram_stride: tl.int64, gram_step: tl.int64, sizes, model, weights, rounded, sq_norms, points, gains, bounds,
     flag, rows_step: tl.int64, columns_step: tl.int64, KIND: tl.constexpr,
 ):  # fmt: skip
     """First estimates and bounds, a program per tile of columns."""
@@ -78,9 +78,9 @@ def start(
     columns = tl.load(sizes + b * WIDTH + COLUMNS)
     j = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     here = j < columns
-    lambda_, relative, absolute, tolerance, _ = error_model(model + b * WIDTH)
+    sq_dist_rel_err, relative, absolute, tolerance, _ = error_model(model + b * WIDTH)
     point = tl.load(points + b * columns_step + j, mask=here, other=0)
-    scale_j = tl.load(scale + b * rows_step + point, mask=here, other=0.0)
+    sq_norm_j = tl.load(sq_norms + b * rows_step + point, mask=here, other=0.0)
     gain = tl.zeros([TILE], tl.float64)
     bound = tl.zeros([TILE], tl.float64)
     for first in range(0, rows, 32):
@@ -89,9 +89,9 @@ def start(
         k = tl.load(gram + b * gram_step + i[:, None] * gram_stride + j[None, :], mask=inside, other=-1.0)
         m = tl.load(rounded + b * rows_step + i, mask=i < rows, other=4.0)[:, None]
         w = tl.load(weights + b * rows_step + i, mask=i < rows, other=0.0)[:, None]
-        s = tl.load(scale + b * rows_step + i, mask=i < rows, other=0.0)[:, None]
-        total = tl.where(i[:, None] == point[None, :], 0.0, s + scale_j[None, :])
-        off = bound_of(k, total, lambda_, relative, absolute, tolerance, KIND)
+        s = tl.load(sq_norms + b * rows_step + i, mask=i < rows, other=0.0)[:, None]
+        total = tl.where(i[:, None] == point[None, :], 0.0, s + sq_norm_j[None, :])
+        off = bound_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
         gain += tl.sum(tl.where(k > m, w * (k.to(tl.float64) - m.to(tl.float64)), 0.0), axis=0)
         bound += tl.sum(tl.where(k + off > m, w * off.to(tl.float64), 0.0), axis=0)
     tl.store(gains + b * columns_step + j, gain, mask=here)
@@ -100,15 +100,15 @@ def start(
 
 @kernel
 def start_sparse(
-    list_begin, list_length, list_point, list_value, sizes, model, weights, rounded, scale, gains, bounds,
+    list_begin, list_length, list_point, list_value, sizes, model, weights, rounded, sq_norms, gains, bounds,
     KIND: tl.constexpr,
 ):  # fmt: skip
     """The same from lists, a program per column."""
     j = tl.program_id(0).to(tl.int64)
-    lambda_, relative, absolute, tolerance, _ = error_model(model)
+    sq_dist_rel_err, relative, absolute, tolerance, _ = error_model(model)
     begin = tl.load(list_begin + j)
     length = tl.load(list_length + j)
-    scale_j = tl.load(scale + j)
+    sq_norm_j = tl.load(sq_norms + j)
     gain = tl.zeros([128], tl.float64)
     bound = tl.zeros([128], tl.float64)
     for first in range(0, length, 128):
@@ -118,8 +118,8 @@ def start_sparse(
         k = tl.load(list_value + begin + e, mask=there, other=-1.0)
         m = tl.load(rounded + i, mask=there, other=4.0)
         w = tl.load(weights + i, mask=there, other=0.0)
-        total = tl.where(i == j, 0.0, tl.load(scale + i, mask=there, other=0.0) + scale_j)
-        off = bound_of(k, total, lambda_, relative, absolute, tolerance, KIND)
+        total = tl.where(i == j, 0.0, tl.load(sq_norms + i, mask=there, other=0.0) + sq_norm_j)
+        off = bound_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
         gain += tl.where(k > m, w * (k.to(tl.float64) - m.to(tl.float64)), 0.0)
         bound += tl.where(k + off > m, w * off.to(tl.float64), 0.0)
     tl.store(gains + j, tl.sum(gain, axis=0))
@@ -138,14 +138,14 @@ def look(
     j = tile * TILE + tl.arange(0, TILE)
     at = b * columns_step + j
     here = j < columns
-    said = b * tiles_step + tile
+    report = b * tiles_step + tile
     gain = tl.load(gains + at, mask=here, other=0.0)
     bound = tl.load(bounds + at, mask=here, other=0.0)
     exact = tl.load(settled + at, mask=here, other=0.0)
     state = tl.load(flag + at, mask=here, other=TAKEN)
-    place = tl.load(slot + said)
+    place = tl.load(slot + report)
     if place >= 0:
-        own = j == tl.load(proposal + said)
+        own = j == tl.load(proposal + report)
         parts = partial + (b * CONTENDERS + place) * 3 * PARTS + tl.arange(0, PARTS)
         exact = tl.where(own, tl.sum(tl.load(parts), axis=0), exact)
         gain = tl.where(own, tl.sum(tl.load(parts + PARTS), axis=0), gain)
@@ -155,16 +155,16 @@ def look(
         tl.store(gains + at, gain, mask=own)
         tl.store(bounds + at, bound, mask=own)
         tl.store(flag + at, state, mask=own)
-        tl.store(slot + said, -1)
+        tl.store(slot + report, -1)
     none = -float("inf")
     open_ = state == OPEN
     highest = tl.where(open_, gain + bound, none)
     upper = tl.max(highest, axis=0)
-    tl.store(best + said, tl.max(tl.where(state == SETTLED, exact, none), axis=0))
-    tl.store(lower_bound + said, tl.max(tl.where(open_, gain - bound, none), axis=0))
-    tl.store(upper_bound + said, upper)
+    tl.store(best + report, tl.max(tl.where(state == SETTLED, exact, none), axis=0))
+    tl.store(lower_bound + report, tl.max(tl.where(open_, gain - bound, none), axis=0))
+    tl.store(upper_bound + report, upper)
     chosen = tl.min(tl.where(open_ & (highest == upper), j, columns), axis=0)
-    tl.store(proposal + said, tl.where(chosen < columns, chosen, -1))
+    tl.store(proposal + report, tl.where(chosen < columns, chosen, -1))
 
 
 @kernel
@@ -190,14 +190,14 @@ def survey(
     tl.store(control + COUNT, 0)
     tl.store(control + WINNER, -1)
     if done < tl.load(sizes + b * WIDTH + BUDGET):
-        said = b * tiles_step
+        report = b * tiles_step
         lanes = tl.arange(0, 1024).to(tl.int64)
         most = tl.full([1024], -float("inf"), tl.float64)
         least = tl.full([1024], -float("inf"), tl.float64)
         for first in range(0, tiles, 1024):
             t = first + lanes
-            most = tl.maximum(most, tl.load(best + said + t, mask=t < tiles, other=-float("inf")))
-            least = tl.maximum(least, tl.load(lower_bound + said + t, mask=t < tiles, other=-float("inf")))
+            most = tl.maximum(most, tl.load(best + report + t, mask=t < tiles, other=-float("inf")))
+            least = tl.maximum(least, tl.load(lower_bound + report + t, mask=t < tiles, other=-float("inf")))
         most = tl.max(most, axis=0)
         least = tl.max(least, axis=0)
         first_gain = tl.load(reals + FIRST_GAIN)
@@ -210,13 +210,13 @@ def survey(
         holder = tiles
         for first in range(0, tiles, 1024):
             t = first + lanes
-            proposed = tl.load(proposal + said + t, mask=t < tiles, other=-1)
-            upper = tl.load(upper_bound + said + t, mask=t < tiles, other=-float("inf"))
+            proposed = tl.load(proposal + report + t, mask=t < tiles, other=-1)
+            upper = tl.load(upper_bound + report + t, mask=t < tiles, other=-float("inf"))
             contends = (proposed >= 0) & (upper >= reach)
             place = count + tl.cumsum(contends.to(tl.int64), axis=0) - 1
             tl.store(contender + b * CONTENDERS + place, t, mask=contends & (place < CONTENDERS))
             count += tl.sum(contends.to(tl.int64), axis=0)
-            holds = tl.load(best + said + t, mask=t < tiles, other=-float("inf")) >= enough
+            holds = tl.load(best + report + t, mask=t < tiles, other=-float("inf")) >= enough
             holder = tl.minimum(holder, tl.min(tl.where(holds & (t < tiles), t, tiles), axis=0))
         tl.store(control + COUNT, tl.minimum(count, CONTENDERS))
         if (count == 0) & (picking != 0):
@@ -240,7 +240,7 @@ def survey(
 @kernel
 def settle(
     gram, gram_stride: tl.int64, gram_step: tl.int64, list_begin, list_length, list_point, sizes, control, reals,
-    model, weights, exact, rounded, scale, points, proposal, contender, slot, partial, rows_step: tl.int64,
+    model, weights, exact, rounded, sq_norms, points, proposal, contender, slot, partial, rows_step: tl.int64,
     columns_step: tl.int64, tiles_step: tl.int64, KIND: tl.constexpr, DTYPE: tl.constexpr, SPARSE: tl.constexpr,
     SYMMETRIC: tl.constexpr, CONTENDERS: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
@@ -258,14 +258,14 @@ def settle(
         length = rows
         if SPARSE:
             length = tl.load(list_length + j).to(tl.int64)
-        lambda_, relative, absolute, tolerance, _ = error_model(model + b * WIDTH)
+        sq_dist_rel_err, relative, absolute, tolerance, _ = error_model(model + b * WIDTH)
         features = address_of(tl.load(sizes + FEATURES), DTYPE)
         norms = address_of(tl.load(sizes + NORMS), tl.float64)
         stride = tl.load(sizes + FEATURE_STRIDE)
         dimension = tl.load(sizes + DIMENSION)
         bandwidth = tl.load(reals + b * WIDTH + BANDWIDTH)
         magic = tl.load(reals + b * WIDTH + MAGIC)
-        scale_j = tl.load(scale + b * rows_step + point)
+        sq_norm_j = tl.load(sq_norms + b * rows_step + point)
         gain = tl.zeros([GROUP], tl.float64)
         guess = tl.zeros([GROUP], tl.float64)
         bound = tl.zeros([GROUP], tl.float64)
@@ -277,8 +277,10 @@ def settle(
             k = tl.load(gram + b * gram_step + at, mask=there, other=-1.0)
             m = tl.load(rounded + b * rows_step + i, mask=there, other=4.0)
             w = tl.load(weights + b * rows_step + i, mask=there, other=0.0)
-            s = tl.load(scale + b * rows_step + i, mask=there, other=0.0)
-            off = bound_of(k, tl.where(i == point, 0.0, s + scale_j), lambda_, relative, absolute, tolerance, KIND)
+            s = tl.load(sq_norms + b * rows_step + i, mask=there, other=0.0)
+            off = bound_of(
+                k, tl.where(i == point, 0.0, s + sq_norm_j), sq_dist_rel_err, relative, absolute, tolerance, KIND
+            )
             live = there & (k + off > m)
             guess += tl.where(live & (k > m), multiple(w * (k.to(tl.float64) - m.to(tl.float64)), magic), 0.0)
             bound += tl.where(live, w * off.to(tl.float64), 0.0)
@@ -300,7 +302,7 @@ def settle(
 @kernel
 def take(
     gram, gram_stride: tl.int64, gram_step: tl.int64, list_begin, list_length, list_point, sizes, control, reals,
-    model, weights, exact, rounded, scale, points, rise_row, rise_low, rise_high, rows_step: tl.int64,
+    model, weights, exact, rounded, sq_norms, points, rise_row, rise_low, rise_high, rows_step: tl.int64,
     columns_step: tl.int64, KIND: tl.constexpr, DTYPE: tl.constexpr, SPARSE: tl.constexpr, SYMMETRIC: tl.constexpr,
 ):  # fmt: skip
     """Raises the coverage of the rows that the winner covers better, and lists them."""
@@ -314,13 +316,13 @@ def take(
         length = rows
         if SPARSE:
             length = tl.load(list_length + j).to(tl.int64)
-        lambda_, relative, absolute, tolerance, _ = error_model(model + b * WIDTH)
+        sq_dist_rel_err, relative, absolute, tolerance, _ = error_model(model + b * WIDTH)
         features = address_of(tl.load(sizes + FEATURES), DTYPE)
         norms = address_of(tl.load(sizes + NORMS), tl.float64)
         stride = tl.load(sizes + FEATURE_STRIDE)
         dimension = tl.load(sizes + DIMENSION)
         bandwidth = tl.load(reals + b * WIDTH + BANDWIDTH)
-        scale_j = tl.load(scale + b * rows_step + point)
+        sq_norm_j = tl.load(sq_norms + b * rows_step + point)
         step = tl.num_programs(0).to(tl.int64) * GROUP
         for first in range(tl.program_id(0).to(tl.int64) * GROUP, length, step):
             e = first + tl.arange(0, GROUP).to(tl.int64)
@@ -329,8 +331,10 @@ def take(
             )
             k = tl.load(gram + b * gram_step + at, mask=there, other=-1.0)
             m = tl.load(rounded + b * rows_step + i, mask=there, other=4.0)
-            s = tl.load(scale + b * rows_step + i, mask=there, other=0.0)
-            off = bound_of(k, tl.where(i == point, 0.0, s + scale_j), lambda_, relative, absolute, tolerance, KIND)
+            s = tl.load(sq_norms + b * rows_step + i, mask=there, other=0.0)
+            off = bound_of(
+                k, tl.where(i == point, 0.0, s + sq_norm_j), sq_dist_rel_err, relative, absolute, tolerance, KIND
+            )
             live = there & (k + off > m)
             if tl.max(live.to(tl.int32), axis=0) > 0:
                 value = exact_values(

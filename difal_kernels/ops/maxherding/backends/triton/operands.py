@@ -18,7 +18,7 @@ from ..gpu.operands import HALVES, GpuOperands
 WIDTH = 8  # numbers of an error model, as in greedy_kernels.py
 STEP = 64  # numbers of a row that the kernels take at a time
 GROUP = 16  # rows that float64 takes together, as in greedy_kernels.py
-OPTIONS = {"enable_fp_fusion": True}  # said, since its default changes from one Triton to the next
+OPTIONS = {"enable_fp_fusion": True}  # given, since its default changes from one Triton to the next
 
 
 class TritonOperands(GpuOperands):
@@ -94,7 +94,7 @@ def triton_type(dtype: torch.dtype) -> Any:
 
 
 def packed_model(error: ErrorModel, product: float, device: torch.device) -> torch.Tensor:
-    """lambda, relative, absolute, tolerance and product, in the places where `error_model` of arithmetic.py reads."""
+    """sq_dist_rel_err, relative, absolute, tolerance and product, where `error_model` of arithmetic.py reads them."""
     values = [error.sq_dist_rel_err, error.relative, error.absolute, error.tolerance, product]
     return torch.tensor(values + [0.0] * (WIDTH - len(values)), dtype=torch.float32, device=device)
 

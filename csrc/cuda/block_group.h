@@ -1,4 +1,4 @@
-// A team of blocks at work on one selection: what each does between two barriers. Included by greedy.cu alone, which
+// A group of blocks at work on one selection: what each does between two barriers. Included by greedy.cu alone, which
 // has the map.
 #pragma once
 
@@ -66,8 +66,8 @@ __device__ inline int64_t point_of(const CoverageTask& t, int64_t column) {
 // How far the estimate of one entry may be off. On the diagonal nothing is estimated.
 __device__ inline float bound_at(const CoverageTask& t, int64_t row, int64_t column, float k) {
     ErrorModel error = t.estimate.error;
-    if (t.symmetric && row == column) error.lambda = 0;
-    const float sum = t.estimate.scale[row] + t.estimate.scale[point_of(t, column)];
+    if (t.symmetric && row == column) error.sq_dist_rel_err = 0;
+    const float sum = t.estimate.sq_norms[row] + t.estimate.sq_norms[point_of(t, column)];
     return bound_of(t.points.kind, error, k, sum);
 }
 
@@ -82,7 +82,7 @@ __device__ inline void count_entry(const CoverageTask& t, int64_t row, int64_t c
 }
 
 template <typename Matrix>
-struct Team {
+struct BlockGroup {
     Space& space;
     const CoverageTask& t;
     int rank, size;
@@ -92,9 +92,9 @@ struct Team {
     int64_t pick = 0, rows_updated = 0;
     double first_gain = -1;
 
-    __device__ Team(Space& s, int r, int n, unsigned* a) : space(s), t(s.task), rank(r), size(n), arrivals(a) {}
+    __device__ BlockGroup(Space& s, int r, int n, unsigned* a) : space(s), t(s.task), rank(r), size(n), arrivals(a) {}
 
-    // All blocks of the team wait for each other, and see what the others wrote before.
+    // All blocks of the group wait for each other, and see what the others wrote before.
     __device__ void meet() {
         __syncthreads();
         if (size == 1) return;
@@ -149,23 +149,23 @@ struct Team {
         winner = block_min(winner, space.integers);
         proposal = block_min(proposal, space.integers);
         if (threadIdx.x == 0) {
-            Said& said = t.said[rank];
-            said.settled = most_settled;
-            said.lower = most_lower;
-            said.upper = said.refreshed = most_upper;
-            said.winner = winner;
-            said.proposal = proposal;
-            said.stale = proposal < t.columns && t.scanned[proposal] != pick;
+            BlockReport& report = t.reports[rank];
+            report.settled = most_settled;
+            report.lower = most_lower;
+            report.upper = report.refreshed = most_upper;
+            report.winner = winner;
+            report.proposal = proposal;
+            report.stale = proposal < t.columns && t.scanned[proposal] != pick;
         }
     }
 
-    // Reads what all blocks said: who contends, and if nobody does, who won.
+    // Reads what all blocks reported: who contends, and if nobody does, who won.
     __device__ void survey() {
         if (warp_in_block() == 0) {
             double best = no_gain(), lower = no_gain();
             for (int r = lane(); r < size; r += kWarp) {
-                best = t.said[r].settled > best ? t.said[r].settled : best;
-                lower = t.said[r].lower > lower ? t.said[r].lower : lower;
+                best = t.reports[r].settled > best ? t.reports[r].settled : best;
+                lower = t.reports[r].lower > lower ? t.reports[r].lower : lower;
             }
             best = warp_max(best);
             lower = warp_max(lower);
@@ -180,16 +180,16 @@ struct Team {
             for (int first = 0; first < size; first += kWarp) {
                 const int r = first + lane();
                 const bool here = r < size;
-                const bool contends = here && t.said[r].proposal < t.columns && t.said[r].upper >= reach;
+                const bool contends = here && t.reports[r].proposal < t.columns && t.reports[r].upper >= reach;
                 const unsigned mask = __ballot_sync(kAllLanes, contends);
                 const int place = contenders + __popc(mask & ((1u << lane()) - 1u));
                 const bool listed = contends && place < kContenders;
                 if (listed) space.round.rank[place] = r;
-                stale |= __ballot_sync(kAllLanes, listed && t.said[r].stale != 0) != 0;
+                stale |= __ballot_sync(kAllLanes, listed && t.reports[r].stale != 0) != 0;
                 contenders += __popc(mask);
-                const bool holds = here && t.said[r].settled >= best - tie && t.said[r].winner < t.columns;
+                const bool holds = here && t.reports[r].settled >= best - tie && t.reports[r].winner < t.columns;
                 holders += __popc(__ballot_sync(kAllLanes, holds));
-                const int64_t lowest = warp_min(holds ? t.said[r].winner : t.columns);
+                const int64_t lowest = warp_min(holds ? t.reports[r].winner : t.columns);
                 winner = lowest < winner ? lowest : winner;
             }
             if (lane() == 0) {
@@ -211,8 +211,8 @@ struct Team {
         const Round& round = space.round;
         bool listed = false;
         for (int c = 0; c < round.contenders; ++c) listed |= round.rank[c] == rank;
-        if (!listed || t.said[rank].stale == 0) return;
-        const int64_t j = t.said[rank].proposal, length = Matrix::length(t, j);
+        if (!listed || t.reports[rank].stale == 0) return;
+        const int64_t j = t.reports[rank].proposal, length = Matrix::length(t, j);
         double gain = 0, bound = 0;
         for (int64_t e = threadIdx.x; e < length; e += blockDim.x) {
             const Entry entry = Matrix::entry(t, j, e);
@@ -224,7 +224,7 @@ struct Team {
             t.gains[j] = gain;
             t.bounds[j] = bound;
             t.scanned[j] = static_cast<int32_t>(pick);
-            t.said[rank].refreshed = gain + bound;
+            t.reports[rank].refreshed = gain + bound;
         }
     }
 
@@ -234,7 +234,7 @@ struct Team {
             Round& round = space.round;
             const bool here = lane() < round.contenders;
             const int r = here ? round.rank[lane()] : 0;
-            const bool contends = here && t.said[r].refreshed >= round.reach;
+            const bool contends = here && t.reports[r].refreshed >= round.reach;
             const unsigned mask = __ballot_sync(kAllLanes, contends);
             if (contends) round.rank[__popc(mask & ((1u << lane()) - 1u))] = r;
             __syncwarp();
@@ -259,14 +259,14 @@ struct Team {
 
     __device__ int64_t partial_stride() const { return (t.rows + kSegment - 1) / kSegment; }
 
-    // Float64 gains of all contenders, by all warps of the team; then their owners add them up.
+    // Float64 gains of all contenders, by all warps of the group; then their owners add them up.
     __device__ void settle() {
         const Round& round = space.round;
         const int64_t warps = static_cast<int64_t>(size) * warps_in_block();
         const int64_t self = static_cast<int64_t>(rank) * warps_in_block() + warp_in_block();
         int64_t before = 0;
         for (int c = 0; c < round.contenders; ++c) {
-            const int64_t j = t.said[round.rank[c]].proposal, length = Matrix::length(t, j);
+            const int64_t j = t.reports[round.rank[c]].proposal, length = Matrix::length(t, j);
             const int64_t segments = (length + kSegment - 1) / kSegment;
             for (int64_t s = (self + warps - before % warps) % warps; s < segments; s += warps) {
                 double gain = 0;
@@ -281,7 +281,7 @@ struct Team {
         meet();
         for (int c = 0; c < round.contenders; ++c) {
             if (round.rank[c] != rank) continue;
-            const int64_t j = t.said[rank].proposal, length = Matrix::length(t, j);
+            const int64_t j = t.reports[rank].proposal, length = Matrix::length(t, j);
             const int64_t segments = (length + kSegment - 1) / kSegment;
             double gain = 0;
             for (int64_t s = threadIdx.x; s < segments; s += blockDim.x) gain += t.partial[c * partial_stride() + s];
@@ -294,7 +294,7 @@ struct Team {
         __syncthreads();
     }
 
-    // The lowest column of the whole team within a tie of the best.
+    // The lowest column of the whole group within a tie of the best.
     __device__ int64_t winner() {
         const Round& round = space.round;
         if (round.holders == 1) return round.winner;
@@ -369,7 +369,7 @@ struct Team {
                 control.picks = pick + 1;
                 control.rows_updated = rows_updated;
                 control.first_gain = first_gain;
-                control.settled += settled;
+                control.settled_candidates += settled;
                 control.contested += settled > 1;
             }
             lower(count, magic);
