@@ -41,15 +41,6 @@ def by_masks(settings, tmp_path_factory):
     return decided(folder)
 
 
-@pytest.fixture
-def playwright():
-    need_browser()
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as found:
-        yield found
-
-
 def decided(folder) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for name in COMPARED for p in folder.glob(f"rounds/*/{name}")}
 
@@ -140,12 +131,8 @@ def test_everything_killed_again_and_again(playwright, settings, by_masks, tmp_p
                     break
                 annotator.answer()
                 given += 1
-            except Error:
-                if annotator.processes():
-                    print((folder / "annotate/worker.log").read_text()[-2000:], (folder / "label.log").read_text())
-                    print(annotator.page.inner_text("body"))
-                    raise
-                annotator.open()  # the page has kept what was not acknowledged
+            except Error as error:
+                annotator.reopen(error)  # the page has kept what was not acknowledged
         killer.join()
         if not annotator.processes():  # killed last
             annotator.open()
