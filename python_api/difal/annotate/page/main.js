@@ -1,6 +1,6 @@
 // The page: what is shown, and what keys do.
 
-import { page, post, sleep } from "./net.js";
+import { alone, browser, get, page, post, sleep, storage } from "./net.js";
 import { onChange, onRefused, keep, send } from "./store.js";
 import { Asking, prepare } from "./asking.js";
 import { byKey, classes, drawButtons, nameOf, open, resolve, setClasses, swatch } from "./classes.js";
@@ -9,7 +9,6 @@ import { layerOf, load, overlay, recolor, visible, wantedPart } from "./overlay.
 import { Gallery } from "./gallery.js";
 import { fillHelp } from "./help.js";
 import { manageClasses, search, setUp, showResults, time } from "./panels.js";
-import { get } from "./net.js";
 
 const $ = (id) => document.getElementById(id);
 const PHASES = {
@@ -26,8 +25,9 @@ let explored = null; // an image that she looks at instead of a question: {image
 let overlaySeen = false; // while the current question was shown
 let shownQuestion = null;
 let guessesFor = 0;
+let drawn = []; // what the views show
 
-const redraw = () => draw();
+const redraw = () => draw(true);
 const views = {
   whole: new View($("whole"), redraw),
   near: new View($("neighbourhood"), redraw),
@@ -44,13 +44,18 @@ function shown() {
   return one?.pictures ? { ...one, ...one.pictures } : null;
 }
 
-function draw() {
+// Draws only what has changed: news of the server come several times an answer.
+function draw(again = false) {
   const now = shown();
+  const layer = now && layerOf(now.image);
+  const parts = [now?.whole, now?.exact, now?.x, now?.y, layer?.canvas, layer?.opacity, explored?.points.length];
+  if (!again && parts.every((part, at) => part === drawn[at]) && drawn.length) return;
+  drawn = parts;
   if (!now) {
     for (const view of Object.values(views)) view.clear();
     return;
   }
-  drawWhole(views.whole, now, layerOf(now.image), explored ? explored.points : []);
+  drawWhole(views.whole, now, layer, explored ? explored.points : []);
   drawNeighbourhood(views.near, now);
   drawMagnified(views.pixel, now);
 }
@@ -296,7 +301,7 @@ function showLegend() {
 function lightOrDark() {
   const next = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
   document.documentElement.dataset.theme = next;
-  localStorage.setItem("difal-theme", next);
+  storage.setItem("difal-theme", next);
 }
 
 function adjust() {
@@ -427,8 +432,10 @@ function trouble(text) {
   $("trouble").textContent = text;
 }
 
+const survivor = alone();
+
 async function hello(take) {
-  take_(await post("hello", { page, take }));
+  take_(await post("hello", { page, take, browser, alone: await survivor }));
 }
 
 function take_(news) {
@@ -476,7 +483,7 @@ async function listen() {
   }
 }
 
-document.documentElement.dataset.theme = localStorage.getItem("difal-theme")
+document.documentElement.dataset.theme = storage.getItem("difal-theme")
   ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
 $("other-dialog").addEventListener("cancel", (event) => event.preventDefault());
 onChange((count) => {
