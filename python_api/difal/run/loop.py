@@ -27,7 +27,7 @@ from difal.features.compute import make_features
 from difal.features.test_set import TestSet
 from difal.files import crash_point, digest
 from difal.heads import check_head, train_head
-from difal.metrics import summary
+from difal.metrics import merge_classes, summary
 from difal.run.directory import Round, RunDirectory, classes_at_start
 from difal.run.labels import Label, write_label_file
 from difal.run.oracles import MaskOracle, Oracle, PersonOracle, WaitingForLabels, known_labels
@@ -312,7 +312,7 @@ class Loop:
             skipped = sum(label.skipped for label in labels)
             facts = {"round": entry.index, "queried": len(labels), "labeled": len(labels) - skipped}
             facts["test_pixels"] = int(count.sum())
-            entry.write_metrics({**facts, **summary(count)})
+            entry.write_metrics({**facts, **summary(merge_classes(count, entry.merged))})
             crash_point("metrics")
 
     def _evaluate_late(self, test: TestSet) -> None:

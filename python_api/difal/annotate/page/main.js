@@ -3,9 +3,9 @@
 import { alone, browser, get, page, post, sleep, storage } from "./net.js";
 import { onChange, onRefused, keep, send } from "./store.js";
 import { Asking, prepare } from "./asking.js";
-import { byKey, classes, drawButtons, nameOf, open, resolve, setClasses, swatch } from "./classes.js";
+import { byKey, classes, drawButtons, nameOf, resolve, setClasses, swatch } from "./classes.js";
 import { View, drawMagnified, drawNeighbourhood, drawWhole, fit } from "./drawing.js";
-import { layerOf, load, overlay, recolor, visible, wantedPart } from "./overlay.js";
+import { layerOf, load, overlay, predicted, recolor, visible, wantedPart } from "./overlay.js";
 import { Gallery } from "./gallery.js";
 import { fillHelp } from "./help.js";
 import { manageClasses, search, setUp, showResults, time } from "./panels.js";
@@ -88,6 +88,7 @@ function show() {
   $("forward").disabled = asking.at >= asking.history.length || Boolean(explored);
   $("later").disabled = Boolean(explored) || asking.at < asking.history.length;
   $("leave").hidden = !explored;
+  showLegend();
   const given = explored?.entry ?? asking.earlier;
   const chosen = given && given.class_id !== null ? resolve(given.class_id) : null;
   for (const button of $("classes").children) {
@@ -264,36 +265,32 @@ function toggle(part) {
 function showControls() {
   $("overlay").setAttribute("aria-pressed", overlay.on);
   $("uncertainty").setAttribute("aria-pressed", overlay.unsure);
-  showLegend();
 }
 
-// The class buttons are the legend, too; these switch classes of the prediction on and off.
+// The classes predicted in the image: names by their colours and patterns, each to be switched off and on.
 function showLegend() {
-  let box = $("legend");
-  if (!overlay.on) {
-    box?.remove();
-    return;
-  }
-  if (!box) {
-    box = document.createElement("div");
-    box.id = "legend";
-    box.className = "row";
-    box.setAttribute("role", "group");
-    box.setAttribute("aria-label", "Classes of the prediction: shown or hidden");
-    $("model").append(box);
-  }
-  box.replaceChildren(...open().map((one) => {
+  const box = $("legend");
+  box.hidden = !overlay.on;
+  const now = overlay.on ? shown() : null;
+  const present = (now && predicted(now.image)) ?? [];
+  const key = JSON.stringify(present.map((id) => classes[id]));
+  if (box.hidden || box.dataset.key === key) return;
+  box.dataset.key = key;
+  box.replaceChildren(...present.map((id) => {
     const button = document.createElement("button");
     button.type = "button";
-    button.className = overlay.off.has(one.class_id) ? "row legend-off" : "row";
-    button.setAttribute("aria-pressed", !overlay.off.has(one.class_id));
-    button.append(swatch(one), one.name);
+    const mark = () => {
+      button.classList.toggle("legend-off", overlay.off.has(id));
+      button.setAttribute("aria-pressed", !overlay.off.has(id));
+    };
+    button.append(swatch(classes[id]), classes[id].name);
     button.addEventListener("click", () => {
-      if (!overlay.off.delete(one.class_id)) overlay.off.add(one.class_id);
+      if (!overlay.off.delete(id)) overlay.off.add(id);
       recolor();
-      showLegend();
+      mark();
       show();
     });
+    mark();
     return button;
   }));
 }
@@ -444,7 +441,6 @@ function take_(news) {
   if (setClasses(state.classes)) {
     drawButtons($("classes"), (id) => answer({ class_id: id }));
     recolor();
-    showLegend();
   }
   if (state.phase === "setup") setUp();
   if (state.mine && $("other-dialog").open) $("other-dialog").close();
