@@ -28,9 +28,9 @@ import yaml
 
 from difal.config import Config, read_yaml
 from difal.errors import ConfigError
-from difal.files import read_json, write_json, write_text
-from difal.heads import Head, load_head
-from difal.run.labels import Label, read_labels, write_label_file
+from difal.files import digest_file, read_json, write_json, write_text
+from difal.heads import Head, load_head, made_of
+from difal.run.labels import Label, labels_digest, read_labels, write_label_file
 
 # The settings that run folders of earlier versions lack, as those versions had them.
 EARLIER = {"head": "mlp", "skips": "ask"}
@@ -94,10 +94,20 @@ class RunDirectory:
         facts = self.facts()
         return Round(self.folder / "rounds" / f"{index:03d}", tuple(classes_at_start(facts) or ()))
 
+    @property
+    def live_head_file(self) -> Path:
+        return self.folder / "annotate" / "head.safetensors"
+
+    def queried(self, rounds: int, known: Sequence[Label]) -> list[Label]:
+        """The labels from before the run and of its first rounds, corrected as they were when the last was labeled."""
+        labels = list(known)
+        for entry in map(self.round, range(rounds)):
+            labels = entry.corrected(labels) + entry.labels()
+        return labels
+
     def live_head(self) -> Head | None:
         """The head that `difal label` trained on every answer, in a round or not; None if there is none."""
-        path = self.folder / "annotate" / "head.safetensors"
-        return load_head(path) if path.is_file() else None
+        return load_head(self.live_head_file) if self.live_head_file.is_file() else None
 
     def rounds(self) -> list[Round]:
         """The rounds with picks, in order."""
@@ -151,14 +161,31 @@ class Round:
     def head(self) -> Head:
         return load_head(self.folder / "head.safetensors")
 
-    def is_untested(self) -> bool:
-        return self.has("head.safetensors") and not self.has("metrics.json")
+    def is_trained_on(self, labels: Sequence[Label]) -> bool:
+        """Whether the head is one of these labels; heads of earlier versions do not say."""
+        return made_of(self.folder / "head.safetensors") in (None, labels_digest(labels))
+
+    def head_digest(self) -> str | None:
+        return digest_file(self.folder / "head.safetensors") if self.has("head.safetensors") else None
+
+    def is_untested(self, test: str) -> bool:
+        """Whether there is a head, and no test of this head on the test set of digest `test`."""
+        if not self.has("head.safetensors"):
+            return False
+        metrics = self.metrics()
+        return metrics is None or metrics.get("made_of", {}).get("test", test) != test
 
     def metrics(self) -> dict | None:
-        """The round's test, under today's names; earlier versions wrote `asked` for `queried`."""
+        """The test of the round's head, under today's names: earlier versions wrote `asked` for `queried`.
+
+        None where there is none, or only one of another head.
+        """
         if not self.has("metrics.json"):
             return None
         metrics = read_json(self.folder / "metrics.json")
+        tested = metrics.get("made_of", {}).get("head")
+        if tested is not None and self.has("head.safetensors") and tested != self.head_digest():
+            return None
         return {"queried" if name == "asked" else name: value for name, value in metrics.items()}
 
     def write_metrics(self, metrics: dict) -> None:
