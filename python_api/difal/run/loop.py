@@ -29,7 +29,7 @@ from difal.features.compute import SURVEY, check_files, make_features
 from difal.features.test_set import TestSet
 from difal.files import crash_point, digest
 from difal.heads import check_head, train_head
-from difal.metrics import summary
+from difal.metrics import merge_classes, summary
 from difal.run.directory import Round, RunDirectory, classes_at_start
 from difal.run.labels import Label, labels_digest, write_label_file
 from difal.run.oracles import MaskOracle, Oracle, PersonOracle, WaitingForLabels, known_labels
@@ -324,7 +324,7 @@ class Loop:
             facts = {"round": entry.index, "queried": len(labels), "labeled": len(labels) - skipped}
             facts["test_pixels"] = int(count.sum())
             made_of = {"head": entry.head_digest(), "test": self.test_digest}
-            entry.write_metrics({**facts, **summary(count), "made_of": made_of})
+            entry.write_metrics({**facts, **summary(merge_classes(count, entry.merged)), "made_of": made_of})
             crash_point("metrics")
 
     def _evaluate_late(self, test: TestSet) -> None:
