@@ -59,12 +59,26 @@ class Annotator:
         while True:
             try:
                 self.page.goto(self.label.url)
-                self.page.wait_for_selector("body[data-phase]", timeout=WAIT / 6)
+                self.page.wait_for_selector("body[data-phase]", timeout=WAIT / 4)
                 return
             except Error:
                 if not self.processes() or time.monotonic() > until:
                     raise
                 time.sleep(0.5)
+
+    def reopen(self, error: Exception) -> None:
+        """Open the page in a new browser, if the old one's death is what an error came of; else raise the error."""
+        from playwright.sync_api import Error
+
+        until = time.monotonic() + 5
+        while self.processes():  # it takes a moment to die
+            if time.monotonic() > until:
+                raise error
+            time.sleep(0.05)
+        try:
+            self.open()
+        except Error as again:
+            self.reopen(again)  # it was killed while it opened
 
     def kill(self) -> None:
         """End the browser by SIGKILL, at once."""

@@ -19,7 +19,7 @@ FLAGS = [
     "--disable-component-update", "--disable-sync", "--force-color-profile=srgb",
 ]  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]
-WAIT = 300_000  # milliseconds; a busy machine is no fault
+WAIT = 60_000  # milliseconds; a busy machine is no fault
 
 
 def need_browser() -> None:

@@ -23,6 +23,7 @@ COMPARED = ("picks.jsonl", "head.safetensors", "metrics.json")
 # The whole check is `DIFAL_KILLS=50 DIFAL_ANSWERS=300 pytest tests/annotate/test_end_to_end.py`.
 KILLS, ANSWERS, ROUNDS = int(os.environ.get("DIFAL_KILLS", 4)), int(os.environ.get("DIFAL_ANSWERS", 24)), 3
 BUDGET = ANSWERS / ROUNDS / 6  # a round and image, of six
+pytestmark = pytest.mark.timeout(300 + 60 * KILLS)
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +40,6 @@ def by_masks(settings, tmp_path_factory):
     config = Config(**settings, oracle="masks", out=str(folder))
     assert run(config, log=lambda line: None) == "done"
     return decided(folder)
-
-
-@pytest.fixture
-def playwright():
-    need_browser()
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as found:
-        yield found
 
 
 def decided(folder) -> dict[str, bytes]:
@@ -140,12 +132,8 @@ def test_everything_killed_again_and_again(playwright, settings, by_masks, tmp_p
                     break
                 annotator.answer()
                 given += 1
-            except Error:
-                if annotator.processes():
-                    print((folder / "annotate/worker.log").read_text()[-2000:], (folder / "label.log").read_text())
-                    print(annotator.page.inner_text("body"))
-                    raise
-                annotator.open()  # the page has kept what was not acknowledged
+            except Error as error:
+                annotator.reopen(error)  # the page has kept what was not acknowledged
         killer.join()
         if not annotator.processes():  # killed last
             annotator.open()

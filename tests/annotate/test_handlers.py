@@ -18,6 +18,7 @@ from difal.annotate.journal import read_journal
 from difal.annotate.questions import Question
 from difal.annotate.server import HOST, Server, token_of, usual_port
 from difal.data.base import FunctionSplit
+from difal.run.labels import Label
 
 TOKEN = "t" * 43
 GATE = Gate(TOKEN)
@@ -199,8 +200,15 @@ def test_the_second_page_is_told(session, monkeypatch):
     assert not session.state("one")["mine"]
     post(session, "leave", {"page": "two"})
     assert post(session, "hello", {"page": "one"})[1]["mine"]
+    first = {"browser": "b", "alone": True}
+    assert not post(session, "hello", {"page": "two", **first})[1]["mine"]
+    assert post(session, "hello", {"page": "two", "take": True, **first})[1]["mine"]
+    assert not post(session, "hello", {"page": "three", "browser": "b"})[1]["mine"]  # "two" is alive beside it
+    assert not post(session, "hello", {"page": "three", "browser": "c", "alone": True})[1]["mine"]
+    assert post(session, "hello", {"page": "three", **first})[1]["mine"]  # "two" has crashed
+    assert post(session, "hello", {"page": "four", "browser": 4})[0] == 400
     monkeypatch.setattr(session_module, "PAGE_GONE_AFTER", -1.0)  # as if it had been long silent
-    assert post(session, "hello", {"page": "three"})[1]["mine"]
+    assert post(session, "hello", {"page": "five"})[1]["mine"]
 
 
 def test_questions_come_once(session):
@@ -212,6 +220,14 @@ def test_questions_come_once(session):
     have = [one["id"] for one in first[1:]]
     post(session, "keep", {"entries": [sent(2, 3, 0, 1, kind="spare")]})
     assert [one["id"] for one in post(session, "next", {"have": have})[1]["questions"]] == ["spare.2.6.3"]
+
+
+def test_a_spare_pixel_that_became_a_pick_is_asked_once(session):
+    name = session.data.train.ids[2]
+    session.spare = [Question("spare", (name, row, 3), 32, 32) for row in range(3)]
+    session.rounds = [[Label(f"000-{row}", name, 3, row, 32, 32, 0, row) for row in (1, 2, 8)]]
+    asked = [one["id"] for one in session.next([])]
+    assert asked == ["round.2.1.3", "round.2.2.3", "round.2.8.3", "spare.2.0.3"]
 
 
 def test_another_annotator_is_asked_the_same_and_settles(tmp_path):

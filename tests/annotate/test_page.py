@@ -9,30 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from annotate import browser
 from annotate.annotators import flags
-from annotate.browser import Label, acknowledged, launch, need_browser, next_question, place, question
+from annotate.browser import WAIT, Label, acknowledged, launch, next_question, place, question
 from difal.annotate.journal import of_type, read_journal
 from difal.data.base import read_image
 
 QUICK = flags(candidates=100, local=8, random=8, noise_samples=1, epochs=5, pictures=0, threads=1)
 CLASSES = "sky,road,tree,water"
-
-
-@pytest.fixture(scope="module")
-def playwright():
-    need_browser()
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def chromium(playwright):
-    found = launch(playwright)
-    yield found
-    found.close()
 
 
 @pytest.fixture(scope="module")
@@ -56,19 +39,6 @@ def run(photos, tmp_path_factory):
         yield label
 
 
-def open_page(chromium, label, **options):
-    size = {} if options.get("no_viewport") else {"viewport": {"width": 1100, "height": 760}}
-    context = chromium.new_context(color_scheme="light", **size, **options)
-    page = context.new_page()
-    page.faults = []
-    page.on("pageerror", lambda error: page.faults.append(str(error)))
-    page.on("console", lambda message: message.type == "error" and page.faults.append(message.text))
-    page.hosts = set()
-    page.on("request", lambda request: page.hosts.add(request.url.split("/")[2] if "//" in request.url else ""))
-    page.goto(label.url)
-    return page
-
-
 def asked_color(page, scale: float) -> np.ndarray:
     """What the screen shows of the asked pixel: its cell in the magnified view, less an edge for rounded boxes."""
     canvas = page.query_selector("#magnified")
@@ -81,38 +51,38 @@ def asked_color(page, scale: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("scale", [1, 1.25, 2])
-def test_the_asked_pixel_is_seen_as_it_is_in_the_file(playwright, run, photos, scale):
+def test_the_asked_pixel_is_seen_as_it_is_in_the_file(playwright, open_page, run, photos, scale):
     files = sorted(photos.iterdir())
-    chromium = launch(playwright, f"--force-device-scale-factor={scale}", "--window-size=1100,760")
-    page = open_page(chromium, run, no_viewport=True)  # a viewport would set the scale itself
-    page.wait_for_selector("body[data-phase='asking']", timeout=browser.WAIT)
-    seen = set()
-    for _ in range(60):
-        here = question(page)
-        image, row, column = place(here)
-        if image not in seen:
-            seen.add(image)
-            wanted = read_image(files[image])[row, column]
-            for _ in range(40):  # until it is painted, on a machine that is busy
-                page.wait_for_timeout(250)
-                shown = asked_color(page, scale)
-                if (shown == wanted).all():
-                    break
-            assert (shown == wanted).all(), (files[image].name, row, column)
-        if len(seen) == len(files):
-            break
-        page.keyboard.press(".")  # another image, please
-        next_question(page, here)
-    assert len(seen) == len(files)
-    assert page.evaluate("devicePixelRatio") == scale
-    assert page.faults == []
-    chromium.close()
+    with launch(playwright, f"--force-device-scale-factor={scale}", "--window-size=1100,760") as chromium:
+        page = open_page(run, chromium, no_viewport=True)  # a viewport would set the scale itself
+        page.wait_for_selector("body[data-phase='asking']", timeout=WAIT)
+        seen = set()
+        for _ in range(60):
+            here = question(page)
+            image, row, column = place(here)
+            if image not in seen:
+                seen.add(image)
+                wanted = read_image(files[image])[row, column]
+                for _ in range(40):  # until it is painted, on a machine that is busy
+                    page.wait_for_timeout(250)
+                    shown = asked_color(page, scale)
+                    if (shown == wanted).all():
+                        break
+                assert (shown == wanted).all(), (files[image].name, row, column)
+            if len(seen) == len(files):
+                break
+            page.keyboard.press(".")  # another image, please
+            next_question(page, here)
+        assert len(seen) == len(files)
+        assert page.evaluate("devicePixelRatio") == scale
+        assert page.faults == []
+        page.goto("about:blank")  # as in `open_page`
 
 
-def test_keys_undo_back_and_reasons(chromium, run):
+def test_keys_undo_back_and_reasons(open_page, run):
     journal = run.folder / "annotate/journal.jsonl"
     before = len(of_type(read_journal(journal), "answer"))
-    page = open_page(chromium, run)
+    page = open_page(run)
     asked = []
 
     def press(key):
@@ -143,11 +113,10 @@ def test_keys_undo_back_and_reasons(chromium, run):
     assert (answers[5]["x"], answers[5]["y"]) == (answers[2]["x"], answers[2]["y"])
     assert all(one["seconds"] is not None and one["seconds"] < 60 for one in answers[:4])
     assert page.faults == []
-    page.context.close()
 
 
-def test_fingers_can_hit_everything(chromium, run):
-    page = open_page(chromium, run, has_touch=True)
+def test_fingers_can_hit_everything(open_page, run):
+    page = open_page(run, has_touch=True)
     here = question(page)
     sizes = page.evaluate(
         "[...document.querySelectorAll('main#work button, header button')].filter((one) => one.offsetParent)"
@@ -157,22 +126,20 @@ def test_fingers_can_hit_everything(chromium, run):
     assert [one for one in sizes if min(one[1:]) < 44] == []
     page.tap("#classes button >> nth=1")
     next_question(page, here)
-    page.context.close()
 
 
-def test_nothing_is_asked_of_another_host(chromium, run):
-    page = open_page(chromium, run)
+def test_nothing_is_asked_of_another_host(open_page, run):
+    page = open_page(run)
     question(page)
     page.keyboard.press("i")
     page.wait_for_selector("#gallery:not([hidden])")
     page.keyboard.press("Escape")
     page.wait_for_selector("#work:not([hidden])")
     assert page.hosts == {run.url.split("/")[2]}
-    page.context.close()
 
 
-def test_every_control_has_a_name_and_can_be_reached(chromium, run):
-    page = open_page(chromium, run)
+def test_every_control_has_a_name_and_can_be_reached(open_page, run):
+    page = open_page(run)
     question(page)
     nameless = page.evaluate(
         "[...document.querySelectorAll('button, input, canvas[role], textarea, select')]"
@@ -191,26 +158,24 @@ def test_every_control_has_a_name_and_can_be_reached(chromium, run):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.id"))
     assert reached.index("tool-help") < reached.index("whole") < reached.index("none") < reached.index("overlay")
-    page.context.close()
 
 
-def test_the_second_page_is_told(chromium, run):
-    first = open_page(chromium, run)
+def test_the_second_page_is_told(open_page, run):
+    first = open_page(run)
     question(first)
-    second = open_page(chromium, run)
-    second.wait_for_selector("#other-dialog[open]", timeout=browser.WAIT)
+    second = open_page(run)
+    second.wait_for_selector("#other-dialog[open]", timeout=WAIT)
     second.keyboard.press("1")  # nothing happens
     second.click("#other-take")
     question(second)
-    first.wait_for_selector("#other-dialog[open]", timeout=browser.WAIT)
+    first.wait_for_selector("#other-dialog[open]", timeout=WAIT)
     second.context.close()
-    first.wait_for_selector("#other-dialog:not([open])", state="attached", timeout=browser.WAIT)
-    first.context.close()
+    first.wait_for_selector("#other-dialog:not([open])", state="attached", timeout=WAIT)
 
 
-def test_answers_given_while_the_server_is_away_arrive_once(chromium, run):
+def test_answers_given_while_the_server_is_away_arrive_once(open_page, run):
     journal = run.folder / "annotate/journal.jsonl"
-    page = open_page(chromium, run)
+    page = open_page(run)
     question(page)
     page.wait_for_timeout(1500)  # five more are decoded
     before = len(of_type(read_journal(journal), "answer"))
@@ -227,4 +192,3 @@ def test_answers_given_while_the_server_is_away_arrive_once(chromium, run):
     answers = of_type(read_journal(journal), "answer")
     assert len(answers) == before + 4
     assert len({one["id"] for one in answers}) == len(answers)
-    page.context.close()

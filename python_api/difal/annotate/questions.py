@@ -54,6 +54,10 @@ def next_questions(
         found += _of_round(answers, picks)
         found += [one for one in spare if answers.current(one.place) is None]
     found.sort(key=lambda one: answers.skipped.get(one.place, 0))  # put off ones last
+    once: dict[Place, Question] = {}
+    for one in found:  # a spare pixel may have become a pick since it was chosen
+        once.setdefault(one.place, one)
+    found = list(once.values())
     if repeats and found and (again := _repeat(answers, annotator, repeats)):
         found.insert(0, again)
     return found[:count]
