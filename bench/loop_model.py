@@ -7,19 +7,25 @@ points (tests/gpu/test_loop_model.py); gpu_rounds.py runs it at the benchmark's 
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import math
+import os
+import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from difal_kernels.ops.maxherding.bounds import ErrorModel
+from difal_kernels.ops.maxherding.kernel_functions import KERNEL_FUNCTIONS
 
 TIE = 1e-12
 UNIT = 2.0**-50
 TILE, WARP, SEGMENT = 64, 32, 8
 CONTENDERS, KEPT = 32, 8
-CHUNK = 64  # rows that are lowered at a time here
 OPEN, SETTLED, TAKEN, KNOWN = 0, 1, 2, 3
 
 
@@ -44,89 +50,88 @@ def proposers(columns: int, blocks: int, threads: int) -> tuple[torch.Tensor, in
     return rank * per_block + at % threads // WARP % per_block, blocks * per_block
 
 
+@functools.cache
+def library() -> ctypes.CDLL:
+    """loop_model.cpp, compiled for this processor; no product is fused with an addition, as in the kernels' bounds."""
+    root = Path(__file__).parents[1]
+    source = root / "bench/loop_model.cpp"
+    flags = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-ffp-contract=off", "-fopenmp-simd"]
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "loop_model.so"
+        compiler = os.environ.get("CXX", "c++")
+        command = [compiler, *flags, "-shared", "-fPIC", f"-I{root}/csrc/include", str(source), "-o", str(target)]
+        subprocess.run(command, check=True)
+        return ctypes.CDLL(str(target))
+
+
 def float32_bound(model: ErrorModel, kernel: str, k: torch.Tensor, sq_norms: torch.Tensor) -> torch.Tensor:
     """entry_bound of csrc/include/difal/estimate.h, operation by operation in float32."""
-    if kernel in ("tophat", "precomputed"):
-        return k * model.relative
     if kernel == "cosine":
         return torch.full_like(k, model.absolute)
     estimated = sq_norms * model.sq_dist_rel_err
     if kernel == "laplace":
         estimated = estimated * (1 / (1 - k).clamp(min=1e-7))
-    elif kernel != "rbf":
-        estimated = estimated * (k * {"cauchy": 1.0, "student_t": 1.5, "rational_quadratic": 0.5}[kernel])
     return k * (estimated.clamp(max=model.tolerance) * 1.01 + model.relative)
 
 
 class LoopModel:
-    """One selection by a group of blocks.
+    """One selection by a group of blocks, of all points against all.
 
     Args:
-        gram: (N, M) float32 estimates of the kernel.
-        exact_column: the float64 kernel column of a column, (N,).
+        gram: (N, N) float32 estimates of the kernel, equal to its transpose.
+        exact_values: the float64 kernel between point j and some rows, (rows,), from (j, rows).
         model: the error model of the estimates.
         kernel: the kernel function's name.
         sq_norms: (N,) float32, as the model's.
         weights: (N,) float64.
         blocks: blocks of the group.
         threads: threads of a block.
-        diagonal: whether column j is point j, whose own entry is exact.
-        covered: (N,) float64 coverage at the start.
     """
 
     def __init__(
         self,
         gram: torch.Tensor,
-        exact_column: Callable[[int], torch.Tensor],
+        exact_values: Callable[[int, torch.Tensor], torch.Tensor],
         model: ErrorModel,
         kernel: str,
         sq_norms: torch.Tensor,
         weights: torch.Tensor,
         blocks: int,
         threads: int,
-        diagonal: bool = True,
-        covered: torch.Tensor | None = None,
     ):
-        self.gram, self.exact_column, self.model, self.kernel = gram, exact_column, model, kernel
-        self.sq_norms, self.weights, self.blocks, self.diagonal = sq_norms, weights, blocks, diagonal
-        self.n, self.m = gram.shape
-        self.warps = blocks * (threads // WARP)
-        self.proposer, self.count = proposers(self.m, blocks, threads)
-        self.exact = torch.zeros(self.n, dtype=torch.float64) if covered is None else covered.clone()
-        self.rounded = self.exact.float()
-        self.flag = torch.zeros(self.m, dtype=torch.int64)
-        self.settled = torch.zeros(self.m, dtype=torch.float64)
-        self.offset = torch.zeros(self.m, dtype=torch.float64)
-        self.touched = torch.zeros(self.m, dtype=torch.float64)
-        self.counts, self.per_pick = Counts(), []
-        self.first_gain = -1.0
-        self.start()
+        self.gram, self.exact_values, self.model, self.kernel = gram, exact_values, model, kernel
+        self.sq_norms, self.weights, self.blocks = sq_norms, weights, blocks
+        self.n, n = len(gram), len(gram)
+        self.proposer, self.count = proposers(n, blocks, threads)
+        zeros = lambda dtype: torch.zeros(n, dtype=dtype)  # noqa: E731
+        self.exact, self.rounded, self.flag = zeros(torch.float64), zeros(torch.float32), zeros(torch.int64)
+        self.settled, self.offset, self.touched = (zeros(torch.float64) for _ in range(3))
+        self.gains, self.bounds = zeros(torch.float64), zeros(torch.float64)
+        self.counts = Counts()
+        self.per_pick: list[tuple[int, int]] = []  # rounds, and columns settled
+        self.kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.first_gain, self.magic, self.bound_magic = -1.0, 0.0, 0.0
+        self.run_rows(torch.arange(n), self.rounded, self.rounded, start=True)
+        self.largest, self.scale = float(self.gains.max().clamp(min=0)), 4 * float(self.bounds.max())
+        self.magic, self.bound_magic = magic_of(self.largest), magic_of(self.scale)
+        self.gains = (self.gains + self.magic) - self.magic
+        self.bounds = (self.bounds + self.bound_magic) - self.bound_magic
 
-    def rows(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows of the matrix and their entries' bounds."""
-        k = self.gram[index]
-        sums = self.sq_norms[index][:, None] + self.sq_norms[: self.m][None]
-        if self.diagonal:
-            sums[torch.arange(len(index)), index] = 0
-        return k, float32_bound(self.model, self.kernel, k, sums)
-
-    def start(self) -> None:
-        self.gains = torch.zeros(self.m, dtype=torch.float64)
-        self.bounds = torch.zeros(self.m, dtype=torch.float64)
-        for index in torch.arange(self.n).split(CHUNK):
-            k, b = self.rows(index)
-            m, w = self.rounded[index][:, None], self.weights[index]
-            self.gains += w @ (k.double() - m.double()).clamp(min=0)
-            self.bounds += w @ (b * (k + b > m)).double()
-        self.largest = float(self.gains.max().clamp(min=0))
-        self.largest_bound = 4 * float(self.bounds.max())
-        self.magic, self.bound_magic = magic_of(self.largest), magic_of(self.largest_bound)
-        self.gains = self.rounded_to(self.gains, self.magic)
-        self.bounds = self.rounded_to(self.bounds, self.bound_magic)
-
-    @staticmethod
-    def rounded_to(v: torch.Tensor, magic: float) -> torch.Tensor:
-        return (v + magic) - magic
+    def run_rows(self, rows: torch.Tensor, low: torch.Tensor, high: torch.Tensor, start: bool = False) -> None:
+        """Take from the gains and bounds what `rows` take when they rise, or add what they give at first."""
+        known = ((self.flag == SETTLED) | (self.flag == KNOWN)).to(torch.uint8)
+        reached = torch.zeros(self.n, dtype=torch.uint8)
+        error = self.model
+        numbers = torch.tensor([error.sq_dist_rel_err, error.relative, error.absolute, error.tolerance])
+        magic = torch.tensor([self.magic, self.bound_magic], dtype=torch.float64)
+        at = lambda tensor: ctypes.c_void_p(tensor.data_ptr())  # noqa: E731
+        size = ctypes.c_int64
+        library().run_rows(
+            int(start), KERNEL_FUNCTIONS[self.kernel].code, at(numbers), at(self.gram), size(self.gram.stride(0)),
+            size(self.n), at(rows), at(low), at(high), size(len(rows)), at(self.sq_norms), at(self.weights), at(magic),
+            at(self.gains), at(self.bounds), at(self.touched), at(known), at(reached),
+        )  # fmt: skip
+        self.flag[(self.flag == SETTLED) & (reached > 0)] = KNOWN
 
     def margins(self) -> tuple[torch.Tensor, torch.Tensor]:
         """What is added to the estimates for upper and for lower bounds."""
@@ -145,7 +150,7 @@ class LoopModel:
         best = float(torch.where(self.flag == SETTLED, self.settled, none).max())
         most = torch.full((self.count,), -math.inf, dtype=torch.float64)
         most.scatter_reduce_(0, self.proposer, upper, "amax")
-        drift = UNIT * (self.counts.rows_updated + self.n) * (self.largest + self.largest_bound)
+        drift = UNIT * (self.counts.rows_updated + self.n + 2) * (self.largest + self.scale)
         slack = TIE * (2 * self.largest if self.first_gain < 0 else self.first_gain) + drift
         lower -= drift
         reach = max(best, lower) - slack
@@ -160,73 +165,66 @@ class LoopModel:
         return out
 
     def live(self, j: int) -> torch.Tensor:
-        k = self.gram[:, j]
-        sums = self.sq_norms + self.sq_norms[j]
-        if self.diagonal:
-            sums[j] = 0
-        return k + float32_bound(self.model, self.kernel, k, sums) > self.rounded
+        """Rows that may gain by column j."""
+        k, sums = self.gram[j], self.sq_norms + self.sq_norms[j]
+        sums[j] = 0
+        stretch = 1 + 2 * self.model.tolerance + self.model.relative
+        near = (k * stretch + self.model.absolute > self.rounded).nonzero()[:, 0]
+        bound = float32_bound(self.model, self.kernel, k[near], sums[near])
+        return near[k[near] + bound > self.rounded[near]]
 
-    def settle(self, j: int) -> None:
+    def settle(self, j: int, keep: bool) -> None:
         live = self.live(j)
-        gain = (self.weights * (self.exact_column(j) - self.exact).clamp(min=0))[live].sum()
-        self.counts.float64_rows += int(live.sum())
+        values = self.exact_values(j, live)
+        gain = (self.weights[live] * (values - self.exact[live]).clamp(min=0)).sum()
+        self.counts.float64_rows += len(live)
         self.settled[j], self.offset[j], self.touched[j] = gain, gain - self.gains[j], 0.0
         self.flag[j] = SETTLED
+        if keep:
+            self.kept[j] = live, values
 
     def tie(self) -> float:
         return TIE * (max(self.best, 0.0) if self.first_gain < 0 else self.first_gain)
 
     def pick(self) -> int:
-        kept: list[int] = []
-        rounds = 0
+        self.kept = {}
+        rounds, settled = 0, 0
         while True:
             rounds += 1
             found = self.contenders()
             if not found:
                 break
             for j in found:
-                self.settle(j)
-            kept += found
+                self.settle(j, settled < KEPT)
+                settled += 1
         within = (self.flag == SETTLED) & (self.settled >= self.best - self.tie())
         j = int(within.nonzero()[0])
         holders = len(self.proposer[within].unique())
         if self.blocks > 1:
             self.counts.barriers += 2 * rounds + (holders > 1)
         self.counts.rounds += rounds
-        self.counts.settled_candidates += len(kept)
+        self.counts.settled_candidates += settled
         if self.first_gain < 0:
             self.first_gain = max(float(self.settled[j]), 0.0)
         self.flag[j] = TAKEN
-        self.take(j, j in kept[:KEPT])
-        self.per_pick.append((rounds, len(kept)))
+        self.take(j)
+        self.per_pick.append((rounds, settled))
         return j
 
-    def take(self, j: int, kept: bool) -> None:
-        live = self.live(j)
-        if not kept:
-            self.counts.float64_rows += int(live.sum())
-        value = self.exact_column(j)
-        risen = live & (value > self.exact)
-        low, high = self.rounded, torch.where(risen, value.float(), self.rounded)
-        self.exact = torch.where(risen, value, self.exact)
-        self.rounded = high
-        rises = (risen & (self.weights != 0)).nonzero()[:, 0]
-        self.counts.rows_updated += len(rises)
-        for index in rises.split(CHUNK):
-            self.lower(index, low[index][:, None], high[index][:, None])
-
-    def lower(self, index: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> None:
-        k, b = self.rows(index)
-        w = self.weights[index][:, None]
-        taken = w * (torch.minimum(torch.maximum(k, low), high).double() - low.double())
-        self.gains -= self.rounded_to(taken, self.magic).sum(0)
-        reaches = k + b > low
-        dies = reaches & ~(k + b > high)
-        self.bounds -= self.rounded_to(w * (b * dies).double(), self.bound_magic).sum(0)
-        self.flag[(self.flag == SETTLED) & reaches.any(0)] = KNOWN
-        across = torch.where(k - b < high, torch.minimum(b, high - low), torch.zeros_like(b))
-        charge = (across + high * self.model.relative) * reaches
-        self.touched += self.rounded_to(w * charge.double(), self.bound_magic).sum(0)
+    def take(self, j: int) -> None:
+        if j in self.kept:
+            live, values = self.kept[j]
+        else:
+            live = self.live(j)
+            values = self.exact_values(j, live)
+            self.counts.float64_rows += len(live)
+        risen = values > self.exact[live]
+        rows, values = live[risen], values[risen]
+        low, high = self.rounded[rows], values.float()
+        self.exact[rows], self.rounded[rows] = values, high
+        seen = self.weights[rows] != 0
+        self.counts.rows_updated += int(seen.sum())
+        self.run_rows(rows[seen], low[seen], high[seen])
 
     def select(self, budget: int) -> list[int]:
         return [self.pick() for _ in range(budget)]

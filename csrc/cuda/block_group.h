@@ -160,8 +160,8 @@ struct BlockGroup {
         return kTie * (first_gain < 0 ? (best > 0 ? best : 0.0) : first_gain);
     }
 
-    // The gain of an open column is no more, and no less. The estimate is off by `bounds` at most; and if it was settled
-    // once, by `offset` then, and by no more than `touched` since.
+    // The gain of an open column is no more, and no less. The estimate is off by `bounds` at most; and if it was
+    // settled once, by `offset` then, and by no more than `touched` since.
     __device__ double upper(int64_t j) const {
         const double bound = t.bounds[j];
         if (t.flag[j] != kKnown) return t.gains[j] + bound;
@@ -320,8 +320,9 @@ struct BlockGroup {
 
     __device__ int64_t partial_stride() const { return (t.rows + kSegment - 1) / kSegment; }
 
-    // Float64 gains of all contenders, by all warps of the group; then their owners add them up. The values of the first
-    // kKept of a pick are kept: one of them is the likely winner. `before`: how many this pick has settled already.
+    // Float64 gains of all contenders, by all warps of the group; then their owners add them up. The values of the
+    // first kKept of a pick are kept: one of them is the likely winner. `before`: how many this pick has settled
+    // already.
     __device__ void settle(int32_t before) {
         const Round& round = space.round;
         const int64_t warps = static_cast<int64_t>(size) * warps_in_block();
@@ -383,7 +384,8 @@ struct BlockGroup {
         return block_min(lowest, space.integers);
     }
 
-    // Raises the coverage of the rows that column j covers better, and lists them. `kept`: how many columns' values are.
+    // Raises the coverage of the rows that column j covers better, and lists them. `kept`: how many columns' values
+    // are.
     __device__ void take(int64_t j, int32_t kept, unsigned long long* rises) {
         const auto raise = [&](int64_t row, double k) {
             if (k <= t.exact[row]) return;

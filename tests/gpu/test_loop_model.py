@@ -23,13 +23,13 @@ def run(x, budget, kernel, **tuning):
     with greedy.matrix(0) as matrix:
         matrix.fill()
     greedy.start()
-    gram = matrix.gram[:, : matrix.columns].cpu().clone()
+    gram = matrix.gram[:, : matrix.columns].cpu().contiguous()
     ((picks, _),) = greedy.select([budget], Progress(budget, "", False))
     module, operands = load("_cuda"), matrix.operands
     exact = kernel_matrix(p.features.cpu(), p.features.cpu(), p.kernel, p.bandwidth)
     counted = greedy.greedy.counts(0)
     model = LoopModel(
-        gram, lambda j: exact[:, j], operands.error, kernel, operands.sq_norms.cpu(), p.weights.cpu(),
+        gram, lambda j, rows: exact[rows, j], operands.error, kernel, operands.sq_norms.cpu(), p.weights.cpu(),
         counted["blocks"], module.THREADS,
     )  # fmt: skip
     return picks.tolist(), counted, model.select(budget), model

@@ -44,10 +44,10 @@ struct BlockReport {
 
 struct Control {
     int64_t picks, contested;
-    int64_t rounds, settled_candidates;  // looks at all columns; columns settled
-    unsigned long long float64_rows;     // kernel values computed in float64
-    int64_t barriers, rows_updated;      // barriers that a block waited at; rows whose coverage rose
-    int64_t blocks;                      // of the group
+    int64_t rounds, settled_candidates;         // looks at all columns; columns settled
+    unsigned long long float64_rows;            // kernel values computed in float64
+    int64_t barriers, rows_updated;             // barriers that a block waited at; rows whose coverage rose
+    int64_t blocks;                             // of the group
     unsigned long long largest, largest_bound;  // bits of the largest first estimate, and of the largest first bound
     double first_gain, magic, bound_magic, bound_scale;
     unsigned long long rises[2];

@@ -131,7 +131,8 @@ def start_sparse(
         reach = reach_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
         gain = multiple(w * (k.to(tl.float64) - m.to(tl.float64)), magic)
         tl.atomic_add(gains + j, gain, mask=there & (k > m), sem="relaxed")
-        tl.atomic_add(bounds + j, multiple(w * off.to(tl.float64), bound_magic), mask=there & (reach > m), sem="relaxed")
+        bound = multiple(w * off.to(tl.float64), bound_magic)
+        tl.atomic_add(bounds + j, bound, mask=there & (reach > m), sem="relaxed")
 
 
 @kernel
