@@ -13,6 +13,7 @@ torch.Size([20, 32])
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,7 +73,7 @@ class KCenterGreedy:
         features = self.embedding.detach().reshape(self.n_observations, -1).cpu()
         given = torch.as_tensor([] if selected_idxs is None else selected_idxs).cpu().numpy()
         before = positions(given, "selected_idxs", self.n_observations, "rows of the embedding")
-        options = {}
+        options: dict[str, Any] = {}
         if len(before):
             options["labeled"] = features[torch.from_numpy(before)]
             options["candidates"] = np.setdiff1d(np.arange(self.n_observations), before)

@@ -7,6 +7,7 @@
     rounds/000/labels.jsonl    the same lines with their labels
     rounds/000/corrections.jsonl  earlier rounds' labels that the annotator changed before this round was trained
     rounds/000/classes.json    class names, where the annotator has changed those that the run began with
+    rounds/000/merged.json     ids of classes that she merged, and what each is part of
     rounds/000/head.safetensors
     rounds/000/metrics.json    mIoU under both policies, class IoUs, confusion matrix
     rounds/000/stages.json     seconds and peak memory per stage
@@ -19,7 +20,7 @@ A round's step is done when its file is there, so that a run killed at any momen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,12 @@ class Round:
         """The class names when the round was labeled: an annotator may have changed those that the run began with."""
         return tuple(read_json(self.folder / "classes.json")) if self.has("classes.json") else self._classes
 
+    @property
+    def merged(self) -> dict[int, int]:
+        """The classes that the annotator had merged when the round was labeled, and what each is part of."""
+        found = read_json(self.folder / "merged.json") if self.has("merged.json") else {}
+        return {int(class_id): into for class_id, into in found.items()}
+
     def has(self, name: str) -> bool:
         return (self.folder / name).is_file()
 
@@ -143,7 +150,9 @@ class Round:
         changed = {label.place: label for label in read_labels(self.folder / "corrections.jsonl", self.classes)}
         return [changed.get(label.place, label) for label in labels]
 
-    def write_classes(self, classes: Sequence[str]) -> None:
+    def write_classes(self, classes: Sequence[str], merged: Mapping[int, int]) -> None:
+        if merged:
+            write_json(self.folder / "merged.json", {str(class_id): into for class_id, into in merged.items()})
         write_json(self.folder / "classes.json", list(classes))
 
     def write_labels(self, name: str, labels: list[Label]) -> None:

@@ -21,6 +21,7 @@ from difal.config import Config
 from difal.data import Data, open_config_data
 from difal.data.contents import digests
 from difal.data.survey import Survey, kept_survey
+from difal.earlier_names import renamed_argument
 from difal.encoders.lazy import LazyEncoder
 from difal.errors import ConfigError, DataError
 from difal.features.cache import FeatureCache, Pixel, StaleCache, cache_settings, check_settings, settings_file
@@ -28,7 +29,7 @@ from difal.features.compute import SURVEY, check_files, make_features
 from difal.features.test_set import TestSet
 from difal.files import crash_point, digest
 from difal.heads import check_head, train_head
-from difal.metrics import summary
+from difal.metrics import merge_classes, summary
 from difal.run.directory import Round, RunDirectory, classes_at_start
 from difal.run.labels import Label, labels_digest, write_label_file
 from difal.run.oracles import MaskOracle, Oracle, PersonOracle, WaitingForLabels, known_labels
@@ -40,6 +41,7 @@ Status = Literal["done", "waiting"]
 LABELED, WAITING, POOL_EMPTY = 0, 1, 2  # how a round's query ended
 
 
+@renamed_argument("say", "log")
 def run(
     config: Config,
     *,
@@ -322,7 +324,7 @@ class Loop:
             facts = {"round": entry.index, "queried": len(labels), "labeled": len(labels) - skipped}
             facts["test_pixels"] = int(count.sum())
             made_of = {"head": entry.head_digest(), "test": self.test_digest}
-            entry.write_metrics({**facts, **summary(count), "made_of": made_of})
+            entry.write_metrics({**facts, **summary(merge_classes(count, entry.merged)), "made_of": made_of})
             crash_point("metrics")
 
     def _evaluate_late(self, test: TestSet) -> None:
