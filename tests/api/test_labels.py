@@ -116,3 +116,113 @@ def test_pictures_to_label_by_keep_an_ending_only_to_differ():
     assert _file_names(["a.jpg", "b/c.png"]) == {"a.jpg": "a", "b/c.png": "b__c"}
     assert _file_names(["a.jpg", "a.png"]) == {"a.jpg": "a.jpg", "a.png": "a.png"}
     assert _file_names(["v1.2"]) == {"v1.2": "v1.2"}
+
+
+def table(lines, separator=","):
+    return "".join(separator.join(map(str, line)) + "\n" for line in lines)
+
+
+HEAD = ["id", "image", "x", "y", "score", "class_id", "skipped"]
+ROWS = [["0-0", "a.png", 3, 4, "0.84", 1, ""], ["0-1", "b/c.png", 0, 19, "-1.5", "", "TRUE"]]
+SPREADSHEETS = {
+    "decimal commas and semicolons": table([HEAD, *ROWS], ";").replace(".84", ",84").replace("-1.5", "-1,5"),
+    "decimal commas in quotes": table([HEAD, *ROWS]).replace("0.84", '"0,84"').replace("-1.5", '"-1,5"'),
+    "tabs": table([HEAD, *ROWS], "\t"),
+    "bars": table([HEAD, *ROWS], "|"),
+    "a line that names the separator": "sep=;\r\n" + table([HEAD, *ROWS], ";"),
+    "blank rows": "\n" + table([HEAD, ROWS[0], [""] * 7, ROWS[1]]) + ",,,,,,\n" + "," * 13 + "\n\n",
+    "a blank last column": table([[*HEAD, ""], *([*row, ""] for row in ROWS)]),
+    "a blank column in between": table([[*HEAD[:4], "", *HEAD[4:]], *([*row[:4], "", *row[4:]] for row in ROWS)]),
+    "notes": table([[*HEAD, "note"], [*ROWS[0], "sure"], [*ROWS[1], ""]]),
+    "headings of another look": table([["ID", " Image ", "X", "Y", "Score", "Class ID", "SKIPPED"], *ROWS]),
+    "numbers as spreadsheets show them": table([HEAD, ["0-0", "a.png", "3.0", "4.0", 0.84, "1.0", "FALSE"], ROWS[1]]),
+    "other words for true": table([HEAD, [*ROWS[0][:6], "falsch"], [*ROWS[1][:6], "WAHR"]]),
+    "columns in another order": table([HEAD[::-1], *(row[::-1] for row in ROWS)]),
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("kind", SPREADSHEETS)
+def test_tables_as_spreadsheets_save_them(tmp_path, kind, encoding):
+    path = tmp_path / "labels.csv"
+    path.write_bytes(SPREADSHEETS[kind].encode(encoding))
+    first, second = read_labels(path, CLASSES)
+    assert (first.image, first.x, first.y, first.score) == ("a.png", 3, 4, 0.84)
+    assert (first.class_id, first.class_name, first.skipped) == (1, "road", False)
+    assert (second.place, second.score, second.class_id, second.skipped) == (("b/c.png", 19, 0), -1.5, None, True)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([HEAD, [*ROWS[0][:6], "TRUE"]], "line 2: class 'road' and skipped are both given; clear one of the two"),
+        ([HEAD, ROWS[0], [], ROWS[0]], r"line 4 repeats pixel x=3, y=4 of a\.png \(line 2\); delete one of the two"),
+        ([[*HEAD, "class_name"], [*ROWS[0], "sky"]], "line 2: class_id 1 and class_name 'sky' disagree"),
+        ([HEAD, ["0-0", "a.png", 3, 4, "0", "84", 1, ""]], "line 2 has more cells than headings|line 2: class_id 84"),
+        ([[*HEAD, "x"], [*ROWS[0], 9]], "line 1 has two columns 'x'; delete one of the two"),
+        (
+            [[*HEAD[:5], "class", "skipped"], ROWS[0]],
+            "column 'class'; rename it to class_id or class_name",
+        ),
+        ([[*HEAD[:5], "clas_id", "skipped"], ROWS[0]], "line 1 has the column 'clas_id'; rename it to class_id"),
+        (ROWS, "line 1 must be the headings id, image, x, .*; put that line back"),
+        ([HEAD, ["0-0", "", 3, 4, 0, 1, ""]], "line 2 lacks 'image'"),
+        ([HEAD, ["0-0", "a.png", 3.5, 4, 0, 1, ""]], "line 2: x must be an integer, got '3.5'"),
+        ([HEAD, [*ROWS[0][:5], "road", ""]], "line 2: class_id must be a number, got the name 'road'"),
+    ],
+)
+def test_tables_that_contradict_themselves_name_the_line(tmp_path, lines, message):
+    path = tmp_path / "labels.csv"
+    path.write_text(table(lines))
+    with pytest.raises(LabelError, match=message):
+        read_labels(path, CLASSES)
+
+
+def test_a_spreadsheets_own_file(tmp_path):
+    (tmp_path / "labels.xlsx").write_bytes(b"PK")
+    with pytest.raises(LabelError, match=r"labels\.xlsx is a spreadsheet's own format; save the sheet as CSV"):
+        read_labels(tmp_path / "labels.xlsx", CLASSES)
+
+
+def annotated(label, name=None, **changes):
+    """A task as Label Studio exports it, whose point has the class `name`."""
+    (task,) = json.loads(to_label_studio([label], "http://host/"))
+    (point,) = task["predictions"][0]["result"]
+    if name is not None:
+        point["value"]["keypointlabels"] = [name]
+    return {"id": 7, "data": task["data"], "annotations": [{"result": [point], "lead_time": 3.5, **changes}]}
+
+
+def test_label_studio_there_and_back(tmp_path):
+    path = tmp_path / "export.json"
+    skipped = annotated(LABELS[1], "no class fits")
+    cancelled = {**annotated(LABELS[2]), "annotations": [{"result": [], "was_cancelled": True}]}
+    path.write_text(json.dumps([annotated(LABELS[0], "road", completed_by=3), skipped, cancelled]))
+    first, second, third = read_labels(path, CLASSES)
+    assert first.place == LABELS[0].place
+    assert (first.class_name, first.annotator, first.seconds) == ("road", "labelstudio:3", 3.5)
+    assert (second.place, second.skipped) == (LABELS[1].place, True)
+    assert (third.place, third.skipped) == (LABELS[2].place, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": 50}, r"the point was moved from x=29, y=0"),
+        ({"keypointlabels": ["sky", "road"]}, "two classes for one pixel, sky and road"),
+        ({"keypointlabels": ["moon"]}, "'moon' is not a class"),
+        ("another", "annotations that disagree, road and sky"),
+    ],
+)
+def test_label_studio_exports_that_cannot_be_used_name_the_task(tmp_path, change, message):
+    task = annotated(LABELS[2], "road")
+    if change == "another":
+        task["annotations"] += annotated(LABELS[2], "sky")["annotations"]
+    else:
+        task["annotations"][0]["result"][0]["value"] |= change
+    (tmp_path / "export.json").write_text(json.dumps([task]))
+    with pytest.raises(LabelError, match=rf"export\.json task 7\b.*{message}"):
+        read_labels(tmp_path / "export.json", CLASSES)
+    (tmp_path / "export.json").write_text('[{"image": "a.png"}]')
+    with pytest.raises(LabelError, match="as Label Studio exports under JSON"):
+        read_labels(tmp_path / "export.json", CLASSES)

@@ -72,7 +72,8 @@ def test_a_sweep_is_its_runs(tmp_path, encoder):
 def test_features_are_computed_once_and_nothing_twice(tmp_path, encoder):
     sweep(plan(tmp_path), log=len)
     passes = encoder.passes
-    assert passes == 2 * (1 + 2) + 2 + 1  # of each pool image, of the test images, and to learn their size
+    # Of each pool image, of the test images, to learn their size, and to see that the encoder works.
+    assert passes == 2 * (1 + 2) + 2 + 1 + 1
     before, lines = outcome(tmp_path / "runs/random-seed0"), []
     (tmp_path / "table.md").unlink()
     sweep(plan(tmp_path), log=lines.append)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 from difal.config import Config
 from difal.data.base import Split
-from difal.encoders.base import Encoder
 from difal.errors import ConfigError
 from difal.features.pixels import encode
 
@@ -42,7 +42,7 @@ def check_encoder(config: Config, split: Split, load_encoder: Callable, shapes: 
         raise ConfigError(f"the encoder {config.encoder!r} fails on {split.ids[index]}: {first}") from error
 
 
-def check_sizes(encoder: Encoder, name: str, shapes: Sequence[tuple[int, int]]) -> None:
+def check_sizes(encoder: Any, name: str, shapes: Sequence[tuple[int, int]]) -> None:
     """Raise ConfigError where the encoder, which the user calls `name`, takes no image of one of these (H, W)."""
     for height, width in dict.fromkeys(shapes) if hasattr(encoder, "working_size") else ():
         try:
