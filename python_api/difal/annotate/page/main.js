@@ -82,7 +82,7 @@ function show() {
   showQuestion(one);
   const guess = explored ? null : guessOf(one);
   $("confirm").hidden = !guess;
-  if (guess) $("confirm").replaceChildren(`${nameOf(guess.class_id)}? `, kbd("Space"));
+  if (guess) $("confirm").replaceChildren(swatch(classes[guess.class_id]), `${nameOf(guess.class_id)}?`, kbd("Space"));
   $("undo").disabled = !asking.history.length || Boolean(explored);
   $("back").disabled = asking.at === 0 || Boolean(explored);
   $("forward").disabled = asking.at >= asking.history.length || Boolean(explored);
