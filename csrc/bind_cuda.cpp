@@ -72,10 +72,12 @@ py::bytes coverage_task(const py::kwargs& from) {
     t.gains = pointer<double>(from, "gains");
     t.bounds = pointer<double>(from, "bounds");
     t.settled = pointer<double>(from, "settled");
-    t.scanned = pointer<int32_t>(from, "scanned");
+    t.offset = pointer<double>(from, "offset");
+    t.touched = pointer<double>(from, "touched");
     t.flag = pointer<uint8_t>(from, "flag");
     t.rises = pointer<difal::cuda::Rise>(from, "rises");
     t.partial = pointer<double>(from, "partial");
+    t.kept = pointer<double>(from, "kept");
     t.reports = pointer<difal::cuda::BlockReport>(from, "reports");
     t.winners = pointer<int64_t>(from, "winners");
     t.control = pointer<difal::cuda::Control>(from, "control");
@@ -144,6 +146,7 @@ void bind_coverage(py::module_& m) {
     m.attr("RISE_BYTES") = sizeof(difal::cuda::Rise);
     m.attr("CONTROL_BYTES") = sizeof(difal::cuda::Control);
     m.attr("CONTENDERS") = difal::cuda::kContenders;
+    m.attr("KEPT") = difal::cuda::kKept;
     m.attr("SEGMENT") = difal::cuda::kSegment;
     m.def("coverage_start",
           [](At at, std::uintptr_t tasks, int count, int64_t most_columns, bool sparse, double first_gain) {

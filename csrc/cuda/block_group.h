@@ -15,7 +15,8 @@ constexpr double kTie = 1e-12;     // of the first gain: closer than this is a t
 constexpr double kUnit = 0x1p-50;  // of the largest gain: rounding per row raised, at most
 constexpr int kTile = 64;          // columns that a block lowers together
 constexpr int kThreads = 384;      // of a block: more would leave the loop too few registers
-constexpr int kOpen = 0, kSettled = 1, kTaken = 2;
+// Never settled; settled, and no live row of it has risen since; picked or not allowed; settled before some rose.
+constexpr int kOpen = 0, kSettled = 1, kTaken = 2, kKnown = 3;
 
 __device__ inline double round_to(double v, double magic) {
     return (v + magic) - magic;
@@ -23,17 +24,19 @@ __device__ inline double round_to(double v, double magic) {
 
 // What a block knows of the current round; in shared memory.
 struct Round {
-    double best, reach, tie;
+    double best, tie;
     int64_t winner;
-    int32_t contenders, stale, holders, unused;
-    int32_t rank[kContenders];  // whose columns contend
+    int32_t contenders, holders;
+    int32_t report[kContenders];  // whose columns contend
+    int64_t column[kContenders];
 };
 
 struct Space {
     CoverageTask task;
     Round round;
-    double doubles[kWarp];
-    int64_t integers[kWarp];
+    double doubles[3 * kWarp];
+    int64_t integers[2 * kWarp];
+    int64_t kept[kKept];  // columns whose float64 values of this pick are in `task.kept`
 };
 
 // Entry e of column j.
@@ -63,12 +66,17 @@ __device__ inline int64_t point_of(const CoverageTask& t, int64_t column) {
     return t.candidates ? t.candidates[column] : column;
 }
 
-// How far the estimate of one entry may be off. On the diagonal nothing is estimated.
-__device__ inline float bound_at(const CoverageTask& t, int64_t row, int64_t column, float k) {
+// How far the estimate of an entry may be off, given s_i + s_j. On the diagonal nothing is estimated. The same bits
+// wherever it is computed: what a rise takes from a bound is what was put there.
+__device__ inline float bound_of_entry(const CoverageTask& t, bool diagonal, float k, float sum) {
     ErrorModel error = t.estimate.error;
-    if (t.symmetric && row == column) error.sq_dist_rel_err = 0;
-    const float sum = t.estimate.sq_norms[row] + t.estimate.sq_norms[point_of(t, column)];
+    if (diagonal) error.sq_dist_rel_err = 0;
     return bound_of(t.points.kind, error, k, sum);
+}
+
+__device__ inline float bound_at(const CoverageTask& t, int64_t row, int64_t column, float k) {
+    const float sum = t.estimate.sq_norms[row] + t.estimate.sq_norms[point_of(t, column)];
+    return bound_of_entry(t, t.symmetric && row == column, k, sum);
 }
 
 // Adds an entry's gain and bound.
@@ -81,6 +89,26 @@ __device__ inline void count_entry(const CoverageTask& t, int64_t row, int64_t c
     if (k + b > m) bound += w * static_cast<double>(b);
 }
 
+// What a rise takes from a column: from its gain, from the bound of that, and how far the first may be off.
+struct Taken {
+    double gain = 0, bound = 0, charge = 0;
+    bool touched = false;
+
+    // An entry k with bound b whose row rises. The error of max(k - m, 0) is b at most while k + b > m, and 0 after; so
+    // the error of the difference is b at most, and at most the rise itself, or nothing but the rounding of both m
+    // where k is surely above the two. `known`: the column was settled, so that the charge matters.
+    __device__ void add(const CoverageTask& t, const Rise& rise, double w, float k, float b, bool known) {
+        if (!(k + b > rise.low)) return;
+        const double magic = t.control->bound_magic;
+        if (!(k + b > rise.high)) bound += round_to(w * static_cast<double>(b), magic);
+        if (!known) return;
+        touched = true;
+        const float across = k - b < rise.high ? smaller(b, rise.high - rise.low) : 0.0f;
+        const float rounding = times(rise.high, t.estimate.error.relative);
+        charge += round_to(w * static_cast<double>(across + rounding), magic);
+    }
+};
+
 template <typename Matrix>
 struct BlockGroup {
     Space& space;
@@ -88,16 +116,24 @@ struct BlockGroup {
     int rank, size;
     unsigned* arrivals;
     unsigned met = 0;
+    // Warps of a block that each propose a column of theirs, in small groups all; and reports of the group.
+    int proposers, reports;
     // The same in all blocks, so that none waits to be told.
     int64_t pick = 0, rows_updated = 0;
+    int32_t barriers = 0;
     double first_gain = -1;
 
-    __device__ BlockGroup(Space& s, int r, int n, unsigned* a) : space(s), t(s.task), rank(r), size(n), arrivals(a) {}
+    __device__ BlockGroup(Space& s, int r, int n, unsigned* a) : space(s), t(s.task), rank(r), size(n), arrivals(a) {
+        const int share = kContenders / size > 1 ? kContenders / size : 1;
+        proposers = share < warps_in_block() ? share : warps_in_block();
+        reports = size * proposers;
+    }
 
     // All blocks of the group wait for each other, and see what the others wrote before.
     __device__ void meet() {
         __syncthreads();
         if (size == 1) return;
+        ++barriers;
         if (threadIdx.x == 0) {
             met += static_cast<unsigned>(size);
             __threadfence();
@@ -124,174 +160,211 @@ struct BlockGroup {
         return kTie * (first_gain < 0 ? (best > 0 ? best : 0.0) : first_gain);
     }
 
-    // Publishes the block's best settled column, its best open one, and what its open ones gain at least.
+    // The gain of an open column is no more, and no less. The estimate is off by `bounds` at most; and if it was
+    // settled once, by `offset` then, and by no more than `touched` since.
+    __device__ double upper(int64_t j) const {
+        const double bound = t.bounds[j];
+        if (t.flag[j] != kKnown) return t.gains[j] + bound;
+        const double since = t.offset[j] + t.touched[j];
+        return t.gains[j] + (since < bound ? since : bound);
+    }
+    __device__ double lower_bound(int64_t j) const {
+        const double bound = t.bounds[j];
+        if (t.flag[j] != kKnown) return t.gains[j] - bound;
+        const double since = t.touched[j] - t.offset[j];
+        return t.gains[j] - (since < bound ? since : bound);
+    }
+
+    // The largest, or least, of some warps' numbers in shared memory: of those that propose together.
+    __device__ double most(const double* of_warps) const {
+        double found = of_warps[warp_in_block() % proposers];
+        for (int w = warp_in_block() % proposers; w < warps_in_block(); w += proposers)
+            found = of_warps[w] > found ? of_warps[w] : found;
+        return found;
+    }
+    __device__ int64_t least(const int64_t* of_warps) const {
+        int64_t found = of_warps[warp_in_block() % proposers];
+        for (int w = warp_in_block() % proposers; w < warps_in_block(); w += proposers)
+            found = of_warps[w] < found ? of_warps[w] : found;
+        return found;
+    }
+
+    // Publishes, for each that proposes, its best settled column, its best open one, and what its open ones gain at
+    // least.
     __device__ void look() {
-        double settled = no_gain(), lower = no_gain(), upper = no_gain();
+        double settled = no_gain(), lower = no_gain(), highest = no_gain();
         each_own_column([&](int64_t j) {
             if (t.flag[j] == kTaken) return;
             if (t.flag[j] == kSettled) {
                 settled = t.settled[j] > settled ? t.settled[j] : settled;
                 return;
             }
-            const double gain = t.gains[j], bound = t.bounds[j];
-            lower = gain - bound > lower ? gain - bound : lower;
-            upper = gain + bound > upper ? gain + bound : upper;
+            const double above = upper(j), below = lower_bound(j);
+            lower = below > lower ? below : lower;
+            highest = above > highest ? above : highest;
         });
-        const double most_settled = block_max(settled, space.doubles);
-        const double most_lower = block_max(lower, space.doubles);
-        const double most_upper = block_max(upper, space.doubles);
-        const double enough = most_settled - tie_of(most_settled);
+        settled = warp_max(settled);
+        lower = warp_max(lower);
+        highest = warp_max(highest);
+        if (lane() == 0) {
+            space.doubles[warp_in_block()] = settled;
+            space.doubles[kWarp + warp_in_block()] = lower;
+            space.doubles[2 * kWarp + warp_in_block()] = highest;
+        }
+        __syncthreads();
+        settled = most(space.doubles);
+        lower = most(space.doubles + kWarp);
+        highest = most(space.doubles + 2 * kWarp);
+        const double enough = settled - tie_of(settled);
         int64_t winner = t.columns, proposal = t.columns;  // the lowest of each
         each_own_column([&](int64_t j) {
-            if (t.flag[j] == kSettled && t.settled[j] >= enough && j < winner) winner = j;
-            if (t.flag[j] == kOpen && t.gains[j] + t.bounds[j] == most_upper && j < proposal) proposal = j;
+            if (t.flag[j] == kTaken) return;
+            if (t.flag[j] == kSettled) {
+                if (t.settled[j] >= enough && j < winner) winner = j;
+            } else if (j < proposal && upper(j) == highest) {
+                proposal = j;
+            }
         });
-        winner = block_min(winner, space.integers);
-        proposal = block_min(proposal, space.integers);
-        if (threadIdx.x == 0) {
-            BlockReport& report = t.reports[rank];
-            report.settled = most_settled;
-            report.lower = most_lower;
-            report.upper = report.refreshed = most_upper;
-            report.winner = winner;
-            report.proposal = proposal;
-            report.stale = proposal < t.columns && t.scanned[proposal] != pick;
+        winner = warp_min(winner);
+        proposal = warp_min(proposal);
+        if (lane() == 0) {
+            space.integers[warp_in_block()] = winner;
+            space.integers[kWarp + warp_in_block()] = proposal;
+        }
+        __syncthreads();
+        if (lane() == 0 && warp_in_block() < proposers) {
+            BlockReport& report = t.reports[rank * proposers + warp_in_block()];
+            report.settled = settled;
+            report.lower = lower;
+            report.upper = highest;
+            report.winner = least(space.integers);
+            report.proposal = least(space.integers + kWarp);
         }
     }
 
-    // Reads what all blocks reported: who contends, and if nobody does, who won.
+    // Reads all reports: who contends, and if nobody does, who won.
     __device__ void survey() {
         if (warp_in_block() == 0) {
-            double best = no_gain(), lower = no_gain();
-            for (int r = lane(); r < size; r += kWarp) {
+            double best = no_gain(), lower = no_gain(), highest = no_gain();
+            for (int r = lane(); r < reports; r += kWarp) {
                 best = t.reports[r].settled > best ? t.reports[r].settled : best;
                 lower = t.reports[r].lower > lower ? t.reports[r].lower : lower;
+                highest = t.reports[r].upper > highest ? t.reports[r].upper : highest;
             }
             best = warp_max(best);
             lower = warp_max(lower);
-            const double largest = double_of(t.control->largest);
-            const double drift = kUnit * static_cast<double>(rows_updated + t.rows) * largest;
+            highest = warp_max(highest);
+            const double largest = double_of(t.control->largest), units = largest + t.control->bound_scale;
+            const double drift = kUnit * static_cast<double>(rows_updated + t.rows + 2) * units;
             const double slack = kTie * (first_gain < 0 ? 2 * largest : first_gain) + drift;
             lower -= drift;
             const double reach = (best > lower ? best : lower) - slack;
+            // While nobody is settled who could win, one at a time: the first decides how few others are needed.
+            const bool single = best < lower;
             const double tie = tie_of(best);
-            int contenders = 0, stale = 0, holders = 0;
+            int contenders = 0, holders = 0;
             int64_t winner = t.columns;
-            for (int first = 0; first < size; first += kWarp) {
+            for (int first = 0; first < reports; first += kWarp) {
                 const int r = first + lane();
-                const bool here = r < size;
-                const bool contends = here && t.reports[r].proposal < t.columns && t.reports[r].upper >= reach;
+                const bool here = r < reports;
+                bool contends = here && t.reports[r].proposal < t.columns && t.reports[r].upper >= reach;
+                if (single) contends = contends && t.reports[r].upper == highest;
                 const unsigned mask = __ballot_sync(kAllLanes, contends);
                 const int place = contenders + __popc(mask & ((1u << lane()) - 1u));
-                const bool listed = contends && place < kContenders;
-                if (listed) space.round.rank[place] = r;
-                stale |= __ballot_sync(kAllLanes, listed && t.reports[r].stale != 0) != 0;
+                if (contends && place < kContenders) {
+                    space.round.report[place] = r;
+                    space.round.column[place] = t.reports[r].proposal;
+                }
                 contenders += __popc(mask);
                 const bool holds = here && t.reports[r].settled >= best - tie && t.reports[r].winner < t.columns;
                 holders += __popc(__ballot_sync(kAllLanes, holds));
                 const int64_t lowest = warp_min(holds ? t.reports[r].winner : t.columns);
                 winner = lowest < winner ? lowest : winner;
             }
+            const int together = single ? 1 : kContenders;
             if (lane() == 0) {
                 Round& round = space.round;
                 round.best = best;
-                round.reach = reach;
                 round.tie = tie;
                 round.winner = winner;
-                round.contenders = contenders < kContenders ? contenders : kContenders;
-                round.stale = stale;
+                round.contenders = contenders < together ? contenders : together;
                 round.holders = holders;
             }
         }
         __syncthreads();
     }
 
-    // Brings this block's own contender up to date.
-    __device__ void refresh() {
-        const Round& round = space.round;
-        bool listed = false;
-        for (int c = 0; c < round.contenders; ++c) listed |= round.rank[c] == rank;
-        if (!listed || t.reports[rank].stale == 0) return;
-        const int64_t j = t.reports[rank].proposal, length = Matrix::length(t, j);
-        double gain = 0, bound = 0;
-        for (int64_t e = threadIdx.x; e < length; e += blockDim.x) {
-            const Entry entry = Matrix::entry(t, j, e);
-            count_entry(t, entry.row, j, entry.k, gain, bound);
-        }
-        gain = round_to(block_sum(gain, space.doubles), t.control->magic);
-        bound = block_sum(bound, space.doubles);
-        if (threadIdx.x == 0) {
-            t.gains[j] = gain;
-            t.bounds[j] = bound;
-            t.scanned[j] = static_cast<int32_t>(pick);
-            t.reports[rank].refreshed = gain + bound;
-        }
-    }
-
-    // Drops contenders that a fresh look has shown not to contend.
-    __device__ void narrow() {
-        if (warp_in_block() == 0) {
-            Round& round = space.round;
-            const bool here = lane() < round.contenders;
-            const int r = here ? round.rank[lane()] : 0;
-            const bool contends = here && t.reports[r].refreshed >= round.reach;
-            const unsigned mask = __ballot_sync(kAllLanes, contends);
-            if (contends) round.rank[__popc(mask & ((1u << lane()) - 1u))] = r;
-            __syncwarp();
-            if (lane() == 0) round.contenders = __popc(mask);
-        }
-        __syncthreads();
-    }
-
-    // visit(rows, values, count) for the live entries of column j in one segment, four at a time; all lanes.
+    // visit(e, row, value) for the live entries e of column j in one segment; all lanes. Returns how many they are.
     template <typename Visit>
-    __device__ void each_live(int64_t j, int64_t segment, int64_t length, Visit&& visit) const {
+    __device__ int each_live(int64_t j, int64_t segment, int64_t length, Visit&& visit) const {
         const int64_t e = segment * kSegment + lane();
         bool live = false;
         int64_t row = 0;
         if (lane() < kSegment && e < length) {
             const Entry entry = Matrix::entry(t, j, e);
             row = entry.row;
-            live = entry.k + bound_at(t, row, j, entry.k) > t.rounded[row];
+            live = is_live(j, entry);
         }
-        exact_of_lanes(t.points, live, row, point_of(t, j), visit);
+        const unsigned mask = __ballot_sync(kAllLanes, live);
+        unsigned left = mask;
+        exact_of_lanes(t.points, live, row, point_of(t, j), [&](int64_t at, double k) {
+            visit(segment * kSegment + __ffs(left) - 1, at, k);
+            left &= left - 1u;
+        });
+        return __popc(mask);
+    }
+
+    __device__ bool is_live(int64_t j, const Entry& entry) const {
+        return entry.k + bound_at(t, entry.row, j, entry.k) > t.rounded[entry.row];
     }
 
     __device__ int64_t partial_stride() const { return (t.rows + kSegment - 1) / kSegment; }
 
-    // Float64 gains of all contenders, by all warps of the group; then their owners add them up.
-    __device__ void settle() {
+    // Float64 gains of all contenders, by all warps of the group; then their owners add them up. The values of the
+    // first kKept of a pick are kept: one of them is the likely winner. `before`: how many this pick has settled
+    // already.
+    __device__ void settle(int32_t before) {
         const Round& round = space.round;
         const int64_t warps = static_cast<int64_t>(size) * warps_in_block();
         const int64_t self = static_cast<int64_t>(rank) * warps_in_block() + warp_in_block();
-        int64_t before = 0;
+        int64_t done = 0, rows = 0;
         for (int c = 0; c < round.contenders; ++c) {
-            const int64_t j = t.reports[round.rank[c]].proposal, length = Matrix::length(t, j);
+            const int64_t j = round.column[c], length = Matrix::length(t, j);
             const int64_t segments = (length + kSegment - 1) / kSegment;
-            for (int64_t s = (self + warps - before % warps) % warps; s < segments; s += warps) {
+            double* kept = before + c < kKept ? t.kept + (before + c) * t.rows : nullptr;
+            for (int64_t s = (self + warps - done % warps) % warps; s < segments; s += warps) {
                 double gain = 0;
-                each_live(j, s, length, [&](int64_t row, double k) {
+                rows += each_live(j, s, length, [&](int64_t e, int64_t row, double k) {
                     const double m = t.exact[row];
                     if (k > m) gain += t.weights[row] * (k - m);
+                    if (kept && lane() == 0) kept[e] = k;
                 });
                 if (lane() == 0) t.partial[c * partial_stride() + s] = gain;
             }
-            before += segments;
+            if (kept && threadIdx.x == 0) space.kept[before + c] = j;
+            done += segments;
         }
+        count_rows(rows);
         meet();
         for (int c = 0; c < round.contenders; ++c) {
-            if (round.rank[c] != rank) continue;
-            const int64_t j = t.reports[rank].proposal, length = Matrix::length(t, j);
+            if (round.report[c] / proposers != rank) continue;
+            const int64_t j = round.column[c], length = Matrix::length(t, j);
             const int64_t segments = (length + kSegment - 1) / kSegment;
             double gain = 0;
             for (int64_t s = threadIdx.x; s < segments; s += blockDim.x) gain += t.partial[c * partial_stride() + s];
             gain = block_sum(gain, space.doubles);
             if (threadIdx.x == 0) {
                 t.settled[j] = gain;
+                t.offset[j] = gain - t.gains[j];
+                t.touched[j] = 0;
                 t.flag[j] = kSettled;
             }
         }
         __syncthreads();
+    }
+
+    __device__ void count_rows(int64_t rows) const {
+        if (lane() == 0 && rows > 0) atomicAdd(&t.control->float64_rows, static_cast<unsigned long long>(rows));
     }
 
     // The lowest column of the whole group within a tie of the best.
@@ -311,24 +384,39 @@ struct BlockGroup {
         return block_min(lowest, space.integers);
     }
 
-    // Raises the coverage of the rows that column j covers better, and lists them.
-    __device__ void take(int64_t j, unsigned long long* rises) {
+    // Raises the coverage of the rows that column j covers better, and lists them. `kept`: how many columns' values
+    // are.
+    __device__ void take(int64_t j, int32_t kept, unsigned long long* rises) {
+        const auto raise = [&](int64_t row, double k) {
+            if (k <= t.exact[row]) return;
+            const float low = t.rounded[row], high = static_cast<float>(k);
+            t.exact[row] = k;
+            t.rounded[row] = high;
+            if (t.weights[row] != 0) t.rises[atomicAdd(rises, 1ull)] = {row, low, high};
+        };
         const int64_t length = Matrix::length(t, j), segments = (length + kSegment - 1) / kSegment;
+        for (int32_t c = 0; c < kept && c < kKept; ++c) {
+            if (space.kept[c] != j) continue;
+            const int64_t threads = static_cast<int64_t>(size) * blockDim.x;
+            for (int64_t e = static_cast<int64_t>(rank) * blockDim.x + threadIdx.x; e < length; e += threads) {
+                const Entry entry = Matrix::entry(t, j, e);
+                if (is_live(j, entry)) raise(entry.row, t.kept[c * t.rows + e]);
+            }
+            return;
+        }
         const int64_t warps = static_cast<int64_t>(size) * warps_in_block();
+        int64_t rows = 0;
         for (int64_t s = static_cast<int64_t>(rank) * warps_in_block() + warp_in_block(); s < segments; s += warps) {
-            each_live(j, s, length, [&](int64_t row, double k) {
-                if (lane() != 0 || k <= t.exact[row]) return;
-                const float low = t.rounded[row], high = static_cast<float>(k);
-                t.exact[row] = k;
-                t.rounded[row] = high;
-                if (t.weights[row] != 0) t.rises[atomicAdd(rises, 1ull)] = {row, low, high};
+            rows += each_live(j, s, length, [&](int64_t, int64_t row, double k) {
+                if (lane() == 0) raise(row, k);
             });
         }
+        count_rows(rows);
     }
 
-    __device__ double taken_by(const Rise& rise, float k, double magic) const {
+    __device__ double taken_by(const Rise& rise, double w, float k, double magic) const {
         const float clipped = smaller(larger(k, rise.low), rise.high);
-        return round_to(t.weights[rise.row] * (static_cast<double>(clipped) - static_cast<double>(rise.low)), magic);
+        return round_to(w * (static_cast<double>(clipped) - static_cast<double>(rise.low)), magic);
     }
 
     __device__ void lower(int64_t count, double magic);
@@ -340,25 +428,21 @@ struct BlockGroup {
         first_gain = control.first_gain;
         const double magic = control.magic;
         for (const int64_t end = t.budget < pick + most ? t.budget : pick + most; pick < end; ++pick) {
-            int64_t settled = 0;
+            int32_t settled = 0, rounds = 0;
             for (;;) {
+                ++rounds;
                 look();
                 meet();
                 survey();
                 if (space.round.contenders == 0) break;
-                if (space.round.stale) {
-                    refresh();
-                    meet();
-                    narrow();
-                }
+                settle(settled);
                 settled += space.round.contenders;
-                settle();
             }
             const int64_t j = winner();
             const double gain = t.settled[j];
             if (first_gain < 0) first_gain = gain > 0 ? gain : 0.0;
             if (j / kTile % size == rank && threadIdx.x == 0) t.flag[j] = kTaken;
-            take(j, &control.rises[pick & 1]);
+            take(j, settled, &control.rises[pick & 1]);
             meet();
             const int64_t count = static_cast<int64_t>(control.rises[pick & 1]);
             rows_updated += count;
@@ -371,9 +455,15 @@ struct BlockGroup {
                 control.first_gain = first_gain;
                 control.settled_candidates += settled;
                 control.contested += settled > 1;
+                control.rounds += rounds;
             }
             lower(count, magic);
         }
+        if (rank == 0 && threadIdx.x == 0) {
+            control.barriers += barriers;
+            control.blocks = size;
+        }
+        barriers = 0;
         meet();  // before the next selection's task replaces this one's
     }
 };

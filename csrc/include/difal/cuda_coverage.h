@@ -36,17 +36,20 @@ struct Rise {
     float low, high;
 };
 
-// What a block says about its columns (see greedy.cu).
+// What some warps of a block report of their columns (see greedy.cu).
 struct BlockReport {
-    double settled, lower, upper, refreshed;
+    double settled, lower, upper;
     int64_t winner, proposal;
-    int32_t stale, unused;
 };
 
 struct Control {
-    int64_t picks, contested, settled_candidates, rows_updated;
-    unsigned long long largest;  // bits of the largest first estimate
-    double first_gain, magic;
+    int64_t picks, contested;
+    int64_t rounds, settled_candidates;         // looks at all columns; columns settled
+    unsigned long long float64_rows;            // kernel values computed in float64
+    int64_t barriers, rows_updated;             // barriers that a block waited at; rows whose coverage rose
+    int64_t blocks;                             // of the group
+    unsigned long long largest, largest_bound;  // bits of the largest first estimate, and of the largest first bound
+    double first_gain, magic, bound_magic, bound_scale;
     unsigned long long rises[2];
 };
 
@@ -73,10 +76,12 @@ struct CoverageTask {
     double* gains;         // (M,) from here on: workspace
     double* bounds;        // (M,)
     double* settled;       // (M,)
-    int32_t* scanned;      // (M,)
+    double* offset;        // (M,) the settled gain less the estimate of then
+    double* touched;       // (M,) how far the estimate may have moved from that since
     uint8_t* flag;         // (M,)
     Rise* rises;           // (N,)
     double* partial;       // kContenders x segments
+    double* kept;          // (kKept, N) float64 values of columns settled in this pick, by entry
     BlockReport* reports;  // kMaxGroup
     int64_t* winners;      // kMaxGroup
     Control* control;
@@ -88,6 +93,7 @@ struct CoverageTask {
 
 constexpr int kMaxGroup = 512;   // most blocks that work on one selection
 constexpr int kContenders = 32;  // most settled between two looks at the best
+constexpr int kKept = 8;         // of these, most whose float64 values are kept for the pick that follows
 constexpr int kSegment = 8;      // entries of a column that a warp settles together
 
 // Why the kernels cannot run on a device (its driver, or what they were built for), or nothing.

@@ -20,8 +20,8 @@ POINTEES = {
     "i32": "list_length list_point slot counts",
     "i8": "flag",
     "u8": "allowed",
-    "fp64": "weights exact gains bounds settled partial best lower_bound upper_bound reals pick_gains new_exact gain "
-    "bound taken alive magic_at",
+    "fp64": "weights exact gains bounds settled offset touched partial best lower_bound upper_bound reals "
+    "pick_gains new_exact gain bound taken alive magic_at",
 }
 TYPES = {name: f"*{kind}" for kind, names in POINTEES.items() for name in names.split()}
 

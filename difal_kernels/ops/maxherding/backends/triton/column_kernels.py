@@ -4,8 +4,18 @@ import triton.language as tl
 
 from difal_kernels.ops._triton import kernel
 
-from .arithmetic import UNCERTAIN, address_of, bound_of, error_model, exact_values, multiple, value_of
-from .greedy_kernels import COLUMNS, GROUP, MAGIC, OPEN, RISES, SETTLED, TILE, WIDTH
+from .arithmetic import (
+    UNCERTAIN,
+    address_of,
+    bound_of,
+    charge_of,
+    error_model,
+    exact_values,
+    multiple,
+    reach_of,
+    value_of,
+)
+from .greedy_kernels import BOUND_MAGIC, COLUMNS, GROUP, KNOWN, MAGIC, OPEN, RISES, SETTLED, TILE, WIDTH
 
 RISEN = tl.constexpr(16)  # rows that are lowered together
 
@@ -13,9 +23,11 @@ RISEN = tl.constexpr(16)  # rows that are lowered together
 @kernel
 def lower(
     gram, gram_stride: tl.int64, gram_step: tl.int64, sizes, control, reals, model, weights, sq_norms, points, gains,
-    flag, rise_row, rise_low, rise_high, rows_step: tl.int64, columns_step: tl.int64, KIND: tl.constexpr,
+    bounds, touched, flag, rise_row, rise_low, rise_high, rows_step: tl.int64, columns_step: tl.int64,
+    KIND: tl.constexpr,
 ):  # fmt: skip
-    """Lowers the estimates of a tile of columns for a share of the rows that rose; exact, so in any order."""
+    """Lowers the estimates of a tile of columns for a share of the rows that rose, and their bounds by the entries that
+    die of it; exact, so in any order."""
     b = tl.program_id(2).to(tl.int64)
     count = tl.load(control + b * WIDTH + RISES)
     share = tl.program_id(1).to(tl.int64)
@@ -26,11 +38,15 @@ def lower(
         at = b * columns_step + j
         magic = tl.load(reals + b * WIDTH + MAGIC)
         sq_dist_rel_err, relative, absolute, tolerance, _ = error_model(model + b * WIDTH)
-        settled = tl.load(flag + at, mask=here, other=OPEN) == SETTLED
+        bound_magic = tl.load(reals + b * WIDTH + BOUND_MAGIC)
+        state = tl.load(flag + at, mask=here, other=OPEN)
+        known = (state == SETTLED) | (state == KNOWN)
         point = tl.load(points + at, mask=here, other=0)
         sq_norm_j = tl.load(sq_norms + b * rows_step + point, mask=here, other=0.0)
         taken = tl.zeros([TILE], tl.float64)
-        touched = tl.zeros([TILE], tl.int32)
+        died = tl.zeros([TILE], tl.float64)
+        charge = tl.zeros([TILE], tl.float64)
+        reached = tl.zeros([TILE], tl.int32)
         for first in range(share * RISEN, count, tl.num_programs(1) * RISEN):
             r = first + tl.arange(0, RISEN).to(tl.int64)
             rise = b * rows_step + r
@@ -45,19 +61,28 @@ def lower(
             taken += tl.sum(multiple(w * (clipped.to(tl.float64) - low.to(tl.float64)), magic), axis=0)
             total = tl.where(i[:, None] == point[None, :], 0.0, s + sq_norm_j[None, :])
             off = bound_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
-            touched += tl.sum((inside & (k + off > low)).to(tl.int32), axis=0)
+            reach = reach_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
+            live = inside & (reach > low)
+            lost = multiple(w * off.to(tl.float64), bound_magic)
+            died += tl.sum(tl.where(live & (reach <= high), lost, 0.0), axis=0)
+            moved = multiple(w * charge_of(k, off, low, high, relative).to(tl.float64), bound_magic)
+            charge += tl.sum(tl.where(live, moved, 0.0), axis=0)
+            reached += tl.sum(live.to(tl.int32), axis=0)
         tl.atomic_add(gains + at, -taken, mask=here & (taken != 0), sem="relaxed")
-        tl.store(flag + at, tl.full([TILE], OPEN, tl.int8), mask=here & settled & (touched > 0))
+        tl.atomic_add(bounds + at, -died, mask=here & (died != 0), sem="relaxed")
+        tl.atomic_add(touched + at, charge, mask=here & known & (charge != 0), sem="relaxed")
+        tl.store(flag + at, tl.full([TILE], KNOWN, tl.int8), mask=here & (state == SETTLED) & (reached > 0))
 
 
 @kernel
 def lower_sparse(
-    list_begin, list_length, list_point, list_value, control, reals, model, weights, sq_norms, gains, flag, rise_row,
-    rise_low, rise_high, KIND: tl.constexpr,
+    list_begin, list_length, list_point, list_value, control, reals, model, weights, sq_norms, gains, bounds,
+    touched, flag, rise_row, rise_low, rise_high, KIND: tl.constexpr,
 ):  # fmt: skip
     """The same by lists: each risen row lowers the columns on its own."""
     count = tl.load(control + RISES)
     magic = tl.load(reals + MAGIC)
+    bound_magic = tl.load(reals + BOUND_MAGIC)
     sq_dist_rel_err, relative, absolute, tolerance, _ = error_model(model)
     for r in range(tl.program_id(0), count, tl.num_programs(0)):
         i = tl.load(rise_row + r)
@@ -77,8 +102,15 @@ def lower_sparse(
             tl.atomic_add(gains + j, -taken, mask=there & (taken != 0), sem="relaxed")
             total = tl.where(i == j, 0.0, sq_norm_i + tl.load(sq_norms + j, mask=there, other=0.0))
             off = bound_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
-            reopened = there & (k + off > low) & (tl.load(flag + j, mask=there, other=OPEN) == SETTLED)
-            tl.store(flag + j, tl.full([128], OPEN, tl.int8), mask=reopened)
+            reach = reach_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
+            live = there & (reach > low)
+            lost = multiple(w * off.to(tl.float64), bound_magic)
+            tl.atomic_add(bounds + j, -lost, mask=live & (reach <= high) & (lost != 0), sem="relaxed")
+            state = tl.load(flag + j, mask=there, other=OPEN)
+            moved = multiple(w * charge_of(k, off, low, high, relative).to(tl.float64), bound_magic)
+            known = live & ((state == SETTLED) | (state == KNOWN))
+            tl.atomic_add(touched + j, moved, mask=known & (moved != 0), sem="relaxed")
+            tl.store(flag + j, tl.full([128], KNOWN, tl.int8), mask=live & (state == SETTLED))
 
 
 @kernel
