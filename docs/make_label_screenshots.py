@@ -44,7 +44,7 @@ def main() -> None:
         page.wait_for_selector("#tiles[data-version]", timeout=600_000)
         page.screenshot(path=out / "label_images.png")
         page.click("#tiles button >> nth=3")
-        page.wait_for_selector("#legend", timeout=60_000)
+        page.wait_for_selector("#legend button", timeout=60_000)
         page.click("#whole", position={"x": 330, "y": 250})
         page.wait_for_timeout(1000)
         page.screenshot(path=out / "label_prediction.png")

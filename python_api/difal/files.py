@@ -99,6 +99,15 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def digest_file(path: Path) -> str:
+    """Twelve hex digits of a file's bytes."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            found.update(block)
+    return found.hexdigest()[:12]
+
+
 def digest_ids(ids: Iterable[str]) -> str:
     return digest(list(ids))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 POLICIES = {
@@ -39,6 +41,28 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int, ign
         if ids.size and (ids.min() < 0 or ids.max() >= classes):
             raise ValueError(f"`{name}` must hold ids 0 to {classes - 1}, got {ids.min()} to {ids.max()}")
     return np.bincount(rows * classes + columns, minlength=classes * classes).reshape(classes, classes)
+
+
+def merge_classes(confusion: np.ndarray, merged: Mapping[int, int]) -> np.ndarray:
+    """Count the pixels of some classes, true and predicted, as another class's.
+
+    Args:
+        confusion: (C, C) counts, rows true.
+        merged: for each class that is no longer told apart, the one that it is now part of.
+
+    Returns:
+        (C, C); the rows and columns of the merged classes are 0.
+
+    Example:
+        >>> merge_classes(np.array([[3, 1, 0], [0, 4, 2], [5, 0, 6]]), {2: 0})
+        array([[14,  1,  0],
+               [ 2,  4,  0],
+               [ 0,  0,  0]])
+    """
+    target = [merged.get(i, i) for i in range(len(confusion))]
+    found = np.zeros_like(confusion)
+    np.add.at(found, np.ix_(target, target), confusion)
+    return found
 
 
 def class_iou(confusion: np.ndarray) -> np.ndarray:

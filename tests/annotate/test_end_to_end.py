@@ -23,6 +23,7 @@ COMPARED = ("picks.jsonl", "head.safetensors", "metrics.json")
 # The whole check is `DIFAL_KILLS=50 DIFAL_ANSWERS=300 pytest tests/annotate/test_end_to_end.py`.
 KILLS, ANSWERS, ROUNDS = int(os.environ.get("DIFAL_KILLS", 4)), int(os.environ.get("DIFAL_ANSWERS", 24)), 3
 BUDGET = ANSWERS / ROUNDS / 6  # a round and image, of six
+pytestmark = pytest.mark.timeout(300 + 60 * KILLS)
 
 
 @pytest.fixture(scope="module")

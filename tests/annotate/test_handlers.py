@@ -200,8 +200,15 @@ def test_the_second_page_is_told(session, monkeypatch):
     assert not session.state("one")["mine"]
     post(session, "leave", {"page": "two"})
     assert post(session, "hello", {"page": "one"})[1]["mine"]
+    first = {"browser": "b", "alone": True}
+    assert not post(session, "hello", {"page": "two", **first})[1]["mine"]
+    assert post(session, "hello", {"page": "two", "take": True, **first})[1]["mine"]
+    assert not post(session, "hello", {"page": "three", "browser": "b"})[1]["mine"]  # "two" is alive beside it
+    assert not post(session, "hello", {"page": "three", "browser": "c", "alone": True})[1]["mine"]
+    assert post(session, "hello", {"page": "three", **first})[1]["mine"]  # "two" has crashed
+    assert post(session, "hello", {"page": "four", "browser": 4})[0] == 400
     monkeypatch.setattr(session_module, "PAGE_GONE_AFTER", -1.0)  # as if it had been long silent
-    assert post(session, "hello", {"page": "three"})[1]["mine"]
+    assert post(session, "hello", {"page": "five"})[1]["mine"]
 
 
 def test_questions_come_once(session):

@@ -57,6 +57,23 @@ def test_equal_to_the_masks_run(tmp_path, journals):
     assert len(compared(folder)) == 9
 
 
+def test_a_merged_class_is_merged_in_the_test_masks_too(tmp_path, journals):
+    plain, merging = tmp_path / "plain", tmp_path / "merging"
+    for folder in (plain, merging):
+        journal = journals(folder)
+        if folder == merging:
+            journal.append([change("merge", class_id=2, into=1), change("merge", class_id=1, into=0)])
+        while advance(folder, rounds=1) == "waiting":
+            journal.append([truth(pick) for pick in RunDirectory(folder).rounds()[-1].picks()])
+    apart, joined = (RunDirectory(folder).round(0).metrics() for folder in (plain, merging))
+    true = np.array(apart["confusion"]).sum(1)
+    assert true[1] > 0
+    assert true[2] > 0
+    assert np.array(joined["confusion"]).sum(1).tolist() == [true[:3].sum(), 0, 0, *true[3:]]
+    assert joined["class_iou"][1:3] == [None, None]
+    assert {label.class_id for label in RunDirectory(merging).round(0).labels()} & {1, 2} == set()
+
+
 def test_the_order_of_lines_alone_decides(tmp_path, journals):
     """Corrections and class changes between rounds; the same journal, given all at once, makes the same run."""
     slow, rng = tmp_path / "slow", random.Random(2)

@@ -306,7 +306,7 @@ def test_images_and_classes_added_part_way(tmp_path):
     assert run(more, resume=True, encoder=encoder, log=silent) == "done"
     run_dir = RunDirectory(tmp_path / "run")
     assert run_dir.round(0).labels() == before
-    assert [name for name, _ in run_dir.facts()["pool_files"]] == ["p1.png", "p3.png", "p0.png", "p2.png"]
+    assert [name for name, *_ in run_dir.facts()["pool_files"]] == ["p1.png", "p3.png", "p0.png", "p2.png"]
     assert run_dir.facts()["classes"] == names.split()
     grown = np.load(tmp_path / "run/cache/pool/local.features.npy")
     assert np.array_equal(grown[:2], rows)

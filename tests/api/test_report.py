@@ -84,7 +84,7 @@ def test_large_images_are_drawn_small(tmp_path, monkeypatch):
         folder = tmp_path / str(side)
         run(tiny_config(folder, rounds=2), data=tiny_data(size=64), encoder=FakeEncoder(), log=len)
         (path,) = (folder / "pictures").iterdir()
-        maps, name, _ = figures.read_picture(path)
+        maps, name, *_ = figures.read_picture(path)
         assert {kind: array.shape[:2] for kind, array in maps.items()} == dict.fromkeys(maps, (side, side))
         labels = [label for entry in RunDirectory(folder).rounds() for label in entry.labels() if label.image == name]
         rows[side] = figures.picture_row(maps, labels, RunDirectory(folder).facts()["colors"], 1)[0][1]
@@ -110,7 +110,7 @@ def test_the_edald_map_is_what_ranked_the_pixels(tmp_path, compat):
         head="mlp",
     )
     run(config, data=tiny_data(), encoder=FakeEncoder(), log=len)
-    maps = {name: found for found, name, _ in map(figures.read_picture, sorted((tmp_path / "pictures").iterdir()))}
+    maps = {name: found for found, name, *_ in map(figures.read_picture, sorted((tmp_path / "pictures").iterdir()))}
     picks = RunDirectory(tmp_path).round(1).picks()
     scores = np.array([pick.score for pick in picks])
     shown = np.array([maps[pick.image]["edald"][pick.y, pick.x] for pick in picks], np.float64)

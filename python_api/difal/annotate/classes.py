@@ -66,6 +66,10 @@ class Classes:
             class_id = self.merged[class_id]
         return None if class_id == NO_CLASS else class_id
 
+    def parts(self) -> dict[int, int]:
+        """Each merged class and the open one that it is part of now."""
+        return {i: into for i in self.merged if (into := self.resolve(i)) is not None}
+
     def check(self, change: dict) -> None:
         """Raise LabelError for a change that cannot be made to these classes."""
         operation, names = change.get("op"), {self.names[i] for i in self.open}

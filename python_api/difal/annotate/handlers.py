@@ -204,6 +204,13 @@ def _answers(session: Session, query: dict[str, str]) -> Response:
     return Response(200, _json({"answers": session.answers_of(image), "size": session.images.size(image)}))
 
 
+def _hello(session: Session, body: dict) -> dict:
+    browser = body.get("browser")
+    if browser is not None and (not isinstance(browser, str) or len(browser) > 64):
+        raise LabelError("browser must be the browser's own id")
+    return session.hello(_page(body), body.get("take") is True, browser, body.get("alone") is True)
+
+
 def _state(session: Session, body: dict) -> dict:
     seen = body.get("seen")
     if isinstance(seen, bool) or not isinstance(seen, int):
@@ -241,7 +248,7 @@ GET: dict[str, Callable[[Session, dict[str, str]], Response]] = {
     "api/recent": lambda session, query: Response(200, _json({"recent": session.recent()})),
 }
 POST: dict[str, Callable[[Session, dict], dict]] = {
-    "api/hello": lambda session, body: session.hello(_page(body), body.get("take") is True),
+    "api/hello": _hello,
     "api/leave": lambda session, body: session.leave(_page(body)),
     "api/state": _state,
     "api/next": lambda session, body: {"questions": session.next(_list(body, "have", str, 100))},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import html
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,20 @@ from difal.annotate.start import label_config, open_session, serving
 _shown: dict[Path, tuple[Any, ExitStack]] = {}
 
 
-def show(run: str | Path, *, height: int = 760, proxy: str | None = None, hosts: tuple[str, ...] = (), **settings: Any):
+@dataclass(frozen=True)
+class Frame:
+    """A page in a notebook's cell, as IPython's IFrame shows it."""
+
+    src: str
+    height: int
+
+    def _repr_html_(self) -> str:
+        return f'<iframe src="{html.escape(self.src)}" width="100%" height="{self.height}" style="border: 0"></iframe>'
+
+
+def show(
+    run: str | Path, *, height: int = 760, proxy: str | None = None, hosts: tuple[str, ...] = (), **settings: Any
+) -> Frame:
     """Serve a run from this process and return an IFrame of its page.
 
     Args:
@@ -24,14 +39,11 @@ def show(run: str | Path, *, height: int = 760, proxy: str | None = None, hosts:
         **settings: settings of `difal label`, such as `data="photos"`, `classes="sky,road"`.
 
     Returns:
-        `IPython.display.IFrame`. Calling `show` on the run again gives another frame of the same server.
+        The frame; its `src` is the address. Calling `show` on the run again gives another frame of the same server.
 
     Raises:
         UserError: something outside the program is wrong; the message names it and the cure.
-        ImportError: IPython is not installed.
     """
-    from IPython.display import IFrame
-
     folder = Path(run).resolve()
     if folder not in _shown:
         stack = ExitStack()
@@ -42,5 +54,4 @@ def show(run: str | Path, *, height: int = 760, proxy: str | None = None, hosts:
         atexit.register(stack.close)
     server, _ = _shown[folder]
     token = server.gate.token
-    url = server.url if proxy is None else f"{proxy.rstrip('/')}/{server.port}/#{token}"
-    return IFrame(url, width="100%", height=height)
+    return Frame(server.url if proxy is None else f"{proxy.rstrip('/')}/{server.port}/#{token}", height)

@@ -59,9 +59,9 @@ class JournalOracle:
                 f"{waiting} of {len(picks)} pixels of round {picks[0].round} wait for their class.\n"
                 f"  go on   difal label --out {shlex.quote(str(self.run_dir.folder))}"
             )
-        names = closed.classes.names
-        if tuple(names) != self.start:
-            rounds[-1].write_classes(names)
+        names, merged = closed.classes.names, closed.classes.parts()
+        if merged or tuple(names) != self.start:
+            rounds[-1].write_classes(names, merged)
         if closed.corrected:
             rounds[-1].write_labels("corrections", closed.corrected)
         return closed.labels

@@ -82,6 +82,7 @@ class Session:
         self.guessed_by = 0  # counts the sets of guesses
         self.last_entry = time.monotonic()
         self.page, self.page_seen = "", 0.0
+        self.browsers: dict[str, str | None] = {}  # by page
         self.exported: dict | None = None
         self._closed = False
         self.child = Child(self.folder, self._settings(), self._hear)
@@ -219,10 +220,19 @@ class Session:
 
     # -- the page
 
-    def hello(self, page: str, take: bool) -> dict:
-        """A page says that it is there; whether it may ask is in `mine`."""
+    def hello(self, page: str, take: bool, browser: str | None = None, alone: bool = False) -> dict:
+        """A page says that it is there; whether it may ask is in `mine`.
+
+        Args:
+            page: its id.
+            take: whether it is to ask instead of another page.
+            browser: id of its browser.
+            alone: whether no other page of that browser is at this run. If one of them asked before, it has crashed.
+        """
         with self.changed:
-            self._claim(page, take)
+            self.browsers[page] = browser
+            crashed = alone and browser is not None and browser == self.browsers.get(self.page)
+            self._claim(page, take or crashed)
         self._tell()
         return self.state(page)
 

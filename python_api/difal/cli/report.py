@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from difal.cli._common import DONE
-from difal.report import write_report
+from difal.report import stale_rounds, write_report
+from difal.run.directory import RunDirectory
 
 HELP = "write a run's report.html"
 DESCRIPTION = """\
@@ -22,4 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     print(f"report: {write_report(args.run, args.out)}")
+    for index, why in stale_rounds(RunDirectory(args.run)).items():
+        print(f"round {index} is left out: {why}; `difal run --resume {args.run}` makes it again")
     return DONE

@@ -12,7 +12,17 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from difal.data.images import LARGEST, ValueRanges, read_header, read_image, read_picture, read_shape, resize
+from difal.data.images import (
+    LARGEST,
+    ValueRanges,
+    is_deep,
+    range_of,
+    read_header,
+    read_image,
+    read_picture,
+    read_shape,
+    resize,
+)
 from difal.data.masks import read_mask
 from difal.data.values import IGNORE, MaskValues
 from difal.errors import DataError
@@ -143,6 +153,8 @@ class FileSplit(Split):
     def look(self, index: int) -> Look:
         try:
             picture = read_picture(self.images[index], self.largest)
+            if is_deep(picture.kind):
+                range_of(picture.kind, self.images[index], self.ranges)
             counts = np.bincount(self.mask(index).ravel(), minlength=256) if self.has_masks else None
             shape = self.file_shape(index)
         except DataError as error:

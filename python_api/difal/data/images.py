@@ -13,7 +13,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -30,6 +30,7 @@ SAMPLED = 4096  # values of an image that stand for it
 DEEP_MODES = {"I;16": np.uint16, "I;16L": np.uint16, "I;16B": np.uint16, "I": np.int32, "F": np.float32}
 PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
 ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
+Values = TypeVar("Values", np.ndarray, None)
 _limit = threading.Lock()
 _large = threading.Lock()  # one large image is decoded at a time: memory
 
@@ -107,9 +108,11 @@ class ValueRanges(Mapping[str, tuple[float, float]]):
 
     def _find(self, kind: str) -> tuple[float, float]:
         samples = [sample(path) for path, found in zip(self.paths, self._all(), strict=True) if found == kind]
-        values = np.concatenate([np.empty(0), *(one for one in samples if one is not None)])
-        if not len(values):
+        if not samples:
             raise KeyError(kind)
+        values = np.concatenate([np.empty(0), *(one for one in samples if one is not None)])
+        if not len(values):  # no number in any of them
+            return 0.0, 1.0
         low, high = np.percentile(values, (LOW, HIGH))
         return float(low), float(high)
 
@@ -154,21 +157,27 @@ def read_image(
     picture = read_picture(path, largest)
     values = picture.values
     if is_deep(picture.kind):
-        ranges = ValueRanges([path]) if ranges is None else ranges
-        try:
-            low, high = ranges[picture.kind]
-        except KeyError:
-            known = ", ".join(ranges) or "8-bit ones only"
-            raise DataError(
-                f"{path} is {picture.kind}, and the pool had none of that kind to tell what is black and white in it "
-                f"(it had {known}); convert the file to a kind that the pool had"
-            ) from None
+        low, high = range_of(picture.kind, path, ValueRanges([path]) if ranges is None else ranges)
         values = scale_to_8_bit(values, low, high, picture.nodata)
-    elif values.dtype == bool:
-        values = values.astype(np.uint8) * 255
     if values.ndim == 2:
         values = np.repeat(values[..., None], 3, 2)
     return resize(Image.fromarray(np.ascontiguousarray(values)), size, Image.Resampling.BILINEAR)
+
+
+def range_of(kind: str, path: Path, ranges: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
+    """The values of a deep kind that become black and white.
+
+    Raises:
+        DataError: the pool that `ranges` are of had no picture of this kind.
+    """
+    try:
+        return ranges[kind]
+    except KeyError:
+        known = ", ".join(ranges) or "8-bit ones only"
+        raise DataError(
+            f"{path} is {kind}, and the pool had none of that kind to tell what is black and white in it (it had "
+            f"{known}); convert the file to a kind that the pool had"
+        ) from None
 
 
 def scale_to_8_bit(values: np.ndarray, low: float, high: float, nodata: float | None = None) -> np.ndarray:
@@ -198,9 +207,15 @@ def read_header(path: Path) -> Header:
         depth, color_type = png_depth(path, picture) or (8, 0)
         if depth == 16:
             return Header(shape, kind_name(np.dtype(np.uint16), color_type in (2, 6)))
-        mode = picture.mode
-        color = mode not in ("1", "L", "LA", "La", *DEEP_MODES)
-        return Header(shape, kind_name(np.dtype(DEEP_MODES.get(mode, np.uint8)), color))
+        color = picture.mode not in ("1", "L", "LA", "La", *DEEP_MODES)
+        return Header(shape, kind_name(_dtype(picture), color))
+
+
+def _dtype(picture: Image.Image) -> np.dtype:
+    """The type of the file's values; Pillow reads 16 bits of PNG and PGM as 32 in some versions."""
+    if picture.mode == "I" and picture.format in ("PNG", "PPM"):
+        return np.dtype(np.uint16)
+    return np.dtype(DEEP_MODES.get(picture.mode, np.uint8))
 
 
 def reduction(shape: tuple[int, int], largest: int = LARGEST) -> int:
@@ -240,6 +255,7 @@ def read_picture(path: Path, largest: int = LARGEST) -> Picture:
         with _one_at_a_time(factor > 1):
             try:
                 if is_deep_png(path, picture):
+                    _check_decodable(path, picture)
                     values = _read_deep_png(path, orientation(picture, path), factor)
                 else:
                     values = _read_plain(path, picture, factor)
@@ -357,34 +373,50 @@ def _read_plain(path: Path, picture: Image.Image, factor: int) -> np.ndarray:
             f"{path} has channels {'+'.join(picture.getbands())} ({picture.mode}), which are not read; export it in RGB"
         )
     target = -(-picture.height // factor), -(-picture.width // factor)
-    if factor > 1:
-        if picture.format == "JPEG":
-            picture.draft(picture.mode, (target[1], target[0]))
-        elif picture.width * picture.height > DECODABLE:
-            raise DataError(
-                f"{path} is {picture.width} x {picture.height} pixels, and a {picture.format} has to be decoded whole; "
-                f"save it as a tiled TIFF"
-            )
+    if factor > 1 and picture.format == "JPEG":
+        picture.draft(picture.mode, (target[1], target[0]))  # decoded at a half, a quarter or an eighth
+    elif factor > 1:
+        _check_decodable(path, picture)
     how = orientation(picture, path)
     transparency = picture.info.get("transparency")
     if picture.mode in DEEP_MODES:
-        values = np.asarray(picture).astype(DEEP_MODES[picture.mode], copy=False)
+        values = np.asarray(picture).astype(_dtype(picture), copy=False)
         if transparency is not None:
             opaque(values, (values != transparency).astype(np.uint8) * 255, path)
         return turn_upright(tiff.block_mean(values, factor), how)
     if picture.mode in ALPHA_MODES or transparency is not None:
-        grey = picture.mode in ("LA", "La", "L", "1")
-        whole = np.asarray(picture.convert("RGBA"))
-        values = opaque(whole[..., 0] if grey else whole[..., :3], whole[..., 3], path)
-        return turn_upright(tiff.block_mean(values, factor), how)
-    plain = picture.convert("L" if picture.mode in ("1", "L") else "RGB")
-    if factor > 1:
-        plain = plain.resize((target[1], target[0]), Image.Resampling.BOX)
-    return turn_upright(np.asarray(plain), how)
+        whole = picture if picture.mode in ("LA", "PA", "RGBA") else picture.convert("RGBA")
+        opaque(None, np.asarray(whole.getchannel("A")), path)
+    mode = "L" if picture.mode in ("1", "L", "LA", "La") else "RGB"
+    if factor > 1 and picture.format == "JPEG":
+        plain = picture.convert(mode).resize((target[1], target[0]), Image.Resampling.BOX)
+        return turn_upright(np.asarray(plain), how)
+    step = tiff.STRIP * factor if factor > 1 else picture.height
+    parts = []
+    for top in range(0, picture.height, step):
+        box = (0, top, picture.width, min(top + step, picture.height))
+        parts.append(
+            tiff.block_mean(_converted(picture if step == picture.height else picture.crop(box), mode), factor)
+        )
+    return turn_upright(np.concatenate(parts) if len(parts) > 1 else parts[0], how)
 
 
-def opaque(values: np.ndarray, alpha: np.ndarray | None, path: Path) -> np.ndarray:
-    """The values less an alpha channel that hides nothing."""
+def _converted(picture: Image.Image, mode: str) -> np.ndarray:
+    if picture.mode in ("La", "RGBa"):  # multiplied by alpha, which has been found to be 1
+        picture = picture.convert("LA" if picture.mode == "La" else "RGBA")
+    return np.asarray(picture if picture.mode == mode else picture.convert(mode))
+
+
+def _check_decodable(path: Path, picture: Image.Image) -> None:
+    if picture.width * picture.height > DECODABLE:
+        raise DataError(
+            f"{path} is {picture.width} x {picture.height} pixels, and a {picture.format} has to be decoded whole; "
+            f"save it as a tiled TIFF"
+        )
+
+
+def opaque(values: Values, alpha: np.ndarray | None, path: Path) -> Values:
+    """The values, where the alpha channel beside them hides nothing; else DataError."""
     if alpha is None:
         return values
     full = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "iu" else 1

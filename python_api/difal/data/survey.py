@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from difal.data.base import IGNORE, Data, FileSplit, Look, Split
+from difal.data.base import IGNORE, Data, Look, Split
+from difal.data.contents import Contents, contents, digests
 from difal.errors import DataError
 from difal.files import digest, read_json, write_json
 from difal.threads import in_order
@@ -26,9 +27,11 @@ class Survey:
     lines: list[str] = field(default_factory=list)
     shapes: list[tuple[int, int]] = field(default_factory=list)
     digest: str = ""
+    files: dict[str, Contents] = field(default_factory=dict)  # "pool", "pool masks", "test", "test masks"
 
     def write(self, path: Path) -> None:
-        write_json(path, {"digest": self.digest, "lines": self.lines, "shapes": [list(shape) for shape in self.shapes]})
+        shapes = [list(shape) for shape in self.shapes]
+        write_json(path, {"digest": self.digest, "lines": self.lines, "shapes": shapes, "files": self.files})
 
 
 def survey(data: Data, mask_check: str = "stop", kept: Path | None = None) -> Survey:
@@ -37,25 +40,25 @@ def survey(data: Data, mask_check: str = "stop", kept: Path | None = None) -> Su
     Args:
         data: the pool and the test set.
         mask_check: "stop" where a class that the user named is in no mask, or the pool is mostly void; or "accept".
-        kept: a file to which an earlier survey was written; where it is of the same data, nothing is looked at.
+        kept: a file to which an earlier survey was written; where it is of the same files, nothing is looked at.
 
     Raises:
         DataError: names the files that cannot be used, or says what is wrong with the masks, and the cure.
     """
-    own = _digest(data, mask_check)
-    if kept is not None and kept.is_file():
-        before = read_json(kept)
-        if isinstance(before, dict) and before.get("digest") == own:
-            return Survey(before["lines"], [tuple(shape) for shape in before["shapes"]], own)
+    before = kept_survey(kept)
+    files = _files(data, before.files)
+    own = _digest(data, mask_check, files)
+    if before.digest == own:
+        return Survey(before.lines, before.shapes, own, files)
     looks = look_at(data.train, "the pool's images")
     tests = look_at(data.test, "the test images") if data.test is not None else []
     if not looks:
-        return Survey([f"pool: {len(data.train)} images of {data.name}"], [], own)
+        return Survey([f"pool: {len(data.train)} images of {data.name}"], [], own, files)
     lines = [
-        f"pool: {_described(data.train, looks)}",
-        *([f"test: {_described(data.test, tests)}"] if tests else []),
+        f"pool: {described(data.train, looks)}",
+        *([f"test: {described(data.test, tests)}"] if tests else []),
         *_ranges(data.train),
-        *_unused(data.train, looks),
+        *unused(data.train, looks),
         *(f"left out: {line}" for line in data.left_out),
     ]
     counts = [look.counts for look in looks if look.counts is not None]
@@ -64,7 +67,16 @@ def survey(data: Data, mask_check: str = "stop", kept: Path | None = None) -> Su
     if mask_check == "stop":
         _check_masks(data, looks, tests)
     size = getattr(data.train, "size", None)
-    return Survey(lines, [(size, size) if size else _read(look) for look in looks], own)
+    return Survey(lines, [(size, size) if size else read_shape(look) for look in looks], own, files)
+
+
+def kept_survey(path: Path | None) -> Survey:
+    """The survey that was written to a file; an empty one where there is none."""
+    found = read_json(path) if path is not None and path.is_file() else None
+    if not isinstance(found, dict):
+        return Survey()
+    shapes = [(height, width) for height, width in found.get("shapes", [])]
+    return Survey(found.get("lines", []), shapes, found.get("digest", ""), found.get("files", {}))
 
 
 def look_at(split: Split, name: str) -> list[Look]:
@@ -93,18 +105,21 @@ def shares(counts: np.ndarray, classes: Sequence[str]) -> str:
     return ", ".join(f"{name} {100 * count / total:.1f} %" for name, count in named)
 
 
-def _digest(data: Data, mask_check: str) -> str:
+def _files(data: Data, known: dict[str, Contents]) -> dict[str, Contents]:
+    parts = {"pool": (data.train, False), "pool masks": (data.train, True)}
+    parts |= {"test": (data.test, False), "test masks": (data.test, True)}
+    return {name: contents(split, masks, known.get(name)) for name, (split, masks) in parts.items()}
+
+
+def _digest(data: Data, mask_check: str, files: dict[str, Contents]) -> str:
     splits = [split.fingerprint() for split in (data.train, data.test) if split is not None]
-    masks = [
-        [path.stat().st_size for path in split.masks]
-        for split in (data.train, data.test)
-        if isinstance(split, FileSplit) and split.masks
-    ]
     values = data.values.text() if data.values else None
-    return digest([splits, masks, list(data.classes), values, mask_check, data.left_out])
+    found = {name: digests(of) for name, of in files.items()}
+    return digest([splits, found, list(data.classes), values, mask_check, data.left_out])
 
 
-def _described(split: Split, looks: Sequence[Look]) -> str:
+def described(split: Split, looks: Sequence[Look]) -> str:
+    """How many images, of which kinds and sizes."""
     kinds = Counter(look.kind for look in looks)
     kinds = ", ".join(f"{count} {kind}" if len(kinds) > 1 else kind for kind, count in kinds.most_common())
     shapes = sorted({look.shape for look in looks}, key=lambda shape: (shape[0] * shape[1], shape))
@@ -122,7 +137,8 @@ def _ranges(split: Split) -> list[str]:
     return [f"{kind}: {low:g} is shown black and {high:g} white" for kind, (low, high) in split.ranges.items()]
 
 
-def _unused(split: Split, looks: Sequence[Look]) -> list[str]:
+def unused(split: Split, looks: Sequence[Look]) -> list[str]:
+    """A line for each part of files that is not used."""
     by_what: dict[str, list[str]] = {}
     for name, look in zip(split.ids, looks, strict=True):
         for what in look.unused:
@@ -133,7 +149,8 @@ def _unused(split: Split, looks: Sequence[Look]) -> list[str]:
     ]
 
 
-def _read(look: Look) -> tuple[int, int]:
+def read_shape(look: Look) -> tuple[int, int]:
+    """(H, W) that is read of an image, reduced if it is large."""
     height, width = look.shape
     return -(-height // look.reduced), -(-width // look.reduced)
 

@@ -14,7 +14,7 @@ from difal.errors import DataError
 ORIENTATION_TAG = 274
 ALPHA = (1, 2)  # EXTRASAMPLES: associated and unassociated alpha
 MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
-STRIP = 256  # rows of a large page that are reduced at a time
+STRIP = 64  # rows of what is made of a large page, which are reduced at a time
 _DAMAGE = (OSError, ValueError, IndexError, KeyError, TypeError, RuntimeError, struct.error, zlib.error, MemoryError)
 
 
@@ -26,6 +26,7 @@ class Page(NamedTuple):
     orientation: int
     nodata: float | None
     unused: tuple[str, ...]
+    palette: np.ndarray | None = None  # (n, 3) uint8
 
 
 class Header(NamedTuple):
@@ -76,7 +77,7 @@ def read_page(path: Path, reduce: int = 1, indices: bool = False) -> Page:
         nodata = page.nodata if page.tags.get("GDAL_NODATA") is not None else None
         _check_kind(page, path)
         _check_whole(page, path)
-        orientation = _orientation(page)
+        orientation, palette = _orientation(page), _palette(page)
         size = (-(-page.imagelength // reduce), -(-page.imagewidth // reduce))
         source, factor = (page, reduce) if indices else _level(file, page, reduce)
         try:
@@ -96,18 +97,28 @@ def read_page(path: Path, reduce: int = 1, indices: bool = False) -> Page:
         rows, columns = ((np.arange(n) / r).astype(int) for n, r in zip(size, raise_to, strict=True))
         values = values[rows][:, columns]
         alpha = None if alpha is None else alpha[rows][:, columns]
-    return Page(values, alpha, orientation, nodata, (*unused, *bands))
+    return Page(values, alpha, orientation, nodata, (*unused, *bands), palette)
 
 
 def block_mean(values: np.ndarray, factor: int) -> np.ndarray:
     """The mean of every `factor` x `factor` pixels, those at the far edges of what is left of a block."""
     if factor == 1:
         return values
-    rows, columns = (np.arange(0, side, factor) for side in values.shape[:2])
-    sums = np.add.reduceat(np.add.reduceat(values, rows, 0, dtype=np.float64), columns, 1)
-    counts = np.outer(np.diff([*rows, values.shape[0]]), np.diff([*columns, values.shape[1]]))
-    mean = sums / counts.reshape(*counts.shape, *[1] * (values.ndim - 2))
-    return np.rint(mean).astype(values.dtype) if values.dtype.kind in "iub" else mean.astype(values.dtype)
+    step = STRIP * factor  # bounds the memory of the sums
+    if values.shape[0] > step:
+        return np.concatenate([block_mean(values[top : top + step], factor) for top in range(0, len(values), step)])
+    height, width, *channels = values.shape
+    by_rows = np.zeros((-(-height // factor), width, *channels))
+    for row in range(factor):
+        part = values[row::factor]
+        by_rows[: len(part)] += part
+    sums = np.zeros((len(by_rows), -(-width // factor), *channels))
+    for column in range(factor):
+        part = by_rows[:, column::factor]
+        sums[:, : part.shape[1]] += part
+    rows, columns = (np.diff([*range(0, side, factor), side]) for side in (height, width))
+    sums /= np.outer(rows, columns).reshape(*sums.shape[:2], *[1] * len(channels))
+    return np.rint(sums).astype(values.dtype) if values.dtype.kind in "iu" else sums.astype(values.dtype)
 
 
 def every(values: np.ndarray, factor: int) -> np.ndarray:
@@ -183,8 +194,7 @@ def _shown(stored: np.ndarray, page, indices: bool) -> tuple[np.ndarray, np.ndar
     if page.photometric == PALETTE:
         if indices:
             return stored, None, ()
-        table = np.asarray(page.colormap).T  # 16-bit
-        return (table[stored] >> 8).astype(np.uint8), None, ()
+        return _palette(page)[stored], None, ()
     if stored.ndim == 2:
         stored = stored[..., None]
     if page.photometric == CMYK and stored.shape[2] >= 4:
@@ -201,7 +211,13 @@ def _shown(stored: np.ndarray, page, indices: bool) -> tuple[np.ndarray, np.ndar
     alpha = stored[..., alphas[0]] if alphas else None
     if page.photometric == MIN_IS_WHITE:
         values = _inverted(values)
+    if values.dtype == bool and not indices:
+        values = values.astype(np.uint8) * 255
     return values, alpha, _bands(band for band in range(color, samples) if band not in alphas[:1])
+
+
+def _palette(page) -> np.ndarray | None:
+    return (np.asarray(page.colormap).T >> 8).astype(np.uint8) if page.photometric == PALETTE else None
 
 
 def _inverted(values: np.ndarray) -> np.ndarray:

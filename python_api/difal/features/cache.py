@@ -188,7 +188,7 @@ def check_settings(path: Path, wanted: dict) -> dict:
             )
         if found != value and name in ("images", "pool"):
             raise StaleCache(
-                f"{path.parent} holds features of other images (names, file sizes and --size count): put them back as "
+                f"{path.parent} holds features of other images (names, contents and --size count): put them back as "
                 f"they were, or delete {path.parent}, or give another --cache folder"
             )
         if found != value:

@@ -11,9 +11,10 @@ import torch
 from difal import parallel
 from difal.config import Config
 from difal.data import Data, open_config_data
-from difal.data.survey import Survey, survey
+from difal.data.contents import changed
+from difal.data.survey import Survey, kept_survey, survey
 from difal.encoders.lazy import LazyEncoder
-from difal.features.cache import WAVE, FeatureCache, Pixel, build_cache
+from difal.features.cache import WAVE, FeatureCache, Pixel, StaleCache, build_cache, settings_file
 from difal.features.test_set import TestSet
 
 SURVEY = "survey.json"
@@ -69,4 +70,22 @@ def _keep_survey(found: Survey | None, config: Config, data: Data, path: Path, l
         found = survey(data, config.mask_check, path)
         for line in found.lines:
             log(line)
+    check_files(path.parent, found)
     found.write(path)
+
+
+def check_files(folder: Path, found: Survey) -> None:
+    """Compare the files of which features were made with those that are there now.
+
+    Raises:
+        StaleCache: one has other bytes; names it.
+    """
+    before = kept_survey(folder / SURVEY).files
+    for name, made in (("pool", settings_file(folder / "pool")), ("test", folder / "test" / "test.json")):
+        others = changed(before.get(name, {}), found.files.get(name, {})) if made.is_file() else []
+        if others:
+            more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+            raise StaleCache(
+                f"{made.parent} holds features of {others[0]}{more} as it was before the file was changed; put it back "
+                f"as it was, or delete {made.parent}, or give another --cache folder"
+            )

@@ -3,9 +3,20 @@
 import importlib
 import pkgutil
 
-from difal.heads.base import ABSENT, HEADS, Head, check_head, drop, load_head, make_head, register, train_head
+from difal.heads.base import ABSENT, HEADS, Head, check_head, drop, load_head, made_of, make_head, register, train_head
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["ABSENT", "HEADS", "Head", "check_head", "drop", "load_head", "make_head", "register", "train_head"]
+__all__ = [
+    "ABSENT",
+    "HEADS",
+    "Head",
+    "check_head",
+    "drop",
+    "load_head",
+    "made_of",
+    "make_head",
+    "register",
+    "train_head",
+]

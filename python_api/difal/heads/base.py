@@ -85,9 +85,15 @@ class Head(nn.Module):
             parts.append(scores.reshape(*some.shape[:-1], -1))
         return torch.cat(parts)
 
-    def save(self, path: Path) -> None:
-        """Write a safetensors file, whole or not at all; of one entry of metadata, since several have no order."""
-        write_tensors(path, self.state_dict(), {"head": f"{self.name} {','.join(map(str, self.shape))}"})
+    def save(self, path: Path, made_of: str = "") -> None:
+        """Write a safetensors file, whole or not at all; of one entry of metadata, since several have no order.
+
+        Args:
+            path: the file.
+            made_of: a digest of the labels that the head was trained on.
+        """
+        described = f"{self.name} {','.join(map(str, self.shape))}" + (f" {made_of}" if made_of else "")
+        write_tensors(path, self.state_dict(), {"head": described})
 
 
 def register(cls: type[Head]) -> type[Head]:
@@ -121,11 +127,23 @@ def load_head(path: Path) -> Head:
     try:
         with safe_open(path, "pt") as file:
             facts = file.metadata() or {}
-            name, _, sizes = facts.get("head", f"mlp {facts.get('sizes')}").partition(" ")
+            name, sizes, *_ = facts.get("head", f"mlp {facts.get('sizes')}").split(" ")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return make_head(name, tuple(map(int, sizes.split(","))), tensors)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is not a head of this package ({error}); delete it and resume the run") from None
+
+
+def made_of(path: Path) -> str | None:
+    """The digest of the labels that the head in a file was trained on; None where the file does not say."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            words = (file.metadata() or {}).get("head", "").split(" ")
+    except (SafetensorError, OSError):
+        return None
+    return words[2] if len(words) > 2 else None
 
 
 def train_head(

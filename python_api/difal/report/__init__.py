@@ -20,7 +20,7 @@ from difal.files import write_text
 from difal.metrics import POLICIES
 from difal.report import figures
 from difal.run.directory import RunDirectory, classes_at_start
-from difal.run.labels import Label
+from difal.run.labels import Label, read_labels
 
 
 def write_report(run: str | Path, out: str | Path | None = None) -> Path:
@@ -59,23 +59,41 @@ def context(run_dir: RunDirectory) -> dict[str, Any]:
     """Return what the template shows of a run."""
     facts, rounds = run_dir.facts(), run_dir.rounds()
     labels = [label for entry in rounds if entry.has("labels.jsonl") for label in entry.labels()]
-    points = [metrics for entry in rounds if (metrics := entry.metrics())]
+    stale = stale_rounds(run_dir)
+    points = [metrics for entry in rounds if entry.index not in stale and (metrics := entry.metrics())]
     stages = _stages(run_dir)
     return {
         "facts": facts,
         "config": Config(**run_dir.config()).to_dict(),
         "rounds": len(rounds),
+        "stale": [f"round {index}: {why}" for index, why in stale.items()],
+        "again": f"difal run --resume {run_dir.folder}",
         "policies": POLICIES,
         "points": points,
         "curve": Markup(figures.learning_curve(points)) if points else "",
         "tiles": _tiles(labels, points, stages),
         "classes": _classes(facts, labels, points[-1]) if points else [],
         "clicks": _clicks(facts, labels) if labels else None,
-        "pictures": _pictures(run_dir, labels),
+        "pictures": _pictures(run_dir, labels, stale),
         "annotation": _annotation(run_dir, facts),
         "stages": stages,
         "longest": max((one["seconds"] for _, _, one in stages), default=0) or 1,
     }
+
+
+def stale_rounds(run_dir: RunDirectory) -> dict[int, str]:
+    """The rounds of which something was made of other labels, or by another head, than are there now; and why."""
+    known = run_dir.folder / "known.jsonl"
+    before = read_labels(known, classes_at_start(run_dir.facts()) or ()) if known.is_file() else []
+    found = {}
+    for entry in run_dir.rounds():
+        if not (entry.has("labels.jsonl") and entry.has("head.safetensors")):
+            continue
+        if not entry.is_trained_on(run_dir.queried(entry.index + 1, before)):
+            found[entry.index] = "its labels are others than its head was trained on"
+        elif entry.has("metrics.json") and entry.metrics() is None:
+            found[entry.index] = "its test is of another head than is there now"
+    return found
 
 
 def _annotation(run_dir: RunDirectory, facts: dict) -> dict[str, Any] | None:
@@ -140,15 +158,17 @@ def _clicks(facts: dict, labels: list[Label]) -> dict[str, str]:
     }
 
 
-def _pictures(run_dir: RunDirectory, labels: list[Label]) -> list[dict[str, Any]]:
-    """The drawn images of the last round that has any."""
+def _pictures(run_dir: RunDirectory, labels: list[Label], stale: dict[int, str]) -> list[dict[str, Any]]:
+    """The drawn images of the last round that has any, but those by a head that is not there any more."""
     found = sorted((run_dir.folder / "pictures").glob("*.safetensors"))
     newest = found[-1].name.split("-")[0] if found else ""
     last, colors = len(run_dir.rounds()) - 1, run_dir.facts()["colors"]
     pictures = []
     for path in found:
         if path.name.startswith(newest):
-            maps, name, head_round = figures.read_picture(path)
+            maps, name, head_round, head = figures.read_picture(path)
+            if int(head_round) in stale or head not in (None, run_dir.round(int(head_round)).head_digest()):
+                continue
             here = [label for label in labels if label.image == name]
             row = figures.picture_row(maps, here, colors, last)
             pictures.append({"image": name, "head_round": head_round, "row": row})

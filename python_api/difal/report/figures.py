@@ -100,11 +100,11 @@ def click_positions(labels: Sequence[Label], colors: Sequence) -> str:
     return _svg(figure)
 
 
-def read_picture(path: Path) -> tuple[dict[str, np.ndarray], str, str]:
-    """The maps of a file of `difal.run.pictures`, the image's name, the round of the head."""
+def read_picture(path: Path) -> tuple[dict[str, np.ndarray], str, str, str | None]:
+    """The maps of a file of `difal.run.pictures`, the image's name, the round of the head, and the head's digest."""
     with safe_open(path, "np") as file:
         facts = file.metadata()
-        return {name: file.get_tensor(name) for name in file.keys()}, facts["name"], facts["round"]  # noqa: SIM118
+        return {name: file.get_tensor(name) for name in file.keys()}, facts["name"], facts["round"], facts.get("head")  # noqa: SIM118
 
 
 def picture_row(

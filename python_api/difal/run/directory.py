@@ -7,6 +7,7 @@
     rounds/000/labels.jsonl    the same lines with their labels
     rounds/000/corrections.jsonl  earlier rounds' labels that the annotator changed before this round was trained
     rounds/000/classes.json    class names, where the annotator has changed those that the run began with
+    rounds/000/merged.json     ids of classes that she merged, and what each is part of
     rounds/000/head.safetensors
     rounds/000/metrics.json    mIoU under both policies, class IoUs, confusion matrix
     rounds/000/stages.json     seconds and peak memory per stage
@@ -19,7 +20,7 @@ A round's step is done when its file is there, so that a run killed at any momen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ import yaml
 
 from difal.config import Config, read_yaml
 from difal.errors import ConfigError
-from difal.files import read_json, write_json, write_text
-from difal.heads import Head, load_head
-from difal.run.labels import Label, read_labels, write_label_file
+from difal.files import digest_file, read_json, write_json, write_text
+from difal.heads import Head, load_head, made_of
+from difal.run.labels import Label, labels_digest, read_labels, write_label_file
 
 # The settings that run folders of earlier versions lack, as those versions had them.
 EARLIER = {"head": "mlp", "skips": "ask"}
@@ -93,10 +94,20 @@ class RunDirectory:
         facts = self.facts()
         return Round(self.folder / "rounds" / f"{index:03d}", tuple(classes_at_start(facts) or ()))
 
+    @property
+    def live_head_file(self) -> Path:
+        return self.folder / "annotate" / "head.safetensors"
+
+    def queried(self, rounds: int, known: Sequence[Label]) -> list[Label]:
+        """The labels from before the run and of its first rounds, corrected as they were when the last was labeled."""
+        labels = list(known)
+        for entry in map(self.round, range(rounds)):
+            labels = entry.corrected(labels) + entry.labels()
+        return labels
+
     def live_head(self) -> Head | None:
         """The head that `difal label` trained on every answer, in a round or not; None if there is none."""
-        path = self.folder / "annotate" / "head.safetensors"
-        return load_head(path) if path.is_file() else None
+        return load_head(self.live_head_file) if self.live_head_file.is_file() else None
 
     def rounds(self) -> list[Round]:
         """The rounds with picks, in order."""
@@ -117,6 +128,12 @@ class Round:
         """The class names when the round was labeled: an annotator may have changed those that the run began with."""
         return tuple(read_json(self.folder / "classes.json")) if self.has("classes.json") else self._classes
 
+    @property
+    def merged(self) -> dict[int, int]:
+        """The classes that the annotator had merged when the round was labeled, and what each is part of."""
+        found = read_json(self.folder / "merged.json") if self.has("merged.json") else {}
+        return {int(class_id): into for class_id, into in found.items()}
+
     def has(self, name: str) -> bool:
         return (self.folder / name).is_file()
 
@@ -133,7 +150,9 @@ class Round:
         changed = {label.place: label for label in read_labels(self.folder / "corrections.jsonl", self.classes)}
         return [changed.get(label.place, label) for label in labels]
 
-    def write_classes(self, classes: Sequence[str]) -> None:
+    def write_classes(self, classes: Sequence[str], merged: Mapping[int, int]) -> None:
+        if merged:
+            write_json(self.folder / "merged.json", {str(class_id): into for class_id, into in merged.items()})
         write_json(self.folder / "classes.json", list(classes))
 
     def write_labels(self, name: str, labels: list[Label]) -> None:
@@ -142,14 +161,31 @@ class Round:
     def head(self) -> Head:
         return load_head(self.folder / "head.safetensors")
 
-    def is_untested(self) -> bool:
-        return self.has("head.safetensors") and not self.has("metrics.json")
+    def is_trained_on(self, labels: Sequence[Label]) -> bool:
+        """Whether the head is one of these labels; heads of earlier versions do not say."""
+        return made_of(self.folder / "head.safetensors") in (None, labels_digest(labels))
+
+    def head_digest(self) -> str | None:
+        return digest_file(self.folder / "head.safetensors") if self.has("head.safetensors") else None
+
+    def is_untested(self, test: str) -> bool:
+        """Whether there is a head, and no test of this head on the test set of digest `test`."""
+        if not self.has("head.safetensors"):
+            return False
+        metrics = self.metrics()
+        return metrics is None or metrics.get("made_of", {}).get("test", test) != test
 
     def metrics(self) -> dict | None:
-        """The round's test, under today's names; earlier versions wrote `asked` for `queried`."""
+        """The test of the round's head, under today's names: earlier versions wrote `asked` for `queried`.
+
+        None where there is none, or only one of another head.
+        """
         if not self.has("metrics.json"):
             return None
         metrics = read_json(self.folder / "metrics.json")
+        tested = metrics.get("made_of", {}).get("head")
+        if tested is not None and self.has("head.safetensors") and tested != self.head_digest():
+            return None
         return {"queried" if name == "asked" else name: value for name, value in metrics.items()}
 
     def write_metrics(self, metrics: dict) -> None:

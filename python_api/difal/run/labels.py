@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from difal.errors import LabelError
-from difal.files import write_text
+from difal.files import digest, write_text
 from difal.run import label_studio, tables
 
 Place = tuple[str, int, int]  # image, row, column
@@ -59,6 +59,11 @@ NO = ("false", "no", "n", "0", "0.0", "falsch", "nein", "faux", "non", "falso", 
 
 def to_jsonl(labels: Sequence[Label]) -> str:
     return "".join(json.dumps(dataclasses.asdict(label), ensure_ascii=False) + "\n" for label in labels)
+
+
+def labels_digest(labels: Sequence[Label]) -> str:
+    """A digest of the pixels and their classes, skipped ones aside: what a head is trained on."""
+    return digest([[*label.place, label.class_id] for label in labels if label.class_id is not None])
 
 
 def write_label_file(path: Path, labels: Sequence[Label]) -> None:

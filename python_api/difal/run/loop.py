@@ -19,20 +19,21 @@ from difal import __version__, parallel
 from difal.acquisition import check_acquisition, is_sharded, reads_noise, select, training_dropout
 from difal.config import Config
 from difal.data import Data, open_config_data
-from difal.data.survey import Survey
+from difal.data.contents import digests
+from difal.data.survey import Survey, kept_survey
 from difal.encoders.lazy import LazyEncoder
 from difal.errors import ConfigError, DataError
 from difal.features.cache import FeatureCache, Pixel, StaleCache, cache_settings, check_settings, settings_file
-from difal.features.compute import make_features
+from difal.features.compute import SURVEY, check_files, make_features
 from difal.features.test_set import TestSet
 from difal.files import crash_point, digest
 from difal.heads import check_head, train_head
-from difal.metrics import summary
+from difal.metrics import merge_classes, summary
 from difal.run.directory import Round, RunDirectory, classes_at_start
-from difal.run.labels import Label, write_label_file
+from difal.run.labels import Label, labels_digest, write_label_file
 from difal.run.oracles import MaskOracle, Oracle, PersonOracle, WaitingForLabels, known_labels
 from difal.run.pictures import draw_pictures
-from difal.run.start import check_unchanged, pool_files, ranges_of, settle
+from difal.run.start import check_contents, check_unchanged, pool_files, ranges_of, settle
 from difal.timing import StageClock
 
 Status = Literal["done", "waiting"]
@@ -120,6 +121,9 @@ class Loop:
                 self.log(line)
         if self.config.labels is not None and not (resume and self._known_file().is_file()):
             write_label_file(self._known_file(), known_labels(Path(self.config.labels), self.data))
+        files = self.found.files if self.found else {}
+        if self.run_dir.begun:
+            check_contents(self.run_dir.facts(), files)
         self._discard_stale_features()
         if isinstance(self.oracle, PersonOracle):
             rounds = [entry for entry in self.run_dir.rounds() if entry.has("labels.jsonl")] if resume else []
@@ -129,7 +133,7 @@ class Loop:
             data=self.data.name,
             pool=self._pool(),
             paths=self.run_dir.paths(config),
-            pool_files=pool_files(self.data),
+            pool_files=pool_files(self.data, files),
             ranges=ranges_of(self.data),
             **self._class_facts(self.run_dir.facts()),
             images=len(self.data.train),
@@ -198,6 +202,7 @@ class Loop:
         try:
             noise = reads_noise(self.config)
             check_settings(path, cache_settings(self.config, self.data.train, self.load_encoder, given, noise))
+            check_files(self._feature_folder(), self.found or Survey())
         except StaleCache as stale:
             self.log(f"features are made anew: {stale}")
             shutil.rmtree(self._feature_folder())
@@ -209,6 +214,9 @@ class Loop:
         cache, test = make_features(
             self.config, self.data, self.load_encoder, folder, given, found=self.found, noise=noise
         )
+        files = kept_survey(folder / SURVEY).files
+        parallel.on_first_rank(lambda: self.run_dir.note(pool_files=pool_files(self.data, files)))
+        self.test_digest = digest([digests(files.get(name, {})) for name in ("test", "test masks")])
         stages = {"pool": cache.meta["stages"], **({"test": test.meta["stages"]} if test else {})}
         parallel.on_first_rank(lambda: self.run_dir.note(feature_stages=stages, dimension=cache.dimension))
         return cache, test
@@ -227,11 +235,7 @@ class Loop:
         return Pixel(self.index[label.image], label.y, label.x)
 
     def _queried(self, rounds: int) -> list[Label]:
-        """The labels from before the run and of its first rounds, corrected as they were when the last was labeled."""
-        labels = list(self.known)
-        for entry in map(self.run_dir.round, range(rounds)):
-            labels = entry.corrected(labels) + entry.labels()
-        return labels
+        return self.run_dir.queried(rounds, self.known)
 
     def _query(self, entry: Round) -> int:
         """Have the round's pixels picked and labeled; LABELED, WAITING for a person, or POOL_EMPTY."""
@@ -288,7 +292,12 @@ class Loop:
 
     def _train(self, entry: Round) -> None:
         usable = [label for label in self._queried(entry.index + 1) if label.class_id is not None]
-        if entry.has("head.safetensors") or not usable:
+        if entry.has("head.safetensors"):
+            if entry.is_trained_on(usable):
+                return
+            self.log(f"round {entry.index}: its labels are others than its head was trained on; it is trained again")
+        if not usable:
+            (entry.folder / "head.safetensors").unlink(missing_ok=True)
             return
         with self.clock("training"):
             features = self.cache.features_of([self._pixel(label) for label in usable])
@@ -296,12 +305,12 @@ class Loop:
             context = self.cache.context()
             dropout = training_dropout(self.config)
             head = train_head(features, targets, context, len(entry.classes), self.config, entry.index, dropout=dropout)
-        head.save(entry.folder / "head.safetensors")
+        head.save(entry.folder / "head.safetensors", labels_digest(usable))
         crash_point("head")
 
     def _evaluate(self, test: TestSet, entries: list[Round]) -> list[Round]:
         """Test the heads of rounds that have one and no metrics yet; those rounds."""
-        entries = [entry for entry in entries if parallel.on_first_rank(entry.is_untested)]
+        entries = [entry for entry in entries if parallel.on_first_rank(partial(entry.is_untested, self.test_digest))]
         if entries:
             note = f"test, round {entries[0].index}" if len(entries) == 1 else f"test, {len(entries)} heads"
             classes = max(len(entry.classes) for entry in entries)
@@ -316,7 +325,8 @@ class Loop:
             skipped = sum(label.skipped for label in labels)
             facts = {"round": entry.index, "queried": len(labels), "labeled": len(labels) - skipped}
             facts["test_pixels"] = int(count.sum())
-            entry.write_metrics({**facts, **summary(count)})
+            made_of = {"head": entry.head_digest(), "test": self.test_digest}
+            entry.write_metrics({**facts, **summary(merge_classes(count, entry.merged)), "made_of": made_of})
             crash_point("metrics")
 
     def _evaluate_late(self, test: TestSet) -> None:

@@ -7,12 +7,13 @@ import io
 import shlex
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from difal.data import IGNORE, Data
 from difal.data.listing import IMAGE_ENDINGS
@@ -228,9 +229,12 @@ def _file_names(ids: Iterable[str]) -> dict[str, str]:
     return {name: bare[name] if counts[bare[name]] == 1 else text for name, text in flat.items()}
 
 
-def to_png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+def to_png(picture: Image.Image, texts: Mapping[str, str] | None = None) -> bytes:
+    """A PNG file; `texts` are kept in it by their names."""
+    buffer, kept = io.BytesIO(), PngInfo()
+    for name, text in (texts or {}).items():
+        kept.add_text(name, text)
+    picture.save(buffer, "PNG", pnginfo=kept)
     return buffer.getvalue()
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 import difal_kernels
@@ -39,10 +41,11 @@ def draw_pictures(run_dir: RunDirectory, data: Data, load_encoder: Callable, con
     shown = order[: config.pictures]
     generator = torch.Generator()  # which eDALD does not read
     for number, index in enumerate(tqdm(shown, "pictures of the report", leave=False, unit="image")):
-        path = run_dir.folder / "pictures" / f"r{len(rounds):03d}-{number:03d}.safetensors"
-        if path.is_file():
+        path, name = run_dir.folder / "pictures" / f"r{len(rounds):03d}-{number:03d}.safetensors", data.train.ids[index]
+        facts = {"name": name, "round": str(heads[-1].index), "head": heads[-1].head_digest()}
+        if path.is_file() and picture_facts(path) == facts:
             continue
-        image, name = data.train.image(index), data.train.ids[index]
+        image = data.train.image(index)
         size = _drawn_size(image.shape[:2])
         maps = (encode(load_encoder(), image, name, [draw], config) for draw in range(config.noise_samples + 1))
         logits = torch.cat([dense_logits(head, one, size) for one in maps])
@@ -59,7 +62,16 @@ def draw_pictures(run_dir: RunDirectory, data: Data, load_encoder: Callable, con
         }
         if data.train.has_masks:
             tensors["mask"] = torch.from_numpy(_drawn(data.train.mask(index), size, Image.Resampling.NEAREST))
-        write_tensors(path, tensors, {"name": name, "round": str(heads[-1].index)})
+        write_tensors(path, tensors, facts)
+
+
+def picture_facts(path: Path) -> dict[str, str]:
+    """The image's `name`, and `round` and digest (`head`) of the head that drew a picture; {} of a damaged file."""
+    try:
+        with safe_open(path, "np") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}
 
 
 def _drawn_size(size: tuple[int, int]) -> tuple[int, int]:

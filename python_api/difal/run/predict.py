@@ -1,9 +1,18 @@
-"""A run's head at every pixel of images that it has not seen: what the labeling was for."""
+"""A run's head at every pixel of images that it has not seen: what the labeling was for.
+
+Every mask says in its file what made it: digests of the head, the encoder, the settings and the image. What matches is
+left as it is, and what does not is made again.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import io
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,16 +20,27 @@ from PIL import Image
 from tqdm import tqdm
 
 from difal.config import Config
+from difal.data.base import FileSplit
+from difal.data.contents import contents
 from difal.data.images import ValueRanges
 from difal.data.readers import open_images
+from difal.data.survey import described, look_at, read_shape, unused
 from difal.encoders.lazy import LazyEncoder
 from difal.errors import ConfigError, DataError
 from difal.features.dense import dense_classes
 from difal.features.pixels import encode
-from difal.files import exclusive, read_json, write_bytes, write_json
+from difal.files import digest, digest_file, exclusive, read_json, write_bytes, write_json
+from difal.heads import Head
 from difal.run.directory import Round, RunDirectory
 from difal.run.oracles import to_png
+from difal.run.start import check_sizes
 from difal.threads import in_order
+
+FORMAT = 1  # of the masks; counts among what made them
+TASK = "predict.json"
+MADE_BY, PIXELS = "difal made by", "difal pixels"  # texts in a mask's file
+DONE, MISSING, STALE, BY_HAND = "done", "missing", "stale", "changed by hand"
+DAMAGE = (OSError, SyntaxError, ValueError)  # of Pillow, for a file that it cannot read
 
 
 def predict(
@@ -31,74 +51,174 @@ def predict(
     round: int | None = None,
     device: str = "cpu",
     threads: int = 0,
-    encoder=None,
+    encoder: Any = None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> int:
     """Write the most likely class of every pixel of each image.
 
     OUT/masks/NAME.png holds class ids, drawn in the classes' colours by its palette; OUT/pictures/NAME.jpg shows them
-    over the image. Both have the image's own size. OUT/predict.json names the classes, and is written first; the same
-    call goes on with what an interrupted one left.
+    over the image. Both have the size at which the image is read, which is its own up to 89,478,485 pixels.
+    OUT/predict.json, written first, names the classes and what the masks are made of.
+
+    All images are looked at before any is encoded. Of what an earlier call left, masks of the same head, encoder,
+    settings and image stay; others are made again. A mask that somebody has changed since is left and named.
 
     Args:
         run: a run folder with a trained head.
         images: an image, or a folder of images, which may hold folders.
-        out: new folder, or one that the same call began.
+        out: new folder, or one of an earlier call.
         round: whose head; default: the one that `difal label` trained on every answer, else the last round's.
         device: torch device of the encoder.
         threads: CPU threads, 0 for torch's choice.
-        encoder: the run's encoder, instead of loading it by its name.
+        encoder: where the run's encoder is now, as `load_encoder` takes it, or the encoder itself.
+        log: called with each line about what there is and what is done.
 
     Returns:
         How many images there are.
 
     Raises:
-        ConfigError: no run, no head, another encoder, or `out` is something else's.
+        ConfigError: no run, no head, another encoder, or `out` is something else's or holds masks of other images.
         DataError: no image, or one that cannot be used; names the file.
     """
     run_dir = RunDirectory(Path(run))
     config = Config(**{**run_dir.config(), "device": device, "threads": threads})
-    head, facts = run_dir.live_head() if round is None else None, run_dir.facts()
-    which: int | str = "live"
-    if head is None:
-        entry = _trained(run_dir, round)
-        head, which = entry.head(), entry.index
-    split, _ = open_images(images, config.size)
+    if isinstance(encoder, str | Path):
+        config, encoder = dataclasses.replace(config, encoder=str(encoder)), None
+    head, head_file, which = _head(run_dir, round)
+    facts, out = run_dir.facts(), Path(out)
+    split, listing = open_images(images, config.size)
     split.ranges = ValueRanges(split.images, facts.get("ranges"))  # shown as the pool was
     load_encoder = LazyEncoder(config, encoder)
     if facts.get("weights") not in (None, load_encoder.weights):
         raise ConfigError(
             f"the encoder {config.encoder!r} has other weights (digest {load_encoder.weights}) than those that "
-            f"{run_dir.folder} was made with ({facts['weights']}); put the old ones back"
+            f"{run_dir.folder} was made with ({facts['weights']}); give --encoder with the place of the old ones"
         )
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    before = _earlier(out)
     task = {
         "run": str(run_dir.folder.resolve()),
         "round": which,
-        "images": str(Path(images).resolve()),
+        "head": digest_file(head_file),
+        "encoder": {"name": config.encoder, "weights": load_encoder.weights},
+        "settings": {"format": FORMAT, "size": config.size, "feature_seed": config.feature_seed},
         "classes": facts["classes"],
         "colors": facts["colors"],
+        "ranges": split.ranges.to_json(),
+        "folder": str(Path(images).resolve()),
+        "images": contents(split, known=before.get("images")),
     }
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    out = Path(out)
-    _begin(out, task)
-    colors = np.array(task["colors"], np.uint8)
-
-    def one(index: int) -> None:
-        name = split.ids[index]
-        mask, picture = out / "masks" / f"{name}.png", out / "pictures" / f"{name}.jpg"
-        if mask.is_file():  # written last
-            return
-        whole = split.original(index)
-        maps = encode(load_encoder(), split.image(index), name, [0], config)
-        found = dense_classes(head, maps, whole.shape[:2])[0].numpy()
-        write_bytes(picture, _jpeg(_blend(whole, colors[found])))
-        write_bytes(mask, to_png(_indexed(found, colors)))
-
+    made = {name: _made_by(task, name) for name in split.ids}
+    states = {name: _state(out, name, made[name]) for name in split.ids}
+    _refuse_others(out, before, split.ids)
+    missing = [at for at, name in enumerate(split.ids) if states[name] in (MISSING, STALE)]
+    shapes = _look(split, missing, listing.lines(), log)
+    for line in _told(states):
+        log(line)
+    if missing:
+        check_sizes(load_encoder(), config.encoder, shapes)
+        _check_width(head, head_file, load_encoder())
     with exclusive(out):
-        load_encoder()  # before the workers, once
-        for _ in tqdm(in_order(one, range(len(split))), "predict", total=len(split), unit="image"):
+        write_json(out / TASK, task)
+        work = partial(_predict_one, split, out, made, head, np.array(task["colors"], np.uint8), load_encoder, config)
+        for _ in tqdm(in_order(work, missing), "predict", total=len(missing), unit="image", disable=not missing):
             pass
     return len(split)
+
+
+def _predict_one(
+    split: FileSplit,
+    out: Path,
+    made: dict[str, str],
+    head: Head,
+    colors: np.ndarray,
+    load_encoder: Callable,
+    config: Config,
+    index: int,
+) -> None:
+    name = split.ids[index]
+    whole = split.original(index)
+    seen = split.image(index) if config.size else whole
+    maps = encode(load_encoder(), seen, name, [0], config)
+    found = dense_classes(head, maps, whole.shape[:2])[0].numpy()
+    write_bytes(_picture_file(out, name), _jpeg(_blend(whole, colors[found])))
+    texts = {MADE_BY: made[name], PIXELS: _pixels_digest(found)}
+    write_bytes(_mask_file(out, name), to_png(_indexed(found, colors), texts))  # last: a mask has its picture
+
+
+def _mask_file(out: Path, name: str) -> Path:
+    return out / "masks" / f"{name}.png"
+
+
+def _picture_file(out: Path, name: str) -> Path:
+    return out / "pictures" / f"{name}.jpg"
+
+
+def _made_by(task: dict, name: str) -> str:
+    """The digest of all that a mask depends on; an encoder without a digest counts by its name."""
+    _, _, image = task["images"][name]
+    encoder = task["encoder"]["weights"] or task["encoder"]["name"]
+    return digest([task["head"], encoder, task["settings"], task["colors"], task["ranges"], name, image])
+
+
+def _pixels_digest(ids: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(ids).tobytes()).hexdigest()[:12]
+
+
+def _state(out: Path, name: str, made: str) -> str:
+    """Whether an image's mask is there, and made of what is there now."""
+    path = _mask_file(out, name)
+    if not path.is_file():
+        return MISSING
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            texts, ids = getattr(picture, "text", {}), np.asarray(picture)
+    except DAMAGE:
+        return STALE
+    if texts.get(PIXELS) != _pixels_digest(ids):
+        return BY_HAND
+    return DONE if texts.get(MADE_BY) == made and _picture_file(out, name).is_file() else STALE
+
+
+def _told(states: dict[str, str]) -> list[str]:
+    lines = []
+    for state, what in (
+        (DONE, "made of the same before, and left as they are"),
+        (STALE, "made of another head, encoder, setting or image before, and made again"),
+        (
+            BY_HAND,
+            "changed by hand since, and left as they are (delete them to have them made again)",
+        ),
+    ):
+        names = [name for name, found in states.items() if found == state]
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            lines.append(f"{len(names)} masks {what}: {', '.join(names[:3])}{more}")
+    return lines
+
+
+def _look(split: FileSplit, missing: Sequence[int], left_out: Sequence[str], log: Callable) -> list[tuple[int, int]]:
+    """Look at the images that are to be encoded, and say what there is; their shapes as they are read."""
+    lines = [f"left out: {line}" for line in left_out]
+    if missing:
+        some = split.take(missing)
+        some.ranges = split.ranges
+        looks = look_at(some, "the images")
+        lines = [f"images: {described(some, looks)}", *unused(some, looks), *lines]
+    for line in lines:
+        log(line)
+    return [(split.size, split.size) if split.size else read_shape(look) for look in looks] if missing else []
+
+
+def _head(run_dir: RunDirectory, index: int | None) -> tuple[Head, Path, int | str]:
+    """The head, its file, and the round that it is of."""
+    head = run_dir.live_head() if index is None else None
+    if head is not None:
+        return head, run_dir.live_head_file, "live"
+    entry = _trained(run_dir, index)
+    return entry.head(), entry.folder / "head.safetensors", entry.index
 
 
 def _trained(run_dir: RunDirectory, index: int | None) -> Round:
@@ -113,15 +233,36 @@ def _trained(run_dir: RunDirectory, index: int | None) -> Round:
     raise ConfigError(f"`round` must be one with a head, {trained[0].index} to {trained[-1].index}, got {index}")
 
 
-def _begin(out: Path, task: dict) -> None:
-    path = out / "predict.json"
+def _check_width(head: Head, path: Path, encoder) -> None:
+    wanted, given = head.project.in_features, sum(encoder.channels)
+    if wanted != given:
+        raise ConfigError(f"{path} takes {wanted} numbers a pixel, and the encoder gives {given}; put the old one back")
+
+
+def _earlier(out: Path) -> dict:
+    """What an earlier call wrote of its task; {} where there was none."""
+    path = out / TASK
     if path.is_file():
-        if read_json(path) != task:
-            raise ConfigError(f"{out} holds other predictions (see {path}); delete it or give another --out")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        task = read_json(path)
+        if not isinstance(task, dict) or not isinstance(task.get("images"), dict):
+            raise ConfigError(
+                f"{out} holds predictions that do not say what made them (of an earlier version); delete it or give "
+                f"another --out"
+            )
+        return task
+    if out.exists() and (not out.is_dir() or any(one.name != ".lock" for one in out.iterdir())):
         raise DataError(f"`out` must be a new or empty folder, got {out}")
-    else:
-        write_json(path, task)
+    return {}
+
+
+def _refuse_others(out: Path, before: dict, names: Sequence[str]) -> None:
+    """Masks of images that are not among these would pass for new ones."""
+    others = [name for name in before.get("images", {}) if name not in set(names) and _mask_file(out, name).is_file()]
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise ConfigError(
+            f"{out} holds masks of other images than these, {others[0]}{more}; delete them, or give another --out"
+        )
 
 
 def _indexed(ids: np.ndarray, colors: np.ndarray) -> Image.Image:

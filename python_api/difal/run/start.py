@@ -10,9 +10,11 @@ import torch
 from difal.acquisition import pixels_of
 from difal.config import Config
 from difal.data import Data, open_config_data
-from difal.data.base import FileSplit
+from difal.data.base import FileSplit, Split
+from difal.data.contents import Contents
 from difal.data.images import ValueRanges
 from difal.data.survey import Survey, survey
+from difal.encoders.base import Encoder
 from difal.encoders.lazy import LazyEncoder
 from difal.errors import ConfigError, DataError
 from difal.features.cache import settings_file
@@ -47,7 +49,7 @@ def settle(config: Config, data: Data, run_dir: RunDirectory, load_encoder: Lazy
     found = survey(data, config.mask_check, features / SURVEY)
     found.lines.append(check_budget(config, len(data.train), found.shapes))
     if not settings_file(features / "pool").is_file():
-        check_encoder(config, data, load_encoder, found.shapes)
+        check_encoder(config, data.train, load_encoder, found.shapes)
     return found
 
 
@@ -89,11 +91,21 @@ def ranges_of(data: Data) -> dict[str, list[float]]:
     return ranges.to_json() if isinstance(ranges, ValueRanges) else {}
 
 
-def pool_files(data: Data) -> list[list] | None:
-    """Name and bytes of each image of a pool of files."""
+def pool_files(data: Data, files: dict[str, Contents]) -> list[list] | None:
+    """Name, bytes and, where `files` of a survey say it, digest of each image of a pool of files."""
     if not isinstance(data.train, FileSplit):
         return None
-    return [[name, size] for name, size in zip(data.train.ids, data.train.file_sizes(), strict=True)]
+    known = files.get("pool", {})
+    sizes = zip(data.train.ids, data.train.file_sizes(), strict=True)
+    return [[name, size, *known.get(name, [])[2:]] for name, size in sizes]
+
+
+def check_contents(facts: dict, files: dict[str, Contents]) -> None:
+    """Raise ConfigError where an image that the run knows has other bytes than when the run began."""
+    known = files.get("pool", {})
+    for name, _, *before in facts.get("pool_files") or ():
+        if before and name in known and known[name][2] != before[0]:
+            raise ConfigError(_changed(f"{name} holds other bytes"))
 
 
 def in_the_runs_order(facts: dict, data: Data) -> None:
@@ -109,13 +121,13 @@ def in_the_runs_order(facts: dict, data: Data) -> None:
         return
     place = {name: i for i, name in enumerate(data.train.ids)}
     sizes = data.train.file_sizes()
-    for name, size in before:
+    for name, size, *_ in before:
         if name not in place:
             raise ConfigError(_changed(f"{name} is not there any more"))
         if sizes[place[name]] != size:
             raise ConfigError(_changed(f"{name} had {size} bytes and has {sizes[place[name]]}"))
-    known = {name for name, _ in before}
-    order = [place[name] for name, _ in before] + [i for i, name in enumerate(data.train.ids) if name not in known]
+    known = {name for name, *_ in before}
+    order = [place[name] for name, *_ in before] + [i for i, name in enumerate(data.train.ids) if name not in known]
     data.train = data.train.take(order)
     data.train.ranges = ValueRanges(data.train.images, facts.get("ranges"))
     if data.test is not None:
@@ -124,7 +136,7 @@ def in_the_runs_order(facts: dict, data: Data) -> None:
 
 def _changed(what: str) -> str:
     return (
-        f"the pool has changed since the run began ({what}; names and file sizes count): put it back as it was, or "
+        f"the pool has changed since the run began ({what}; names and contents count): put it back as it was, or "
         f"start another run with another --out and --labels of this one's rounds (RUN/rounds/NNN/labels.jsonl)"
     )
 
@@ -157,26 +169,28 @@ def check_budget(config: Config, images: int, shapes: Sequence[tuple[int, int]] 
     return f"queries: {what}, of at most {most} ({kept} kept of each image)"
 
 
-def check_encoder(config: Config, data: Data, load_encoder: Callable, shapes: Sequence[tuple[int, int]]) -> None:
+def check_encoder(config: Config, split: Split, load_encoder: Callable, shapes: Sequence[tuple[int, int]]) -> None:
     """Load the encoder and pass one image through it, so that what cannot work is told before a folder is made.
 
     Raises:
         ConfigError: it fails; says at what.
     """
     encoder = load_encoder()
-    sized = hasattr(encoder, "working_size")
-    for height, width in dict.fromkeys(shapes) if sized else ():
-        try:
-            encoder.working_size(height, width)
-        except ValueError as error:
-            raise ConfigError(
-                f"the encoder {config.encoder!r} cannot take {width} x {height} pixels: {error}"
-            ) from None
+    check_sizes(encoder, config.encoder, shapes)
     index = min(range(len(shapes)), key=lambda i: shapes[i][0] * shapes[i][1]) if shapes else 0
     if not shapes:
         return
     try:
-        encode(encoder, data.train.image(index), data.train.ids[index], [0], config)
+        encode(encoder, split.image(index), split.ids[index], [0], config)
     except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError, torch.OutOfMemoryError) as error:
         first = str(error).strip().split("\n")[0]
-        raise ConfigError(f"the encoder {config.encoder!r} fails on {data.train.ids[index]}: {first}") from error
+        raise ConfigError(f"the encoder {config.encoder!r} fails on {split.ids[index]}: {first}") from error
+
+
+def check_sizes(encoder: Encoder, name: str, shapes: Sequence[tuple[int, int]]) -> None:
+    """Raise ConfigError where the encoder, which the user calls `name`, takes no image of one of these (H, W)."""
+    for height, width in dict.fromkeys(shapes) if hasattr(encoder, "working_size") else ():
+        try:
+            encoder.working_size(height, width)
+        except ValueError as error:
+            raise ConfigError(f"the encoder {name!r} cannot take {width} x {height} pixels: {error}") from None

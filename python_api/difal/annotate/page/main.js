@@ -1,15 +1,14 @@
 // The page: what is shown, and what keys do.
 
-import { page, post, sleep } from "./net.js";
+import { alone, browser, get, page, post, sleep, storage } from "./net.js";
 import { onChange, onRefused, keep, send } from "./store.js";
 import { Asking, prepare } from "./asking.js";
-import { byKey, classes, drawButtons, nameOf, open, resolve, setClasses, swatch } from "./classes.js";
+import { byKey, classes, drawButtons, nameOf, resolve, setClasses, swatch } from "./classes.js";
 import { View, drawMagnified, drawNeighbourhood, drawWhole, fit } from "./drawing.js";
-import { layerOf, load, overlay, recolor, visible, wantedPart } from "./overlay.js";
+import { layerOf, load, overlay, predicted, recolor, visible, wantedPart } from "./overlay.js";
 import { Gallery } from "./gallery.js";
 import { fillHelp } from "./help.js";
 import { manageClasses, search, setUp, showResults, time } from "./panels.js";
-import { get } from "./net.js";
 
 const $ = (id) => document.getElementById(id);
 const PHASES = {
@@ -26,8 +25,9 @@ let explored = null; // an image that she looks at instead of a question: {image
 let overlaySeen = false; // while the current question was shown
 let shownQuestion = null;
 let guessesFor = 0;
+let drawn = []; // what the views show
 
-const redraw = () => draw();
+const redraw = () => draw(true);
 const views = {
   whole: new View($("whole"), redraw),
   near: new View($("neighbourhood"), redraw),
@@ -44,13 +44,18 @@ function shown() {
   return one?.pictures ? { ...one, ...one.pictures } : null;
 }
 
-function draw() {
+// Draws only what has changed: news of the server come several times an answer.
+function draw(again = false) {
   const now = shown();
+  const layer = now && layerOf(now.image);
+  const parts = [now?.whole, now?.exact, now?.x, now?.y, layer?.canvas, layer?.opacity, explored?.points.length];
+  if (!again && parts.every((part, at) => part === drawn[at]) && drawn.length) return;
+  drawn = parts;
   if (!now) {
     for (const view of Object.values(views)) view.clear();
     return;
   }
-  drawWhole(views.whole, now, layerOf(now.image), explored ? explored.points : []);
+  drawWhole(views.whole, now, layer, explored ? explored.points : []);
   drawNeighbourhood(views.near, now);
   drawMagnified(views.pixel, now);
 }
@@ -83,6 +88,7 @@ function show() {
   $("forward").disabled = asking.at >= asking.history.length || Boolean(explored);
   $("later").disabled = Boolean(explored) || asking.at < asking.history.length;
   $("leave").hidden = !explored;
+  showLegend();
   const given = explored?.entry ?? asking.earlier;
   const chosen = given && given.class_id !== null ? resolve(given.class_id) : null;
   for (const button of $("classes").children) {
@@ -259,36 +265,32 @@ function toggle(part) {
 function showControls() {
   $("overlay").setAttribute("aria-pressed", overlay.on);
   $("uncertainty").setAttribute("aria-pressed", overlay.unsure);
-  showLegend();
 }
 
-// The class buttons are the legend, too; these switch classes of the prediction on and off.
+// The classes predicted in the image: names by their colours and patterns, each to be switched off and on.
 function showLegend() {
-  let box = $("legend");
-  if (!overlay.on) {
-    box?.remove();
-    return;
-  }
-  if (!box) {
-    box = document.createElement("div");
-    box.id = "legend";
-    box.className = "row";
-    box.setAttribute("role", "group");
-    box.setAttribute("aria-label", "Classes of the prediction: shown or hidden");
-    $("model").append(box);
-  }
-  box.replaceChildren(...open().map((one) => {
+  const box = $("legend");
+  box.hidden = !overlay.on;
+  const now = overlay.on ? shown() : null;
+  const present = (now && predicted(now.image)) ?? [];
+  const key = JSON.stringify(present.map((id) => classes[id]));
+  if (box.hidden || box.dataset.key === key) return;
+  box.dataset.key = key;
+  box.replaceChildren(...present.map((id) => {
     const button = document.createElement("button");
     button.type = "button";
-    button.className = overlay.off.has(one.class_id) ? "row legend-off" : "row";
-    button.setAttribute("aria-pressed", !overlay.off.has(one.class_id));
-    button.append(swatch(one), one.name);
+    const mark = () => {
+      button.classList.toggle("legend-off", overlay.off.has(id));
+      button.setAttribute("aria-pressed", !overlay.off.has(id));
+    };
+    button.append(swatch(classes[id]), classes[id].name);
     button.addEventListener("click", () => {
-      if (!overlay.off.delete(one.class_id)) overlay.off.add(one.class_id);
+      if (!overlay.off.delete(id)) overlay.off.add(id);
       recolor();
-      showLegend();
+      mark();
       show();
     });
+    mark();
     return button;
   }));
 }
@@ -296,7 +298,7 @@ function showLegend() {
 function lightOrDark() {
   const next = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
   document.documentElement.dataset.theme = next;
-  localStorage.setItem("difal-theme", next);
+  storage.setItem("difal-theme", next);
 }
 
 function adjust() {
@@ -427,8 +429,10 @@ function trouble(text) {
   $("trouble").textContent = text;
 }
 
+const survivor = alone();
+
 async function hello(take) {
-  take_(await post("hello", { page, take }));
+  take_(await post("hello", { page, take, browser, alone: await survivor }));
 }
 
 function take_(news) {
@@ -437,7 +441,6 @@ function take_(news) {
   if (setClasses(state.classes)) {
     drawButtons($("classes"), (id) => answer({ class_id: id }));
     recolor();
-    showLegend();
   }
   if (state.phase === "setup") setUp();
   if (state.mine && $("other-dialog").open) $("other-dialog").close();
@@ -476,7 +479,7 @@ async function listen() {
   }
 }
 
-document.documentElement.dataset.theme = localStorage.getItem("difal-theme")
+document.documentElement.dataset.theme = storage.getItem("difal-theme")
   ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
 $("other-dialog").addEventListener("cancel", (event) => event.preventDefault());
 onChange((count) => {

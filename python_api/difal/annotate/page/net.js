@@ -3,8 +3,37 @@
 const token = location.hash.slice(1);
 const PICTURES_AT_ONCE = 3; // a browser has six connections: the rest are for answers, questions and news
 
-export const page = crypto.randomUUID();
+// Not crypto.randomUUID: behind a proxy without TLS browsers do not have it.
+export function newId() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((one) => one.toString(16).padStart(2, "0")).join("");
+}
+
+// The browser's store; a page in a frame may be denied it, and then forgets with its closing.
+export const storage = (() => {
+  try {
+    localStorage.getItem("difal-browser");
+    return localStorage;
+  } catch {
+    const values = new Map();
+    return { getItem: (name) => values.get(name) ?? null, setItem: (name, value) => values.set(name, value) };
+  }
+})();
+
+export const page = newId();
 export const storeName = `difal-${token.slice(0, 16)}`;
+
+// This browser, and whether no other page of it is at this run: then the page that the server knows has crashed.
+export const browser = storage.getItem("difal-browser") ?? newId();
+storage.setItem("difal-browser", browser);
+export function alone() {
+  if (!navigator.locks) return Promise.resolve(false);
+  return new Promise((tell) => {
+    navigator.locks.request(storeName, { ifAvailable: true }, (lock) => {
+      tell(Boolean(lock));
+      return lock && new Promise(() => {}); // held as long as the page is there
+    }).catch(() => tell(false));
+  });
+}
 
 export class Refused extends Error {
   constructor(status, text) {

@@ -86,6 +86,20 @@ export function recolor() {
   for (const layer of layers.values()) layer.canvas = null;
 }
 
+// The classes that are predicted in an image, as they are now; null where there is no prediction yet.
+export function predicted(image) {
+  const found = layers.get(`${image}.classes`);
+  if (!found) return null;
+  if (!found.ids) {
+    const ids = pixels(found.bitmap);
+    const seen = new Set();
+    for (let at = 0; at < ids.length; at += 4) seen.add(ids[at]);
+    found.ids = [...seen];
+  }
+  const now = new Set(found.ids.map((id) => resolve(id)).filter((id) => id !== null));
+  return [...now].sort((a, b) => a - b);
+}
+
 // What to draw over an image now, or null.
 export function layerOf(image) {
   if (!visible()) return null;

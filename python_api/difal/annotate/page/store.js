@@ -1,16 +1,16 @@
 // What the server has not acknowledged yet: kept in the browser's store, sent until it is, each entry with its own id.
 
-import { post, Refused, sleep, storeName } from "./net.js";
+import { newId, post, Refused, sleep, storage, storeName } from "./net.js";
 
 const NAME = `${storeName}-outbox`;
 const AT_ONCE = 100;
 
-let outbox = JSON.parse(localStorage.getItem(NAME) || "[]");
+let outbox = JSON.parse(storage.getItem(NAME) || "[]");
 let sending = false;
 const listeners = [];
 
 function save() {
-  localStorage.setItem(NAME, JSON.stringify(outbox));
+  storage.setItem(NAME, JSON.stringify(outbox));
   for (const listener of listeners) listener(outbox.length);
 }
 
@@ -25,7 +25,7 @@ export function pending() {
 
 // Keep an entry and have it sent; returns it with its id. Never waits.
 export function keep(entry) {
-  const whole = { id: crypto.randomUUID(), ...entry };
+  const whole = { id: newId(), ...entry };
   outbox.push(whole);
   save();
   send();

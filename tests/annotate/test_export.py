@@ -1,0 +1,196 @@
+"""What an annotated run gives away is read back, and the old ways of labeling go on beside the page."""
+
+import csv
+import io
+import json
+from contextlib import ExitStack
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from annotate.sessions import answer, change, retract
+from api.fakes import FakeEncoder, outcome, tiny_config, use_fake_encoder, write_folder
+from difal import cli
+from difal.annotate.answers import Answers
+from difal.annotate.journal import Journal, of_type, read_journal
+from difal.annotate.label_studio import read_export
+from difal.annotate.live import LiveModel
+from difal.annotate.oracle import JournalOracle, journal_path
+from difal.annotate.start import label_config, open_session, take_filled_in
+from difal.data import open_data
+from difal.data.scenes import CLASSES
+from difal.encoders.lazy import LazyEncoder
+from difal.run.directory import RunDirectory
+from difal.run.labels import read_labels
+from difal.run.loop import run
+
+
+@pytest.fixture
+def scenes(tmp_path, monkeypatch):
+    use_fake_encoder(patch=monkeypatch.setattr)
+    return write_folder(tmp_path / "scenes", masks=True, test=True, size=32)
+
+
+@pytest.fixture
+def journal_of():
+    """Opens the journal of a run folder, closed after the test."""
+    with ExitStack() as stack:
+        yield lambda folder: stack.enter_context(Journal(journal_path(folder)))
+
+
+def settings(scenes, out, **changes):
+    return tiny_config(out, **{"data": str(scenes), "oracle": "person", **changes})
+
+
+def by_masks(picks, scenes) -> list[dict]:
+    """Journal lines that answer picks from the masks."""
+    pool = open_data(str(scenes)).train
+    found = []
+    for pick in picks:
+        value = int(pool.mask(pool.ids.index(pick.image))[pick.y, pick.x])
+        found.append(answer(pick.image, pick.x, pick.y, None if value == 255 else value, round=pick.round))
+    return found
+
+
+def label_round(folder, scenes, journal) -> None:
+    journal.append(by_masks(RunDirectory(folder).rounds()[-1].picks(), scenes))
+
+
+def runs(counts: list[int], height: int, width: int) -> np.ndarray:
+    """COCO's uncompressed run-length code as a mask."""
+    values = np.arange(len(counts)) % 2 == 1
+    return np.repeat(values, counts).reshape(width, height).T
+
+
+def test_what_is_written_is_read_back(scenes, tmp_path, journal_of, capsys):
+    folder, out = tmp_path / "run", tmp_path / "out"
+    config, journal = settings(scenes, folder, rounds=1), journal_of(folder)
+    data = open_data(str(scenes))
+    oracle = JournalOracle(folder, data.classes)
+    assert run(config, encoder=FakeEncoder(), log=len, oracle=oracle) == "waiting"
+    label_round(folder, scenes, journal)
+    wrong, other = answer("p0.png", 1, 1, 3, kind="volunteered"), answer("p1.png", 4, 4, 5, kind="spare")
+    again = answer("p1.png", 4, 4, 2, kind="repeat")
+    journal.append([wrong, retract(wrong), other, again, change("add", name="moon")])
+    journal.append([change("rename", class_id=5, name="highway"), change("merge", class_id=4, into=3)])
+    journal.append([answer("p2.png", 9, 9, 8, kind="volunteered"), answer("p2.png", 8, 9, None, reason="unsure")])
+    assert run(config, resume=True, encoder=FakeEncoder(), log=len, oracle=oracle) == "done"
+
+    assert cli.main(["label", "--out", str(folder), "--export", str(out), "--image-prefix", "/files/"]) == cli.DONE
+    assert "no masks: no head is trained yet" in capsys.readouterr().out
+    train_live_head(folder, config)
+    assert cli.main(["label", "--out", str(folder), "--export", str(out), "--image-prefix", "/files/"]) == cli.DONE
+    assert cli.main(["report", str(folder)]) == cli.DONE
+    report = (folder / "report.html").read_text()
+    assert all(text in report for text in ("moon added", "class 5 renamed to highway", "merged into"))
+    names = [*CLASSES[:5], "highway", *CLASSES[6:], "moon"]
+
+    labels = read_labels(out / "labels.jsonl", names)
+    assert read_labels(out / "labels.csv", names) == labels
+    said = {label.place: label.class_id for label in labels}
+    assert len(labels) == len(said) == 4 + 3
+    assert (said["p1.png", 4, 4], said["p2.png", 9, 9], said["p2.png", 9, 8]) == (5, 8, None)
+    assert 4 not in said.values()  # merged into 3
+
+    points = read_export(out / "label_studio.json", data.train.ids, names)
+    assert {one.place: one.class_id for one in points} == {k: v for k, v in said.items() if v is not None}
+    assert all(
+        task["data"]["image"].startswith("/files/p") for task in json.loads((out / "label_studio.json").read_text())
+    )
+    shown = ElementTree.parse(out / "label_studio.xml").getroot()
+    assert [one.get("value") for one in shown.iter("Label")] == [n for i, n in enumerate(names) if i != 4]
+
+    with open(out / "answers.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == [one["id"] for one in of_type(journal.entries, "answer")]
+    assert [row["id"] for row in rows if row["retracted"] == "True"] == [wrong["id"]]
+    assert {row["class_name"] for row in rows if row["class_id"] == "5"} == {"highway"}
+    assert json.loads((out / "agreement.json").read_text())["repeats"] == 1
+    classes = json.loads((out / "classes.json").read_text())
+    assert (classes["names"], classes["merged"]) == (names, {"4": 3})
+
+    coco = json.loads((out / "coco.json").read_text())
+    assert [(one["id"], one["name"]) for one in coco["categories"]] == list(enumerate(names))
+    for image in coco["images"]:
+        mask = np.array(Image.open(out / "masks" / f"{image['file_name']}.png"))
+        assert mask.shape == (image["height"], image["width"]) == (32, 32)
+        drawn = np.full(mask.shape, 255)
+        for one in (one for one in coco["annotations"] if one["image_id"] == image["id"]):
+            inside = runs(one["segmentation"]["counts"], *one["segmentation"]["size"])
+            drawn[inside] = one["category_id"]
+            left, top, width, height = one["bbox"]
+            assert inside[top : top + height, left : left + width].sum() == inside.sum() == one["area"]
+            assert inside.any(0).nonzero()[0][[0, -1]].tolist() == [left, left + width - 1]
+        assert (drawn == mask).all()
+    assert {image["file_name"] for image in coco["images"]} == set(data.train.ids)
+
+
+def train_live_head(folder, config) -> None:
+    """As the child process does."""
+    run_dir = RunDirectory(folder)
+    data = open_data(config.data)
+    model = LiveModel(config, data, LazyEncoder(config), run_dir, run_dir.feature_folder())
+    answers = Answers(data.classes)
+    answers.add(read_journal(journal_path(folder)))
+    pixels = [
+        [data.train.ids.index(one.image), one.y, one.x, one.class_id]
+        for one in answers.labels()
+        if one.class_id is not None
+    ]
+    model.live(pixels, len(answers.classes.names), answers.lines)
+
+
+def test_run_goes_on_with_what_was_labeled_in_the_page(scenes, tmp_path, journal_of, capsys):
+    """`difal run --resume` on a run of `difal label` takes the journal's answers, and ends as the masks' run."""
+    folder = tmp_path / "run"
+    journal = journal_of(folder)
+    settings_of_masks = settings(scenes, tmp_path / "masks", oracle="masks", rounds=2)
+    run(settings_of_masks, encoder=FakeEncoder(), log=len)
+    run(settings(scenes, folder, rounds=2), encoder=FakeEncoder(), log=len, oracle=JournalOracle(folder, CLASSES))
+    for _ in range(2):
+        assert cli.main(["run", "--resume", str(folder)]) == cli.WAITING
+        assert f"difal label --out {folder}" in capsys.readouterr().out
+        label_round(folder, scenes, journal)
+    assert cli.main(["run", "--resume", str(folder)]) == cli.DONE
+    assert ">Annotators</h2>" in (folder / "report.html").read_text()
+    names = ("picks.jsonl", "head.safetensors", "metrics.json")
+    found, wanted = (
+        {k: v for k, v in outcome(one).items() if k.endswith(names)} for one in (folder, tmp_path / "masks")
+    )
+    assert found == wanted
+
+
+def test_label_takes_over_what_was_filled_in_by_hand(scenes, tmp_path):
+    folder = tmp_path / "run"
+    assert run(settings(scenes, folder), encoder=FakeEncoder(), log=len) == "waiting"
+    path = folder / "to_label.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[0]["class_name"], lines[2]["skipped"] = "road", True
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for _ in range(2):  # the second time all of it is in the journal
+        session = open_session(label_config({"out": str(folder)}), annotator="ann")
+        session._read_rounds()
+        take_filled_in(session)
+        assert [(one["x"], one["y"]) for one in session.next([])] == [(lines[i]["x"], lines[i]["y"]) for i in (1, 3)]
+        kinds = [(one["kind"], one["class_id"]) for one in session.journal.entries]
+        assert kinds == [("known", CLASSES.index("road")), ("known", None)]
+        assert session.answers.owner is None  # nobody has answered in the page yet
+        session.close()
+
+
+def test_deep_images_are_shown_as_the_run_scales_them(tmp_path):
+    """Two 16-bit images of different range: one range for both, as the encoder gets them."""
+    rng, folder = np.random.default_rng(0), tmp_path / "deep"
+    folder.mkdir()
+    for name, top in (("a", 1000), ("b", 4000)):
+        Image.fromarray(rng.integers(0, top, (40, 50)).astype(np.uint16)).save(folder / f"{name}.png")
+    config = label_config({"data": str(folder), "classes": "cell,ground", "out": str(tmp_path / "run")})
+    session = open_session(config, annotator="ann")
+    pool = open_data(str(folder), classes=("cell", "ground")).train
+    for index in range(2):
+        for picture in (session.images.overview(index), session.images.window(index, 3, 3)):
+            assert (np.array(Image.open(io.BytesIO(picture))) == pool.image(index)).all()
+    assert pool.image(0).max() < 80 < 240 < pool.image(1).max()
+    session.close()

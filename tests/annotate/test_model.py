@@ -1,0 +1,280 @@
+"""What the model thinks, on the page: guesses, overlay, uncertainty, clicks of her own, the gallery; many classes."""
+
+import base64
+import io
+import json
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from annotate.annotators import flags
+from annotate.browser import WAIT, Label, acknowledged, next_question, place, question
+from difal.annotate.classes import KEYS, PALETTE
+from difal.annotate.journal import of_type, read_journal
+from difal.data.base import read_image
+from difal.run.directory import RunDirectory
+
+CLASSES = ["left", "right", *(f"c{number}" for number in range(2, 45))]  # more than there are keys
+SIZE = 64
+
+
+def right_key(here: str) -> str:
+    return "1" if place(here)[2] < SIZE // 2 else "2"
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory):
+    """Three images, blue at the left and red at the right."""
+    folder, rng = tmp_path_factory.mktemp("halves"), np.random.default_rng(2)
+    for name in "abc":
+        image = rng.integers(0, 40, (SIZE, SIZE, 3))
+        image[:, : SIZE // 2, 2] += 200
+        image[:, SIZE // 2 :, 0] += 200
+        Image.fromarray(image.astype(np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(halves, tmp_path_factory, chromium):
+    """A run whose head has learned the two halves."""
+    settings = {
+        "data": halves, "classes": ",".join(CLASSES), "rounds": 3, "budget": 4, "candidates": 200, "local": 40,
+        "random": 8, "noise_samples": 1, "pictures": 0, "threads": 1,
+    }  # fmt: skip
+    with Label(tmp_path_factory.mktemp("run"), *flags(**settings)) as label:
+        page = chromium.new_page()
+        page.goto(label.url)
+        for _ in range(12):  # the first round
+            here = question(page)
+            page.keyboard.press(right_key(here))
+            next_question(page, here)
+        page.wait_for_selector("body:not([data-live='0'])[data-trained='true']", timeout=WAIT)
+        page.goto("about:blank")
+        page.close()
+        yield label
+
+
+def answers(run) -> list[dict]:
+    return of_type(read_journal(run.folder / "annotate/journal.jsonl"), "answer")
+
+
+def ready(open_page, run):
+    page = open_page(run)
+    question(page)
+    return page
+
+
+def picture(url: str) -> np.ndarray:
+    """A canvas's data URL as (H, W, 3)."""
+    return np.array(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")).astype(int)
+
+
+def drawn(page) -> np.ndarray:
+    """The canvas of the whole image (H, W, 3)."""
+    return picture(page.evaluate("document.getElementById('whole').toDataURL()"))
+
+
+def at_pixels(canvas: np.ndarray) -> np.ndarray:
+    """The canvas at the middle of every pixel of the image (SIZE, SIZE, 3)."""
+    scale = min(canvas.shape[:2]) / SIZE
+    top, left = (int((side - SIZE * scale) / 2) for side in canvas.shape[:2])
+    middle = ((np.arange(SIZE) + 0.5) * scale).astype(int)
+    return canvas[np.ix_(top + middle, left + middle)]
+
+
+def away_from(here: str) -> np.ndarray:
+    """Where the ring around the question does not reach (SIZE, SIZE)."""
+    _, row, column = place(here)
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    return np.hypot(rows - row, columns - column) > 8
+
+
+def view(run, image: int, part: str) -> np.ndarray:
+    address, _, token = run.url.partition("#")
+    request = Request(f"{address}api/view?image={image}&part={part}", headers={"X-Difal-Token": token})
+    with urlopen(request) as response:
+        return np.array(Image.open(io.BytesIO(response.read()))).astype(int)
+
+
+def when_changed(page, before: np.ndarray) -> np.ndarray:
+    for _ in range(200):
+        if (drawn(page) != before).any():
+            return drawn(page)
+        page.wait_for_timeout(50)
+    raise AssertionError("nothing else was drawn")
+
+
+def test_space_confirms_the_guess(open_page, run):
+    page = ready(open_page, run)
+    page.wait_for_selector("#confirm:not([hidden])", timeout=WAIT)
+    here, guess = question(page), page.inner_text("#confirm").partition("?")[0]
+    assert guess == CLASSES[int(right_key(here)) - 1]
+    page.keyboard.press(" ")
+    next_question(page, here)
+    acknowledged(page)
+    before = answers(run)
+    assert (CLASSES[before[-1]["class_id"]], before[-1]["guess_seen"]) == (guess, True)
+    assert before[-1]["guess"] == before[-1]["class_id"]
+    page.uncheck("#guesses")
+    assert not page.is_visible("#confirm")
+    page.evaluate("document.activeElement.blur()")
+    here = question(page)
+    page.keyboard.press(" ")  # nothing to confirm
+    page.keyboard.press(right_key(here))
+    next_question(page, here)
+    acknowledged(page)
+    assert [one["guess_seen"] for one in answers(run)[len(before) :]] == [False]
+    assert page.faults == []
+
+
+def test_the_prediction_over_the_image(open_page, run):
+    page = ready(open_page, run)
+    here = question(page)
+    assert page.get_attribute("#overlay", "aria-pressed") == "false"  # hidden by default
+    page.fill("#opacity", "100")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("o")
+    page.wait_for_selector("#legend button", timeout=WAIT)
+    page.keyboard.down("h")
+    page.wait_for_timeout(300)  # the legend takes its place
+    plain, free = drawn(page), away_from(here)
+    page.keyboard.up("h")
+    covered = when_changed(page, plain)
+    ids = view(run, place(here)[0], "classes")
+    assert set(np.unique(ids)) == {0, 1}
+    colors = np.array([[int(one[at : at + 2], 16) for at in (1, 3, 5)] for one in PALETTE[:2]])[ids]
+    found = at_pixels(covered)
+    near = [abs(found - dark * colors).max(-1) <= 2 for dark in (1, 0.35)]  # a class's colour, or its pattern
+    assert (near[0] | near[1])[free].all()
+    page.keyboard.down("h")
+    assert (drawn(page) == plain).all()
+    page.keyboard.up("h")
+    assert (drawn(page) == covered).all()
+    names = page.eval_on_selector_all("#legend button", "all => all.map((one) => one.textContent)")
+    assert names == CLASSES[:2]  # those that are predicted here
+    page.click("#legend button >> nth=0")  # the prediction of `left` is switched off
+    without = at_pixels(when_changed(page, covered))
+    assert (without == at_pixels(plain))[(ids == 0) & free].all()
+    assert (without == found)[(ids == 1) & free].all()
+    page.click("#legend button >> nth=0")
+    page.evaluate("document.activeElement.blur()")
+    assert (drawn(page) == covered).all()
+    page.keyboard.press(right_key(here))
+    next_question(page, here)
+    acknowledged(page)
+    assert answers(run)[-1]["overlay_seen"] is True
+    page.keyboard.press("o")
+    assert page.faults == []
+
+
+def test_where_the_model_is_unsure(open_page, run):
+    page = ready(open_page, run)
+    here = question(page)
+    plain = drawn(page)
+    page.keyboard.press("u")
+    heat = at_pixels(when_changed(page, plain))
+    unsure = view(run, place(here)[0], "unsure")[..., None]
+    assert unsure.max() > unsure.min()
+    hot = np.concatenate([np.full_like(unsure, 255), 60 + 0.75 * unsure, 0.6 * unsure], -1)
+    wanted = at_pixels(plain) + 0.9 * unsure / 255 * (hot - at_pixels(plain))
+    assert abs(heat - wanted)[away_from(here)].max() <= 4
+    assert page.faults == []
+
+
+def test_clicks_where_she_wants(open_page, run):
+    page = ready(open_page, run)
+    asked, before = question(page), answers(run)
+    page.keyboard.press("o")
+    page.wait_for_selector("#legend button", timeout=WAIT)
+    box = page.query_selector("#whole").bounding_box()
+    scale = min(box["width"], box["height"]) / SIZE
+    left, top = (box["width"] - SIZE * scale) / 2, (box["height"] - SIZE * scale) / 2
+    x, y = 50, 20
+    page.click("#whole", position={"x": left + (x + 0.5) * scale, "y": top + (y + 0.5) * scale})
+    page.wait_for_selector("#leave:not([hidden])", timeout=WAIT)
+    assert page.get_attribute("body", "data-question") == ""
+    page.keyboard.press("1")
+    page.focus("#whole")  # and by keyboard alone
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Shift+ArrowDown")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.getElementById('question').textContent.startsWith('Which class')")
+    page.keyboard.press("2")
+    acknowledged(page)
+    page.keyboard.press("Escape")
+    assert question(page) == asked
+    new = answers(run)[len(before) :]
+    assert [(one["kind"], one["x"], one["y"], one["class_id"]) for one in new] == [
+        ("volunteered", x, y, 0),
+        ("volunteered", x + 1, y + 10, 1),
+    ]
+    assert {one["image"] for one in new} == {f"{'abc'[place(asked)[0]]}.png"}
+    assert all(one["overlay_seen"] and one["seconds"] is None for one in new)
+    page.wait_for_selector("body[data-trained='true']", timeout=WAIT)
+    facts = json.loads((run.folder / "annotate/head.json").read_text())
+    assert facts["labels"] == len(answers(run))  # the live head has learned from them
+    entries = RunDirectory(run.folder).rounds()
+    kept = {label.place for entry in entries if entry.has("labels.jsonl") for label in entry.labels()}
+    assert kept
+    assert kept.isdisjoint({(one["image"], one["y"], one["x"]) for one in new})  # the rounds' heads have not
+    assert page.faults == []
+
+
+def test_all_images_with_their_predictions(open_page, run, halves):
+    page = ready(open_page, run)
+    page.keyboard.press("i")
+    page.wait_for_selector("#tiles[data-version]", timeout=WAIT)
+    tiles = page.query_selector_all("#tiles button")
+    assert len(tiles) == 3
+    for tile, path in zip(tiles, sorted(halves.iterdir()), strict=True):
+        found = picture(tile.eval_on_selector("canvas", "(one) => one.toDataURL()"))
+        assert found.shape == (SIZE, SIZE, 3)
+        assert abs(found - read_image(path)).max() > 50  # the prediction lies over it
+    tiles[1].click()
+    page.wait_for_selector("#leave:not([hidden])", timeout=WAIT)
+    assert page.inner_text("#caption") == "b.png"
+    page.keyboard.press("Escape")
+    question(page)
+    assert page.faults == []
+
+
+def test_more_classes_than_keys(open_page, run):
+    page = ready(open_page, run)
+    assert len(page.query_selector_all("#classes button")) == len(CLASSES) > len(KEYS)
+    assert len(page.query_selector_all("#classes button kbd")) == len(KEYS)
+    here = question(page)
+    page.keyboard.press("/")
+    page.fill("#search-text", "C44")
+    assert page.eval_on_selector_all("#search-found li", "all => all.map((one) => one.textContent)") == ["c44"]
+    page.keyboard.press("Enter")
+    next_question(page, here)
+    acknowledged(page)
+    assert answers(run)[-1]["class_id"] == 44
+    page.keyboard.press("Backspace")  # it was none of those
+    assert question(page) == here
+    acknowledged(page)
+    assert page.faults == []
+
+
+def test_classes_change_in_the_page(open_page, run):
+    page = ready(open_page, run)
+    page.click("#tool-classes")
+    page.fill("#classes-body form input", "moon")
+    page.click("#classes-body form button")
+    page.wait_for_selector(f"#classes [data-class-id='{len(CLASSES)}']", timeout=WAIT)
+    page.wait_for_selector("[aria-label='Name of moon']", timeout=WAIT)
+    page.fill("[aria-label='Name of c44']", "sun")
+    page.click("[aria-label='Name of c44'] + button")
+    page.wait_for_selector("[aria-label='Name of sun']", timeout=WAIT)
+    page.select_option("[aria-label='Merge c43 into']", label="left")
+    page.wait_for_selector("#classes [data-class-id='43']", state="detached", timeout=WAIT)
+    assert page.query_selector("#classes [data-class-id='42']")  # the others keep their ids
+    assert page.inner_text("#classes [data-class-id='44']") == "sun"
+    page.click("li:has-text('merged c43 into left') button", timeout=WAIT)
+    page.wait_for_selector("#classes [data-class-id='43']", timeout=WAIT)
+    acknowledged(page)
+    changes = [one["op"] for one in of_type(read_journal(run.folder / "annotate/journal.jsonl"), "class")]
+    assert changes == ["add", "rename", "merge"]
+    assert page.faults == []
