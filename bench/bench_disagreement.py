@@ -1,4 +1,4 @@
-"""Disagreement against what people write today: 65,536 places, K=5, C=19, in the network's own (K, C, H, W).
+"""Disagreement against what people write today: 65,536 positions, K=5, C=19, in the network's own (K, C, H, W).
 
     python bench/bench_disagreement.py                    prints the table, writes bench/results/cpu/
     pytest bench/bench_disagreement.py --benchmark-only   the same cases under pytest-benchmark

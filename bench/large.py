@@ -75,7 +75,7 @@ def one(name: str) -> dict:
     else:
         del options["memory_limit"]
         row["right"] = bool(torch.equal(got.indices, maxherding(x, budget, backend="reference", **options)))
-    return {**row, "settled": int(got.contested_picks)}
+    return {**row, "contested_picks": int(got.contested_picks)}
 
 
 def main() -> None:

@@ -20,13 +20,13 @@ py::dict as_dict(const difal::CoverageStats& s) {
     py::dict d;
     d["picks"] = s.picks;
     d["contested"] = s.contested;
-    d["settled"] = s.settled;
+    d["settled_candidates"] = s.settled_candidates;
     d["rows_updated"] = s.rows_updated;
     return d;
 }
 
 difal::RowsJob rows_job(std::uintptr_t features, bool is_double, int64_t rows, int64_t dimension, std::uintptr_t center,
-                        double bandwidth, std::uintptr_t out, std::uintptr_t scale) {
+                        double bandwidth, std::uintptr_t out, std::uintptr_t sq_norms) {
     return {address<const void>(features),
             is_double,
             rows,
@@ -34,22 +34,22 @@ difal::RowsJob rows_job(std::uintptr_t features, bool is_double, int64_t rows, i
             address<const void>(center),
             bandwidth,
             address<float>(out),
-            address<float>(scale)};
+            address<float>(sq_norms)};
 }
 
 void prepare_rows(std::uintptr_t features, bool is_double, int64_t rows, int64_t dimension, std::uintptr_t center,
-                  double bandwidth, std::uintptr_t out, std::uintptr_t scale) {
-    difal::prepare_rows(rows_job(features, is_double, rows, dimension, center, bandwidth, out, scale));
+                  double bandwidth, std::uintptr_t out, std::uintptr_t sq_norms) {
+    difal::prepare_rows(rows_job(features, is_double, rows, dimension, center, bandwidth, out, sq_norms));
 }
 
 double int16_rounding(std::uintptr_t features, bool is_double, int64_t rows, int64_t dimension, std::uintptr_t center,
-                      double bandwidth, std::uintptr_t scale) {
-    return difal::int16_rounding(rows_job(features, is_double, rows, dimension, center, bandwidth, 0, scale));
+                      double bandwidth, std::uintptr_t sq_norms) {
+    return difal::int16_rounding(rows_job(features, is_double, rows, dimension, center, bandwidth, 0, sq_norms));
 }
 
 void prepare_int16_rows(std::uintptr_t features, bool is_double, int64_t rows, int64_t dimension, std::uintptr_t center,
-                        double bandwidth, std::uintptr_t out, std::uintptr_t scale) {
-    difal::prepare_int16_rows(rows_job(features, is_double, rows, dimension, center, bandwidth, 0, scale),
+                        double bandwidth, std::uintptr_t out, std::uintptr_t sq_norms) {
+    difal::prepare_int16_rows(rows_job(features, is_double, rows, dimension, center, bandwidth, 0, sq_norms),
                               address<int32_t>(out));
 }
 
@@ -59,7 +59,7 @@ void multiply_int16_rows(std::uintptr_t a, int64_t a_rows, std::uintptr_t b, int
                                address<float>(out), stride);
 }
 
-// The constructor shared by Coverage and Sweep: a CoverageProblem by keywords.
+// The constructor shared by DenseGreedy and TiledGreedy: a CoverageProblem by keywords.
 template <typename Engine>
 py::class_<Engine> bind_engine(py::module_& m, const char* name, const char* doc) {
     using difal::CoverageProblem;
@@ -69,10 +69,10 @@ py::class_<Engine> bind_engine(py::module_& m, const char* name, const char* doc
     engine
         .def(py::init([](int64_t rows, int64_t columns, int64_t dimension, int32_t type, std::uintptr_t features,
                          int64_t points, int64_t feature_stride, std::uintptr_t weights, std::uintptr_t candidates,
-                         std::uintptr_t allowed, int32_t kind, double bandwidth, float lambda, float tolerance,
-                         float relative, float absolute, float storing, std::uintptr_t scale, std::uintptr_t covered,
-                         std::uintptr_t row_scale, std::uintptr_t matrix, int64_t matrix_stride, bool is_short,
-                         bool symmetric, double first_gain, int threads) {
+                         std::uintptr_t allowed, int32_t kind, double bandwidth, float sq_dist_rel_err, float tolerance,
+                         float relative, float absolute, float quantization_err, std::uintptr_t sq_norms,
+                         std::uintptr_t covered, std::uintptr_t row_sq_norms, std::uintptr_t matrix,
+                         int64_t matrix_stride, bool is_short, bool symmetric, double first_gain, int threads) {
                  CoverageProblem p;
                  p.rows = rows;
                  p.columns = columns;
@@ -86,10 +86,10 @@ py::class_<Engine> bind_engine(py::module_& m, const char* name, const char* doc
                  p.allowed = address<const uint8_t>(allowed);
                  p.kind = static_cast<KernelKind>(kind);
                  p.bandwidth = bandwidth;
-                 p.error = {lambda, tolerance, relative, absolute, storing};
-                 p.scale = address<const float>(scale);
+                 p.error = {sq_dist_rel_err, tolerance, relative, absolute, quantization_err};
+                 p.sq_norms = address<const float>(sq_norms);
                  p.covered = address<const int64_t>(covered);
-                 p.row_scale = covered ? address<const float>(row_scale) : p.scale;
+                 p.row_sq_norms = covered ? address<const float>(row_sq_norms) : p.sq_norms;
                  p.matrix = address<void>(matrix);
                  p.matrix_stride = matrix_stride;
                  p.is_short = is_short;
@@ -99,17 +99,17 @@ py::class_<Engine> bind_engine(py::module_& m, const char* name, const char* doc
              }),
              py::kw_only(), py::arg("rows"), py::arg("columns"), py::arg("dimension"), py::arg("type"),
              py::arg("features"), py::arg("points"), py::arg("feature_stride"), py::arg("weights"),
-             py::arg("candidates"), py::arg("allowed"), py::arg("kind"), py::arg("bandwidth"), py::arg("lambda_"),
-             py::arg("tolerance"), py::arg("relative"), py::arg("absolute"), py::arg("storing") = 0.0f,
-             py::arg("scale"), py::arg("covered") = 0, py::arg("row_scale") = 0, py::arg("matrix") = 0,
-             py::arg("matrix_stride") = 0, py::arg("is_short") = false, py::arg("symmetric"), py::arg("first_gain"),
-             py::arg("threads"))
+             py::arg("candidates"), py::arg("allowed"), py::arg("kind"), py::arg("bandwidth"),
+             py::arg("sq_dist_rel_err"), py::arg("tolerance"), py::arg("relative"), py::arg("absolute"),
+             py::arg("quantization_err") = 0.0f, py::arg("sq_norms"), py::arg("covered") = 0,
+             py::arg("row_sq_norms") = 0, py::arg("matrix") = 0, py::arg("matrix_stride") = 0,
+             py::arg("is_short") = false, py::arg("symmetric"), py::arg("first_gain"), py::arg("threads"))
         .def(
             "cover",
             [](Engine& self, std::uintptr_t labeled, int64_t count, std::uintptr_t products, int64_t stride,
-               std::uintptr_t scale) {
+               std::uintptr_t sq_norms) {
                 self.cover(address<const void>(labeled), count, address<float>(products), stride,
-                           address<const float>(scale));
+                           address<const float>(sq_norms));
             },
             Unlocked())
         .def(
@@ -123,76 +123,84 @@ py::class_<Engine> bind_engine(py::module_& m, const char* name, const char* doc
 }
 
 void bind_coverage(py::module_& m) {
-    using difal::Coverage;
+    using difal::DenseGreedy;
     using Unlocked = py::call_guard<py::gil_scoped_release>;
-    bind_engine<Coverage>(m, "Coverage", "Greedy selection on a stored matrix; see csrc/include/difal/coverage.h.")
+    bind_engine<DenseGreedy>(m, "DenseGreedy",
+                             "Greedy selection on a stored matrix; see csrc/include/difal/coverage.h.")
         .def(
             "fill",
-            [](Coverage& self, int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end,
+            [](DenseGreedy& self, int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end,
                std::uintptr_t products, int64_t stride) {
                 self.fill(row_begin, row_end, column_begin, column_end, address<float>(products), stride);
             },
             Unlocked())
-        .def("mirror", &Coverage::mirror, Unlocked())
+        .def("mirror", &DenseGreedy::mirror, Unlocked())
         .def(
-            "cover_with", [](Coverage& self, std::uintptr_t m) { self.cover_with(address<const double>(m)); },
+            "cover_with", [](DenseGreedy& self, std::uintptr_t m) { self.cover_with(address<const double>(m)); },
             Unlocked())
-        .def("start", &Coverage::start, Unlocked())
-        .def("stats", [](const Coverage& self) { return as_dict(self.stats()); });
+        .def("start", &DenseGreedy::start, Unlocked())
+        .def("stats", [](const DenseGreedy& self) { return as_dict(self.stats()); });
 }
 
-int64_t count_uncertain(int32_t kind, std::uintptr_t products, int64_t rows, int64_t columns, std::uintptr_t row_scale,
-                        std::uintptr_t column_scale, float lambda, float tolerance, float relative, float absolute) {
-    return difal::count_uncertain(static_cast<difal::KernelKind>(kind), {lambda, tolerance, relative, absolute, 0.0f},
-                                  address<float>(products), rows, columns, address<const float>(row_scale),
-                                  address<const float>(column_scale));
+int64_t count_uncertain(int32_t kind, std::uintptr_t products, int64_t rows, int64_t columns,
+                        std::uintptr_t row_sq_norms, std::uintptr_t column_sq_norms, float sq_dist_rel_err,
+                        float tolerance, float relative, float absolute) {
+    return difal::count_uncertain(static_cast<difal::KernelKind>(kind),
+                                  {sq_dist_rel_err, tolerance, relative, absolute, 0.0f}, address<float>(products),
+                                  rows, columns, address<const float>(row_sq_norms),
+                                  address<const float>(column_sq_norms));
 }
 
 void bind_sweep(py::module_& m) {
-    using difal::Sweep;
+    using difal::TiledGreedy;
     using Unlocked = py::call_guard<py::gil_scoped_release>;
-    bind_engine<Sweep>(m, "Sweep", "Greedy selection without the matrix; see csrc/include/difal/sweep.h.")
+    bind_engine<TiledGreedy>(m, "TiledGreedy", "Greedy selection without the matrix; see csrc/include/difal/sweep.h.")
         .def(
             "guess",
-            [](Sweep& self, int64_t j, std::uintptr_t products) { return self.guess(j, address<float>(products)); },
+            [](TiledGreedy& self, int64_t j, std::uintptr_t products) {
+                return self.guess(j, address<float>(products));
+            },
             Unlocked())
-        .def("keep", &Sweep::keep)
-        .def("guesses", &Sweep::guesses)
+        .def("keep", &TiledGreedy::keep)
+        .def("guesses", &TiledGreedy::guesses)
         .def(
             "copy_coverage",
-            [](const Sweep& self, int64_t count, std::uintptr_t out, int64_t n) {
+            [](const TiledGreedy& self, int64_t count, std::uintptr_t out, int64_t n) {
                 const double* m = self.coverage(count);
                 for (int64_t i = 0; i < n; ++i) address<double>(out)[i] = m[i];
             },
             Unlocked())
-        .def("gain", &Sweep::gain, Unlocked())
-        .def("begin", &Sweep::begin, Unlocked())
+        .def("gain", &TiledGreedy::gain, Unlocked())
+        .def("begin", &TiledGreedy::begin, Unlocked())
         .def(
             "tile",
-            [](Sweep& self, int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end,
-               std::uintptr_t tile, std::uintptr_t turned, int64_t stride) {
-                self.tile(row_begin, row_end, column_begin, column_end, address<float>(tile), address<float>(turned),
-                          stride);
+            [](TiledGreedy& self, int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end,
+               std::uintptr_t tile, std::uintptr_t transposed, int64_t stride) {
+                self.tile(row_begin, row_end, column_begin, column_end, address<float>(tile),
+                          address<float>(transposed), stride);
             },
             Unlocked())
         .def(
             "replace",
-            [](Sweep& self, int64_t t, std::uintptr_t points, int64_t count, int64_t moved, std::uintptr_t products) {
+            [](TiledGreedy& self, int64_t t, std::uintptr_t points, int64_t count, int64_t moved,
+               std::uintptr_t products) {
                 return self.replace(t, address<const int64_t>(points), count, moved, address<float>(products));
             },
             Unlocked())
-        .def("changed_rows", [](const Sweep& self, std::uintptr_t rows) { self.changed_rows(address<int64_t>(rows)); })
+        .def("changed_rows",
+             [](const TiledGreedy& self, std::uintptr_t rows) { self.changed_rows(address<int64_t>(rows)); })
         .def(
             "retake",
-            [](Sweep& self, int64_t batch, int64_t column_begin, int64_t column_end, std::uintptr_t tile,
+            [](TiledGreedy& self, int64_t batch, int64_t column_begin, int64_t column_end, std::uintptr_t tile,
                int64_t stride) { self.retake(batch, column_begin, column_end, address<float>(tile), stride); },
             Unlocked())
         .def(
-            "forget_lower", [](Sweep& self, std::uintptr_t rows) { return self.forget_lower(address<int64_t>(rows)); },
+            "forget_lower",
+            [](TiledGreedy& self, std::uintptr_t rows) { return self.forget_lower(address<int64_t>(rows)); },
             Unlocked())
         .def(
             "gather_again",
-            [](Sweep& self, std::uintptr_t rows, int64_t count, int64_t column_begin, int64_t column_end,
+            [](TiledGreedy& self, std::uintptr_t rows, int64_t count, int64_t column_begin, int64_t column_end,
                std::uintptr_t tile, int64_t stride, bool own) {
                 self.gather_again(address<const int64_t>(rows), count, column_begin, column_end, address<float>(tile),
                                   stride, own);
@@ -200,7 +208,7 @@ void bind_sweep(py::module_& m) {
             Unlocked())
         .def(
             "kernel_rows",
-            [](const Sweep& self, std::uintptr_t rows, int64_t count, int64_t column_begin, int64_t column_end,
+            [](const TiledGreedy& self, std::uintptr_t rows, int64_t count, int64_t column_begin, int64_t column_end,
                std::uintptr_t products, int64_t stride) {
                 self.kernel_rows(address<const int64_t>(rows), count, column_begin, column_end,
                                  address<float>(products), stride);
@@ -208,43 +216,43 @@ void bind_sweep(py::module_& m) {
             Unlocked())
         .def(
             "add_gains",
-            [](const Sweep& self, int64_t t, std::uintptr_t points, int64_t count, int64_t row_begin, int64_t row_end,
-               std::uintptr_t products, int64_t stride, std::uintptr_t gains) {
+            [](const TiledGreedy& self, int64_t t, std::uintptr_t points, int64_t count, int64_t row_begin,
+               int64_t row_end, std::uintptr_t products, int64_t stride, std::uintptr_t gains) {
                 self.add_gains(t, address<const int64_t>(points), count, row_begin, row_end, address<float>(products),
                                stride, address<double>(gains));
             },
             Unlocked())
         .def(
             "add_taken",
-            [](const Sweep& self, std::uintptr_t rows, std::uintptr_t low, std::uintptr_t high, std::uintptr_t weights,
-               int64_t count, int64_t column_begin, int64_t column_end, std::uintptr_t products, int64_t stride,
-               std::uintptr_t taken) {
+            [](const TiledGreedy& self, std::uintptr_t rows, std::uintptr_t low, std::uintptr_t high,
+               std::uintptr_t weights, int64_t count, int64_t column_begin, int64_t column_end, std::uintptr_t products,
+               int64_t stride, std::uintptr_t taken) {
                 self.add_taken(address<const int64_t>(rows), address<const float>(low), address<const float>(high),
                                address<const double>(weights), count, column_begin, column_end,
                                address<float>(products), stride, address<double>(taken));
             },
             Unlocked())
-        .def("gathered", &Sweep::gathered)
+        .def("gathered", &TiledGreedy::gathered)
         .def(
             "gains",
-            [](const Sweep& self, int64_t t, std::uintptr_t out, std::uintptr_t alive) {
+            [](const TiledGreedy& self, int64_t t, std::uintptr_t out, std::uintptr_t alive) {
                 self.gains(t, address<double>(out), address<double>(alive));
             },
             Unlocked())
         .def(
             "settle",
-            [](Sweep& self, int64_t j, std::uintptr_t products, bool fresh, int64_t t, double threshold) {
+            [](TiledGreedy& self, int64_t j, std::uintptr_t products, bool fresh, int64_t t, double threshold) {
                 return self.settle(j, address<float>(products), fresh, t, threshold);
             },
             Unlocked())
         .def(
             "start",
-            [](Sweep& self, double first_gain, std::uintptr_t picked) {
+            [](TiledGreedy& self, double first_gain, std::uintptr_t picked) {
                 self.start(first_gain, address<const int64_t>(picked));
             },
             Unlocked())
-        .def("entries", &Sweep::entries)
-        .def("stats", [](const Sweep& self) { return as_dict(self.stats()); });
+        .def("entries", &TiledGreedy::entries)
+        .def("stats", [](const TiledGreedy& self) { return as_dict(self.stats()); });
 }
 
 void bind_balls(py::module_& m) {
@@ -324,8 +332,9 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("has_vnni", &difal::has_vnni, "Whether 16-bit integers are multiplied faster than float32.");
     m.def("has_amx", &difal::has_amx, "Whether they are multiplied as tiles of 8-bit integers.");
     m.def("count_uncertain", &count_uncertain, py::arg("kind"), py::arg("products"), py::arg("rows"),
-          py::arg("columns"), py::arg("row_scale"), py::arg("column_scale"), py::kw_only(), py::arg("lambda_"),
-          py::arg("tolerance"), py::arg("relative"), py::arg("absolute"), py::call_guard<py::gil_scoped_release>());
+          py::arg("columns"), py::arg("row_sq_norms"), py::arg("column_sq_norms"), py::kw_only(),
+          py::arg("sq_dist_rel_err"), py::arg("tolerance"), py::arg("relative"), py::arg("absolute"),
+          py::call_guard<py::gil_scoped_release>());
     bind_coverage(m);
     bind_sweep(m);
     bind_balls(m);

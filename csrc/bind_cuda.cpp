@@ -41,12 +41,12 @@ difal::cuda::Points points_of(const py::kwargs& from) {
 
 difal::cuda::Estimate estimate_of(const py::kwargs& from) {
     difal::cuda::Estimate e;
-    e.error.lambda = from["lambda_"].cast<float>();
+    e.error.sq_dist_rel_err = from["sq_dist_rel_err"].cast<float>();
     e.error.tolerance = from["tolerance"].cast<float>();
     e.error.relative = from["relative"].cast<float>();
     e.error.absolute = from["absolute"].cast<float>();
     e.product = from["product"].cast<float>();
-    e.scale = pointer<const float>(from, "scale");
+    e.sq_norms = pointer<const float>(from, "sq_norms");
     return e;
 }
 
@@ -72,11 +72,13 @@ py::bytes coverage_task(const py::kwargs& from) {
     t.gains = pointer<double>(from, "gains");
     t.bounds = pointer<double>(from, "bounds");
     t.settled = pointer<double>(from, "settled");
-    t.scanned = pointer<int32_t>(from, "scanned");
+    t.offset = pointer<double>(from, "offset");
+    t.touched = pointer<double>(from, "touched");
     t.flag = pointer<uint8_t>(from, "flag");
     t.rises = pointer<difal::cuda::Rise>(from, "rises");
     t.partial = pointer<double>(from, "partial");
-    t.said = pointer<difal::cuda::Said>(from, "said");
+    t.kept = pointer<double>(from, "kept");
+    t.reports = pointer<difal::cuda::BlockReport>(from, "reports");
     t.winners = pointer<int64_t>(from, "winners");
     t.control = pointer<difal::cuda::Control>(from, "control");
     t.picks = pointer<int64_t>(from, "picks");
@@ -139,11 +141,12 @@ void bind_sweep(py::module_& m) {
 void bind_coverage(py::module_& m) {
     m.def("why_not", static_cast<std::string (*)(int)>(&difal::cuda::why_not));
     m.def("coverage_task", &coverage_task);
-    m.attr("SAID_BYTES") = sizeof(difal::cuda::Said) * difal::cuda::kTeam;
-    m.attr("WINNERS") = difal::cuda::kTeam;
+    m.attr("REPORT_BYTES") = sizeof(difal::cuda::BlockReport) * difal::cuda::kMaxGroup;
+    m.attr("WINNERS") = difal::cuda::kMaxGroup;
     m.attr("RISE_BYTES") = sizeof(difal::cuda::Rise);
     m.attr("CONTROL_BYTES") = sizeof(difal::cuda::Control);
     m.attr("CONTENDERS") = difal::cuda::kContenders;
+    m.attr("KEPT") = difal::cuda::kKept;
     m.attr("SEGMENT") = difal::cuda::kSegment;
     m.def("coverage_start",
           [](At at, std::uintptr_t tasks, int count, int64_t most_columns, bool sparse, double first_gain) {
@@ -170,7 +173,7 @@ void bind_coverage(py::module_& m) {
         difal::cuda::coverage_fill(queue(at), points_of(how), estimate_of(how), panel);
     });
     m.def("coverage_cover", [](At at, std::uintptr_t products, int64_t stride, int64_t row_begin, int64_t row_end,
-                               int64_t count, std::uintptr_t others, std::uintptr_t scale, std::uintptr_t norms,
+                               int64_t count, std::uintptr_t others, std::uintptr_t sq_norms, std::uintptr_t norms,
                                std::uintptr_t exact, std::uintptr_t rounded, const py::kwargs& how) {
         const difal::cuda::Cover cover{address<const float>(products),
                                        stride,
@@ -178,7 +181,7 @@ void bind_coverage(py::module_& m) {
                                        row_end,
                                        count,
                                        address<const void>(others),
-                                       address<const float>(scale),
+                                       address<const float>(sq_norms),
                                        address<const double>(norms),
                                        address<double>(exact),
                                        address<float>(rounded)};
@@ -212,7 +215,7 @@ void disagreement(At at, const py::tuple& samples, const py::tuple& single, int 
 
 void bind_maps(py::module_& m) {
     m.def("hypercolumns", &hypercolumns);
-    m.attr("MOST_MAPS") = difal::cuda::kMostMaps;
+    m.attr("MAX_MAPS") = difal::cuda::kMaxMaps;
     m.def("disagreement", &disagreement);
     m.def("disagreement_fits", &difal::cuda::disagreement_fits);
 }

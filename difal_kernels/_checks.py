@@ -129,7 +129,7 @@ def as_float(value: Any, name: str) -> float:
     try:
         return float(value)
     except OverflowError:
-        return math.inf if value > 0 else -math.inf
+        return math.inf if value > 0 else -math.inf  # type: ignore[operator]
 
 
 def as_bool(value: Any, name: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from functools import cache
-from types import ModuleType
+from typing import Any
 
 CURES = {
     "_cpu": "reinstall with a C++17 compiler present (`pip install --force-reinstall --no-deps difal-kernels`)",
@@ -13,8 +13,8 @@ CURES = {
 
 
 @cache
-def load(name: str) -> ModuleType | str:
-    """The extension `difal_kernels.<name>`, or a sentence that says why it is missing and how to get it."""
+def load(name: str) -> Any:
+    """The extension module `difal_kernels.<name>`, or a sentence that says why it is missing and how to get it."""
     try:
         return importlib.import_module(f"difal_kernels.{name}")
     except ImportError as error:

@@ -1,10 +1,10 @@
-"""torch's process-wide settings, which an answer must not hang on."""
+"""torch's process-wide settings, on which no result may depend."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 
@@ -27,4 +27,4 @@ def on_cpu_by_default(function: F) -> F:
         with torch.device("cpu"):
             return function(*args, **kwargs)
 
-    return wrapped
+    return cast(F, wrapped)

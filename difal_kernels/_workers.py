@@ -24,7 +24,7 @@ class Workers:
         self.count = count
         self._threads: list[threading.Thread] = []
         self._change = threading.Condition()
-        self._work: Callable[[Any, int], None] | None = None  # guarded by _change, as are the four below
+        self._work: Callable[[Any, int], None] = lambda item, slot: None  # guarded by _change, as are the four below
         self._items: list[Any] = []
         self._next = self._busy = 0
         self._closed = False

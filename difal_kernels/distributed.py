@@ -28,7 +28,7 @@ ENTRIES = 1 << 21  # kernel values made at a time
 TILE = 1024  # most rows of a visiting tile
 UNIT = 2.0**40
 SMALLEST = 1e-30  # kernel values below count as 0
-MOST_ROWS = 1 << 22  # of the whole pool: more terms could overflow 63 bits
+MAX_ROWS = 1 << 22  # of the whole pool: more terms could overflow 63 bits
 
 
 class ShardedSelection(NamedTuple):
@@ -158,8 +158,8 @@ def _agreed(ranks, features, budget, labeled, candidates, weights, kernel, bandw
 
     def check_pool():
         total = sum(sizes)
-        if not 0 < total <= MOST_ROWS:
-            raise ValueError(f"`features` must be 1 to {MOST_ROWS} rows on all ranks together, got {total}")
+        if not 0 < total <= MAX_ROWS:
+            raise ValueError(f"`features` must be 1 to {MAX_ROWS} rows on all ranks together, got {total}")
         return _candidates(candidates, total, count)
 
     allowed = everywhere(check_pool)
@@ -217,6 +217,9 @@ class _Shard:
         self.w = torch.ldexp(weights, torch.tensor(-self.exponent, device=self.device))  # at most 1, exactly scaled
         self.bandwidth = self._bandwidth(bandwidth)
         self.m = torch.zeros(n, dtype=torch.float64, device=self.device)
+        self.scale = 1.0
+        self.seen = False  # a term above zero, however small
+        self.high = self.low = torch.empty(0, dtype=torch.int64, device=self.device)
         if labeled is not None and n:
             for rows in labeled.split(self.tile):
                 self.m = torch.maximum(self.m, self._kernel(features, rows).amax(1))
@@ -286,7 +289,7 @@ class _Shard:
 
     def _first_gains(self) -> None:
         """All gains; with a finer scale again where the largest is so small that units of 2^-80 are coarse."""
-        self.scale, self.seen = 1.0, False  # seen: a term above zero, however small
+        self.scale, self.seen = 1.0, False
         everyone = torch.arange(len(self.x), device=self.device)
         while True:
             self.high = torch.zeros(len(self.columns), dtype=torch.int64, device=self.device)

@@ -40,7 +40,7 @@ void each_inside(const float* k, int64_t width, Visit&& visit) {
 struct Balls::State {
     CoverageProblem p;
     ExactKernel exact;
-    Team team;
+    ThreadPool pool;
     std::vector<uint8_t> covered;
     std::vector<std::atomic<int32_t>> counts;  // uncovered points within the radius of each point
     std::priority_queue<Entry> heap;
@@ -54,7 +54,7 @@ struct Balls::State {
     std::vector<int32_t> near;
 
     State(const CoverageProblem& problem, int threads)
-        : p(problem), exact(p), team(threads), covered(p.rows, 0), counts(p.rows) {
+        : p(problem), exact(p), pool(threads), covered(p.rows, 0), counts(p.rows) {
         for (auto& count : counts) count.store(0, std::memory_order_relaxed);
     }
 
@@ -68,7 +68,7 @@ struct Balls::State {
     }
 
     void row_of_tile(int64_t i, float* k, int64_t column_begin, int64_t width) {
-        fill_row(p, exact, i, k, column_begin, width, p.scale + column_begin, scratch(width + 1));
+        fill_row(p, exact, i, k, column_begin, width, p.sq_norms + column_begin, scratch(width + 1));
         const bool row_open = !covered[i], gather = gathering();
         int32_t own = 0;
         int64_t pairs = 0;
@@ -121,10 +121,10 @@ struct Balls::State {
 Balls::Balls(const CoverageProblem& problem, int threads) : state_(new State(problem, threads)) {}
 Balls::~Balls() = default;
 
-void Balls::cover(const void* labeled, int64_t count, float* products, int64_t stride, const float* scale) {
+void Balls::cover(const void* labeled, int64_t count, float* products, int64_t stride, const float* sq_norms) {
     State& s = *state_;
     CoverageLevel level(s.p.rows, KernelKind::precomputed);
-    cover_by_labeled(s.p, s.exact, s.team, level, labeled, count, products, stride, scale);
+    cover_by_labeled(s.p, s.exact, s.pool, level, labeled, count, products, stride, sq_norms);
     for (int64_t i = 0; i < s.p.rows; ++i) {
         if (level.exact[i] > 0.5 && !s.covered[i]) s.mark(i);
     }
@@ -140,7 +140,7 @@ void Balls::begin(int64_t capacity) {
 void Balls::tile(int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end, float* tile) {
     State& s = *state_;
     const int64_t width = column_end - column_begin;
-    s.team.parallel_for((row_end - row_begin + kStrip - 1) / kStrip, [&](int64_t strip) {
+    s.pool.parallel_for((row_end - row_begin + kStrip - 1) / kStrip, [&](int64_t strip) {
         const int64_t begin = row_begin + strip * kStrip, end = std::min(row_end, begin + kStrip);
         for (int64_t i = begin; i < end; ++i) s.row_of_tile(i, tile + (i - row_begin) * width, column_begin, width);
     });
@@ -175,7 +175,7 @@ int64_t Balls::best(double* gain) {
 
 int64_t Balls::take(int64_t j, float* products, int64_t* newly) {
     State& s = *state_;
-    fill_row(s.p, s.exact, j, products, 0, s.p.rows, s.p.scale, scratch(s.p.rows + 1));
+    fill_row(s.p, s.exact, j, products, 0, s.p.rows, s.p.sq_norms, scratch(s.p.rows + 1));
     int64_t count = 0;
     each_inside(products, s.p.rows, [&](int64_t i) {
         if (s.covered[i]) return;
@@ -188,9 +188,9 @@ int64_t Balls::take(int64_t j, float* products, int64_t* newly) {
 void Balls::lower(const int64_t* rows, int64_t count, int64_t column_begin, int64_t column_end, float* products) {
     State& s = *state_;
     const int64_t width = column_end - column_begin;
-    s.team.parallel_for(count, [&](int64_t r) {
+    s.pool.parallel_for(count, [&](int64_t r) {
         float* k = products + r * width;
-        fill_row(s.p, s.exact, rows[r], k, column_begin, width, s.p.scale + column_begin, scratch(width + 1));
+        fill_row(s.p, s.exact, rows[r], k, column_begin, width, s.p.sq_norms + column_begin, scratch(width + 1));
         each_inside(k, width, [&](int64_t c) { s.counts[column_begin + c].fetch_sub(1, std::memory_order_relaxed); });
     });
 }

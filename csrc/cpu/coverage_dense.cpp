@@ -47,7 +47,7 @@ class Stored final : public StoredGreedy {
         if (!p.symmetric || steepest(p.kind) < 0) return;
         weighted_scale_.resize(p.rows);
         for (int64_t i = 0; i < p.rows; ++i) {
-            weighted_scale_[i] = p.weights[i] * p.row_scale[i];
+            weighted_scale_[i] = p.weights[i] * p.row_sq_norms[i];
             weight_ += p.weights[i];
             spread_ += weighted_scale_[i];
         }
@@ -57,10 +57,10 @@ class Stored final : public StoredGreedy {
               int64_t stride) override {
         const int64_t width = column_end - column_begin;
         std::vector<float> packed;  // the s_j of this block's columns
-        const float* scale = p.scale + column_begin;
+        const float* sq_norms = p.sq_norms + column_begin;
         if (p.candidates) {
-            for (int64_t j = column_begin; j < column_end; ++j) packed.push_back(p.scale[p.candidates[j]]);
-            scale = packed.data();
+            for (int64_t j = column_begin; j < column_end; ++j) packed.push_back(p.sq_norms[p.candidates[j]]);
+            sq_norms = packed.data();
         }
         const int64_t mirrored = p.symmetric ? std::min(column_end, row_begin) : column_begin;
         Scratch& buffers = scratch(width + 1);
@@ -68,7 +68,7 @@ class Stored final : public StoredGreedy {
             const int64_t end = std::min(row_end, begin + kStrip);
             for (int64_t i = begin; i < end; ++i) {
                 float* k = products + (i - row_begin) * stride;
-                fill_row(p, exact, i, k, column_begin, width, scale, buffers);
+                fill_row(p, exact, i, k, column_begin, width, sq_norms, buffers);
                 kernels_.store(k, width, entry(i, column_begin));
             }
             if (mirrored > column_begin) {
@@ -90,49 +90,51 @@ class Stored final : public StoredGreedy {
         const float* covered = level.rounded.data();
         // Later few entries are live, and finding those costs a fraction of summing all.
         const int64_t live = stats.picks == 0 ? p.rows
-                                              : kernels_.live(p.kind, p.error, k, covered, p.rows, scale_of(j),
-                                                              p.row_scale, s.rows.data());
+                                              : kernels_.live(p.kind, p.error, k, covered, p.rows, sq_norm_of(j),
+                                                              p.row_sq_norms, s.rows.data());
         if (live * kSparse < p.rows) {
             for (int64_t r = 0; r < live; ++r) {
                 const int32_t i = s.rows[r];
                 s.weights[r] = p.weights[i];
                 s.packed[r] = entry_value(k[i]);
                 s.covered[r] = covered[i];
-                s.scale[r] = p.row_scale[i];
+                s.sq_norms[r] = p.row_sq_norms[i];
             }
-            simd_.float32.scan(p.kind, p.error, s.packed.data(), s.covered.data(), s.weights.data(), live, scale_of(j),
-                               s.scale.data(), gain, bound);
+            simd_.float32.scan(p.kind, p.error, s.packed.data(), s.covered.data(), s.weights.data(), live,
+                               sq_norm_of(j), s.sq_norms.data(), gain, bound);
         } else {
-            kernels_.scan(p.kind, p.error, k, covered, p.weights, p.rows, scale_of(j), p.row_scale, gain, bound);
+            kernels_.scan(p.kind, p.error, k, covered, p.weights, p.rows, sq_norm_of(j), p.row_sq_norms, gain, bound);
         }
-        if (p.symmetric) *bound -= self_bound(k[j], level.rounded[j], p.weights[j], p.scale[j]);
+        if (p.symmetric) *bound -= self_bound(k[j], level.rounded[j], p.weights[j], p.sq_norms[j]);
     }
 
-    // Entries bounded by bound_of, which of the value k is (k + storing) (relative + 1.01 min(lambda (s_i + s_j) slope,
-    // tolerance)) + storing, sum to no more than this; see docs/exactness.md.
+    // Entries bounded by bound_of, which of the value k is (k + quantization_err) (relative + 1.01 min(sq_dist_rel_err
+    // (s_i + s_j) slope, tolerance)) + quantization_err, sum to no more than this; see docs/exactness.md.
     bool weigh(int64_t begin, int64_t end) override {
         if (weighted_scale_.empty()) return false;
-        const double storing = p.error.storing;
+        const double quantization_err = p.error.quantization_err;
         double totals[kTogether], spreads[kTogether];
         for (int64_t first = begin; first < end; first += kTogether) {
             const int64_t count = std::min(kTogether, end - first);
             kernels_.weigh(entry(first, 0), p.matrix_stride, count, p.rows, p.weights, weighted_scale_.data(), totals,
                            spreads);
             for (int64_t c = 0; c < count; ++c) {
-                const double total = totals[c] + storing * weight_, spread = spreads[c] + storing * spread_;
+                const double total = totals[c] + quantization_err * weight_,
+                             spread = spreads[c] + quantization_err * spread_;
                 const double most = p.error.tolerance * total;
-                const double estimated = p.error.lambda * steepest(p.kind) * (spread + scale_of(first + c) * total);
+                const double estimated =
+                    p.error.sq_dist_rel_err * steepest(p.kind) * (spread + sq_norm_of(first + c) * total);
                 gains_[first + c] = totals[c];
                 // NaN, of scales beyond float32's range, is not below `most`.
                 bounds_[first + c] = 1.0001 * (p.error.relative * total + 1.01 * (estimated < most ? estimated : most) +
-                                               storing * weight_);
+                                               quantization_err * weight_);
             }
         }
         return true;
     }
 
     int64_t live_rows(int64_t j, Scratch& s) override {
-        return kernels_.live(p.kind, p.error, column(j, s), level.rounded.data(), p.rows, scale_of(j), p.row_scale,
+        return kernels_.live(p.kind, p.error, column(j, s), level.rounded.data(), p.rows, sq_norm_of(j), p.row_sq_norms,
                              s.rows.data());
     }
 
@@ -150,7 +152,7 @@ class Stored final : public StoredGreedy {
         if (static_cast<int64_t>(rises.size()) * p.columns < kInline) {
             for (int64_t block = 0; block < blocks; ++block) lower(block);
         } else {
-            team.parallel_for(blocks, lower);
+            pool.parallel_for(blocks, lower);
         }
     }
 
@@ -175,7 +177,7 @@ class Stored final : public StoredGreedy {
         const T* k = entry(rise.row, j);
         int32_t row;
         return may_reach(entry_value(*k), rise.low) &&
-               kernels_.live(p.kind, p.error, k, &rise.low, 1, scale_of(j), p.row_scale + rise.row, &row) != 0;
+               kernels_.live(p.kind, p.error, k, &rise.low, 1, sq_norm_of(j), p.row_sq_norms + rise.row, &row) != 0;
     }
 
     const MatrixKernels<T>& kernels_ = matrix_kernels<T>();
@@ -186,55 +188,56 @@ class Stored final : public StoredGreedy {
 }  // namespace
 
 int64_t count_uncertain(KernelKind kind, const ErrorModel& error, float* products, int64_t rows, int64_t columns,
-                        const float* row_scale, const float* column_scale) {
+                        const float* row_sq_norms, const float* column_sq_norms) {
     int64_t count = 0;
     for (int64_t i = 0; i < rows; ++i) {
-        count += coverage_kernels().transform(kind, error, products + i * columns, columns, row_scale[i], column_scale);
+        count += coverage_kernels().transform(kind, error, products + i * columns, columns, row_sq_norms[i],
+                                              column_sq_norms);
     }
     return count;
 }
 
-Coverage::Coverage(const CoverageProblem& problem, int threads) {
+DenseGreedy::DenseGreedy(const CoverageProblem& problem, int threads) {
     if (problem.is_short) {
         state_.reset(new Stored<uint16_t>(problem, threads));
     } else {
         state_.reset(new Stored<float>(problem, threads));
     }
 }
-Coverage::~Coverage() = default;
+DenseGreedy::~DenseGreedy() = default;
 
-void Coverage::fill(int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end, float* products,
-                    int64_t stride) {
+void DenseGreedy::fill(int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end, float* products,
+                       int64_t stride) {
     state_->fill(row_begin, row_end, column_begin, column_end, products, stride);
 }
-void Coverage::mirror(int64_t begin, int64_t end) {
+void DenseGreedy::mirror(int64_t begin, int64_t end) {
     state_->mirror(begin, end);
 }
 
-void Coverage::cover(const void* labeled, int64_t count, float* products, int64_t stride, const float* scale) {
+void DenseGreedy::cover(const void* labeled, int64_t count, float* products, int64_t stride, const float* sq_norms) {
     StoredGreedy& s = *state_;
     s.cover([&](CoverageLevel& level) {
-        cover_by_labeled(s.p, s.exact, s.team, level, labeled, count, products, stride, scale);
+        cover_by_labeled(s.p, s.exact, s.pool, level, labeled, count, products, stride, sq_norms);
     });
 }
 
-void Coverage::cover_with(const double* coverage) {
+void DenseGreedy::cover_with(const double* coverage) {
     StoredGreedy& s = *state_;
     s.cover([&](CoverageLevel& level) {
         for (int64_t i = 0; i < s.p.rows; ++i) level.set(i, std::max(coverage[i], level.exact[i]));
     });
 }
 
-void Coverage::start() {
+void DenseGreedy::start() {
     state_->start();
 }
-void Coverage::select(int64_t count, int64_t* picks, double* gains) {
+void DenseGreedy::select(int64_t count, int64_t* picks, double* gains) {
     state_->select(count, picks, gains);
 }
-double Coverage::covered() const {
+double DenseGreedy::covered() const {
     return state_->covered();
 }
-CoverageStats Coverage::stats() const {
+CoverageStats DenseGreedy::stats() const {
     return state_->stats;
 }
 

@@ -10,7 +10,7 @@ namespace {
 
 template <KernelKind kind>
 int64_t transform_as(const ErrorModel& error, float* __restrict g, int64_t n, float s_i, const float* __restrict s) {
-    const float lambda = error.lambda, tolerance = error.tolerance, absolute = error.absolute;
+    const float sq_dist_rel_err = error.sq_dist_rel_err, tolerance = error.tolerance, absolute = error.absolute;
     int32_t uncertain = 0;
 #pragma omp simd reduction(+ : uncertain)
     for (int64_t j = 0; j < n; ++j) {
@@ -18,7 +18,7 @@ int64_t transform_as(const ErrorModel& error, float* __restrict g, int64_t n, fl
             g[j] = g[j] < -absolute ? -1.0f : larger(g[j], 0.0f);  // -1: surely 0, and never live
         } else {
             const float sum = s_i + s[j];
-            g[j] = estimate<kind>(sum - 2 * g[j], lambda * sum, tolerance);
+            g[j] = estimate<kind>(sum - 2 * g[j], sq_dist_rel_err * sum, tolerance);
             uncertain += g[j] == kUncertain;
         }
     }

@@ -80,8 +80,8 @@ int64_t disagreement(const DisagreementJob& job, int threads) {
     const double bald_limit = log_rounded_down(std::min(job.num_classes, job.num_samples));
     std::atomic<int64_t> first_bad{total};
 
-    Team team(static_cast<int>(std::min<int64_t>(threads, tasks)));
-    team.parallel_for(tasks, [&](int64_t task) {
+    ThreadPool pool(static_cast<int>(std::min<int64_t>(threads, tasks)));
+    pool.parallel_for(tasks, [&](int64_t task) {
         const int64_t begin = task * per_task, end = std::min(total, begin + per_task);
         std::unique_ptr<int64_t[]> offsets(new int64_t[2 * places]);
         std::unique_ptr<double[]> memory(new double[disagreement_scratch(job, places) + 8]);

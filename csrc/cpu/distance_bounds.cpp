@@ -18,7 +18,7 @@ constexpr int64_t kBlock = kInt16Rows;
 constexpr int64_t kSample = 256;         // rows whose mean is the origin
 constexpr int64_t kInt16Dimension = 64;  // shorter rows are mostly padding in groups of 32
 constexpr double kUnit = 0x1p-24;        // float32's unit roundoff
-constexpr double kMostSlack = 0.25;
+constexpr double kMaxSlack = 0.25;
 // Squared norms of which float32 keeps all digits, and whose products it can hold.
 constexpr float kSmallest = 1e-28f, kLargest = 1e30f;
 constexpr float kNoBound = std::numeric_limits<float>::infinity();
@@ -34,10 +34,10 @@ void mean(const T* x, int64_t rows, int64_t d, T* out) {
     for (int64_t c = 0; c < d; ++c) out[c] = static_cast<T>(sum[c]);
 }
 
-// The slack of rows whose products are off by no more than growth |a| |b|.
-float slack_of(double growth) {
-    const double slack = 1.01 * (growth + 20 * kUnit);
-    return slack < kMostSlack ? static_cast<float>(slack) : kNoBound;
+// The slack of rows whose products are off by no more than gemm_rel_err |a| |b|.
+float slack_of(double gemm_rel_err) {
+    const double slack = 1.01 * (gemm_rel_err + 20 * kUnit);
+    return slack < kMaxSlack ? static_cast<float>(slack) : kNoBound;
 }
 
 double relative_error_of_sums(int64_t terms) {
@@ -92,7 +92,7 @@ void DistanceBounds::prepare_block(const void* const* rows, int64_t count, Bound
     job.rows = count;
     job.dimension = dimension_;
     job.center = center_.data();
-    job.scale = out.squared.data() + begin;
+    job.sq_norms = out.squared.data() + begin;
     BoundRows::Line* block = out.blocks.data() + begin / kBlock * lines_;
     double rounding[kBlock] = {};
     float* a = nullptr;
@@ -109,8 +109,8 @@ void DistanceBounds::prepare_block(const void* const* rows, int64_t count, Bound
         float& squared = out.squared[begin + r];
         const bool is_usual = squared == 0 || (kSmallest < squared && squared < kLargest);
         const double sums = relative_error_of_sums(in_integers_ ? int16_roundings(dimension_) + 2 : dimension_);
-        const double moved = rounding[r], growth = sums * (1 + moved) * (1 + moved) + 2 * moved + moved * moved;
-        out.slack[begin + r] = is_usual ? slack_of(growth) : kNoBound;
+        const double moved = rounding[r], gemm_rel_err = sums * (1 + moved) * (1 + moved) + 2 * moved + moved * moved;
+        out.slack[begin + r] = is_usual ? slack_of(gemm_rel_err) : kNoBound;
         if (out.slack[begin + r] == kNoBound) {
             squared = 0;
             if (a) std::fill_n(a + r * dimension_, dimension_, 0.0f);

@@ -14,11 +14,11 @@
 namespace difal {
 namespace {
 
-constexpr int64_t kSpan = 1024;     // points per task of a pass over all of them
-constexpr int64_t kTile = 64;       // points per task of catching up
-constexpr int64_t kColumns = 256;   // centres per product; a multiple of 16
-constexpr int64_t kMostLive = 512;  // points among which picks are made without looking at the others
-constexpr int64_t kLeastWidth = 256, kMostWidth = 4096, kWidthShare = 64;  // contenders per round
+constexpr int64_t kSpan = 1024;    // points per task of a pass over all of them
+constexpr int64_t kTile = 64;      // points per task of catching up
+constexpr int64_t kColumns = 256;  // centres per product; a multiple of 16
+constexpr int64_t kMaxLive = 512;  // points among which picks are made without looking at the others
+constexpr int64_t kMinWidth = 256, kMaxWidth = 4096, kWidthShare = 64;  // contenders per round
 constexpr double kTie = 2e-12;  // of the largest squared distance: closer is a tie, to the lowest index
 constexpr double kFar = std::numeric_limits<double>::infinity();
 constexpr int32_t kNobody = std::numeric_limits<int32_t>::max();
@@ -73,7 +73,7 @@ struct Farthest::State {
     bool is_double;
     const void* features;
     const uint8_t* allowed;
-    Team team;
+    ThreadPool pool;
     DistanceBounds low;
     std::vector<double> squared;  // to the nearest of the centres that the point has seen; 0 once picked
     std::vector<int32_t> seen;    // how many of the centres those are, the first ones
@@ -92,14 +92,14 @@ struct Farthest::State {
           is_double(wide),
           features(x),
           allowed(open),
-          team(threads),
+          pool(threads),
           low(x, n, d, wide),
           squared(n, kFar),
           seen(n, 0),
           picked(n, 0),
           width(least_width()) {}
 
-    int64_t least_width() const { return std::clamp(rows / kWidthShare, kLeastWidth, kMostWidth); }
+    int64_t least_width() const { return std::clamp(rows / kWidthShare, kMinWidth, kMaxWidth); }
 
     const void* row(const void* base, int64_t index) const {
         if (is_double) return static_cast<const double*>(base) + index * dimension;
@@ -135,7 +135,7 @@ struct Farthest::State {
     }
 
     void see_first() {
-        team.parallel_for(tasks(rows, kSpan), [&](int64_t span) {
+        pool.parallel_for(tasks(rows, kSpan), [&](int64_t span) {
             const int64_t begin = span * kSpan, end = std::min(rows, begin + kSpan);
             std::vector<int32_t> index(end - begin);
             for (int64_t i = begin; i < end; ++i) index[i - begin] = static_cast<int32_t>(i);
@@ -183,7 +183,7 @@ struct Farthest::State {
         std::sort(points.begin(), stale,
                   [&](int32_t a, int32_t b) { return seen[a] != seen[b] ? seen[a] < seen[b] : a < b; });
         const int64_t count = stale - points.begin();
-        team.parallel_for(tasks(count, kTile), [&](int64_t tile) {
+        pool.parallel_for(tasks(count, kTile), [&](int64_t tile) {
             const int32_t* index = points.data() + tile * kTile;
             const int64_t height = std::min(kTile, count - tile * kTile);
             TileScratch& s = tile_scratch();
@@ -233,7 +233,7 @@ struct Farthest::State {
         refresh();
         order.erase(std::remove_if(order.begin(), order.end(), [&](const Entry& e) { return e.squared < rest.most; }),
                     order.end());
-        split(std::min(kMostLive, limit + kTile), rest);
+        split(std::min(kMaxLive, limit + kTile), rest);
         const int64_t done = order.empty() ? 0 : pick_live(rest, limit, picks, distances_out);
         if (done == 0) width = std::min(2 * width, rows);
         if (4 * done > width) width = std::max(width / 2, least_width());
@@ -249,7 +249,7 @@ struct Farthest::State {
         BoundRows own;
         low.prepare(addresses.data(), live, own);
         between.resize(live * live);
-        team.parallel_for(tasks(live, kTile), [&](int64_t tile) {
+        pool.parallel_for(tasks(live, kTile), [&](int64_t tile) {
             low.multiply(own, live, own, tile * kTile, std::min(kTile, live - tile * kTile),
                          between.data() + tile * kTile, live);
         });

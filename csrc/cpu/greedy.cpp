@@ -26,7 +26,7 @@ void Scratch::reserve(int64_t n) {
     column.resize(n);
     packed.resize(n);
     covered.resize(n);
-    scale.resize(n);
+    sq_norms.resize(n);
     entries.resize(n);
 }
 
@@ -37,9 +37,9 @@ Scratch& scratch(int64_t n) {
 }
 
 void fill_row(const CoverageProblem& p, const ExactKernel& exact, int64_t i, float* k, int64_t first, int64_t width,
-              const float* scale, Scratch& s) {
+              const float* sq_norms, Scratch& s) {
     const auto point = [&](int64_t c) { return p.candidates ? p.candidates[first + c] : first + c; };
-    const int64_t count = coverage_kernels().transform(p.kind, p.error, k, width, p.row_scale[i], scale);
+    const int64_t count = coverage_kernels().transform(p.kind, p.error, k, width, p.row_sq_norms[i], sq_norms);
     int64_t found = 0;
     for (int64_t c = 0; found < count; ++c) {
         if (k[c] != kUncertain) continue;
@@ -54,17 +54,17 @@ void fill_row(const CoverageProblem& p, const ExactKernel& exact, int64_t i, flo
     for (int64_t u = 0; u < found; ++u) k[s.places[u]] = static_cast<float>(s.values[u]);
 }
 
-void cover_by_labeled(const CoverageProblem& p, const ExactKernel& exact, Team& team, CoverageLevel& level,
-                      const void* labeled, int64_t count, float* products, int64_t stride, const float* scale) {
+void cover_by_labeled(const CoverageProblem& p, const ExactKernel& exact, ThreadPool& pool, CoverageLevel& level,
+                      const void* labeled, int64_t count, float* products, int64_t stride, const float* sq_norms) {
     const CoverageKernels& simd = coverage_kernels();
-    team.parallel_for((p.rows + kSpan - 1) / kSpan, [&](int64_t block) {
+    pool.parallel_for((p.rows + kSpan - 1) / kSpan, [&](int64_t block) {
         const int64_t begin = block * kSpan, size = std::min(kSpan, p.rows - begin);
         Scratch& s = scratch(kSpan);
         for (int64_t l = 0; l < count; ++l) {
             float* k = products + l * stride + begin;
-            simd.transform(p.kind, p.error, k, size, scale[l], p.row_scale + begin);
-            const int64_t live = simd.float32.live(p.kind, p.error, k, level.rounded.data() + begin, size, scale[l],
-                                                   p.row_scale + begin, s.rows.data());
+            simd.transform(p.kind, p.error, k, size, sq_norms[l], p.row_sq_norms + begin);
+            const int64_t live = simd.float32.live(p.kind, p.error, k, level.rounded.data() + begin, size, sq_norms[l],
+                                                   p.row_sq_norms + begin, s.rows.data());
             for (int64_t r = 0; r < live; ++r) s.rows[r] += static_cast<int32_t>(begin);
             exact.against_other(labeled, l, s.rows.data(), live, s.values.data());
             for (int64_t r = 0; r < live; ++r) {
@@ -77,7 +77,7 @@ void cover_by_labeled(const CoverageProblem& p, const ExactKernel& exact, Team& 
 Greedy::Greedy(const CoverageProblem& problem, int threads)
     : p(problem),
       exact(p),
-      team(threads),
+      pool(threads),
       level(problem.rows, problem.kind, problem.is_short),
       first_gain(problem.first_gain) {
     gains_.assign(p.columns, 0.0);
@@ -112,7 +112,7 @@ void Greedy::start(const int64_t* picked, int64_t count) {
     for (int64_t t = 0; t < count; ++t) gains_[picked[t]] = kTaken;
     const bool is_open = std::all_of(level.exact.begin(), level.exact.end(), [](double m) { return m == 0; });
     const std::vector<double> barred = gains_;
-    team.parallel_for((p.columns + kStrip - 1) / kStrip, [&](int64_t strip) {
+    pool.parallel_for((p.columns + kStrip - 1) / kStrip, [&](int64_t strip) {
         const int64_t begin = strip * kStrip, end = std::min(p.columns, begin + kStrip);
         const bool weighed = is_open && weigh(begin, end);
         for (int64_t j = begin; j < end; ++j) {
@@ -186,7 +186,7 @@ void Greedy::make_column(int64_t j) {
     if (count * p.dimension < kWake) {
         for (int64_t at = 0; at < parts; ++at) part(at);
     } else {
-        team.parallel_for(parts, part);
+        pool.parallel_for(parts, part);
     }
 }
 
@@ -209,7 +209,7 @@ bool Greedy::rescan_old(const std::vector<int64_t>& contenders) {
         if (scanned_at_[j] != stats.picks && 2 * scanned_at_[j] <= stats.picks) old.push_back(j);
     }
     if (static_cast<int64_t>(old.size()) <= kBatch) return false;
-    team.parallel_for(static_cast<int64_t>(old.size()), [&](int64_t c) { rescan(old[c], scratch(p.rows)); });
+    pool.parallel_for(static_cast<int64_t>(old.size()), [&](int64_t c) { rescan(old[c], scratch(p.rows)); });
     return true;
 }
 
@@ -233,7 +233,7 @@ int64_t Greedy::choose() {
         if (count * (p.rows / 64 + static_cast<int64_t>(kept_.rows.size()) * p.dimension) < kWake) {
             for (int64_t c = 0; c < count; ++c) refine_one(c);
         } else {
-            team.parallel_for(count, refine_one);
+            pool.parallel_for(count, refine_one);
         }
         for (int64_t j : contenders) {
             if (!is_settled_[j]) continue;
@@ -252,7 +252,7 @@ int64_t Greedy::choose() {
             contenders.resize(kBatch);
         }
     }
-    stats.settled += settled_now;
+    stats.settled_candidates += settled_now;
     stats.contested += settled_now > 1;
     if (first_gain < 0) first_gain = best;
     int64_t winner = p.columns;

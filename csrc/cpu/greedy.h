@@ -16,7 +16,7 @@ namespace difal {
 struct Scratch {
     std::vector<int32_t> rows, places;
     std::vector<double> values, weights;
-    std::vector<float> column, packed, covered, scale;
+    std::vector<float> column, packed, covered, sq_norms;
     std::vector<uint16_t> entries;
     void reserve(int64_t n);
 };
@@ -50,11 +50,11 @@ struct CoverageLevel {
 // Inner products of row i with `width` points from `first` on, in place to kernel values: estimates, float64 where
 // those are uncertain, and the diagonal exactly.
 void fill_row(const CoverageProblem& p, const ExactKernel& exact, int64_t i, float* k, int64_t first, int64_t width,
-              const float* scale, Scratch& s);
+              const float* sq_norms, Scratch& s);
 
 // Raises `level` to the coverage of `count` labeled points; products is (count, N) inner products, overwritten.
-void cover_by_labeled(const CoverageProblem& p, const ExactKernel& exact, Team& team, CoverageLevel& level,
-                      const void* labeled, int64_t count, float* products, int64_t stride, const float* scale);
+void cover_by_labeled(const CoverageProblem& p, const ExactKernel& exact, ThreadPool& pool, CoverageLevel& level,
+                      const void* labeled, int64_t count, float* products, int64_t stride, const float* sq_norms);
 
 class Greedy {
   public:
@@ -76,7 +76,7 @@ class Greedy {
 
     CoverageProblem p;
     ExactKernel exact;
-    Team team;
+    ThreadPool pool;
     CoverageLevel level;
     CoverageStats stats;
     double first_gain;  // < 0: none yet
@@ -93,20 +93,20 @@ class Greedy {
     virtual void raise(const std::vector<RowRise>& rises) = 0;
 
     int64_t point(int64_t column) const { return p.candidates ? p.candidates[column] : column; }
-    float scale_of(int64_t column) const { return p.scale[point(column)]; }
+    float sq_norm_of(int64_t column) const { return p.sq_norms[point(column)]; }
     // Could an entry with this estimate reach above m? Never says no wrongly, and costs no division.
     bool may_reach(float k, float m) const {
-        return k + k * (2 * p.error.tolerance + p.error.relative) + p.error.absolute + 2 * p.error.storing > m;
+        return k + k * (2 * p.error.tolerance + p.error.relative) + p.error.absolute + 2 * p.error.quantization_err > m;
     }
     // What a scan charges a column for its own entry beyond rounding: nothing is estimated there.
     template <typename T>
-    double self_bound(T k, float m, double weight, float scale) const {
+    double self_bound(T k, float m, double weight, float sq_norms) const {
         double gain, charged, rounding;
         ErrorModel rounding_only = p.error;
-        rounding_only.lambda = 0;
-        rounding_only.storing /= 2;  // of m alone
-        matrix_kernels<T>().scan(p.kind, p.error, &k, &m, &weight, 1, scale, &scale, &gain, &charged);
-        matrix_kernels<T>().scan(p.kind, rounding_only, &k, &m, &weight, 1, scale, &scale, &gain, &rounding);
+        rounding_only.sq_dist_rel_err = 0;
+        rounding_only.quantization_err /= 2;  // of m alone
+        matrix_kernels<T>().scan(p.kind, p.error, &k, &m, &weight, 1, sq_norms, &sq_norms, &gain, &charged);
+        matrix_kernels<T>().scan(p.kind, rounding_only, &k, &m, &weight, 1, sq_norms, &sq_norms, &gain, &rounding);
         return charged - rounding;
     }
     void reopen(int64_t j) {

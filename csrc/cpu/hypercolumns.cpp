@@ -65,8 +65,8 @@ void hypercolumns(const HypercolumnJob& job, int threads) {
     const int64_t row_size = wide ? 8 : 4;
     const int64_t out_size = job.out_type == Float::f64 ? 8 : job.out_type == Float::f32 ? 4 : 2;
     const int64_t blocks = (job.point_count + kPointBlock - 1) / kPointBlock;
-    Team team(static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, blocks))));
-    team.parallel_for(blocks, [&](int64_t block) {
+    ThreadPool pool(static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, blocks))));
+    pool.parallel_for(blocks, [&](int64_t block) {
         const int64_t first = block * kPointBlock;
         const int64_t count = std::min(kPointBlock, job.point_count - first);
         const int64_t row_bytes = job.channels * row_size;

@@ -14,12 +14,12 @@
 namespace difal {
 namespace {
 
-constexpr float kMost = 32767.0f;
+constexpr float kMaxEntry = 32767.0f;
 // Of q over a group, rounded: rounding adds sqrt(32) / 2 to the norm, and 46340^2 < 2^31.
-constexpr float kMostGroup = 46336.0f;
-// Squared norms of groups; the product of two steps, kSmallest / kMostGroup^2 at least, must be a normal float32.
+constexpr float kMaxGroup = 46336.0f;
+// Squared norms of groups; the product of two steps, kSmallest / kMaxGroup^2 at least, must be a normal float32.
 constexpr float kSmallest = 1e-28f, kLargest = 1e30f, kSmallestStep = 1.1e-19f;
-constexpr int64_t kLeastTileDimension = 64;  // shorter rows leave tiles mostly empty
+constexpr int64_t kMinTileDimension = 64;  // shorter rows leave tiles mostly empty
 
 const Int16Kernels& int16_kernels() {
     return has_vnni() ? kInt16Vnni : kInt16Generic;
@@ -41,7 +41,7 @@ void prepare_row(const RowsJob& job, int64_t r, float* row) {
                    r * job.dimension * static_cast<int64_t>(job.is_double ? sizeof(double) : sizeof(float));
     one.rows = 1;
     one.out = row;
-    one.scale = job.scale ? job.scale + r : nullptr;
+    one.sq_norms = job.sq_norms ? job.sq_norms + r : nullptr;
     prepare_rows(one);
 }
 
@@ -57,7 +57,7 @@ float step_of(const float* row, int64_t numbers, bool is_for_tiles) {
     int16_kernels().measure(row, numbers, &largest, &group);
     if (largest == 0) return 0;
     if (!(kSmallest < group && group < kLargest)) return -1;
-    const float step = 1.00001f * std::max(largest / kMost, is_for_tiles ? 0.0f : std::sqrt(group) / kMostGroup);
+    const float step = 1.00001f * std::max(largest / kMaxEntry, is_for_tiles ? 0.0f : std::sqrt(group) / kMaxGroup);
     return step < kSmallestStep ? -1 : step;
 }
 
@@ -75,7 +75,7 @@ double rounding_of(const float* row, int64_t numbers, float step) {
 }  // namespace
 
 bool int16_in_tiles(int64_t dimension) {
-    return (has_amx() || models_tiles()) && kLeastTileDimension <= dimension && dimension <= kMostTileNumbers;
+    return (has_amx() || models_tiles()) && kMinTileDimension <= dimension && dimension <= kMaxTileNumbers;
 }
 
 int64_t int16_block_size(int64_t dimension) {

@@ -14,7 +14,7 @@ namespace difal {
 constexpr int64_t kTileNumbers = 64;  // numbers of a row in one tile
 // So many numbers of a row add up without leaving int32: |hi lo| <= 2^15 for each and two of them together, lo lo <
 // 2^16.
-constexpr int64_t kMostTileNumbers = 1 << 15;
+constexpr int64_t kMaxTileNumbers = 1 << 15;
 
 struct Int16TileKernels {
     // The bytes of a row of n numbers, a multiple of 64.

@@ -90,9 +90,9 @@ void multiply(const int32_t* a, int64_t a_rows, const int32_t* b, int64_t b_rows
               int64_t stride) {
     const TileConfig config;
     _tile_loadconfig(&config);
-    const int64_t tiles = numbers / kTileNumbers;          // of the hi of a block, and as many of the lo
-    const int64_t block = kInt16Rows * (numbers / 2 + 1);  // int32 words
-    alignas(64) int32_t turned[2 * kDepth * kTileWords];   // hi and lo of a block's rows
+    const int64_t tiles = numbers / kTileNumbers;             // of the hi of a block, and as many of the lo
+    const int64_t block = kInt16Rows * (numbers / 2 + 1);     // int32 words
+    alignas(64) int32_t transposed[2 * kDepth * kTileWords];  // hi and lo of a block's rows
     alignas(64) int32_t sums[kGroup * 4 * kTileWords];
     for (int64_t i = 0; i < a_rows; i += kInt16Rows) {
         const int32_t* a_block = a + i / kInt16Rows * block;
@@ -105,8 +105,8 @@ void multiply(const int32_t* a, int64_t a_rows, const int32_t* b, int64_t b_rows
                 const bool is_first = k0 == 0, is_last = k0 + depth == tiles;
                 if (!(is_first && is_last && group > 0)) {
                     for (int64_t k = 0; k < depth; ++k) {
-                        turn(a_block + (k0 + k) * kTileWords, turned + 2 * k * kTileWords);
-                        turn(a_block + (tiles + k0 + k) * kTileWords, turned + (2 * k + 1) * kTileWords);
+                        turn(a_block + (k0 + k) * kTileWords, transposed + 2 * k * kTileWords);
+                        turn(a_block + (tiles + k0 + k) * kTileWords, transposed + (2 * k + 1) * kTileWords);
                     }
                 }
                 for (int64_t j = group; j < end; j += kInt16Rows) {
@@ -130,8 +130,8 @@ void multiply(const int32_t* a, int64_t a_rows, const int32_t* b, int64_t b_rows
                     for (int64_t k = 0; k < depth; ++k) {
                         _tile_loadd(6, b_hi + k * kTileWords, 64);
                         _tile_loadd(7, b_lo + k * kTileWords, 64);
-                        _tile_loadd(4, turned + 2 * k * kTileWords, 64);
-                        _tile_loadd(5, turned + (2 * k + 1) * kTileWords, 64);
+                        _tile_loadd(4, transposed + 2 * k * kTileWords, 64);
+                        _tile_loadd(5, transposed + (2 * k + 1) * kTileWords, 64);
                         _tile_dpbssd(0, 4, 6);
                         _tile_dpbsud(1, 4, 7);
                         _tile_dpbusd(2, 5, 6);

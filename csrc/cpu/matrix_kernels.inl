@@ -11,7 +11,7 @@ namespace {
 // been rounded to k, and what rounding moved it by.
 template <KernelKind kind>
 float bound_of(const ErrorModel& e, float k, float sum) {
-    return entry_bound<kind>(e, k + e.storing, sum) + e.storing;
+    return entry_bound<kind>(e, k + e.quantization_err, sum) + e.quantization_err;
 }
 
 // A kernel value, or a coverage, as an entry of the matrix.
@@ -76,7 +76,7 @@ template <KernelKind kind, typename T>
 int64_t live_as(const ErrorModel& error, const T* __restrict k, const float* __restrict m, int64_t n, float s_j,
                 const float* __restrict s, int32_t* __restrict rows) {
     const ErrorModel e = error;
-    const float stretch = 1 + 2 * e.tolerance + e.relative, more = e.absolute + 2 * e.storing;  // as may_reach
+    const float stretch = 1 + 2 * e.tolerance + e.relative, more = e.absolute + 2 * e.quantization_err;  // as may_reach
     int64_t count = 0;
     constexpr int64_t kChunk = 64, kAhead = 512, kLine = 64 / sizeof(T);
     for (int64_t begin = 0; begin < n; begin += kChunk) {

@@ -21,8 +21,8 @@ const ProjectionKernels& kernels() {
     }
 }
 
-Team team_for(int64_t tasks, int threads) {
-    return Team(static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, tasks))));
+ThreadPool pool_for(int64_t tasks, int threads) {
+    return ThreadPool(static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, tasks))));
 }
 
 // The four corners of one pixel in one map: cells in the order low-low, low-high, high-low, high-high.
@@ -61,7 +61,7 @@ void gram_maps(const FeatureMap& map, int64_t image, bool self_only, double* gra
     const int64_t maps = self_only ? 1 : kGramMaps;
     const int64_t rows = std::max<int64_t>(1, 512 / map.width);  // per task
     const int64_t tasks = (map.height + rows - 1) / rows;
-    team_for(tasks, threads).parallel_for(tasks, [&](int64_t task) {
+    pool_for(tasks, threads).parallel_for(tasks, [&](int64_t task) {
         const int64_t begin = task * rows, end = std::min(map.height, begin + rows);
         const int64_t cells = (end - begin) * map.width;
         std::vector<double> sums(maps * cells);
@@ -82,7 +82,7 @@ void resize_projected(const ResizeJob& job, int threads) {
             columns[m].push_back(bilinear_tap(x, job.maps[m].width, job.width));
         }
     }
-    team_for(rows, threads).parallel_for(rows, [&](int64_t row) {
+    pool_for(rows, threads).parallel_for(rows, [&](int64_t row) {
         char* out = static_cast<char*>(job.out) + row * job.width * pixel_bytes;
         double* norms = job.norms + row * job.width;
         std::vector<Tap> lines;

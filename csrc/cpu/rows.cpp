@@ -44,7 +44,7 @@ void prepare(const RowsJob& job, const RowKernels<T>& kernels) {
             kernels.scale(x, d, squared > 0 ? 1 / std::sqrt(squared) : 0.0, out);
             squared = 0;
         }
-        if (job.scale) job.scale[i] = static_cast<float>(squared);
+        if (job.sq_norms) job.sq_norms[i] = static_cast<float>(squared);
     }
 }
 

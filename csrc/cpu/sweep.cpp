@@ -12,13 +12,13 @@ constexpr int64_t kRows = 256;  // rows per task when their coverage is made aga
 
 }  // namespace
 
-Sweep::Sweep(const CoverageProblem& problem, int threads) : state_(new State(problem, threads)) {}
-Sweep::~Sweep() = default;
+TiledGreedy::TiledGreedy(const CoverageProblem& problem, int threads) : state_(new State(problem, threads)) {}
+TiledGreedy::~TiledGreedy() = default;
 
-void Sweep::cover(const void* labeled, int64_t count, float* products, int64_t stride, const float* scale) {
+void TiledGreedy::cover(const void* labeled, int64_t count, float* products, int64_t stride, const float* sq_norms) {
     State& s = *state_;
     const auto change = [&](CoverageLevel& level) {
-        cover_by_labeled(s.p, s.exact, s.team, level, labeled, count, products, stride, scale);
+        cover_by_labeled(s.p, s.exact, s.pool, level, labeled, count, products, stride, sq_norms);
     };
     if (s.levels.empty()) {
         s.Greedy::cover(change);
@@ -27,14 +27,14 @@ void Sweep::cover(const void* labeled, int64_t count, float* products, int64_t s
     }
 }
 
-double Sweep::guess(int64_t j, float* products) {
+double TiledGreedy::guess(int64_t j, float* products) {
     State& s = *state_;
     Scratch& buffers = scratch(s.p.rows + 1);
-    fill_row(s.p, s.exact, j, products, 0, s.p.rows, s.p.scale, buffers);
+    fill_row(s.p, s.exact, j, products, 0, s.p.rows, s.p.sq_norms, buffers);
     s.levels.push_back(s.levels.back());
     CoverageLevel& level = s.levels.back();
     const int64_t live = coverage_kernels().float32.live(s.p.kind, s.p.error, products, level.rounded.data(), s.p.rows,
-                                                         s.p.scale[j], s.p.scale, buffers.rows.data());
+                                                         s.p.sq_norms[j], s.p.sq_norms, buffers.rows.data());
     s.exact.against_point(j, buffers.rows.data(), live, buffers.values.data());
     double gain = 0;
     for (int64_t r = 0; r < live; ++r) {
@@ -46,19 +46,19 @@ double Sweep::guess(int64_t j, float* products) {
     return gain;
 }
 
-void Sweep::keep(int64_t count) {
+void TiledGreedy::keep(int64_t count) {
     state_->levels.resize(count + 1, CoverageLevel(0, state_->p.kind));
 }
 
-int64_t Sweep::guesses() const {
+int64_t TiledGreedy::guesses() const {
     return static_cast<int64_t>(state_->levels.size()) - 1;
 }
 
-const double* Sweep::coverage(int64_t count) const {
+const double* TiledGreedy::coverage(int64_t count) const {
     return state_->levels[count].exact.data();
 }
 
-double Sweep::gain(int64_t t) const {
+double TiledGreedy::gain(int64_t t) const {
     const State& s = *state_;
     const std::vector<double>&low = s.levels[t].exact, &high = s.levels[t + 1].exact;
     double total = 0;
@@ -66,7 +66,7 @@ double Sweep::gain(int64_t t) const {
     return total;
 }
 
-void Sweep::begin(int64_t first, int64_t alive_at, int64_t entries, int64_t block) {
+void TiledGreedy::begin(int64_t first, int64_t alive_at, int64_t entries, int64_t block) {
     State& s = *state_;
     s.first = first;
     s.alive_at = alive_at;
@@ -74,7 +74,7 @@ void Sweep::begin(int64_t first, int64_t alive_at, int64_t entries, int64_t bloc
     s.taken.assign((s.steps() + 1) * s.p.rows, 0.0);
     s.weight_alive.assign((s.steps() + 1) * s.p.rows, 0.0f);
     s.blocks.assign((s.p.rows + block - 1) / block, {});
-    s.team.parallel_for(static_cast<int64_t>(s.blocks.size()), [&](int64_t b) { s.blocks[b] = s.block_events(b); });
+    s.pool.parallel_for(static_cast<int64_t>(s.blocks.size()), [&](int64_t b) { s.blocks[b] = s.block_events(b); });
     s.alive.reset();
     if (entries > 0) {
         s.floor = s.levels[alive_at].rounded;
@@ -82,8 +82,8 @@ void Sweep::begin(int64_t first, int64_t alive_at, int64_t entries, int64_t bloc
     }
 }
 
-void Sweep::tile(int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end, float* tile,
-                 float* turned, int64_t stride) {
+void TiledGreedy::tile(int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end, float* tile,
+                       float* transposed, int64_t stride) {
     State& s = *state_;
     const int64_t rows = row_end - row_begin, columns = column_end - column_begin;
     const bool diagonal = row_begin == column_begin;
@@ -91,7 +91,7 @@ void Sweep::tile(int64_t row_begin, int64_t row_end, int64_t column_begin, int64
     for (int64_t r = 0; r < rows; ++r) {
         float* k = tile + r * stride;
         const int64_t i = row_begin + r;
-        fill_row(s.p, s.exact, i, k, column_begin, columns, s.p.scale + column_begin, buffers);
+        fill_row(s.p, s.exact, i, k, column_begin, columns, s.p.sq_norms + column_begin, buffers);
         if (!s.alive) continue;
         s.each_alive(i, k, column_begin, columns, buffers, [&](int32_t j, float value) {
             s.alive->add(i, j, value);
@@ -100,15 +100,15 @@ void Sweep::tile(int64_t row_begin, int64_t row_end, int64_t column_begin, int64
     }
     s.take_from(s.blocks[row_begin / s.block], tile, stride, column_begin, columns);
     if (diagonal) return;
-    coverage_kernels().float32.transpose(tile, stride, rows, columns, turned, stride);
-    s.take_from(s.blocks[column_begin / s.block], turned, stride, row_begin, rows);
+    coverage_kernels().float32.transpose(tile, stride, rows, columns, transposed, stride);
+    s.take_from(s.blocks[column_begin / s.block], transposed, stride, row_begin, rows);
 }
 
-bool Sweep::gathered() const {
+bool TiledGreedy::gathered() const {
     return state_->alive && !state_->alive->full();
 }
 
-void Sweep::gains(int64_t t, double* out, double* alive) const {
+void TiledGreedy::gains(int64_t t, double* out, double* alive) const {
     const State& s = *state_;
     std::fill(out, out + s.p.rows, 0.0);
     std::fill(alive, alive + s.p.rows, 0.0);
@@ -128,15 +128,15 @@ void Sweep::gains(int64_t t, double* out, double* alive) const {
     }
 }
 
-int64_t Sweep::replace(int64_t t, const int64_t* points, int64_t count, int64_t moved, float* products) {
+int64_t TiledGreedy::replace(int64_t t, const int64_t* points, int64_t count, int64_t moved, float* products) {
     State& s = *state_;
     const int64_t n = s.p.rows, last = static_cast<int64_t>(s.levels.size()) - 1;
-    if (t + count != last) throw std::logic_error("Sweep::replace: as many guesses as there were");
+    if (t + count != last) throw std::logic_error("TiledGreedy::replace: as many guesses as there were");
     Scratch& buffers = scratch(n + 1);
-    fill_row(s.p, s.exact, points[0], products, 0, n, s.p.scale, buffers);
+    fill_row(s.p, s.exact, points[0], products, 0, n, s.p.sq_norms, buffers);
     const CoverageLevel& base = s.levels[t];
     const int64_t live = coverage_kernels().float32.live(s.p.kind, s.p.error, products, base.rounded.data(), n,
-                                                         s.p.scale[points[0]], s.p.scale, buffers.rows.data());
+                                                         s.p.sq_norms[points[0]], s.p.sq_norms, buffers.rows.data());
     s.is_lower.resize(n, 0);
     std::vector<uint8_t> touched(n, 0);
     for (int64_t r = 0; r < live; ++r) touched[buffers.rows[r]] = 1;
@@ -147,7 +147,7 @@ int64_t Sweep::replace(int64_t t, const int64_t* points, int64_t count, int64_t 
     s.changed_from = t - s.first;
     s.was.resize(s.changed.size() * (count + 1));
     std::vector<uint8_t> same(s.changed.size(), 1);
-    s.team.parallel_for((static_cast<int64_t>(same.size()) + kRows - 1) / kRows, [&](int64_t task) {
+    s.pool.parallel_for((static_cast<int64_t>(same.size()) + kRows - 1) / kRows, [&](int64_t task) {
         const int64_t begin = task * kRows, width = std::min<int64_t>(kRows, same.size() - begin);
         const int32_t* rows = s.changed.data() + begin;
         double values[kRows];
@@ -175,34 +175,34 @@ int64_t Sweep::replace(int64_t t, const int64_t* points, int64_t count, int64_t 
         for (int32_t i : s.changed) s.is_lower[i] = s.levels[s.alive_at].rounded[i] < s.floor[i];
     }
     s.changes.assign((size + kBatch - 1) / kBatch, {});
-    s.team.parallel_for(static_cast<int64_t>(s.changes.size()), [&](int64_t b) {
+    s.pool.parallel_for(static_cast<int64_t>(s.changes.size()), [&](int64_t b) {
         s.changes[b] = s.change_events(b * kBatch, std::min(size, (b + 1) * kBatch));
     });
     return size;
 }
 
-void Sweep::changed_rows(int64_t* rows) const {
+void TiledGreedy::changed_rows(int64_t* rows) const {
     std::copy(state_->changed.begin(), state_->changed.end(), rows);
 }
 
-void Sweep::retake(int64_t batch, int64_t column_begin, int64_t column_end, float* tile, int64_t stride) {
+void TiledGreedy::retake(int64_t batch, int64_t column_begin, int64_t column_end, float* tile, int64_t stride) {
     State& s = *state_;
     const int64_t begin = batch * kBatch, end = std::min<int64_t>(s.changed.size(), begin + kBatch);
     for (int64_t r = begin; r < end; ++r) {
         fill_row(s.p, s.exact, s.changed[r], tile + (r - begin) * stride, column_begin, column_end - column_begin,
-                 s.p.scale + column_begin, scratch(column_end - column_begin + 1));
+                 s.p.sq_norms + column_begin, scratch(column_end - column_begin + 1));
     }
     s.take_from(s.changes[batch], tile, stride, column_begin, column_end - column_begin);
 }
 
-int64_t Sweep::forget_lower(int64_t* rows) {
+int64_t TiledGreedy::forget_lower(int64_t* rows) {
     State& s = *state_;
     int64_t count = 0;
     for (int64_t i = 0; s.alive && i < static_cast<int64_t>(s.is_lower.size()); ++i) {
         if (s.is_lower[i]) rows[count++] = i;
     }
     if (count == 0) return 0;
-    s.team.parallel_for((s.p.rows + kRows - 1) / kRows, [&](int64_t task) {
+    s.pool.parallel_for((s.p.rows + kRows - 1) / kRows, [&](int64_t task) {
         for (int64_t i = task * kRows; i < std::min(s.p.rows, (task + 1) * kRows); ++i)
             s.alive->filter(i, [&](int32_t j, float) { return !s.is_lower[i] && !s.is_lower[j]; });
     });
@@ -213,15 +213,15 @@ int64_t Sweep::forget_lower(int64_t* rows) {
     return count;
 }
 
-void Sweep::gather_again(const int64_t* rows, int64_t count, int64_t column_begin, int64_t column_end, float* tile,
-                         int64_t stride, bool own) {
+void TiledGreedy::gather_again(const int64_t* rows, int64_t count, int64_t column_begin, int64_t column_end,
+                               float* tile, int64_t stride, bool own) {
     State& s = *state_;
     const int64_t columns = column_end - column_begin;
     Scratch& buffers = scratch(columns + 1);
     for (int64_t r = 0; r < count; ++r) {
         const int32_t i = static_cast<int32_t>(rows[r]);
         float* k = tile + r * stride;
-        fill_row(s.p, s.exact, i, k, column_begin, columns, s.p.scale + column_begin, buffers);
+        fill_row(s.p, s.exact, i, k, column_begin, columns, s.p.sq_norms + column_begin, buffers);
         s.each_alive(i, k, column_begin, columns, buffers, [&](int32_t j, float value) {
             if (own) s.alive->add(i, j, value);
             if (!own && !s.is_lower[j]) s.alive->add(j, i, value);
@@ -229,31 +229,32 @@ void Sweep::gather_again(const int64_t* rows, int64_t count, int64_t column_begi
     }
 }
 
-void Sweep::kernel_rows(const int64_t* rows, int64_t count, int64_t column_begin, int64_t column_end, float* products,
-                        int64_t stride) const {
+void TiledGreedy::kernel_rows(const int64_t* rows, int64_t count, int64_t column_begin, int64_t column_end,
+                              float* products, int64_t stride) const {
     const State& s = *state_;
     const int64_t columns = column_end - column_begin;
     for (int64_t r = 0; r < count; ++r) {
-        fill_row(s.p, s.exact, rows[r], products + r * stride, column_begin, columns, s.p.scale + column_begin,
+        fill_row(s.p, s.exact, rows[r], products + r * stride, column_begin, columns, s.p.sq_norms + column_begin,
                  scratch(columns + 1));
     }
 }
 
-void Sweep::add_gains(int64_t t, const int64_t* points, int64_t count, int64_t row_begin, int64_t row_end,
-                      float* products, int64_t stride, double* gains) const {
+void TiledGreedy::add_gains(int64_t t, const int64_t* points, int64_t count, int64_t row_begin, int64_t row_end,
+                            float* products, int64_t stride, double* gains) const {
     const State& s = *state_;
     kernel_rows(points, count, row_begin, row_end, products, stride);
     for (int64_t c = 0; c < count; ++c) {
         double gain, bound;
         coverage_kernels().float32.scan(
             s.p.kind, s.p.error, products + c * stride, s.levels[t].rounded.data() + row_begin, s.p.weights + row_begin,
-            row_end - row_begin, s.p.scale[points[c]], s.p.scale + row_begin, &gain, &bound);
+            row_end - row_begin, s.p.sq_norms[points[c]], s.p.sq_norms + row_begin, &gain, &bound);
         gains[c] += gain;
     }
 }
 
-void Sweep::add_taken(const int64_t* rows, const float* low, const float* high, const double* weights, int64_t count,
-                      int64_t column_begin, int64_t column_end, float* products, int64_t stride, double* taken) const {
+void TiledGreedy::add_taken(const int64_t* rows, const float* low, const float* high, const double* weights,
+                            int64_t count, int64_t column_begin, int64_t column_end, float* products, int64_t stride,
+                            double* taken) const {
     const State& s = *state_;
     kernel_rows(rows, count, column_begin, column_end, products, stride);
     std::vector<RiseEvent> events(count);
@@ -264,31 +265,31 @@ void Sweep::add_taken(const int64_t* rows, const float* low, const float* high, 
                                   taken + column_begin, unused.data());
 }
 
-double Sweep::settle(int64_t j, float* products, bool fresh, int64_t t, double threshold) {
+double TiledGreedy::settle(int64_t j, float* products, bool fresh, int64_t t, double threshold) {
     State& s = *state_;
     Scratch& buffers = scratch(s.p.rows + 1);
-    if (fresh) fill_row(s.p, s.exact, j, products, 0, s.p.rows, s.p.scale, buffers);
+    if (fresh) fill_row(s.p, s.exact, j, products, 0, s.p.rows, s.p.sq_norms, buffers);
     const CoverageLevel& level = s.levels[t];
     double estimate, bound;
     const CoverageKernels& simd = coverage_kernels();
-    simd.float32.scan(s.p.kind, s.p.error, products, level.rounded.data(), s.p.weights, s.p.rows, s.p.scale[j],
-                      s.p.scale, &estimate, &bound);
+    simd.float32.scan(s.p.kind, s.p.error, products, level.rounded.data(), s.p.weights, s.p.rows, s.p.sq_norms[j],
+                      s.p.sq_norms, &estimate, &bound);
     if (estimate + bound < threshold) return -1;
-    const int64_t live = simd.float32.live(s.p.kind, s.p.error, products, level.rounded.data(), s.p.rows, s.p.scale[j],
-                                           s.p.scale, buffers.rows.data());
+    const int64_t live = simd.float32.live(s.p.kind, s.p.error, products, level.rounded.data(), s.p.rows,
+                                           s.p.sq_norms[j], s.p.sq_norms, buffers.rows.data());
     s.exact.against_point(j, buffers.rows.data(), live, buffers.values.data());
     double gain = 0;
     for (int64_t r = 0; r < live; ++r) {
         const int32_t i = buffers.rows[r];
         gain += s.p.weights[i] * std::max(buffers.values[r] - level.exact[i], 0.0);
     }
-    ++s.stats.settled;
+    ++s.stats.settled_candidates;
     return gain;
 }
 
-void Sweep::start(double first_gain, const int64_t* picked) {
+void TiledGreedy::start(double first_gain, const int64_t* picked) {
     State& s = *state_;
-    if (!gathered()) throw std::logic_error("Sweep::start: nothing was gathered");
+    if (!gathered()) throw std::logic_error("TiledGreedy::start: nothing was gathered");
     s.level = s.levels[s.alive_at];
     s.levels.clear();
     s.levels.shrink_to_fit();
@@ -301,16 +302,16 @@ void Sweep::start(double first_gain, const int64_t* picked) {
     s.Greedy::start(picked, s.alive_at);
 }
 
-void Sweep::select(int64_t count, int64_t* picks, double* gains) {
+void TiledGreedy::select(int64_t count, int64_t* picks, double* gains) {
     state_->select(count, picks, gains);
 }
-double Sweep::covered() const {
+double TiledGreedy::covered() const {
     return state_->covered();
 }
-CoverageStats Sweep::stats() const {
+CoverageStats TiledGreedy::stats() const {
     return state_->stats;
 }
-int64_t Sweep::entries() const {
+int64_t TiledGreedy::entries() const {
     return state_->entries_at_start;
 }
 

@@ -18,7 +18,7 @@ struct TileEvents {
     std::vector<RiseEvent> events;
 };
 
-struct Sweep::State final : Greedy {
+struct TiledGreedy::State final : Greedy {
     std::vector<CoverageLevel> levels;  // after 0, 1, ... guesses
     int64_t first = 0, alive_at = 0, block = 1;
     std::vector<TileEvents> blocks;   // of `block` points each
@@ -100,8 +100,8 @@ struct Sweep::State final : Greedy {
     template <typename Visit>
     void each_alive(int64_t i, const float* k, int64_t column, int64_t width, Scratch& s, Visit&& visit) {
         for (int64_t c = 0; c < width; ++c) s.covered[c] = std::min(floor[i], floor[column + c]);
-        const int64_t count = simd_.float32.live(p.kind, p.error, k, s.covered.data(), width, p.scale[i],
-                                                 p.scale + column, s.rows.data());
+        const int64_t count = simd_.float32.live(p.kind, p.error, k, s.covered.data(), width, p.sq_norms[i],
+                                                 p.sq_norms + column, s.rows.data());
         const bool candidate = is_allowed(i);
         for (int64_t r = 0; r < count; ++r) {
             const int32_t j = static_cast<int32_t>(column + s.rows[r]);
@@ -124,7 +124,7 @@ struct Sweep::State final : Greedy {
                 s.column[count] = k;
                 s.covered[count] = level.rounded[i];
                 s.weights[count] = p.weights[i];
-                s.scale[count++] = p.scale[i];
+                s.sq_norms[count++] = p.sq_norms[i];
             }
             return as_row || may_reach(k, level.rounded[j]);
         });
@@ -134,16 +134,16 @@ struct Sweep::State final : Greedy {
     void scan(int64_t j, Scratch& s, double* gain, double* bound) override {
         int64_t self;
         const int64_t count = pack(j, s, &self);
-        simd_.float32.scan(p.kind, p.error, s.column.data(), s.covered.data(), s.weights.data(), count, p.scale[j],
-                           s.scale.data(), gain, bound);
-        if (self >= 0) *bound -= self_bound(s.column[self], s.covered[self], s.weights[self], s.scale[self]);
+        simd_.float32.scan(p.kind, p.error, s.column.data(), s.covered.data(), s.weights.data(), count, p.sq_norms[j],
+                           s.sq_norms.data(), gain, bound);
+        if (self >= 0) *bound -= self_bound(s.column[self], s.covered[self], s.weights[self], s.sq_norms[self]);
     }
 
     int64_t live_rows(int64_t j, Scratch& s) override {
         int64_t self;
         const int64_t count = pack(j, s, &self);
-        const int64_t live = simd_.float32.live(p.kind, p.error, s.column.data(), s.covered.data(), count, p.scale[j],
-                                                s.scale.data(), s.rows.data());
+        const int64_t live = simd_.float32.live(p.kind, p.error, s.column.data(), s.covered.data(), count,
+                                                p.sq_norms[j], s.sq_norms.data(), s.rows.data());
         for (int64_t r = 0; r < live; ++r) s.rows[r] = s.places[s.rows[r]];
         return live;
     }

@@ -23,7 +23,7 @@ long process() {
 }
 }  // namespace
 
-struct Team::State {
+struct ThreadPool::State {
     const long home = process();  // a process forked from it has none of the threads
     std::vector<std::thread> workers;
     std::mutex mutex;
@@ -66,11 +66,11 @@ struct Team::State {
     }
 };
 
-Team::Team(int threads) : state_(new State) {
+ThreadPool::ThreadPool(int threads) : state_(new State) {
     for (int i = 1; i < threads; ++i) state_->workers.emplace_back([s = state_.get()] { s->serve(); });
 }
 
-Team::~Team() {
+ThreadPool::~ThreadPool() {
     if (process() != state_->home) {
         state_.release();  // threads that are not there can be neither stopped nor joined
         return;
@@ -83,11 +83,11 @@ Team::~Team() {
     for (auto& worker : state_->workers) worker.join();
 }
 
-int Team::size() const {
+int ThreadPool::size() const {
     return static_cast<int>(state_->workers.size()) + 1;
 }
 
-void Team::parallel_for(int64_t count, const std::function<void(int64_t)>& task) {
+void ThreadPool::parallel_for(int64_t count, const std::function<void(int64_t)>& task) {
     State& s = *state_;
     if (s.workers.empty() || count <= 1 || process() != s.home) {
         for (int64_t i = 0; i < count; ++i) task(i);

@@ -35,7 +35,7 @@ __device__ inline float value_as(const ErrorModel& error, float g, float s_i, fl
         return g < -error.absolute ? -1.0f : larger(g, 0.0f);  // -1: surely 0, and never live
     } else {
         const float sum = s_i + s_j;
-        return estimate<kind>(sum - 2 * g, error.lambda * sum, error.tolerance);
+        return estimate<kind>(sum - 2 * g, error.sq_dist_rel_err * sum, error.tolerance);
     }
 }
 

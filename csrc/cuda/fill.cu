@@ -13,7 +13,7 @@ constexpr int kSide = 32;  // of a square that a block transforms, and transpose
 
 // One square of a panel per block, 8 warps of 4 rows each. On and left of the diagonal only, if symmetric.
 __global__ void __launch_bounds__(256, 4) fill_kernel(Points points, Estimate estimate, Panel panel) {
-    float* turned = reinterpret_cast<float*>(shared_memory());  // (kSide, kSide + 1)
+    float* transposed = reinterpret_cast<float*>(shared_memory());  // (kSide, kSide + 1)
     const int64_t row0 = panel.row_begin + static_cast<int64_t>(blockIdx.y) * kSide;
     const int64_t column0 = panel.column_begin + static_cast<int64_t>(blockIdx.x) * kSide;
     if (panel.symmetric && column0 >= row0 + kSide) return;
@@ -26,19 +26,19 @@ __global__ void __launch_bounds__(256, 4) fill_kernel(Points points, Estimate es
         if (here) {
             if (panel.columns) point = panel.columns[c];
             const float g = *at * estimate.product;
-            k = value_of(points.kind, estimate.error, g, estimate.scale[i], estimate.scale[point]);
+            k = value_of(points.kind, estimate.error, g, estimate.sq_norms[i], estimate.sq_norms[point]);
         }
         // The diagonal is made exact: nothing is charged for it.
         k = settle_lanes(points, here && (k == kUncertain || (panel.diagonal && c == i)), i, point, k);
         if (here) *at = k;
-        if (panel.symmetric) turned[lane() * (kSide + 1) + r] = k;
+        if (panel.symmetric) transposed[lane() * (kSide + 1) + r] = k;
     }
     if (!panel.symmetric) return;
     __syncthreads();
     for (int r = warp_in_block(); r < kSide; r += warps_in_block()) {
         const int64_t c = column0 + r, i = row0 + lane();
         if (i < panel.row_end && c < i && c < panel.column_end)
-            panel.gram[c * panel.stride + i] = turned[r * (kSide + 1) + lane()];
+            panel.gram[c * panel.stride + i] = transposed[r * (kSide + 1) + lane()];
     }
 }
 
@@ -47,14 +47,14 @@ __global__ void __launch_bounds__(256) cover_kernel(Points points, Estimate esti
     const int64_t i = cover.row_begin + static_cast<int64_t>(blockIdx.x) * warps_in_block() + warp_in_block();
     if (i >= cover.row_end) return;
     const float* line = cover.products + (i - cover.row_begin) * cover.stride;
-    const float s_i = estimate.scale[i];
+    const float s_i = estimate.sq_norms[i];
     const ErrorModel& error = estimate.error;
     double floor = cover.exact[i];
     for (int64_t l = lane(); l < cover.count; l += kWarp) {
-        const float k = value_of(points.kind, error, line[l] * estimate.product, s_i, cover.scale[l]);
+        const float k = value_of(points.kind, error, line[l] * estimate.product, s_i, cover.sq_norms[l]);
         if (k == kUncertain) continue;
         const double least =
-            static_cast<double>(k) - static_cast<double>(bound_of(points.kind, error, k, s_i + cover.scale[l]));
+            static_cast<double>(k) - static_cast<double>(bound_of(points.kind, error, k, s_i + cover.sq_norms[l]));
         floor = least > floor ? least : floor;
     }
     floor = warp_max(floor);
@@ -63,8 +63,8 @@ __global__ void __launch_bounds__(256) cover_kernel(Points points, Estimate esti
         const int64_t l = first + lane();
         bool open = false;
         if (l < cover.count) {
-            const float k = value_of(points.kind, error, line[l] * estimate.product, s_i, cover.scale[l]);
-            const float bound = bound_of(points.kind, error, k, s_i + cover.scale[l]);
+            const float k = value_of(points.kind, error, line[l] * estimate.product, s_i, cover.sq_norms[l]);
+            const float bound = bound_of(points.kind, error, k, s_i + cover.sq_norms[l]);
             open = k == kUncertain || static_cast<double>(k) + static_cast<double>(bound) >= floor;
         }
         unsigned mask = __ballot_sync(kAllLanes, open);

@@ -9,10 +9,10 @@ namespace cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr size_t kMostShared = 96 * 1024;  // every GPU from sm_80 on gives a block this much
+constexpr size_t kMaxShared = 96 * 1024;  // every GPU from sm_80 on gives a block this much
 
 struct Maps {
-    FeatureMap at[kMostMaps];
+    FeatureMap at[kMaxMaps];
 };
 
 // What one point reads of one map: element offsets of the corners from channel 0, and their weights.
@@ -121,7 +121,7 @@ template <typename Row>
 void launch_as(Queue queue, const HypercolumnJob& job, const Maps& maps) {
     const size_t fixed = sizeof(double) * kWarp + sizeof(Place) * static_cast<size_t>(job.map_count);
     const size_t all = fixed + sizeof(Row) * static_cast<size_t>(job.channels);
-    const bool staged = all <= kMostShared;
+    const bool staged = all <= kMaxShared;
     launch(hypercolumn_kernel<Row>, queue, dim3(static_cast<unsigned>(job.point_count)), kThreads, staged ? all : fixed,
            false, job, maps, static_cast<int>(job.map_count), staged);
 }

@@ -76,19 +76,19 @@ inline void check(cudaError_t status, const char* what) {
 // Why this kernel cannot run on this device, or nothing.
 template <typename... P>
 std::string why_not(void (*kernel)(P...), int device) {
-    const auto said = [](cudaError_t status, const char* what) {
+    const auto describe = [](cudaError_t status, const char* what) {
         cudaGetLastError();
         return message(status, what);
     };
     cudaError_t status = cudaSetDevice(device);
-    if (status != cudaSuccess) return said(status, "cudaSetDevice");
+    if (status != cudaSuccess) return describe(status, "cudaSetDevice");
     int cooperative = 0;
     status = cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device);
-    if (status != cudaSuccess) return said(status, "cudaDeviceGetAttribute");
+    if (status != cudaSuccess) return describe(status, "cudaDeviceGetAttribute");
     if (cooperative == 0) return "this GPU has no cooperative launch";
     cudaFuncAttributes attributes;
     status = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel));
-    return status == cudaSuccess ? "" : said(status, "cudaFuncGetAttributes");
+    return status == cudaSuccess ? "" : describe(status, "cudaFuncGetAttributes");
 }
 
 template <typename... P, typename... A>

@@ -8,9 +8,9 @@ namespace difal {
 namespace cuda {
 namespace {
 
-constexpr int kTakers = 64;      // candidates of a block of `take`
-constexpr int kStrip = 256;      // rows that it adds up
-constexpr int kMostStaged = 48;  // steps whose sums fit in shared memory
+constexpr int kTakers = 64;     // candidates of a block of `take`
+constexpr int kStrip = 256;     // rows that it adds up
+constexpr int kMaxStaged = 48;  // steps whose sums fit in shared memory
 constexpr int kGatherers = 512;
 
 __device__ inline double multiple(double v, double magic) {
@@ -48,15 +48,15 @@ __device__ inline void take_row(const Sums& sums, int64_t row, float k, const Ac
     }
 }
 
-// A thread per candidate, a block per 64 candidates and strip of rows. Candidates are the tile's columns, or, `turned`,
-// its rows, whose entries go through shared memory so that they are read along the rows.
-template <bool turned>
+// A thread per candidate, a block per 64 candidates and strip of rows. Candidates are the tile's columns, or,
+// `transposed`, its rows, whose entries go through shared memory so that they are read along the rows.
+template <bool transposed>
 __global__ void __launch_bounds__(kTakers) take_kernel(Tile tile, Sums sums, bool staged) {
     double* space = reinterpret_cast<double*>(shared_memory());
-    const int64_t candidate_begin = turned ? tile.row_begin : tile.column_begin;
-    const int64_t candidate_end = turned ? tile.row_end : tile.column_end;
-    const int64_t first_row = turned ? tile.column_begin : tile.row_begin;
-    const int64_t last_row = turned ? tile.column_end : tile.row_end;
+    const int64_t candidate_begin = transposed ? tile.row_begin : tile.column_begin;
+    const int64_t candidate_end = transposed ? tile.row_end : tile.column_end;
+    const int64_t first_row = transposed ? tile.column_begin : tile.row_begin;
+    const int64_t last_row = transposed ? tile.column_end : tile.row_end;
     const int64_t group = candidate_begin + static_cast<int64_t>(blockIdx.x) * kTakers;
     const int64_t j = group + threadIdx.x;
     const int64_t begin = first_row + static_cast<int64_t>(blockIdx.y) * kStrip;
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kTakers) take_kernel(Tile tile, Sums sums, boo
         space += 2 * sums.steps * kTakers;
     }
     const bool here = j < candidate_end;
-    if (turned) {
+    if (transposed) {
         float* square = reinterpret_cast<float*>(space) + warp_in_block() * kWarp * (kWarp + 1);
         const int64_t own = group + static_cast<int64_t>(warp_in_block()) * kWarp;
         for (int64_t i = begin; i < end; i += kWarp) {
@@ -97,7 +97,7 @@ __device__ inline bool is_alive(const Points& points, const Estimate& estimate, 
                                 int64_t j, float k) {
     if (lists.allowed && !lists.allowed[i] && !lists.allowed[j]) return false;
     const float least = lists.floor[i] < lists.floor[j] ? lists.floor[i] : lists.floor[j];
-    return k + bound_of(points.kind, estimate.error, k, estimate.scale[i] + estimate.scale[j]) > least;
+    return k + bound_of(points.kind, estimate.error, k, estimate.sq_norms[i] + estimate.sq_norms[j]) > least;
 }
 
 // A warp per row of the tile: its live entries, in the order of the columns.
@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(256) column_kernel(Points points, Estimate est
     double gain = 0, slack = 0;
     bool open = false;
     if (here) {
-        const float s_i = estimate.scale[i], s_j = estimate.scale[j];
+        const float s_i = estimate.sq_norms[i], s_j = estimate.sq_norms[j];
         k = value_of(points.kind, error, column.products[i] * estimate.product, s_i, s_j);
         open = k == kUncertain || i == j;
     }
@@ -173,7 +173,7 @@ __global__ void __launch_bounds__(256) column_kernel(Points points, Estimate est
             const double before = column.exact[i];
             column.new_exact[i] = before;
             column.new_rounded[i] = column.rounded[i];
-            bound = bound_of(points.kind, error, k, estimate.scale[i] + estimate.scale[j]);
+            bound = bound_of(points.kind, error, k, estimate.sq_norms[i] + estimate.sq_norms[j]);
             live = live || k + bound > column.rounded[i];
         }
         __syncwarp();  // the copies are there before they are raised
@@ -193,8 +193,8 @@ __global__ void __launch_bounds__(256) column_kernel(Points points, Estimate est
     if (here) {
         m = column.rounded[i];
         ErrorModel own = error;
-        if (i == j) own.lambda = 0;
-        bound = bound_of(points.kind, own, k, estimate.scale[i] + estimate.scale[j]);
+        if (i == j) own.sq_dist_rel_err = 0;
+        bound = bound_of(points.kind, own, k, estimate.sq_norms[i] + estimate.sq_norms[j]);
         const double w = column.weights[i];
         if (k > m) gain = w * (static_cast<double>(k) - static_cast<double>(m));
         if (k + bound > m) slack = w * static_cast<double>(bound);
@@ -215,7 +215,7 @@ unsigned blocks_for(int64_t count, int64_t each) {
 
 void coverage_take(Queue queue, const Tile& tile, const Sums& sums) {
     const int64_t rows = tile.row_end - tile.row_begin, columns = tile.column_end - tile.column_begin;
-    const bool staged = sums.steps <= kMostStaged;
+    const bool staged = sums.steps <= kMaxStaged;
     const size_t sums_size = staged ? 2 * sizeof(double) * kTakers * static_cast<size_t>(sums.steps) : 0;
     launch(take_kernel<false>, queue, dim3(blocks_for(columns, kTakers), blocks_for(rows, kStrip)), kTakers, sums_size,
            false, tile, sums, staged);

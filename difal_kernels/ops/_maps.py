@@ -11,7 +11,7 @@ from difal_kernels import _checks
 
 # In the order of difal::Float.
 FLOAT_CODES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
-MOST_PIXELS = 2**31 - 1  # of a side of the image
+MAX_PIXELS = 2**31 - 1  # of a side of the image
 
 
 def as_maps(maps: Any) -> list[torch.Tensor]:
@@ -40,7 +40,7 @@ def as_size(size: Any) -> tuple[int, int]:
     """`size` as (H, W)."""
     if not isinstance(size, tuple | list | torch.Size | np.ndarray) or len(size) != 2:
         raise TypeError(f"`size` must be a pair (H, W), got {size!r}")
-    return _checks.as_int(size[0], "size[0]", 1, MOST_PIXELS), _checks.as_int(size[1], "size[1]", 1, MOST_PIXELS)
+    return _checks.as_int(size[0], "size[0]", 1, MAX_PIXELS), _checks.as_int(size[1], "size[1]", 1, MAX_PIXELS)
 
 
 def native_map(view: torch.Tensor) -> tuple:

@@ -318,7 +318,7 @@ def open_selection(
     gains: np.ndarray,
     report: Reporter,
 ) -> Selecting:
-    shared = {"picks": picks, "labeled": points.labeled, "candidates": points.candidates}
+    shared: dict[str, Any] = {"picks": picks, "labeled": points.labeled, "candidates": points.candidates}
     if args.method == "kcenter":
         return Centers(points.features, **shared)
     return Herding(

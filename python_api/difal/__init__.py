@@ -8,6 +8,9 @@ References:
     NeurIPS 2025, arXiv 2510.22229.
 """
 
+from difal.earlier_names import install
 from difal_kernels._version import __version__
+
+install()
 
 __all__ = ["__version__"]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from difal.earlier_names import moved
 from difal.errors import ConfigError
 
 KERNELS = ("rbf", "laplace", "cauchy", "student_t", "rational_quadratic", "cosine")
@@ -187,6 +191,22 @@ class Config:
         return Path("runs") / f"{name}-{self.acquisition}-seed{self.seed}"
 
 
+def __getattr__(name: str) -> Any:
+    return moved(__name__, name)
+
+
+def _also_by_earlier_names(init: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(init)
+    def accept(self, *args, **settings):
+        for old in RENAMED.keys() & settings.keys():
+            warnings.warn(f"Config({old}=) is {RENAMED[old]}= now", DeprecationWarning, stacklevel=2)
+            settings[RENAMED[old]] = settings.pop(old)
+        init(self, *args, **settings)
+
+    return accept
+
+
+Config.__init__ = _also_by_earlier_names(Config.__init__)  # type: ignore[method-assign]
 FIELDS = {item.name: item for item in dataclasses.fields(Config)}
 TYPES = typing.get_type_hints(Config)
 

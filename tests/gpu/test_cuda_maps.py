@@ -49,7 +49,7 @@ def test_saturated_and_impossible_classes(device):
 def test_invalid_places_are_named_and_nan_stays_where_it_is(device):
     x = logits(50, 3, 5)
     x[17, 1, 2], x[30, 0, 0] = math.nan, math.inf
-    with pytest.raises(ValueError, match=r"NaN for class 2 at place \(17,\), sample 1"):
+    with pytest.raises(ValueError, match=r"NaN for class 2 at position \(17,\), sample 1"):
         disagreement(x.to(device), backend="cuda")
     free = disagreement(x.to(device), backend="cuda", check_finite=False)["bald"].cpu()
     assert free.isnan().nonzero()[:, 0].tolist() == [17, 30]

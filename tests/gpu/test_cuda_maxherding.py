@@ -56,11 +56,21 @@ def test_half_precision_goes_to_the_tensor_cores_where_the_bound_allows(device, 
     x = torch.nn.functional.normalize(blobs(90, d=40).float(), dim=1).to(dtype)
     assert operands(x, device).matrix.dtype == dtype
     assert_same(device, x, 40, repeats=2)
-    use(monkeypatch, "cuda", chunks=(16,))  # sums of several products
+    use(monkeypatch, "cuda", chunk=16)  # sums of several products
     assert_same(device, x, 20)
     far = x + 300  # too large for the sums of a tensor core: centred in float32
     assert operands(far, device).matrix.dtype == torch.float32
     assert_same(device, far, 10)
+
+
+def test_the_bound_of_long_rows_on_tensor_cores(device):
+    """Sums of 512 products at most: 4 (512 + 6144 / 512) u, and what the rest of a squared distance loses."""
+    x = torch.nn.functional.normalize(
+        torch.randn(8, 6144, generator=torch.Generator().manual_seed(0)), dim=1
+    ).bfloat16()
+    own = operands(x, device)
+    assert own.raw
+    assert 1.2e-4 < own.error.sq_dist_rel_err < 1.5e-4
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

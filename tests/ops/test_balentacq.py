@@ -142,7 +142,7 @@ def test_check_finite_false_keeps_the_damage_in_its_place(backend, bad):
     x = draw((70, 3, 5))
     clean = dk.balentacq(x, backend=backend)
     x[11, 1] = bad
-    with pytest.raises(ValueError, match=r"`samples` must.* at place \(11,\), sample 1"):
+    with pytest.raises(ValueError, match=r"`samples` must.* at position \(11,\), sample 1"):
         dk.balentacq(x, backend=backend)
     got = dk.balentacq(x, check_finite=False, backend=backend)
     assert got.isnan().nonzero().tolist() == [[11]]

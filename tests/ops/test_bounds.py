@@ -119,7 +119,7 @@ def native_values(kernel, products, sq_norms, error, features=None, bandwidth=1.
     n = len(sq_norms)
     features = torch.arange(n, dtype=torch.float32)[:, None].contiguous() if features is None else features
     p = Problem(features, 1, None, None, torch.ones(n, dtype=torch.float64), kernel, bandwidth)
-    native, _keep = make_native("Sweep", p, features, sq_norms, error, 1)
+    native, _keep = make_native("TiledGreedy", p, features, sq_norms, error, 1)
     line = torch.zeros(1, -(-n // 32) * 32, dtype=torch.float32)
     line[0, :n] = products
     rows = torch.zeros(1, dtype=torch.int64)

@@ -93,7 +93,7 @@ def changed(x, index, value):
         (
             changed(X, (2, 1, 3), math.nan),
             "logits",
-            r"hold no NaN, got NaN for class 3 at place \(2,\), sample 1",
+            r"hold no NaN, got NaN for class 3 at position \(2,\), sample 1",
         ),
         (changed(X, (2, 1, 3), math.inf), "logits", "not be .inf, got inf for class 3"),
         (
@@ -107,7 +107,7 @@ def changed(x, index, value):
         (
             changed(P, (2, 1, 3), 0.5),
             "probs",
-            r"sum to one over `class_dim`, got a sum of 1.3 at place \(2,\)",
+            r"sum to one over `class_dim`, got a sum of 1.3 at position \(2,\)",
         ),
         (changed(P, (2, 1), 0.0), "probs", "sum to one over `class_dim`, got a sum of 0 "),
         (changed(P.log(), (2, 1, 3), 0.0), "log_probs", "sum to one over `class_dim`, got a sum of 1.8"),
@@ -122,7 +122,7 @@ def test_values(x, input, words, backend):
     with pytest.raises(ValueError, match="`predictions` must"):
         dk.entropy(x, input=input, backend=backend)
     valid = {"logits": X, "probs": P, "log_probs": P.log()}[input]
-    with pytest.raises(ValueError, match=f"`single` must.*{words.split(' at place')[0]}"):
+    with pytest.raises(ValueError, match=f"`single` must.*{words.split(' at position')[0]}"):
         dk.edald(valid[:, :, None].expand(4, 3, 2, 5), x, input=input, backend=backend)
 
 
@@ -172,7 +172,7 @@ def test_no_work_before_the_checks_and_empty_input():
 
 def test_many_place_dimensions():
     x = torch.randn([2] * 19, generator=torch.Generator().manual_seed(0)).permute(*reversed(range(17)), 17, 18)
-    with pytest.raises(dk.BackendUnavailableError, match="at most 16 place dimensions"):
+    with pytest.raises(dk.BackendUnavailableError, match="at most 16 position dimensions"):
         dk.bald(x, backend="cpu")
     assert dk.bald(x).shape == torch.Size([2] * 17)  # auto falls back to the reference
 
@@ -180,7 +180,7 @@ def test_many_place_dimensions():
 def test_explain_and_available_backends():
     text = dk.explain(dk.bald, torch.zeros(5, 19, 8, 8), sample_dim=0, class_dim=1)
     assert "-> cpu: can run" in text
-    assert "K=5, C=19, places (64,)" in text
+    assert "K=5, C=19, positions (64,)" in text
     assert "-> cpu: can run" in dk.explain(dk.balentacq, X)
     assert "-> cpu: can run" in dk.explain("edald", X, X[:, 0], compat="released")
     assert "-> cpu" in dk.explain(dk.power_bald, X, generator=GENERATOR)

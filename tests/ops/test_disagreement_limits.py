@@ -132,10 +132,10 @@ def test_check_finite_false_of_probabilities(backend, input, bad):
         assert got[name].isnan().nonzero().tolist() == [[11]]
         others = torch.arange(70) != 11
         assert torch.equal(got[name][others], clean[name][others])
-    with pytest.raises(ValueError, match=r"at place \(11,\), sample 1"):
+    with pytest.raises(ValueError, match=r"at position \(11,\), sample 1"):
         dk.bald(x, input=input, backend=backend)
     x[50, 0, 0] = 0.9  # a wrong sum is no such case, and is what is named
-    with pytest.raises(ValueError, match=r"sum to one .* at place \(50,\), sample 0"):
+    with pytest.raises(ValueError, match=r"sum to one .* at position \(50,\), sample 0"):
         dk.bald(x, input=input, check_finite=False, backend=backend)
 
 
@@ -145,7 +145,7 @@ def test_the_first_bad_place_is_named(where, backend):
     x = torch.zeros(5001, 2, 3)
     x[where:, 1, 2] = math.nan
     with pytest.raises(
-        ValueError, match=rf"`samples` must hold no NaN, got NaN for class 2 at place \({where},\), sample 1"
+        ValueError, match=rf"`samples` must hold no NaN, got NaN for class 2 at position \({where},\), sample 1"
     ):
         dk.bald(x, backend=backend)
 

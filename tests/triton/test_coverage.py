@@ -91,6 +91,8 @@ def test_sums_longer_than_a_tensor_core_may_make(device):
     x = torch.nn.functional.normalize(blobs(20, d=1100).float(), dim=1).to(torch.float16)
     assert operands(x, device).matrix.dtype == torch.float16
     assert_same(device, x, 4)
+    long = torch.nn.functional.normalize(torch.randn(4, 6144, generator=torch.Generator().manual_seed(0)), dim=1)
+    assert 1.2e-4 < operands(long.bfloat16(), device).error.sq_dist_rel_err < 1.5e-4  # 512 at a time
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)

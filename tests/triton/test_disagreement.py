@@ -76,7 +76,7 @@ def test_bald_is_within_its_bounds(device):
 def test_invalid_places_are_named_and_nan_stays_where_it_is(device):
     x = logits(50, 3, 5)
     x[17, 1, 2], x[30, 0, 0], x[40, 2] = math.nan, math.inf, -math.inf
-    with pytest.raises(ValueError, match=r"NaN for class 2 at place \(17,\), sample 1"):
+    with pytest.raises(ValueError, match=r"NaN for class 2 at position \(17,\), sample 1"):
         disagreement(x.to(device), backend="triton")
     outputs = ("entropy", "bald", "expected_entropy", "margin", "least_confidence", "variation_ratio")
     free = agree(device, x, outputs=outputs, check_finite=False)
@@ -105,7 +105,7 @@ def test_invalid_places_are_named_and_nan_stays_where_it_is(device):
     agree(device, p, outputs=outputs, input="log_probs", check_finite=False)
     single = logits(50, 5)
     single[3, 1] = math.nan
-    with pytest.raises(ValueError, match=r"`single` must hold no NaN, got NaN for class 1 at place \(3,\)"):
+    with pytest.raises(ValueError, match=r"`single` must hold no NaN, got NaN for class 1 at position \(3,\)"):
         edald(logits(50, 3, 5).to(device), single.to(device), backend="triton")
 
 

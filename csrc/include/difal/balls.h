@@ -21,8 +21,8 @@ class Balls {
     Balls(const CoverageProblem& problem, int threads);
     ~Balls();
 
-    // As Coverage::cover; before the first sweep.
-    void cover(const void* labeled, int64_t count, float* products, int64_t stride, const float* scale);
+    // As DenseGreedy::cover; before the first sweep.
+    void cover(const void* labeled, int64_t count, float* products, int64_t stride, const float* sq_norms);
 
     // Starts a sweep that gathers at most `capacity` pairs, and counts if it is the first.
     void begin(int64_t capacity);

@@ -30,33 +30,33 @@ struct CoverageProblem {
     KernelKind kind = KernelKind::rbf;
     double bandwidth = 1;
     ErrorModel error;
-    const float* row_scale = nullptr;  // (N,) the s_i of ErrorModel
-    const float* scale = nullptr;      // (points,) the same of all points
-    void* matrix = nullptr;            // (N, M) kernel values
-    int64_t matrix_stride = 0;         // elements from row to row
-    bool is_short = false;             // they are uint16, steps of 1 / kSteps; else float32
-    bool symmetric = true;             // column j is point j, M = N, and the matrix equals its transpose
+    const float* row_sq_norms = nullptr;  // (N,) the s_i of ErrorModel
+    const float* sq_norms = nullptr;      // (points,) the same of all points
+    void* matrix = nullptr;               // (N, M) kernel values
+    int64_t matrix_stride = 0;            // elements from row to row
+    bool is_short = false;                // they are uint16, steps of 1 / kSteps; else float32
+    bool symmetric = true;                // column j is point j, M = N, and the matrix equals its transpose
     double first_gain = -1;  // of the selection that this goes on with, not divided by N; < 0: this is its start
 };
 
 struct CoverageStats {
-    int64_t picks = 0;         // so far
-    int64_t contested = 0;     // picks at which more than one candidate had to be settled in float64
-    int64_t settled = 0;       // float64 gains computed in all
-    int64_t rows_updated = 0;  // sum of |R| over the picks
+    int64_t picks = 0;               // so far
+    int64_t contested = 0;           // picks at which more than one candidate had to be settled in float64
+    int64_t settled_candidates = 0;  // float64 gains computed in all
+    int64_t rows_updated = 0;        // sum of |R| over the picks
 };
 
 // How many of rows x columns kernel values must be computed in float64, of which `products` holds the inner products;
 // overwritten. Rows are contiguous, the scales those of ErrorModel.
 int64_t count_uncertain(KernelKind kind, const ErrorModel& error, float* products, int64_t rows, int64_t columns,
-                        const float* row_scale, const float* column_scale);
+                        const float* row_sq_norms, const float* column_sq_norms);
 
 class StoredGreedy;
 
-class Coverage {
+class DenseGreedy {
   public:
-    Coverage(const CoverageProblem& problem, int threads);
-    ~Coverage();
+    DenseGreedy(const CoverageProblem& problem, int threads);
+    ~DenseGreedy();
 
     // Fills matrix[row_begin:row_end, column_begin:column_end] from the inner products of those rows and columns,
     // `stride` apart and overwritten, and in a symmetric matrix mirrors what is left of the block's own diagonal
@@ -69,7 +69,7 @@ class Coverage {
     void mirror(int64_t begin, int64_t end);
 
     // Covers the pool with `count` labeled points; products is (count, N), overwritten. Before or after start.
-    void cover(const void* labeled, int64_t count, float* products, int64_t stride, const float* scale);
+    void cover(const void* labeled, int64_t count, float* products, int64_t stride, const float* sq_norms);
 
     // The same with given float64 coverage m (N,).
     void cover_with(const double* coverage);

@@ -8,16 +8,17 @@ namespace difal {
 enum class KernelKind : int32_t { rbf, laplace, cauchy, student_t, rational_quadratic, tophat, cosine, precomputed };
 
 // How far a stored float32 kernel value k^ can be from the float64 value k, derived in docs/exactness.md:
-//     |k^ - k| <= absolute + k^ (relative + min(tolerance, lambda (s_i + s_j) shape(k^)))
+//     |k^ - k| <= absolute + k^ (relative + min(tolerance, sq_dist_rel_err (s_i + s_j) shape(k^)))
 // where s_i is the squared norm of the centred feature in units of the bandwidth, and shape is the kernel's
 // logarithmic slope. Entries whose own bound exceeds `tolerance` are not estimated but computed in float64. Where k^
-// was rounded once more, to a step of 1 / kSteps, k^ + storing takes its place above and storing is added.
+// was rounded once more, to a step of 1 / kSteps, k^ + quantization_err takes its place above and quantization_err is
+// added.
 struct ErrorModel {
-    float lambda = 0;     // error of a squared distance, per unit of s_i + s_j
-    float tolerance = 0;  // worst relative error that is left to an estimate
-    float relative = 0;   // rounding of k^ and of the coverage m to float32
-    float absolute = 0;   // cosine only
-    float storing = 0;    // rounding of k^ and of the coverage m to 16 bits, together; 0 where they are float32
+    float sq_dist_rel_err = 0;   // error of a squared distance, per unit of s_i + s_j
+    float tolerance = 0;         // worst relative error that is left to an estimate
+    float relative = 0;          // rounding of k^ and of the coverage m to float32
+    float absolute = 0;          // cosine only
+    float quantization_err = 0;  // rounding of k^ and of the coverage m to 16 bits, together; 0 where they are float32
 };
 
 // An entry u of a 16-bit matrix is the kernel value u / kSteps.

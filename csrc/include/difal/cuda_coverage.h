@@ -26,8 +26,8 @@ struct Points {
 // Inner products to kernel values: how, and how wrong.
 struct Estimate {
     ErrorModel error;
-    float product;       // times a GEMM's number is the inner product in units of the bandwidth
-    const float* scale;  // (N,) the s_i of ErrorModel
+    float product;          // times a GEMM's number is the inner product in units of the bandwidth
+    const float* sq_norms;  // (N,) the s_i of ErrorModel
 };
 
 // A row whose coverage rose, as rounded.
@@ -36,17 +36,20 @@ struct Rise {
     float low, high;
 };
 
-// What a block says about its columns (see greedy.cu).
-struct Said {
-    double settled, lower, upper, refreshed;
+// What some warps of a block report of their columns (see greedy.cu).
+struct BlockReport {
+    double settled, lower, upper;
     int64_t winner, proposal;
-    int32_t stale, unused;
 };
 
 struct Control {
-    int64_t picks, contested, settled, rows_updated;
-    unsigned long long largest;  // bits of the largest first estimate
-    double first_gain, magic;
+    int64_t picks, contested;
+    int64_t rounds, settled_candidates;         // looks at all columns; columns settled
+    unsigned long long float64_rows;            // kernel values computed in float64
+    int64_t barriers, rows_updated;             // barriers that a block waited at; rows whose coverage rose
+    int64_t blocks;                             // of the group
+    unsigned long long largest, largest_bound;  // bits of the largest first estimate, and of the largest first bound
+    double first_gain, magic, bound_magic, bound_scale;
     unsigned long long rises[2];
 };
 
@@ -68,17 +71,19 @@ struct CoverageTask {
     int32_t* list_point;
     float* list_value;
 
-    double* exact;     // (N,) coverage m, set before coverage_start
-    float* rounded;    // (N,) m as float32
-    double* gains;     // (M,) from here on: workspace
-    double* bounds;    // (M,)
-    double* settled;   // (M,)
-    int32_t* scanned;  // (M,)
-    uint8_t* flag;     // (M,)
-    Rise* rises;       // (N,)
-    double* partial;   // kContenders x segments
-    Said* said;        // kTeam
-    int64_t* winners;  // kTeam
+    double* exact;         // (N,) coverage m, set before coverage_start
+    float* rounded;        // (N,) m as float32
+    double* gains;         // (M,) from here on: workspace
+    double* bounds;        // (M,)
+    double* settled;       // (M,)
+    double* offset;        // (M,) the settled gain less the estimate of then
+    double* touched;       // (M,) how far the estimate may have moved from that since
+    uint8_t* flag;         // (M,)
+    Rise* rises;           // (N,)
+    double* partial;       // kContenders x segments
+    double* kept;          // (kKept, N) float64 values of columns settled in this pick, by entry
+    BlockReport* reports;  // kMaxGroup
+    int64_t* winners;      // kMaxGroup
     Control* control;
 
     int64_t* picks;  // (budget,) columns
@@ -86,8 +91,9 @@ struct CoverageTask {
     int64_t budget;
 };
 
-constexpr int kTeam = 512;       // most blocks that work on one selection
+constexpr int kMaxGroup = 512;   // most blocks that work on one selection
 constexpr int kContenders = 32;  // most settled between two looks at the best
+constexpr int kKept = 8;         // of these, most whose float64 values are kept for the pick that follows
 constexpr int kSegment = 8;      // entries of a column that a warp settles together
 
 // Why the kernels cannot run on a device (its driver, or what they were built for), or nothing.
@@ -121,7 +127,7 @@ struct Cover {
     const float* products;
     int64_t stride, row_begin, row_end, count;
     const void* others;
-    const float* scale;
+    const float* sq_norms;
     const double* norms;
     double* exact;
     float* rounded;

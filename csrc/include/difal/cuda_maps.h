@@ -22,9 +22,9 @@ bool disagreement_fits(int64_t num_samples, int64_t num_classes, bool votes);
 // becomes the first place whose input is invalid.
 void disagreement(Queue queue, const DisagreementJob& job, const ScoreLimits& limits, unsigned long long* first_bad);
 
-constexpr int kMostMaps = 24;
+constexpr int kMaxMaps = 24;
 
-// `job.maps` is host memory, at most kMostMaps.
+// `job.maps` is host memory, at most kMaxMaps.
 void hypercolumns(Queue queue, const HypercolumnJob& job);
 
 }  // namespace cuda

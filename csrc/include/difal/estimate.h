@@ -90,7 +90,7 @@ DIFAL_EACH_SIDE static inline float entry_bound(const ErrorModel& e, float k, fl
         if constexpr (kind == KernelKind::cauchy) slope = k;
         if constexpr (kind == KernelKind::student_t) slope = 1.5f * k;
         if constexpr (kind == KernelKind::rational_quadratic) slope = 0.5f * k;
-        const float estimated = e.lambda * sum * slope;
+        const float estimated = e.sq_dist_rel_err * sum * slope;
         return times(k, e.relative + times(1.01f, estimated < e.tolerance ? estimated : e.tolerance));
     }
 }

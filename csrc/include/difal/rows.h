@@ -13,7 +13,7 @@ struct RowsJob {
     const void* center = nullptr;  // (dimension,); null: each row is divided by its norm instead, zero rows stay zero
     double bandwidth = 1;          // divides what is left after `center` was taken off; unused without a center
     float* out = nullptr;          // (rows, dimension) contiguous
-    float* scale = nullptr;        // (rows,) squared norms of out, the s_i of ErrorModel; 0 without a center; or null
+    float* sq_norms = nullptr;     // (rows,) squared norms of out, the s_i of ErrorModel; 0 without a center; or null
 };
 
 void prepare_rows(const RowsJob& job);

@@ -17,14 +17,14 @@
 
 namespace difal {
 
-class Sweep {
+class TiledGreedy {
   public:
     // `problem.gram` is not used. Matrices are symmetric: columns are the N points, restricted by `allowed`.
-    Sweep(const CoverageProblem& problem, int threads);
-    ~Sweep();
+    TiledGreedy(const CoverageProblem& problem, int threads);
+    ~TiledGreedy();
 
-    // As Coverage::cover; before the first guess or after start.
-    void cover(const void* labeled, int64_t count, float* products, int64_t stride, const float* scale);
+    // As DenseGreedy::cover; before the first guess or after start.
+    void cover(const void* labeled, int64_t count, float* products, int64_t stride, const float* sq_norms);
 
     // The next guess: point j. `products` (N,) are its inner products, overwritten. Returns its float64 gain.
     double guess(int64_t j, float* products);
@@ -32,7 +32,7 @@ class Sweep {
     void keep(int64_t count);
     int64_t guesses() const;
 
-    // Coverage after `count` guesses (0: labeled points alone), (N,) float64.
+    // DenseGreedy after `count` guesses (0: labeled points alone), (N,) float64.
     const double* coverage(int64_t count) const;
 
     // What the guess at step t gains, in float64.
@@ -43,10 +43,10 @@ class Sweep {
     void begin(int64_t first, int64_t alive_at, int64_t entries, int64_t block);
     // The tile of rows [row_begin, row_end) and columns [column_begin, column_end), two blocks or one block twice; any
     // pair of blocks once. `tile` holds the inner products, rows `stride` apart (readable for a multiple of 32
-    // columns), overwritten; `turned` is as large. Tiles that share no block may be given at the same time; the order
-    // in which a block's tiles come decides the last bits of the sums and the order of what is alive.
-    void tile(int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end, float* tile, float* turned,
-              int64_t stride);
+    // columns), overwritten; `transposed` is as large. Tiles that share no block may be given at the same time; the
+    // order in which a block's tiles come decides the last bits of the sums and the order of what is alive.
+    void tile(int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end, float* tile,
+              float* transposed, int64_t stride);
     // Whether all that is alive was kept; false if it was too much.
     bool gathered() const;
 

@@ -1,4 +1,4 @@
-// A team of threads that runs many short parallel loops without starting threads again. In a process forked while it
+// A pool of threads that runs many short parallel loops without starting threads again. In a process forked while it
 // lives it runs everything in the caller.
 #pragma once
 
@@ -8,13 +8,13 @@
 
 namespace difal {
 
-class Team {
+class ThreadPool {
   public:
     // `threads` in all, the caller's among them; 1 runs everything in the caller.
-    explicit Team(int threads);
-    ~Team();
-    Team(const Team&) = delete;
-    Team& operator=(const Team&) = delete;
+    explicit ThreadPool(int threads);
+    ~ThreadPool();
+    ThreadPool(const ThreadPool&) = delete;
+    ThreadPool& operator=(const ThreadPool&) = delete;
 
     int size() const;
 

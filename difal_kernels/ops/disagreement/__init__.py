@@ -1,7 +1,7 @@
 """How uncertain predictions are, and how much K of them disagree: entropy, BALD, DALD, eDALD and relatives.
 
-Shape letters: K samples (forward passes), C classes; every other dimension is a *place* (a pixel, an
-example). The answer has the shape of the places, is float32, in nats where it is an information, and larger
+Shape letters: K samples (forward passes), C classes; every other dimension is a *position* (a pixel, an
+example). The answer has the shape of the positions, is float32, in nats where it is an information, and larger
 means more uncertain. Nothing here is differentiable.
 
 Arguments that all functions share:
@@ -12,7 +12,7 @@ Arguments that all functions share:
     sample_dim    the dimension of the K samples. Any strides; the input is never copied or permuted.
     class_dim     the dimension of the C classes.
     check_finite  True: NaN, +inf and predictions of -inf alone raise. False: such a prediction gives NaN at
-                  its place, in the scores that use it, and nowhere else. A logit of -inf among others is
+                  its position, in the scores that use it, and nowhere else. A logit of -inf among others is
                   a class of probability 0 and always allowed.
     backend       "auto", "reference" (float64 torch, any device), "cpu" (C++), "triton" or "cuda", each one read of
                   the input.

@@ -8,7 +8,7 @@ from ..._native import load, missing, num_threads
 from .problem import INPUTS, SCORES, SUM_TOLERANCE, Problem
 
 SCALARS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-MAX_PLACE_DIMS = 16
+MAX_POSITION_DIMS = 16
 
 
 def unavailable() -> str | None:
@@ -18,21 +18,21 @@ def unavailable() -> str | None:
 def supports(problem: Problem) -> str | None:
     if problem.device.type != "cpu":
         return f"it needs tensors on the CPU, these are on {problem.device}"
-    if len(_merged_places(problem)[0]) > MAX_PLACE_DIMS:
-        return f"it takes at most {MAX_PLACE_DIMS} place dimensions that cannot be merged; reshape the input"
+    if len(_merged_positions(problem)[0]) > MAX_POSITION_DIMS:
+        return f"it takes at most {MAX_POSITION_DIMS} position dimensions that cannot be merged; reshape the input"
     return unavailable()
 
 
 def plan(problem: Problem) -> str:
-    sizes = _merged_places(problem)[0]
+    sizes = _merged_positions(problem)[0]
     K, C = problem.samples.shape[-2:]
-    return f"one pass over K={K}, C={C}, places {sizes}, with the {load('_cpu').isa()} instruction set"
+    return f"one pass over K={K}, C={C}, positions {sizes}, with the {load('_cpu').isa()} instruction set"
 
 
 def run(problem: Problem) -> tuple[dict[str, torch.Tensor], int]:
-    """The scores, each of shape (*places), and the first invalid place or -1."""
-    scores = {name: torch.empty(problem.place_shape, dtype=torch.float32) for name in problem.scores}
-    sizes, sample_strides, single_strides = _merged_places(problem)
+    """The scores, each of shape (*positions), and the first invalid position or -1."""
+    scores = {name: torch.empty(problem.position_shape, dtype=torch.float32) for name in problem.scores}
+    sizes, sample_strides, single_strides = _merged_positions(problem)
     K, C = problem.samples.shape[-2:]
     first_bad = load("_cpu").disagreement(
         _describe(problem.samples, problem.samples.stride(-2), sample_strides),
@@ -50,7 +50,7 @@ def run(problem: Problem) -> tuple[dict[str, torch.Tensor], int]:
 
 
 def _describe(
-    array: torch.Tensor, sample_stride: int, place_strides: tuple[int, ...], given: torch.dtype | None = None
+    array: torch.Tensor, sample_stride: int, position_strides: tuple[int, ...], given: torch.dtype | None = None
 ) -> tuple:
     """What the native modules read an array by; `given` is the user's dtype where that is another."""
     scalar = SCALARS.index(array.dtype)
@@ -59,17 +59,17 @@ def _describe(
         scalar,
         sample_stride,
         array.stride(-1),
-        place_strides,
+        position_strides,
         SUM_TOLERANCE[given or array.dtype],
     )
 
 
-def _merged_places(problem: Problem) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Sizes and strides of the place dimensions, merged where both arrays step through two as one."""
+def _merged_positions(problem: Problem) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Sizes and strides of the position dimensions, merged where both arrays step through two as one."""
     first = problem.samples.stride()[:-2]
     second = first if problem.single is None else problem.single.stride()[:-1]
     merged: list[list[int]] = []
-    for size, *strides in zip(problem.place_shape, first, second, strict=True):
+    for size, *strides in zip(problem.position_shape, first, second, strict=True):
         if size == 1:
             continue
         if merged and all(old == size * new for old, new in zip(merged[-1][1:], strides, strict=True)):

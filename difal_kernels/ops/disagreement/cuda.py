@@ -10,7 +10,7 @@ import torch
 
 from ..._native import load
 from .. import _gpu
-from .cpu import MAX_PLACE_DIMS, _describe, _merged_places
+from .cpu import MAX_POSITION_DIMS, _describe, _merged_positions
 from .problem import GPU_SCORES, INPUTS, Problem, beyond_gpu
 
 unavailable = _gpu.unavailable
@@ -21,8 +21,8 @@ def supports(problem: Problem) -> str | None:
     reason = unavailable() or _gpu.wrong_device(problem.device) or beyond_gpu(problem)
     if reason is not None:
         return reason
-    if len(_merged_places(problem)[0]) > MAX_PLACE_DIMS:
-        return f"it takes at most {MAX_PLACE_DIMS} place dimensions that cannot be merged; reshape the input"
+    if len(_merged_positions(problem)[0]) > MAX_POSITION_DIMS:
+        return f"it takes at most {MAX_POSITION_DIMS} position dimensions that cannot be merged; reshape the input"
     K, C = problem.samples.shape[-2:]
     if not load("_cuda").disagreement_fits(K, C, "variation_ratio" in problem.scores):
         return f"K={K} samples of C={C} classes do not fit in shared memory"
@@ -30,16 +30,16 @@ def supports(problem: Problem) -> str | None:
 
 
 def plan(problem: Problem) -> str:
-    sizes = _merged_places(problem)[0]
+    sizes = _merged_positions(problem)[0]
     K, C = problem.samples.shape[-2:]
-    return f"one pass over K={K}, C={C}, places {sizes}"
+    return f"one pass over K={K}, C={C}, positions {sizes}"
 
 
 def run(problem: Problem) -> tuple[dict[str, torch.Tensor], int]:
-    """The scores, each of shape (*places), and the first invalid place or -1."""
+    """The scores, each of shape (*positions), and the first invalid position or -1."""
     device, samples, single = problem.device, problem.samples, problem.single
-    scores = {name: torch.empty(problem.place_shape, dtype=torch.float32, device=device) for name in problem.scores}
-    if math.prod(problem.place_shape) == 0:
+    scores = {name: torch.empty(problem.position_shape, dtype=torch.float32, device=device) for name in problem.scores}
+    if math.prod(problem.position_shape) == 0:
         return scores, -1
     if single is not None and single.dtype != samples.dtype:  # both to a type that holds either exactly
         wide = torch.promote_types(single.dtype, samples.dtype)
@@ -50,7 +50,7 @@ def run(problem: Problem) -> tuple[dict[str, torch.Tensor], int]:
 def _launch(problem: Problem, samples: torch.Tensor, single: torch.Tensor | None, scores: dict[str, torch.Tensor]):
     sums = (problem.samples.dtype, None if single is None else problem.single.dtype)
     problem = replace(problem, samples=samples, single=single)
-    sizes, sample_strides, single_strides = _merged_places(problem)
+    sizes, sample_strides, single_strides = _merged_positions(problem)
     K, C = samples.shape[-2:]
     first_bad = torch.full((), NO_PLACE, dtype=torch.int64, device=problem.device)
     with _gpu.on(problem.device):

@@ -38,7 +38,7 @@ def disagreement(
     check_finite: bool = True,
     backend: str = "auto",
 ) -> dict[str, Any]:
-    """Compute several scores of K predictions per place in one read of the input.
+    """Compute several scores of K predictions per position in one read of the input.
 
     With p_k the probabilities of sample k, m = mean_k p_k, and q those of `single`, or m without one:
 
@@ -56,13 +56,13 @@ def disagreement(
     Args:
         samples: predictions of K samples, torch.Tensor or numpy.ndarray of float16, bfloat16, float32 or
             float64, for example (K, C, H, W) with sample_dim=0, class_dim=1.
-        single: one prediction per place, of the shape of `samples` without `sample_dim`; None for the mean m.
+        single: one prediction per position, of the shape of `samples` without `sample_dim`; None for the mean m.
         outputs: names from the list above.
         weight: of bald in edald and entropy_bald, at least 0.
         input, sample_dim, class_dim, check_finite, backend: see the head of `difal_kernels.ops.disagreement`.
 
     Returns:
-        A dict from output name to a float32 array of the shape of the places, in the order of `outputs`, of
+        A dict from output name to a float32 array of the shape of the positions, in the order of `outputs`, of
         the library and on the device of `samples`.
 
     Raises:
@@ -74,7 +74,7 @@ def disagreement(
 
     Notes:
         0 ln 0 = 0 without an epsilon. Agrees with float64 to 1e-6 absolute, whatever the input's dtype. The
-        work is O(places K C), the workspace of "cpu" at most a megabyte per thread up to C = 2048. The
+        work is O(positions K C), the workspace of "cpu" at most a megabyte per thread up to C = 2048. The
         number of threads (torch.get_num_threads()) does not change the answer.
 
     Example:

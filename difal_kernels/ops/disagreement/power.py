@@ -31,12 +31,12 @@ def power_bald(
 ) -> Any:
     """Compute PowerBALD: log BALD plus noise, so that the best few are no cluster of near-copies.
 
-        ln bald + g / beta,  g ~ Gumbel(0, 1) for each place
+        ln bald + g / beta,  g ~ Gumbel(0, 1) for each position
 
-    The k largest are a draw of k places without replacement, with probabilities proportional to bald^beta.
+    The k largest are a draw of k positions without replacement, with probabilities proportional to bald^beta.
 
     Args:
-        samples: predictions of K samples per place, torch.Tensor or numpy.ndarray of a float type,
+        samples: predictions of K samples per position, torch.Tensor or numpy.ndarray of a float type,
             (..., K, C) unless `sample_dim` and `class_dim` say otherwise.
         generator: the source of the noise; the same seed gives the same answer.
         beta: coldness, above 0: the larger, the nearer to plain BALD.
@@ -45,7 +45,7 @@ def power_bald(
         input, sample_dim, class_dim, check_finite, backend: as in `disagreement`.
 
     Returns:
-        float32 array of the shape of the places; with "gumbel" -inf where bald is 0.
+        float32 array of the shape of the positions; with "gumbel" -inf where bald is 0.
 
     Raises:
         TypeError: `generator` is no torch.Generator, `beta` no number; or as in `disagreement`.

@@ -1,4 +1,4 @@
-"""Scores of one prediction per place."""
+"""Scores of one prediction per position."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def entropy(
         H(p) = -sum_c p_c ln p_c,  0 ln 0 = 0
 
     Args:
-        predictions: one prediction per place, torch.Tensor or numpy.ndarray of a float type, (..., C)
+        predictions: one prediction per position, torch.Tensor or numpy.ndarray of a float type, (..., C)
             unless `class_dim` says otherwise; with `sample_dim` given K of them, whose mean is scored.
         input, sample_dim, class_dim, check_finite, backend: as in `disagreement`.
 
     Returns:
-        float32 array of the shape of the places, in nats, in [0, ln C];
+        float32 array of the shape of the positions, in nats, in [0, ln C];
         of the library and on the device of the input.
 
     Raises:
@@ -57,7 +57,7 @@ def entropy(
     Example:
         >>> import torch
         >>> from difal_kernels import entropy
-        >>> entropy(torch.zeros(2, 4))  # two places, four equally likely classes: ln 4
+        >>> entropy(torch.zeros(2, 4))  # two positions, four equally likely classes: ln 4
         tensor([1.3863, 1.3863])
     """
     return _score("entropy", predictions, input, sample_dim, class_dim, check_finite, backend)
@@ -80,12 +80,12 @@ def margin(
     and picks the smallest.
 
     Args:
-        predictions: one prediction per place, torch.Tensor or numpy.ndarray of a float type, (..., C)
+        predictions: one prediction per position, torch.Tensor or numpy.ndarray of a float type, (..., C)
             unless `class_dim` says otherwise; with `sample_dim` given K of them, whose mean is scored.
         input, sample_dim, class_dim, check_finite, backend: as in `disagreement`.
 
     Returns:
-        float32 array of the shape of the places, in [0, 1];
+        float32 array of the shape of the positions, in [0, 1];
         of the library and on the device of the input.
 
     Raises:
@@ -114,12 +114,12 @@ def least_confidence(
         1 - max_c p_c
 
     Args:
-        predictions: one prediction per place, torch.Tensor or numpy.ndarray of a float type, (..., C)
+        predictions: one prediction per position, torch.Tensor or numpy.ndarray of a float type, (..., C)
             unless `class_dim` says otherwise; with `sample_dim` given K of them, whose mean is scored.
         input, sample_dim, class_dim, check_finite, backend: as in `disagreement`.
 
     Returns:
-        float32 array of the shape of the places, in [0, 1 - 1/C];
+        float32 array of the shape of the positions, in [0, 1 - 1/C];
         of the library and on the device of the input.
 
     Raises:

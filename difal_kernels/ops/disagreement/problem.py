@@ -40,8 +40,8 @@ SUM_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 1e-2, 
 class Problem:
     """A validated call. The tensors are views of the caller's, with its strides: nothing is copied."""
 
-    samples: torch.Tensor  # (*places, K, C)
-    single: torch.Tensor | None  # (*places, C)
+    samples: torch.Tensor  # (*positions, K, C)
+    single: torch.Tensor | None  # (*positions, C)
     scores: tuple[str, ...]
     input: str
     weight: float
@@ -52,7 +52,7 @@ class Problem:
         return self.samples.device
 
     @property
-    def place_shape(self) -> torch.Size:
+    def position_shape(self) -> torch.Size:
         return self.samples.shape[:-2]
 
 
@@ -69,7 +69,7 @@ def prepare(
     compat: str | None = None,
     name: str = "samples",
 ) -> Problem:
-    """Check the arguments of any member of the family; `sample_dim` None is one prediction per place."""
+    """Check the arguments of any member of the family; `sample_dim` None is one prediction per position."""
     tensor = as_data(samples, name)
     outputs = _as_outputs(outputs)
     as_choice(input, "input", INPUTS)
@@ -80,7 +80,7 @@ def prepare(
 
     class_dim = _as_dim(class_dim, "class_dim", name, tensor)
     if sample_dim is None and name == "samples":
-        raise TypeError("`sample_dim` must be an int, got None; one prediction a place has no disagreement")
+        raise TypeError("`sample_dim` must be an int, got None; one prediction a position has no disagreement")
     if sample_dim is None:
         tensor, class_dim, sample_dim = tensor.unsqueeze(0), class_dim + 1, 0
     else:
@@ -155,21 +155,20 @@ def _as_single(single: Any, name: str, samples: torch.Tensor, sample_dim: int, c
     return single.movedim(class_dim - (sample_dim < class_dim), -1)
 
 
-def raise_invalid(problem: Problem, place: int, name: str) -> NoReturn:
-    """Say what is wrong at a place (its row-major index) that an implementation refused."""
-    index = []
-    for size in reversed(problem.place_shape):
-        place, i = divmod(place, size)
-        index.append(i)
-    index = tuple(reversed(index))
-    rows = [(name, f"place {index}, sample {k}", row) for k, row in enumerate(problem.samples[index])]
+def raise_invalid(problem: Problem, position: int, name: str) -> NoReturn:
+    """Say what is wrong at a position (its row-major index) that an implementation refused."""
+    index: tuple[int, ...] = ()
+    for size in reversed(problem.position_shape):
+        position, i = divmod(position, size)
+        index = (i, *index)
+    rows = [(name, f"position {index}, sample {k}", row) for k, row in enumerate(problem.samples[index])]
     if problem.single is not None:
-        rows.append(("single", f"place {index}", problem.single[index]))
+        rows.append(("single", f"position {index}", problem.single[index]))
     for argument, where, row in rows:
         fault = _fault(problem, row)
         if fault is not None:
             raise ValueError(f"`{argument}` {fault[0]}, got {fault[1]} at {where}; {fault[2]}")
-    raise AssertionError(f"an implementation refused place {index}, which is valid")
+    raise AssertionError(f"an implementation refused position {index}, which is valid")
 
 
 def _fault(problem: Problem, row: torch.Tensor) -> tuple[str, str, str] | None:

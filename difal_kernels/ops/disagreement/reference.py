@@ -21,27 +21,27 @@ def supports(problem: Problem) -> str | None:
 
 
 def run(problem: Problem) -> tuple[dict[str, torch.Tensor], int]:
-    """The scores, each of shape (*places), and the first invalid place or -1."""
+    """The scores, each of shape (*positions), and the first invalid position or -1."""
     K, C = problem.samples.shape[-2:]
     samples = problem.samples.reshape(-1, K, C) if problem.samples.dim() == 2 else problem.samples
     single = None if problem.single is None else problem.single.reshape((*samples.shape[:-2], C))
-    places = samples.shape[:-2]
-    scores = {name: samples.new_empty(places, dtype=torch.float32) for name in problem.scores}
-    valid = samples.new_empty(places, dtype=torch.bool)
-    for block in _blocks(places, K * C):
+    positions = samples.shape[:-2]
+    scores = {name: samples.new_empty(positions, dtype=torch.float32) for name in problem.scores}
+    valid = samples.new_empty(positions, dtype=torch.bool)
+    for block in _blocks(positions, K * C):
         part, valid[block] = _compute(problem, samples[block], None if single is None else single[block])
         for name in scores:
             scores[name][block] = part[name].float()
     bad = (~valid).reshape(-1).nonzero()
     first_bad = int(bad[0]) if len(bad) else -1
-    return {name: score.reshape(problem.place_shape) for name, score in scores.items()}, first_bad
+    return {name: score.reshape(problem.position_shape) for name, score in scores.items()}, first_bad
 
 
-def _blocks(places: torch.Size, numbers: int) -> Iterator[tuple[slice, ...]]:
-    """Slices along the longest dimension that cut the places into parts of about BLOCK numbers."""
-    dim = max(range(len(places)), key=places.__getitem__)
-    step = max(1, BLOCK * places[dim] // max(1, math.prod(places) * numbers))
-    for start in range(0, places[dim], step):
+def _blocks(positions: torch.Size, numbers: int) -> Iterator[tuple[slice, ...]]:
+    """Slices along the longest dimension that cut the positions into parts of about BLOCK numbers."""
+    dim = max(range(len(positions)), key=positions.__getitem__)
+    step = max(1, BLOCK * positions[dim] // max(1, math.prod(positions) * numbers))
+    for start in range(0, positions[dim], step):
         yield (slice(None),) * dim + (slice(start, start + step),)
 
 

@@ -1,4 +1,4 @@
-"""Scores of K samples per place, one each."""
+"""Scores of K samples per position, one each."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def bald(
     check_finite: bool = True,
     backend: str = "auto",
 ) -> Any:
-    """Compute BALD: the mutual information between a place's label and the model that was sampled.
+    """Compute BALD: the mutual information between a position's label and the model that was sampled.
 
         bald = H(mean_k p_k) - mean_k H(p_k)
 
@@ -56,12 +56,12 @@ def bald(
     is the same function, and so is `dald`, its name where the samples differ in the diffusion noise.
 
     Args:
-        samples: predictions of K samples per place, torch.Tensor or numpy.ndarray of a float type,
+        samples: predictions of K samples per position, torch.Tensor or numpy.ndarray of a float type,
             (..., K, C) unless `sample_dim` and `class_dim` say otherwise.
         input, sample_dim, class_dim, check_finite, backend: as in `disagreement`.
 
     Returns:
-        float32 array of the shape of the places, in nats, in [0, ln min(C, K)];
+        float32 array of the shape of the positions, in nats, in [0, ln min(C, K)];
         of the library and on the device of the input.
 
     Raises:
@@ -104,19 +104,19 @@ def edald(
     differ in the noise.
 
     Args:
-        samples: predictions of K samples per place, torch.Tensor or numpy.ndarray of a float type,
+        samples: predictions of K samples per position, torch.Tensor or numpy.ndarray of a float type,
             (..., K, C) unless `sample_dim` and `class_dim` say otherwise.
-        single: one prediction per place, of the shape of `samples` without `sample_dim`.
+        single: one prediction per position, of the shape of `samples` without `sample_dim`.
         weight: of the disagreement, at least 0; 1 in the paper.
         compat: None, or "released" for the number that the paper's released code computes: it hands
             probabilities to a function that expects their logarithms, so that its second term is the
             "mutual information" of exp(p), which sums to no one, with 1e-8 inside each logarithm. It
-            ranks places otherwise (of the formula's first 20 of 2,000 it finds 14): use it to trace
+            ranks positions otherwise (of the formula's first 20 of 2,000 it finds 14): use it to trace
             published numbers and for nothing else. Not on a GPU, but by the reference.
         input, sample_dim, class_dim, check_finite, backend: as in `disagreement`.
 
     Returns:
-        float32 array of the shape of the places, in nats;
+        float32 array of the shape of the positions, in nats;
         of the library and on the device of the input.
 
     Raises:
@@ -162,15 +162,15 @@ def entropy_bald(
         H(q) + weight * bald,  q the probabilities of `single`, or without one the mean of the samples'
 
     Args:
-        samples: predictions of K samples per place, torch.Tensor or numpy.ndarray of a float type,
+        samples: predictions of K samples per position, torch.Tensor or numpy.ndarray of a float type,
             (..., K, C) unless `sample_dim` and `class_dim` say otherwise.
-        single: one prediction per place (with MC dropout: dropout off), of the shape of `samples` without
+        single: one prediction per position (with MC dropout: dropout off), of the shape of `samples` without
             `sample_dim`, or None.
         weight: of BALD, at least 0.
         input, sample_dim, class_dim, check_finite, backend: as in `disagreement`.
 
     Returns:
-        float32 array of the shape of the places, in nats;
+        float32 array of the shape of the positions, in nats;
         of the library and on the device of the input.
 
     Raises:
@@ -199,12 +199,12 @@ def variation_ratio(
         1 - max_c |{k : argmax p_k = c}| / K,  a tie within a sample going to the lowest class
 
     Args:
-        samples: predictions of K samples per place, torch.Tensor or numpy.ndarray of a float type,
+        samples: predictions of K samples per position, torch.Tensor or numpy.ndarray of a float type,
             (..., K, C) unless `sample_dim` and `class_dim` say otherwise.
         input, sample_dim, class_dim, check_finite, backend: as in `disagreement`.
 
     Returns:
-        float32 array of the shape of the places, in [0, 1 - 1/K];
+        float32 array of the shape of the positions, in [0, 1 - 1/K];
         of the library and on the device of the input.
 
     Raises:
@@ -251,12 +251,12 @@ def balentacq(
     inf to 0.
 
     Args:
-        samples: predictions of K samples per place, torch.Tensor or numpy.ndarray of a float type,
+        samples: predictions of K samples per position, torch.Tensor or numpy.ndarray of a float type,
             (..., K, C) unless `sample_dim` and `class_dim` say otherwise.
         input, sample_dim, class_dim, check_finite, backend: as in `disagreement`.
 
     Returns:
-        float32 array of the shape of the places, without unit;
+        float32 array of the shape of the positions, without unit;
         of the library and on the device of the input.
 
     Raises:
@@ -269,7 +269,7 @@ def balentacq(
     Example:
         >>> import torch
         >>> from difal_kernels import balentacq
-        >>> samples = torch.randn(2, 20, 3, generator=torch.Generator().manual_seed(0))  # two places, K = 20
+        >>> samples = torch.randn(2, 20, 3, generator=torch.Generator().manual_seed(0))  # two positions, K = 20
         >>> balentacq(samples).shape
         torch.Size([2])
     """

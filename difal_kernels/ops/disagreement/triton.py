@@ -8,13 +8,13 @@ from dataclasses import replace
 import torch
 
 from .. import _triton
-from .cpu import _merged_places
+from .cpu import _merged_positions
 from .problem import GPU_SCORES, INPUTS, SUM_TOLERANCE, Problem, beyond_gpu
 from .reference import round_down
 
 unavailable = _triton.unavailable
-MOST_CLASSES = 4096  # a place's mean over the samples stays in registers
-MOST_PLACE_DIMS = 8
+MAX_CLASSES = 4096  # a position's mean over the samples stays in registers
+MAX_POSITION_DIMS = 8
 NUMBERS = 1024  # logits of a tile, a few more where the classes are many
 FLAGS = ("ENTROPY", "BALD", "EXPECTED", "MARGIN", "LEAST", "VARIATION", "COMBINED")  # as GPU_SCORES
 NO_PLACE = torch.iinfo(torch.int64).max
@@ -24,19 +24,19 @@ def supports(problem: Problem) -> str | None:
     reason = unavailable() or _triton.wrong_device(problem.device) or beyond_gpu(problem)
     if reason is not None:
         return reason
-    if len(_merged_places(problem)[0]) > MOST_PLACE_DIMS:
-        return f"it takes at most {MOST_PLACE_DIMS} place dimensions that cannot be merged; reshape the input"
+    if len(_merged_positions(problem)[0]) > MAX_POSITION_DIMS:
+        return f"it takes at most {MAX_POSITION_DIMS} position dimensions that cannot be merged; reshape the input"
     classes = problem.samples.shape[-1]
-    if classes > MOST_CLASSES:
-        return f"it takes at most {MOST_CLASSES} classes, got {classes}"
+    if classes > MAX_CLASSES:
+        return f"it takes at most {MAX_CLASSES} classes, got {classes}"
     return None
 
 
 def plan(problem: Problem) -> str:
-    sizes = _merged_places(problem)[0]
+    sizes = _merged_positions(problem)[0]
     K, C = problem.samples.shape[-2:]
-    places = shape_of_tile(C, problem.samples.stride(-1))["PLACES"]
-    return f"one pass over K={K}, C={C}, places {sizes}, {places} of them a block"
+    positions = shape_of_tile(C, problem.samples.stride(-1))["PLACES"]
+    return f"one pass over K={K}, C={C}, positions {sizes}, {positions} of them a block"
 
 
 def shape_of_tile(classes: int, class_stride: int) -> dict[str, int]:
@@ -51,16 +51,16 @@ def options(tile: dict[str, int]) -> dict[str, int]:
 
 
 def run(problem: Problem) -> tuple[dict[str, torch.Tensor], int]:
-    """The scores, each of shape (*places), and the first invalid place or -1."""
+    """The scores, each of shape (*positions), and the first invalid position or -1."""
     from .triton_scores import score
 
     device, samples, single = problem.device, problem.samples, problem.single
     out = {
-        name: torch.empty(problem.place_shape, dtype=torch.float32, device=device)
+        name: torch.empty(problem.position_shape, dtype=torch.float32, device=device)
         for name in GPU_SCORES
         if name in problem.scores
     }
-    count = math.prod(problem.place_shape)
+    count = math.prod(problem.position_shape)
     if count == 0:
         return out, -1
     tolerances = [SUM_TOLERANCE[x.dtype] for x in (samples, samples if single is None else single)]
@@ -69,27 +69,27 @@ def run(problem: Problem) -> tuple[dict[str, torch.Tensor], int]:
         problem = replace(problem, samples=samples.to(wide), single=single.to(wide))
         samples, single = problem.samples, problem.single
     K, C = samples.shape[-2:]
-    merged = _merged_places(problem) if count > 1 else ((1,), (0,), (0,))
-    places = torch.tensor(merged, dtype=torch.int64).to(device)  # sizes, strides, strides of single
+    merged = _merged_positions(problem) if count > 1 else ((1,), (0,), (0,))
+    positions = torch.tensor(merged, dtype=torch.int64).to(device)  # sizes, strides, strides of single
     tile = shape_of_tile(C, samples.stride(-1))
     blocks = -(-count // tile["PLACES"])
     first_bad = torch.empty(blocks, dtype=torch.int64, device=device)
     bounds = torch.tensor(
         [*tolerances, problem.weight, round_down(math.log(C)), round_down(math.log(min(C, K)))], dtype=torch.float64
     ).to(device)
-    spare = next(iter(out.values()))  # in the place of the scores that are not wanted
+    spare = next(iter(out.values()))  # stands for the scores that are not wanted
     with _triton.on(device):
         score[(blocks,)](
-            *(samples, samples if single is None else single, places, bounds, first_bad),
+            *(samples, samples if single is None else single, positions, bounds, first_bad),
             *(out.get(name, spare) for name in GPU_SCORES),
             *(count, K, C, samples.stride(-2), samples.stride(-1), 0 if single is None else single.stride(-1)),
             **{flag: name in out for flag, name in zip(FLAGS, GPU_SCORES, strict=True)},
-            DIMS=places.shape[1],
+            DIMS=positions.shape[1],
             INPUT=INPUTS.index(problem.input),
             SINGLE=single is not None,
             CHECK=problem.check_finite,
             **options(tile),
             **tile,
         )
-    place = int(first_bad.min())
-    return out, -1 if place == NO_PLACE else place
+    position = int(first_bad.min())
+    return out, -1 if position == NO_PLACE else position

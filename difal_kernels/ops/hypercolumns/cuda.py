@@ -14,7 +14,7 @@ def supports(problem) -> str | None:
     reason = unavailable() or _gpu.wrong_device(problem.device)
     if reason is not None:
         return reason
-    most = _native.load("_cuda").MOST_MAPS
+    most = _native.load("_cuda").MAX_MAPS
     if len(problem.maps) > most:
         return f"it takes at most {most} maps, got {len(problem.maps)}; gather them in two calls"
     return None

@@ -77,7 +77,7 @@ class ErrorModel:
     def native(self) -> dict[str, float]:
         """The arguments of csrc and of the Triton kernels."""
         return {
-            "lambda_": self.sq_dist_rel_err,
+            "sq_dist_rel_err": self.sq_dist_rel_err,
             "relative": self.relative,
             "absolute": self.absolute,
             "tolerance": self.tolerance,

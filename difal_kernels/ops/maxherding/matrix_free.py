@@ -64,7 +64,7 @@ class MatrixFreeSelection:
     def more(self, count: int, bar: Progress) -> tuple[torch.Tensor, torch.Tensor]:
         """Make the next `count` picks, and their gains; within `tiles.working()`."""
         wanted = self.handed_out + count
-        self.tiles.told = functools.partial(bar.part, "pass over all pairs")
+        self.tiles.report = functools.partial(bar.part, "pass over all pairs")
         while len(self.picks) < wanted and not self.started:
             known = len(self.picks)
             self.prepare()

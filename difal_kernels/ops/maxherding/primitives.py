@@ -46,7 +46,8 @@ class Guessing:
 class Covers(Protocol):
     """Where labeled rows raise the coverage m of the pool."""
 
-    labels_at_once: int
+    @property
+    def labels_at_once(self) -> int: ...
 
     def cover(self, rows: torch.Tensor) -> None:
         """Raise m to what these labeled rows give, at most `labels_at_once` of them."""
@@ -92,15 +93,14 @@ class TiledGreedy(Covers, Protocol):
         max_guesses: guesses in one sweep that there is room for.
         entry_error: (N,) float64, the most that any estimated entry of a column can be wrong by.
         rows_rounding: how far rows are moved before they are multiplied, relative to their norms.
+        report: called in `sweep` with the share that is done, where that takes long.
     """
 
     capacity: int
     max_guesses: int
     entry_error: torch.Tensor
     rows_rounding: float
-
-    def told(self, share: float) -> None:
-        """Called in `sweep` with the share that is done, where that takes long."""
+    report: Callable[[float], None]
 
     def working(self) -> AbstractContextManager[None]:
         """Threads that the other methods need; may be nested."""
@@ -182,11 +182,20 @@ class Device(Protocol):
         stacked: whether each problem of a group takes as much memory as the largest of them.
     """
 
-    guessing: Guessing
-    path: str | None
-    memory_name: str
-    max_problems: int
-    stacked: bool
+    @property
+    def guessing(self) -> Guessing: ...
+
+    @property
+    def path(self) -> str | None: ...
+
+    @property
+    def memory_name(self) -> str: ...
+
+    @property
+    def max_problems(self) -> int: ...
+
+    @property
+    def stacked(self) -> bool: ...
 
     def unavailable(self) -> str | None:
         """Why no kernel can run on this machine, or None."""

@@ -78,7 +78,8 @@ def greedy(
         k = kernel_matrix(features, features[columns], kernel, bandwidth)
     m = labeled_coverage(features, labeled, kernel, bandwidth)
     taken = torch.zeros(len(columns), dtype=torch.bool, device=device)
-    picks, gains = [], []
+    picks: list[int] = []
+    gains: list[torch.Tensor] = []
     for _ in range(budget):
         gain = (weights[:, None] * (k - m[:, None]).clamp_(min=0)).sum(0) / n
         gain[taken] = -torch.inf

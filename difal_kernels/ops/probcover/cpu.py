@@ -110,7 +110,7 @@ class _Selection:
             allowed=self.allowed.data_ptr(),
             kind=KERNEL_FUNCTIONS["tophat"].code,
             bandwidth=self.p.bandwidth,
-            scale=self.operands.sq_norms.data_ptr(),
+            sq_norms=self.operands.sq_norms.data_ptr(),
             symmetric=True,
             first_gain=-1.0,
             threads=num_threads(),

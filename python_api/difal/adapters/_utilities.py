@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from difal_kernels.ops.maxherding.kernel_functions import KERNEL_FUNCTIONS, kernel_matrix
+from difal_kernels.ops.maxherding.kernel_functions import kernel_matrix, kernel_of_scaled_square
 
 BLOCK = 2**22  # kernel values at a time: 32 MB
 
@@ -77,4 +77,4 @@ def _kernel(x: torch.Tensor, y: torch.Tensor, kernel: str, bandwidth: float) -> 
     if kernel in ("cosine", "tophat"):
         return kernel_matrix(x, y, kernel, bandwidth)
     square = (x * x).sum(1)[:, None] + (y * y).sum(1)[None, :] - 2 * (x @ y.T)
-    return KERNEL_FUNCTIONS[kernel].from_squared(square.clamp_(min=0) / bandwidth**2)
+    return kernel_of_scaled_square(square.clamp_(min=0) / bandwidth**2, kernel)

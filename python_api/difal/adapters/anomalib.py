@@ -13,6 +13,7 @@ torch.Size([20, 32])
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,7 +71,7 @@ class KCenterGreedy:
         """
         features = self.embedding.detach().reshape(self.n_observations, -1).cpu()
         before = np.asarray([] if selected_idxs is None else [int(i) for i in selected_idxs], dtype=np.int64)
-        options = {}
+        options: dict[str, Any] = {}
         if len(before):
             if before.min() < 0 or before.max() >= self.n_observations:
                 raise ValueError(f"`selected_idxs` must be from 0 to {self.n_observations - 1}, got {before.tolist()}")

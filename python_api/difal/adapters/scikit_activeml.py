@@ -152,7 +152,7 @@ class UHerdingQuery(MaxHerdingQuery):
         super().__init__(normalize_samples, kernel, bandwidth, missing_label, random_state)
         self.method = method
 
-    def query(self, X, y, clf, fit_clf=True, sample_weight=None, candidates=None, batch_size=1, return_utilities=False):
+    def query(self, X, y, clf, fit_clf=True, sample_weight=None, candidates=None, batch_size=1, return_utilities=False):  # type: ignore[override]
         """Choose samples to label.
 
         Parameters

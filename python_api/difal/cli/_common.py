@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 
-from difal.config import FIELDS, field_type
+from difal.config import FIELDS, RENAMED, field_type
 
 DONE, FAILED, WAITING, INTERRUPTED = 0, 1, 3, 130
 EXIT_CODES = "Exit codes: 0 done, 1 failed (see the message), 2 wrong usage, 3 waiting for labels, 130 interrupted."
+
+
+_HIDDEN: dict[str, Any] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+
+
+class _Renamed(argparse.Action):
+    """Stores the value of a flag's earlier name, and says what the flag is called now."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        print(f"{option_string} is --{self.dest.replace('_', '-')} now", file=sys.stderr)
+        setattr(namespace, self.dest, values)
 
 
 def add_settings(parser: argparse.ArgumentParser, names: Iterable[str], preset: bool = True) -> None:
@@ -28,13 +40,17 @@ def add_settings(parser: argparse.ArgumentParser, names: Iterable[str], preset: 
         text = item.metadata["help"]
         if item.default not in (None, "") and "[" not in text:
             text += f" [{item.default}]"
+        choices = item.metadata.get("choices")
+        for old in (old for old, new in RENAMED.items() if new == name):
+            flag = f"--{old.replace('_', '-')}"
+            groups[group].add_argument(flag, dest=name, type=kind, action=_Renamed, **_HIDDEN)
         groups[group].add_argument(
             f"--{name.replace('_', '-')}",
             type=kind,
-            choices=item.metadata.get("choices"),
+            choices=choices,
             default=argparse.SUPPRESS,
             help=text.replace("%", "%%"),
-            metavar=None if item.metadata.get("choices") else kind.__name__.upper().replace("STR", "TEXT"),
+            metavar=None if choices else kind.__name__.upper().replace("STR", "TEXT"),
         )
 
 

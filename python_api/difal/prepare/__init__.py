@@ -123,12 +123,12 @@ def _one(what: Source, folder: Path, size: int, entry: Entry) -> np.ndarray:
     else:
         image, mask = what.read(entry)
         _check_pair(what, entry, image, mask)
-        image, mask = what.shape(image, size, False), what.shape(Image.fromarray(mask), size, True)
-        for path, content in ((picture, image), (label, mask)):
+        shaped = what.shape(Image.fromarray(mask), size, True)
+        for path, content in ((picture, what.shape(image, size, False)), (label, shaped)):
             buffer = io.BytesIO()
             content.save(buffer, "PNG")
             write_bytes(path, buffer.getvalue())
-        mask = np.asarray(mask)
+        mask = np.asarray(shaped)
     ids = np.where(mask == IGNORE, len(what.classes), mask)
     return np.bincount(ids.ravel(), minlength=len(what.classes) + 1)
 

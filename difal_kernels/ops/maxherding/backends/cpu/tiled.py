@@ -19,7 +19,7 @@ from .greedy import cover, make_native, next_picks
 from .operands import GemmOperands, copy_bytes, cut
 from .tuning import CpuTuning
 
-RETAKEN = 256  # Sweep::kBatch: rows whose coverage a correction changes, taken anew together
+RETAKEN = 256  # TiledGreedy::kBatch: rows whose coverage a correction changes, taken anew together
 PREPARED = 8 * RETAKEN  # and those whose kernel rows are prepared together
 BYTES_PER_ENTRY = 9  # 8, and the rest of its block
 TERMS = 16  # float32 numbers that csrc sums before they go to a float64 sum
@@ -89,22 +89,22 @@ class CpuTiledGreedy:
         self.multiply, self.part = self.operands.products.multiply, self.operands.products.part
         self.rows_rounding = self.operands.products.rounding
         self.size, self.blocks = size, cut(self.n, size)
+        self.report: Callable[[float], None] = lambda share: None
         self.labels_at_once = size
         self.tiles = torch.empty(2 * threads, max(size, RETAKEN), self.stride, dtype=torch.float32)
         prepared = max(PREPARED, 2 * guessing.sample_rows, guessing.tried)
         self.own = self.operands.products.empty(min(self.n, prepared))
         # An entry may have come from one product as a row's and from another as a column's.
         error = self.operands.error.doubled()
-        self.native, self.keep = make_native("Sweep", p, self.operands.features, self.operands.sq_norms, error, threads)
+        self.native, self.keep = make_native(
+            "TiledGreedy", p, self.operands.features, self.operands.sq_norms, error, threads
+        )
         self.entry_error = column_entry_error(error, p.kernel, self.operands.sq_norms, TERMS, tuning.roundings)
         self.max_guesses = guessing.max_guesses
         while self.max_guesses < 512 and guess_bytes(self.n, 2 * self.max_guesses) < spare // 8:
             self.max_guesses *= 2
         spare -= guess_bytes(self.n, self.max_guesses) - guess_bytes(self.n, guessing.max_guesses)
         self.capacity = int(spare // BYTES_PER_ENTRY)
-
-    def told(self, share: float) -> None:
-        """Called with the share of a sweep that is done; `matrix_free` puts its own in the place of this."""
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -130,8 +130,8 @@ class CpuTiledGreedy:
     def prepared(self, index: torch.Tensor) -> torch.Tensor:
         return self.operands.products.prepare(self.operands.features[index], self.own)
 
-    def tile(self, rows: int, columns: int, slot: int, turned: bool = False) -> torch.Tensor:
-        return self.tiles[2 * slot + turned, :rows, :columns]
+    def tile(self, rows: int, columns: int, slot: int, transposed: bool = False) -> torch.Tensor:
+        return self.tiles[2 * slot + transposed, :rows, :columns]
 
     def products(self, index: torch.Tensor) -> torch.Tensor:
         """Inner products of some points with all, (len(index), N) float32."""
@@ -207,18 +207,18 @@ class CpuTiledGreedy:
 
         def work(pair: tuple[int, int], slot: int) -> None:
             (b, e), (b2, e2) = self.blocks[pair[0]], self.blocks[pair[1]]
-            tile, turned = self.tile(e - b, e2 - b2, slot), self.tile(e2 - b2, e - b, slot, turned=True)
+            tile, transposed = self.tile(e - b, e2 - b2, slot), self.tile(e2 - b2, e - b, slot, transposed=True)
             own = self.operands.block(b, e, 2 * slot)
             other = own if b2 == b else self.operands.block(b2, e2, 2 * slot + 1)
             self.multiply(own, other, tile)
-            self.native.tile(b, e, b2, e2, tile.data_ptr(), turned.data_ptr(), self.stride)
+            self.native.tile(b, e, b2, e2, tile.data_ptr(), transposed.data_ptr(), self.stride)
 
         with full_precision():
             done, total = 0, len(self.blocks) * (len(self.blocks) + 1) // 2
             for pairs in rounds(len(self.blocks)):
                 self.workers.run(work, pairs)
                 done += len(pairs)
-                self.told(done / total)
+                self.report(done / total)
 
     def gains(self, t: int) -> tuple[torch.Tensor, torch.Tensor]:
         gains, alive = (torch.empty(self.n, dtype=torch.float64) for _ in range(2))

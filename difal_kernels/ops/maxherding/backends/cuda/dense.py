@@ -82,7 +82,7 @@ class CudaMatrix(Task):
             "type": FLOAT_CODES[exact.dtype],
             "kind": KERNEL_FUNCTIONS["precomputed"].code,
             "product": 1.0,
-            "scale": sq_norms.data_ptr(),
+            "sq_norms": sq_norms.data_ptr(),
             **precomputed_model(exact.dtype, self.tuning.roundings).native(),
         }
 

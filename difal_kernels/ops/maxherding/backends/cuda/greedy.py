@@ -14,6 +14,9 @@ from difal_kernels.ops._gpu import queue
 from ...problem import Problem
 from .operands import CudaCoverage
 
+# The first numbers of csrc's Control: looks at all columns, columns settled and float64 kernel values, barriers that a
+# block waited at, rows whose coverage rose, and blocks that worked together.
+COUNTS = ("picks", "contested", "rounds", "settled_candidates", "float64_rows", "barriers", "rows_updated", "blocks")
 MAX_PICKS_PER_LAUNCH = 1 << 13  # well below what a driver lets a kernel run where a screen hangs on the GPU
 MAX_PICKS_WATCHED = 256  # and where somebody watches a progress bar
 
@@ -42,11 +45,13 @@ class Task(CudaCoverage):
             "gains": make(torch.float64, columns),
             "bounds": make(torch.float64, columns),
             "settled": make(torch.float64, columns),
-            "scanned": make(torch.int32, columns),
+            "offset": make(torch.float64, columns),
+            "touched": make(torch.float64, columns),
             "flag": make(torch.uint8, columns),
             "rises": make(torch.uint8, rows * module.RISE_BYTES),
             "partial": make(torch.float64, module.CONTENDERS * -(-rows // module.SEGMENT)),
-            "said": make(torch.uint8, module.SAID_BYTES),
+            "kept": make(torch.float64, module.KEPT * rows),
+            "reports": make(torch.uint8, module.REPORT_BYTES),
             "winners": make(torch.int64, module.WINNERS),
             "control": self.control,
             "picks": self.picks,
@@ -60,7 +65,7 @@ class Task(CudaCoverage):
 
 
 def workspace_bytes(rows: int, columns: int) -> int:
-    return rows * (8 + 4 + 16 + 8 + 4 * 8 + 8) + columns * (3 * 8 + 5) + (1 << 16)
+    return rows * (8 + 4 + 16 + 8 + 4 * 8 + 8 * 8 + 8) + columns * (5 * 8 + 1) + (1 << 16)
 
 
 class CudaGreedy:
@@ -95,3 +100,7 @@ class CudaGreedy:
 
     def contested(self, b: int) -> int:
         return int(self.tasks[b].control[1])
+
+    def counts(self, b: int) -> dict[str, int]:
+        """What the loop did for task b: see `COUNTS`."""
+        return dict(zip(COUNTS, self.tasks[b].control[: len(COUNTS)].tolist(), strict=True))

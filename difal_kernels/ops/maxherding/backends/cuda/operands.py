@@ -56,7 +56,7 @@ class CudaOperands(GpuOperands):
             "type": FLOAT_CODES[features.dtype],
             "kind": KERNEL_FUNCTIONS[self.kernel].code,
             "product": self.product,
-            "scale": sq_norms.data_ptr(),
+            "sq_norms": sq_norms.data_ptr(),
             **self.error.native(),
         }
 

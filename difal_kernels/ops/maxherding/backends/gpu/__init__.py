@@ -32,7 +32,8 @@ class GpuTuning:
         max_entries: alive entries that are worth gathering: a sweep is cheaper than lists that are longer.
         list_room: entries of a list beyond those counted.
         guessed_at_once: kernel rows that are made at a time for guessing.
-        chunks: products that a tensor core adds up before they go to a float32 sum; the longest that is sure enough.
+        chunk: products that a tensor core adds up before they go to a float32 sum.
+        cached_sums: bytes of those sums that are made at a time, so that they wait for the next chunk in the L2 cache.
         max_tensor_core_err: largest relative error of a kernel value that a tensor core's sums may cause.
         half_products: whether torch multiplies half precision into float32; None to try it.
         roundings: what the bounds are made from.
@@ -45,7 +46,8 @@ class GpuTuning:
     max_entries: int = 3 << 30
     list_room: int = 32
     guessed_at_once: int = 128
-    chunks: tuple[int, ...] = (8192, 4096, 2048, 1024, 512)
+    chunk: int = 512
+    cached_sums: int = 16 << 20
     max_tensor_core_err: float = 2.0**-11
     half_products: bool | None = None
     roundings: Roundings = ROUNDINGS
@@ -75,13 +77,13 @@ class GpuBackend(PlannedBackend):
         return None
 
     def plan(self, batch: Batch) -> str:
-        return super().plan(in_one_dtype(batch))
+        return super().plan(in_one_dtype(batch))  # type: ignore[misc]  # the backends add the rest
 
     def run(self, batch: Batch) -> list[Result]:
-        return super().run(in_one_dtype(batch))
+        return super().run(in_one_dtype(batch))  # type: ignore[misc]
 
     def in_groups(self, problems: Sequence[Problem], solve: Solve, bar: Progress) -> list[Result]:
-        return solve(self, problems, bar)
+        return solve(self, problems, bar)  # type: ignore[arg-type]
 
 
 __all__ = ["GUESSING", "DenseGreedy", "DenseMemory", "GpuBackend", "GpuTuning", "TiledGreedy"]

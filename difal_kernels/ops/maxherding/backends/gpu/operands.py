@@ -76,13 +76,16 @@ class GpuOperands:
         if not RAW_BANDWIDTHS[0] <= self.bandwidth <= RAW_BANDWIDTHS[1]:
             return False
         sq_norms = self._raw_sq_norms(self.features)
-        largest = float(sq_norms.max())
-        for chunk in self.tuning.chunks:
-            error = self.tuning.roundings.second_order * tensor_core_rel_err(d, chunk, self.tuning.roundings)
-            if 2 * error * largest <= self.tuning.max_tensor_core_err:
-                self.sq_norms, self.chunk = sq_norms, chunk
-                return True
-        return False
+        roundings, chunk = self.tuning.roundings, self.products_summed()
+        error = roundings.second_order * tensor_core_rel_err(d, chunk, roundings)
+        if 2 * error * float(sq_norms.max()) > self.tuning.max_tensor_core_err:
+            return False
+        self.sq_norms, self.chunk = sq_norms, chunk
+        return True
+
+    def products_summed(self) -> int:
+        """Products that a tensor core adds up before they go to a float32 sum."""
+        return self.tuning.chunk
 
     def _raw_sq_norms(self, features: torch.Tensor) -> torch.Tensor:
         return (self.norms_of(features) / self.bandwidth).square().float()
@@ -125,12 +128,14 @@ class GpuOperands:
         elif a.device.type != "cuda":  # no CPU has this product
             torch.mm(a.float(), b.float().T, out=out)
         else:
-            for c in range(0, a.shape[1], self.chunk):
-                own, other = a[:, c : c + self.chunk], b[:, c : c + self.chunk].T
-                if c == 0:
-                    torch.ops.aten.mm.dtype_out(own, other, torch.float32, out=out)
-                else:
-                    torch.ops.aten.addmm.dtype_out(out, own, other, torch.float32, out=out)
+            rows = max(512, self.tuning.cached_sums // (4 * max(1, len(b)))) if a.shape[1] > self.chunk else len(a)
+            for strip, sums in zip(a.split(rows), out.split(rows), strict=True):
+                for c in range(0, a.shape[1], self.chunk):
+                    own, other = strip[:, c : c + self.chunk], b[:, c : c + self.chunk].T
+                    if c == 0:
+                        torch.ops.aten.mm.dtype_out(own, other, torch.float32, out=sums)
+                    else:
+                        torch.ops.aten.addmm.dtype_out(sums, own, other, torch.float32, out=sums)
 
 
 @cache

@@ -83,6 +83,7 @@ class GpuTiledGreedy(GpuCoverage):
     def __init__(self, p: Problem, operands: GpuOperands, guessing: Guessing, spare: int, horizon: int):
         self.p, self.operands, self.horizon = p, operands, horizon
         self.n, self.device = len(p.features), p.features.device
+        self.report: Callable[[float], None] = lambda share: None  # no kernel says how far it is
         self.weights = p.weights.contiguous()
         self.pool = PointSet(operands.features, operands.sq_norms, operands.norms, self.weights)
         self.total = float(self.weights.sum())

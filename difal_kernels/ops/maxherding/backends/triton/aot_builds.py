@@ -20,8 +20,8 @@ POINTEES = {
     "i32": "list_length list_point slot counts",
     "i8": "flag",
     "u8": "allowed",
-    "fp64": "weights exact gains bounds settled partial best lower_bound upper_bound reals pick_gains new_exact gain "
-    "bound taken alive magic_at",
+    "fp64": "weights exact gains bounds settled offset touched partial best lower_bound upper_bound reals "
+    "pick_gains new_exact gain bound taken alive magic_at",
 }
 TYPES = {name: f"*{kind}" for kind, names in POINTEES.items() for name in names.split()}
 
@@ -60,10 +60,10 @@ def _pointer(dtype: torch.dtype) -> str:
 def _build(kernel, more: dict[str, str], constants: dict, options: dict) -> Build:
     types, wanted = {}, {}
     for name, parameter in inspect.signature(kernel.fn).parameters.items():
-        said = str(parameter.annotation)
-        if "constexpr" in said:
+        annotation = str(parameter.annotation)
+        if "constexpr" in annotation:
             wanted[name] = constants[name]
-        elif "int64" in said or (name.endswith("_at") and name != "magic_at"):
+        elif "int64" in annotation or (name.endswith("_at") and name != "magic_at"):
             types[name] = "i64"
         else:
             types[name] = more.get(name) or TYPES.get(name, "*fp32")

@@ -43,12 +43,12 @@ def exp_minus(x):
 
 @triton.jit
 def error_model(model):
-    """lambda, relative, absolute, tolerance and product, from their place in memory."""
+    """sq_dist_rel_err, relative, absolute, tolerance and product, from their place in memory."""
     return tl.load(model), tl.load(model + 1), tl.load(model + 2), tl.load(model + 3), tl.load(model + 4)
 
 
 @triton.jit
-def value_of(g, total, lambda_, absolute, tolerance, KIND: tl.constexpr):
+def value_of(g, total, sq_dist_rel_err, absolute, tolerance, KIND: tl.constexpr):
     """Kernel values from inner products g and total = s_i + s_j; UNCERTAIN where the bound would be no use.
 
     A NaN fails every comparison and so comes out as UNCERTAIN.
@@ -58,7 +58,7 @@ def value_of(g, total, lambda_, absolute, tolerance, KIND: tl.constexpr):
     else:
         q = total - 2.0 * g
         q = tl.where(q > 0, q, tl.where(q <= 0, 0.0, q))
-        delta = lambda_ * total
+        delta = sq_dist_rel_err * total
         if KIND == RBF:
             far = tl.where(q - delta > NEGLIGIBLE, 0.0, UNCERTAIN)
             return tl.where(delta <= tolerance, exp_minus(q), far)
@@ -83,14 +83,12 @@ def value_of(g, total, lambda_, absolute, tolerance, KIND: tl.constexpr):
 
 
 @triton.jit
-def bound_of(k, total, lambda_, relative, absolute, tolerance, KIND: tl.constexpr):
-    """How far the estimates k may be off."""
+def slack_of(k, total, sq_dist_rel_err, relative, tolerance, KIND: tl.constexpr):
+    """The relative error of estimates k, of all kernels but the cosine."""
     if KIND == TOPHAT or KIND == PRECOMPUTED:  # noqa: SIM109
-        return relative * k
-    elif KIND == COSINE:
-        return k * 0 + absolute
+        return k * 0 + relative
     else:
-        estimated = lambda_ * total
+        estimated = sq_dist_rel_err * total
         if KIND == LAPLACE:
             estimated = tl.div_rn(estimated, tl.maximum(1 - k, 1e-7))
         elif KIND == CAUCHY:
@@ -100,7 +98,37 @@ def bound_of(k, total, lambda_, relative, absolute, tolerance, KIND: tl.constexp
         elif KIND == RATIONAL_QUADRATIC:
             estimated = estimated * (0.5 * k)
         # Written so that a NaN gives the tolerance.
-        return k * (relative + 1.01 * tl.where(estimated < tolerance, estimated, tolerance))
+        near = tl.where(estimated < tolerance, estimated, tolerance)
+        return tl.fma(near, near * 0 + 1.01, near * 0 + relative)
+
+
+@triton.jit
+def bound_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND: tl.constexpr):
+    """How far the estimates k may be off."""
+    if KIND == COSINE:
+        return k * 0 + absolute
+    else:
+        return k * slack_of(k, total, sq_dist_rel_err, relative, tolerance, KIND)
+
+
+@triton.jit
+def reach_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND: tl.constexpr):
+    """k with its bound, to the last bit the same in every kernel: `lower` takes from a bound what `start` put there.
+
+    Hence a multiply-add that is asked for. A compiler may fuse a product with an addition in one kernel and not in the
+    next, and an entry would be alive to one of them alone.
+    """
+    if KIND == COSINE:
+        return k + absolute
+    else:
+        return tl.fma(k, slack_of(k, total, sq_dist_rel_err, relative, tolerance, KIND), k)
+
+
+@triton.jit
+def charge_of(k, off, low, high, relative):
+    """How far what a rise from low to high takes may be off, where k reaches above low; csrc's `Taken` says why."""
+    across = tl.where(k - off < high, tl.minimum(off, high - low), 0.0)
+    return across + high * relative
 
 
 @triton.jit

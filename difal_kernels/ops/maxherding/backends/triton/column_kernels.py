@@ -4,18 +4,30 @@ import triton.language as tl
 
 from difal_kernels.ops._triton import kernel
 
-from .arithmetic import UNCERTAIN, address_of, bound_of, error_model, exact_values, multiple, value_of
-from .greedy_kernels import COLUMNS, GROUP, MAGIC, OPEN, RISES, SETTLED, TILE, WIDTH
+from .arithmetic import (
+    UNCERTAIN,
+    address_of,
+    bound_of,
+    charge_of,
+    error_model,
+    exact_values,
+    multiple,
+    reach_of,
+    value_of,
+)
+from .greedy_kernels import BOUND_MAGIC, COLUMNS, GROUP, KNOWN, MAGIC, OPEN, RISES, SETTLED, TILE, WIDTH
 
 RISEN = tl.constexpr(16)  # rows that are lowered together
 
 
 @kernel
 def lower(
-    gram, gram_stride: tl.int64, gram_step: tl.int64, sizes, control, reals, model, weights, scale, points, gains,
-    flag, rise_row, rise_low, rise_high, rows_step: tl.int64, columns_step: tl.int64, KIND: tl.constexpr,
+    gram, gram_stride: tl.int64, gram_step: tl.int64, sizes, control, reals, model, weights, sq_norms, points, gains,
+    bounds, touched, flag, rise_row, rise_low, rise_high, rows_step: tl.int64, columns_step: tl.int64,
+    KIND: tl.constexpr,
 ):  # fmt: skip
-    """Lowers the estimates of a tile of columns for a share of the rows that rose; exact, so in any order."""
+    """Lowers the estimates of a tile of columns for a share of the rows that rose, and their bounds by the entries that
+    die of it; exact, so in any order."""
     b = tl.program_id(2).to(tl.int64)
     count = tl.load(control + b * WIDTH + RISES)
     share = tl.program_id(1).to(tl.int64)
@@ -25,12 +37,16 @@ def lower(
         here = j < columns
         at = b * columns_step + j
         magic = tl.load(reals + b * WIDTH + MAGIC)
-        lambda_, relative, absolute, tolerance, _ = error_model(model + b * WIDTH)
-        settled = tl.load(flag + at, mask=here, other=OPEN) == SETTLED
+        sq_dist_rel_err, relative, absolute, tolerance, _ = error_model(model + b * WIDTH)
+        bound_magic = tl.load(reals + b * WIDTH + BOUND_MAGIC)
+        state = tl.load(flag + at, mask=here, other=OPEN)
+        known = (state == SETTLED) | (state == KNOWN)
         point = tl.load(points + at, mask=here, other=0)
-        scale_j = tl.load(scale + b * rows_step + point, mask=here, other=0.0)
+        sq_norm_j = tl.load(sq_norms + b * rows_step + point, mask=here, other=0.0)
         taken = tl.zeros([TILE], tl.float64)
-        touched = tl.zeros([TILE], tl.int32)
+        died = tl.zeros([TILE], tl.float64)
+        charge = tl.zeros([TILE], tl.float64)
+        reached = tl.zeros([TILE], tl.int32)
         for first in range(share * RISEN, count, tl.num_programs(1) * RISEN):
             r = first + tl.arange(0, RISEN).to(tl.int64)
             rise = b * rows_step + r
@@ -38,33 +54,42 @@ def lower(
             low = tl.load(rise_low + rise, mask=r < count, other=4.0)[:, None]
             high = tl.load(rise_high + rise, mask=r < count, other=4.0)[:, None]
             w = tl.load(weights + b * rows_step + i, mask=r < count, other=0.0)[:, None]
-            s = tl.load(scale + b * rows_step + i, mask=r < count, other=0.0)[:, None]
+            s = tl.load(sq_norms + b * rows_step + i, mask=r < count, other=0.0)[:, None]
             inside = (r < count)[:, None] & here[None, :]
             k = tl.load(gram + b * gram_step + i[:, None] * gram_stride + j[None, :], mask=inside, other=-1.0)
             clipped = tl.minimum(tl.maximum(k, low), high)
             taken += tl.sum(multiple(w * (clipped.to(tl.float64) - low.to(tl.float64)), magic), axis=0)
-            total = tl.where(i[:, None] == point[None, :], 0.0, s + scale_j[None, :])
-            off = bound_of(k, total, lambda_, relative, absolute, tolerance, KIND)
-            touched += tl.sum((inside & (k + off > low)).to(tl.int32), axis=0)
+            total = tl.where(i[:, None] == point[None, :], 0.0, s + sq_norm_j[None, :])
+            off = bound_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
+            reach = reach_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
+            live = inside & (reach > low)
+            lost = multiple(w * off.to(tl.float64), bound_magic)
+            died += tl.sum(tl.where(live & (reach <= high), lost, 0.0), axis=0)
+            moved = multiple(w * charge_of(k, off, low, high, relative).to(tl.float64), bound_magic)
+            charge += tl.sum(tl.where(live, moved, 0.0), axis=0)
+            reached += tl.sum(live.to(tl.int32), axis=0)
         tl.atomic_add(gains + at, -taken, mask=here & (taken != 0), sem="relaxed")
-        tl.store(flag + at, tl.full([TILE], OPEN, tl.int8), mask=here & settled & (touched > 0))
+        tl.atomic_add(bounds + at, -died, mask=here & (died != 0), sem="relaxed")
+        tl.atomic_add(touched + at, charge, mask=here & known & (charge != 0), sem="relaxed")
+        tl.store(flag + at, tl.full([TILE], KNOWN, tl.int8), mask=here & (state == SETTLED) & (reached > 0))
 
 
 @kernel
 def lower_sparse(
-    list_begin, list_length, list_point, list_value, control, reals, model, weights, scale, gains, flag, rise_row,
-    rise_low, rise_high, KIND: tl.constexpr,
+    list_begin, list_length, list_point, list_value, control, reals, model, weights, sq_norms, gains, bounds,
+    touched, flag, rise_row, rise_low, rise_high, KIND: tl.constexpr,
 ):  # fmt: skip
     """The same by lists: each risen row lowers the columns on its own."""
     count = tl.load(control + RISES)
     magic = tl.load(reals + MAGIC)
-    lambda_, relative, absolute, tolerance, _ = error_model(model)
+    bound_magic = tl.load(reals + BOUND_MAGIC)
+    sq_dist_rel_err, relative, absolute, tolerance, _ = error_model(model)
     for r in range(tl.program_id(0), count, tl.num_programs(0)):
         i = tl.load(rise_row + r)
         low = tl.load(rise_low + r)
         high = tl.load(rise_high + r)
         w = tl.load(weights + i)
-        scale_i = tl.load(scale + i)
+        sq_norm_i = tl.load(sq_norms + i)
         begin = tl.load(list_begin + i)
         length = tl.load(list_length + i)
         for first in range(0, length, 128):
@@ -75,15 +100,22 @@ def lower_sparse(
             clipped = tl.minimum(tl.maximum(k, low), high)
             taken = multiple(w * (clipped.to(tl.float64) - low.to(tl.float64)), magic)
             tl.atomic_add(gains + j, -taken, mask=there & (taken != 0), sem="relaxed")
-            total = tl.where(i == j, 0.0, scale_i + tl.load(scale + j, mask=there, other=0.0))
-            off = bound_of(k, total, lambda_, relative, absolute, tolerance, KIND)
-            reopened = there & (k + off > low) & (tl.load(flag + j, mask=there, other=OPEN) == SETTLED)
-            tl.store(flag + j, tl.full([128], OPEN, tl.int8), mask=reopened)
+            total = tl.where(i == j, 0.0, sq_norm_i + tl.load(sq_norms + j, mask=there, other=0.0))
+            off = bound_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
+            reach = reach_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
+            live = there & (reach > low)
+            lost = multiple(w * off.to(tl.float64), bound_magic)
+            tl.atomic_add(bounds + j, -lost, mask=live & (reach <= high) & (lost != 0), sem="relaxed")
+            state = tl.load(flag + j, mask=there, other=OPEN)
+            moved = multiple(w * charge_of(k, off, low, high, relative).to(tl.float64), bound_magic)
+            known = live & ((state == SETTLED) | (state == KNOWN))
+            tl.atomic_add(touched + j, moved, mask=known & (moved != 0), sem="relaxed")
+            tl.store(flag + j, tl.full([128], KNOWN, tl.int8), mask=live & (state == SETTLED))
 
 
 @kernel
 def column(
-    products, features_at, stride: tl.int64, dimension: tl.int64, norms_at, reals, model, scale, weights, exact,
+    products, features_at, stride: tl.int64, dimension: tl.int64, norms_at, reals, model, sq_norms, weights, exact,
     rounded, new_exact, new_rounded, gain, bound, rows: tl.int64, point: tl.int64, KIND: tl.constexpr,
     DTYPE: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
@@ -94,15 +126,17 @@ def column(
     group = tl.program_id(0).to(tl.int64)
     i = group * GROUP + tl.arange(0, GROUP)
     here = i < rows
-    lambda_, relative, absolute, tolerance, product = error_model(model)
-    total = tl.load(scale + i, mask=here, other=0.0) + tl.load(scale + point)
-    k = value_of(tl.load(products + i, mask=here, other=0.0) * product, total, lambda_, absolute, tolerance, KIND)
+    sq_dist_rel_err, relative, absolute, tolerance, product = error_model(model)
+    total = tl.load(sq_norms + i, mask=here, other=0.0) + tl.load(sq_norms + point)
+    k = value_of(
+        tl.load(products + i, mask=here, other=0.0) * product, total, sq_dist_rel_err, absolute, tolerance, KIND
+    )
     unsure = here & ((k == UNCERTAIN) | (i == point))
     m = tl.load(rounded + i, mask=here, other=4.0)
     w = tl.load(weights + i, mask=here, other=0.0)
     wanted = unsure
     if EXACT:
-        wanted = unsure | (here & (k + bound_of(k, total, lambda_, relative, absolute, tolerance, KIND) > m))
+        wanted = unsure | (here & (k + bound_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND) > m))
     value = k.to(tl.float64)
     if tl.max(wanted.to(tl.int32), axis=0) > 0:
         features = address_of(features_at, DTYPE)
@@ -120,7 +154,7 @@ def column(
     else:
         k = value.to(tl.float32)
         total = tl.where(i == point, 0.0, total)
-        off = bound_of(k, total, lambda_, relative, absolute, tolerance, KIND)
+        off = bound_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
         above = tl.where(here & (k > m), w * (k.to(tl.float64) - m.to(tl.float64)), 0.0)
         tl.store(gain + group, tl.sum(above, axis=0))
         tl.store(bound + group, tl.sum(tl.where(here & (k + off > m), w * off.to(tl.float64), 0.0), axis=0))
@@ -129,26 +163,26 @@ def column(
 @kernel
 def cover(
     products, products_stride: tl.int64, features_at, stride: tl.int64, dimension: tl.int64, norms_at, reals, model,
-    scale, others_at, other_scale, other_norms_at, exact, rounded, begin: tl.int64,
+    sq_norms, others_at, other_sq_norms, other_norms_at, exact, rounded, begin: tl.int64,
     end: tl.int64, count: tl.int64, KIND: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Coverage of rows [begin, end) by `count` labeled points: a floor from estimates, then float64 for what may
     reach above it."""
     i = begin + tl.program_id(0).to(tl.int64) * GROUP + tl.arange(0, GROUP)
     here = i < end
-    lambda_, relative, absolute, tolerance, product = error_model(model)
+    sq_dist_rel_err, relative, absolute, tolerance, product = error_model(model)
     line = products + (i - begin)[:, None] * products_stride
-    scale_i = tl.load(scale + i, mask=here, other=0.0)
+    sq_norm_i = tl.load(sq_norms + i, mask=here, other=0.0)
     best = tl.load(exact + i, mask=here, other=4.0)
     floor = best
     lanes = tl.arange(0, 64).to(tl.int64)
     for first in range(0, count, 64):
         l = first + lanes
         inside = here[:, None] & (l < count)[None, :]
-        total = scale_i[:, None] + tl.load(other_scale + l, mask=l < count, other=0.0)[None, :]
+        total = sq_norm_i[:, None] + tl.load(other_sq_norms + l, mask=l < count, other=0.0)[None, :]
         g = tl.load(line + l[None, :], mask=inside, other=0.0) * product
-        k = value_of(g, total, lambda_, absolute, tolerance, KIND)
-        off = bound_of(k, total, lambda_, relative, absolute, tolerance, KIND)
+        k = value_of(g, total, sq_dist_rel_err, absolute, tolerance, KIND)
+        off = bound_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
         least = k.to(tl.float64) - off.to(tl.float64)
         sure = inside & (k != UNCERTAIN)
         floor = tl.maximum(floor, tl.max(tl.where(sure, least, 0.0), axis=1))
@@ -160,10 +194,10 @@ def cover(
     for first in range(0, count, 64):
         l = first + lanes
         inside = here[:, None] & (l < count)[None, :]
-        total = scale_i[:, None] + tl.load(other_scale + l, mask=l < count, other=0.0)[None, :]
+        total = sq_norm_i[:, None] + tl.load(other_sq_norms + l, mask=l < count, other=0.0)[None, :]
         g = tl.load(line + l[None, :], mask=inside, other=0.0) * product
-        k = value_of(g, total, lambda_, absolute, tolerance, KIND)
-        off = bound_of(k, total, lambda_, relative, absolute, tolerance, KIND)
+        k = value_of(g, total, sq_dist_rel_err, absolute, tolerance, KIND)
+        off = bound_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
         reaches = inside & ((k == UNCERTAIN) | (k.to(tl.float64) + off.to(tl.float64) >= floor[:, None]))
         columns = tl.sum(reaches.to(tl.int32), axis=0)
         last = tl.min(tl.where(columns > 0, l, count), axis=0)

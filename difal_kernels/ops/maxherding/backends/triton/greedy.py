@@ -54,7 +54,7 @@ class Engine:
         self.rows = max(len(t.p.features) for t in tasks)
         self.columns = max(t.columns for t in tasks)
         self.tiles = -(-self.columns // TILE)
-        self.budget = max(t.budget for t in tasks)
+        self.budget, self.turns = max(t.budget for t in tasks), 0
         i64, i32, f64, f32 = torch.int64, torch.int32, torch.float64, torch.float32
         rows, columns = (self.count, self.rows), (self.count, self.columns)
         self.sizes = self.stack([torch.tensor(self._sizes(t)) for t in tasks], i64, WIDTH)
@@ -69,14 +69,14 @@ class Engine:
         open_ = [torch.ones(t.columns, dtype=torch.bool) if t.allowed is None else t.allowed for t in tasks]
         self.flag = torch.where(self.stack(open_, torch.bool, self.columns), 0, 2).to(torch.int8)
         self.gains, self.bounds = self.make(columns, f64, 0), self.make(columns, f64, 0)
-        self.settled = self.make(columns, f64, 0)
+        self.settled, self.offset, self.touched = (self.make(columns, f64, 0) for _ in range(3))
         self.rise_row = self.make(rows, i64)
         self.rise_low, self.rise_high = self.make(rows, f32), self.make(rows, f32)
         tiles = (self.count, self.tiles)
         self.best, self.lower_bound, self.upper_bound = (self.make(tiles, f64) for _ in range(3))
         self.proposal, self.slot = self.make(tiles, i64, -1), self.make(tiles, i32, -1)
         self.contender = self.make((self.count, contenders), i64, 0)
-        self.partial = self.make((self.count, contenders, 3, parts), f64)
+        self.partial = self.make((self.count, contenders, parts), f64)
         self.picks, self.pick_gains = (
             self.make((self.count, self.budget), i64),
             self.make((self.count, self.budget), f64),
@@ -121,24 +121,37 @@ class Engine:
         if not self.budget:
             return
 
-        if self.gram is None:
-            kernels.start_sparse[(self.columns,)](
-                *self.lists, self.sizes, self.model, self.weights, self.rounded, self.sq_norms, self.gains, self.bounds,
-                num_warps=4, **self.kind,
-            )  # fmt: skip
-        else:
+        self.reals[:, 3] = first_gain
+        if self.gram is not None:
             kernels.start[(self.tiles, self.count)](
                 *self.matrix(), self.sizes, self.model, self.weights, self.rounded, self.sq_norms, self.points,
                 self.gains, self.bounds, self.flag, self.rows, self.columns, num_warps=4, **self.kind,
             )  # fmt: skip
+            self._round_by_largest()
+            for sums, magic in ((self.gains, self.reals[:, 1:2]), (self.bounds, self.reals[:, 4:5])):
+                sums.add_(magic).sub_(magic)
+            return
+        for last in (False, True):  # to know the largest; then in multiples, which add up exactly in any order
+            kernels.start_sparse[(self.rows,)](
+                *self.lists, self.reals, self.model, self.weights, self.rounded, self.sq_norms, self.gains, self.bounds,
+                num_warps=4, **self.kind,
+            )  # fmt: skip
+            if not last:
+                self._round_by_largest()
+                self.gains.zero_()
+                self.bounds.zero_()
+
+    def _round_by_largest(self) -> None:
+        """Choose the multiples that estimates and their bounds are rounded to."""
         largest = torch.where(self.flag == 0, self.gains, 0.0).amax(1)
-        power = largest / torch.frexp(largest).mantissa  # of two, exactly
-        magic = torch.where(largest > 0, 3 * power, 0.0)  # 1.5 * 2^52 units
-        self.gains.add_(magic[:, None]).sub_(magic[:, None])
-        self.reals[:, 1], self.reals[:, 2], self.reals[:, 3] = magic, largest, first_gain
+        # What is charged since a column was settled is compared while it is below twice its bound.
+        scale = 4 * torch.where(self.flag == 0, self.bounds, 0.0).amax(1)
+        self.reals[:, 1], self.reals[:, 2] = magic_of(largest), largest
+        self.reals[:, 4], self.reals[:, 5] = magic_of(scale), scale
 
     def turn(self) -> None:
         """Settle, and if then nobody contends, pick."""
+        self.turns += 1
         self._look(picking=False)
         self._settle()
         self._look(picking=True)
@@ -148,13 +161,13 @@ class Engine:
     def _look(self, picking: bool) -> None:
         from . import greedy_kernels as kernels
 
-        said = (self.best, self.lower_bound, self.upper_bound, self.proposal)
+        best = (self.best, self.lower_bound, self.upper_bound, self.proposal)
         kernels.look[(self.tiles, self.count)](
-            self.sizes, self.control, self.gains, self.bounds, self.settled, self.flag, self.partial, *said, self.slot,
-            self.columns, self.tiles, num_warps=1, **self.many, **OPTIONS,
+            self.sizes, self.control, self.gains, self.bounds, self.settled, self.offset, self.touched, self.flag,
+            self.partial, *best, self.slot, self.columns, self.tiles, num_warps=1, **self.many, **OPTIONS,
         )  # fmt: skip
         kernels.survey[(self.count,)](
-            self.sizes, self.control, self.reals, self.settled, self.flag, *said, self.contender, self.picks,
+            self.sizes, self.control, self.reals, self.settled, self.flag, *best, self.contender, self.picks,
             self.pick_gains, self.columns, self.tiles, self.budget, int(picking), num_warps=4,
             CONTENDERS=self.many["CONTENDERS"], **OPTIONS,
         )  # fmt: skip
@@ -184,13 +197,14 @@ class Engine:
         rises = (self.rise_row, self.rise_low, self.rise_high)
         if self.gram is None:
             kernels.lower_sparse[(min(TAKERS, self.rows),)](
-                *self.lists, self.control, self.reals, self.model, self.weights, self.sq_norms, self.gains, self.flag,
-                *rises, num_warps=4, **self.kind,
+                *self.lists, self.control, self.reals, self.model, self.weights, self.sq_norms, self.gains,
+                self.bounds, self.touched, self.flag, *rises, num_warps=4, **self.kind,
             )  # fmt: skip
             return
         kernels.lower[(self.tiles, self.lowerers, self.count)](
             *self.matrix(), self.sizes, self.control, self.reals, self.model, self.weights, self.sq_norms, self.points,
-            self.gains, self.flag, *rises, self.rows, self.columns, num_warps=4, **self.kind,
+            self.gains, self.bounds, self.touched, self.flag, *rises, self.rows, self.columns, num_warps=4,
+            **self.kind,
         )  # fmt: skip
 
     def select(self, bar: Progress) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -212,7 +226,24 @@ class Engine:
     def contested(self, b: int) -> int:
         return int(self.control[b, 1])
 
+    def counts(self, b: int) -> dict[str, int]:
+        """What the loop did for task b, turns those of all."""
+        picks, contested, rows_updated, settled = self.control[b, [0, 1, 2, 7]].tolist()
+        return {
+            "picks": picks,
+            "contested": contested,
+            "rounds": self.turns,
+            "settled_candidates": settled,
+            "rows_updated": rows_updated,
+        }
+
 
 def workspace_bytes(rows: int, columns: int) -> int:
     """Of one task, lists and matrix left out."""
-    return rows * (3 * 8 + 2 * 4 + 16) + columns * (4 * 8 + 1) + columns + (1 << 16)
+    return rows * (3 * 8 + 2 * 4 + 16) + columns * (6 * 8 + 1) + columns + (1 << 16)
+
+
+def magic_of(largest: torch.Tensor) -> torch.Tensor:
+    """1.5 * 2^52 units, of which `largest` has at most 2^51: adding and subtracting it rounds to multiples of one."""
+    power = largest / torch.frexp(largest).mantissa  # of two, exactly
+    return torch.where(largest > 0, 3 * power, 0.0)

@@ -6,9 +6,9 @@ can queue turns without knowing how they end. One launch serves many selections,
 
     look    per tile of 64 columns: what settled last turn is added up; best settled gain, best bounds       ── survey
     survey  one program a selection: who contends? If nobody does, the lowest index within a tie has won
-    settle  parts of the contenders' columns: float64 gain, and estimate and bound anew
+    settle  parts of the contenders' columns: float64 gains
     take    rows that the winner covers better rise, in float64, and are listed
-    lower   estimates of all columns are lowered for the rows on the list
+    lower   estimates of all columns, and their bounds, are lowered for the rows on the list
 
 Estimates are sums of multiples of one power of two (`multiple`), so that atomic additions are exact and their order
 does not matter. Float64 gains are added up in a fixed order.
@@ -19,11 +19,12 @@ import triton.language as tl
 
 from difal_kernels.ops._triton import kernel
 
-from .arithmetic import address_of, bound_of, error_model, exact_values, multiple
+from .arithmetic import address_of, bound_of, error_model, exact_values, multiple, reach_of
 
 OPEN = tl.constexpr(0)
 SETTLED = tl.constexpr(1)
 TAKEN = tl.constexpr(2)
+KNOWN = tl.constexpr(3)  # settled before a live row rose
 TILE = tl.constexpr(64)  # columns that look together
 GROUP = tl.constexpr(16)  # rows that float64 takes together
 TIE = tl.constexpr(1e-12)  # of the first gain: closer than this is a tie
@@ -37,10 +38,13 @@ RISES = tl.constexpr(3)
 COUNT = tl.constexpr(4)  # of contenders
 WINNER = tl.constexpr(5)
 SETTLED_NOW = tl.constexpr(6)
+SETTLED_IN_ALL = tl.constexpr(7)
 BANDWIDTH = tl.constexpr(0)
 MAGIC = tl.constexpr(1)
 LARGEST = tl.constexpr(2)
 FIRST_GAIN = tl.constexpr(3)
+BOUND_MAGIC = tl.constexpr(4)
+BOUND_SCALE = tl.constexpr(5)
 ROWS = tl.constexpr(0)
 COLUMNS = tl.constexpr(1)
 BUDGET = tl.constexpr(2)
@@ -69,7 +73,7 @@ def entries_of(
 
 @kernel
 def start(
-    gram, gram_stride: tl.int64, gram_step: tl.int64, sizes, model, weights, rounded, scale, points, gains, bounds,
+    gram, gram_stride: tl.int64, gram_step: tl.int64, sizes, model, weights, rounded, sq_norms, points, gains, bounds,
     flag, rows_step: tl.int64, columns_step: tl.int64, KIND: tl.constexpr,
 ):  # fmt: skip
     """First estimates and bounds, a program per tile of columns."""
@@ -78,9 +82,9 @@ def start(
     columns = tl.load(sizes + b * WIDTH + COLUMNS)
     j = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     here = j < columns
-    lambda_, relative, absolute, tolerance, _ = error_model(model + b * WIDTH)
+    sq_dist_rel_err, relative, absolute, tolerance, _ = error_model(model + b * WIDTH)
     point = tl.load(points + b * columns_step + j, mask=here, other=0)
-    scale_j = tl.load(scale + b * rows_step + point, mask=here, other=0.0)
+    sq_norm_j = tl.load(sq_norms + b * rows_step + point, mask=here, other=0.0)
     gain = tl.zeros([TILE], tl.float64)
     bound = tl.zeros([TILE], tl.float64)
     for first in range(0, rows, 32):
@@ -89,47 +93,52 @@ def start(
         k = tl.load(gram + b * gram_step + i[:, None] * gram_stride + j[None, :], mask=inside, other=-1.0)
         m = tl.load(rounded + b * rows_step + i, mask=i < rows, other=4.0)[:, None]
         w = tl.load(weights + b * rows_step + i, mask=i < rows, other=0.0)[:, None]
-        s = tl.load(scale + b * rows_step + i, mask=i < rows, other=0.0)[:, None]
-        total = tl.where(i[:, None] == point[None, :], 0.0, s + scale_j[None, :])
-        off = bound_of(k, total, lambda_, relative, absolute, tolerance, KIND)
+        s = tl.load(sq_norms + b * rows_step + i, mask=i < rows, other=0.0)[:, None]
+        total = tl.where(i[:, None] == point[None, :], 0.0, s + sq_norm_j[None, :])
+        off = bound_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
+        reach = reach_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
         gain += tl.sum(tl.where(k > m, w * (k.to(tl.float64) - m.to(tl.float64)), 0.0), axis=0)
-        bound += tl.sum(tl.where(k + off > m, w * off.to(tl.float64), 0.0), axis=0)
+        bound += tl.sum(tl.where(reach > m, w * off.to(tl.float64), 0.0), axis=0)
     tl.store(gains + b * columns_step + j, gain, mask=here)
     tl.store(bounds + b * columns_step + j, bound, mask=here)
 
 
 @kernel
 def start_sparse(
-    list_begin, list_length, list_point, list_value, sizes, model, weights, rounded, scale, gains, bounds,
+    list_begin, list_length, list_point, list_value, reals, model, weights, rounded, sq_norms, gains, bounds,
     KIND: tl.constexpr,
 ):  # fmt: skip
-    """The same from lists, a program per column."""
-    j = tl.program_id(0).to(tl.int64)
-    lambda_, relative, absolute, tolerance, _ = error_model(model)
-    begin = tl.load(list_begin + j)
-    length = tl.load(list_length + j)
-    scale_j = tl.load(scale + j)
-    gain = tl.zeros([128], tl.float64)
-    bound = tl.zeros([128], tl.float64)
+    """The same from lists, a program per row: entry (i, j) as row i has it, of which `lower_sparse` takes it again.
+
+    With the numbers to round by in `reals`, sums of multiples, which are exact; with zeros, about what they will be.
+    """
+    i = tl.program_id(0).to(tl.int64)
+    sq_dist_rel_err, relative, absolute, tolerance, _ = error_model(model)
+    begin = tl.load(list_begin + i)
+    length = tl.load(list_length + i)
+    sq_norm_i = tl.load(sq_norms + i)
+    m = tl.load(rounded + i)
+    w = tl.load(weights + i)
+    magic = tl.load(reals + MAGIC)
+    bound_magic = tl.load(reals + BOUND_MAGIC)
     for first in range(0, length, 128):
         e = first + tl.arange(0, 128)
         there = e < length
-        i = tl.load(list_point + begin + e, mask=there, other=0).to(tl.int64)
+        j = tl.load(list_point + begin + e, mask=there, other=0).to(tl.int64)
         k = tl.load(list_value + begin + e, mask=there, other=-1.0)
-        m = tl.load(rounded + i, mask=there, other=4.0)
-        w = tl.load(weights + i, mask=there, other=0.0)
-        total = tl.where(i == j, 0.0, tl.load(scale + i, mask=there, other=0.0) + scale_j)
-        off = bound_of(k, total, lambda_, relative, absolute, tolerance, KIND)
-        gain += tl.where(k > m, w * (k.to(tl.float64) - m.to(tl.float64)), 0.0)
-        bound += tl.where(k + off > m, w * off.to(tl.float64), 0.0)
-    tl.store(gains + j, tl.sum(gain, axis=0))
-    tl.store(bounds + j, tl.sum(bound, axis=0))
+        total = tl.where(i == j, 0.0, sq_norm_i + tl.load(sq_norms + j, mask=there, other=0.0))
+        off = bound_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
+        reach = reach_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
+        gain = multiple(w * (k.to(tl.float64) - m.to(tl.float64)), magic)
+        tl.atomic_add(gains + j, gain, mask=there & (k > m), sem="relaxed")
+        bound = multiple(w * off.to(tl.float64), bound_magic)
+        tl.atomic_add(bounds + j, bound, mask=there & (reach > m), sem="relaxed")
 
 
 @kernel
 def look(
-    sizes, control, gains, bounds, settled, flag, partial, best, lower_bound, upper_bound, proposal, slot,
-    columns_step: tl.int64, tiles_step: tl.int64, CONTENDERS: tl.constexpr, PARTS: tl.constexpr,
+    sizes, control, gains, bounds, settled, offset, touched, flag, partial, best, lower_bound, upper_bound, proposal,
+    slot, columns_step: tl.int64, tiles_step: tl.int64, CONTENDERS: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """What each tile of columns has to say; its contender of the last turn is settled first."""
     b = tl.program_id(1).to(tl.int64)
@@ -138,33 +147,36 @@ def look(
     j = tile * TILE + tl.arange(0, TILE)
     at = b * columns_step + j
     here = j < columns
-    said = b * tiles_step + tile
+    report = b * tiles_step + tile
     gain = tl.load(gains + at, mask=here, other=0.0)
     bound = tl.load(bounds + at, mask=here, other=0.0)
     exact = tl.load(settled + at, mask=here, other=0.0)
+    moved = tl.load(offset + at, mask=here, other=0.0)
+    charge = tl.load(touched + at, mask=here, other=0.0)
     state = tl.load(flag + at, mask=here, other=TAKEN)
-    place = tl.load(slot + said)
+    place = tl.load(slot + report)
     if place >= 0:
-        own = j == tl.load(proposal + said)
-        parts = partial + (b * CONTENDERS + place) * 3 * PARTS + tl.arange(0, PARTS)
+        own = j == tl.load(proposal + report)
+        parts = partial + (b * CONTENDERS + place) * PARTS + tl.arange(0, PARTS)
         exact = tl.where(own, tl.sum(tl.load(parts), axis=0), exact)
-        gain = tl.where(own, tl.sum(tl.load(parts + PARTS), axis=0), gain)
-        bound = tl.where(own, tl.sum(tl.load(parts + 2 * PARTS), axis=0), bound)
         state = tl.where(own, SETTLED, state).to(state.dtype)
         tl.store(settled + at, exact, mask=own)
-        tl.store(gains + at, gain, mask=own)
-        tl.store(bounds + at, bound, mask=own)
+        tl.store(offset + at, exact - gain, mask=own)
+        tl.store(touched + at, tl.zeros([TILE], tl.float64), mask=own)
         tl.store(flag + at, state, mask=own)
-        tl.store(slot + said, -1)
+        tl.store(slot + report, -1)
     none = -float("inf")
-    open_ = state == OPEN
-    highest = tl.where(open_, gain + bound, none)
+    # An estimate is off by `bound` at most; and if it was settled once, by `moved` then, and by `charge` since.
+    known = state == KNOWN
+    open_ = known | (state == OPEN)
+    highest = tl.where(open_, gain + tl.where(known, tl.minimum(bound, moved + charge), bound), none)
+    lowest = tl.where(open_, gain - tl.where(known, tl.minimum(bound, charge - moved), bound), none)
     upper = tl.max(highest, axis=0)
-    tl.store(best + said, tl.max(tl.where(state == SETTLED, exact, none), axis=0))
-    tl.store(lower_bound + said, tl.max(tl.where(open_, gain - bound, none), axis=0))
-    tl.store(upper_bound + said, upper)
+    tl.store(best + report, tl.max(tl.where(state == SETTLED, exact, none), axis=0))
+    tl.store(lower_bound + report, tl.max(lowest, axis=0))
+    tl.store(upper_bound + report, upper)
     chosen = tl.min(tl.where(open_ & (highest == upper), j, columns), axis=0)
-    tl.store(proposal + said, tl.where(chosen < columns, chosen, -1))
+    tl.store(proposal + report, tl.where(chosen < columns, chosen, -1))
 
 
 @kernel
@@ -190,19 +202,19 @@ def survey(
     tl.store(control + COUNT, 0)
     tl.store(control + WINNER, -1)
     if done < tl.load(sizes + b * WIDTH + BUDGET):
-        said = b * tiles_step
+        report = b * tiles_step
         lanes = tl.arange(0, 1024).to(tl.int64)
         most = tl.full([1024], -float("inf"), tl.float64)
         least = tl.full([1024], -float("inf"), tl.float64)
         for first in range(0, tiles, 1024):
             t = first + lanes
-            most = tl.maximum(most, tl.load(best + said + t, mask=t < tiles, other=-float("inf")))
-            least = tl.maximum(least, tl.load(lower_bound + said + t, mask=t < tiles, other=-float("inf")))
+            most = tl.maximum(most, tl.load(best + report + t, mask=t < tiles, other=-float("inf")))
+            least = tl.maximum(least, tl.load(lower_bound + report + t, mask=t < tiles, other=-float("inf")))
         most = tl.max(most, axis=0)
         least = tl.max(least, axis=0)
         first_gain = tl.load(reals + FIRST_GAIN)
         largest = tl.load(reals + LARGEST)
-        drift = (updated + rows).to(tl.float64) * largest * UNIT
+        drift = (updated + rows + 2).to(tl.float64) * (largest + tl.load(reals + BOUND_SCALE)) * UNIT
         slack = tl.where(first_gain < 0, 2.0 * largest, first_gain) * TIE + drift
         reach = tl.maximum(most, least - drift) - slack
         enough = most - tl.where(first_gain < 0, tl.maximum(most, 0.0), first_gain) * TIE
@@ -210,13 +222,13 @@ def survey(
         holder = tiles
         for first in range(0, tiles, 1024):
             t = first + lanes
-            proposed = tl.load(proposal + said + t, mask=t < tiles, other=-1)
-            upper = tl.load(upper_bound + said + t, mask=t < tiles, other=-float("inf"))
+            proposed = tl.load(proposal + report + t, mask=t < tiles, other=-1)
+            upper = tl.load(upper_bound + report + t, mask=t < tiles, other=-float("inf"))
             contends = (proposed >= 0) & (upper >= reach)
             place = count + tl.cumsum(contends.to(tl.int64), axis=0) - 1
             tl.store(contender + b * CONTENDERS + place, t, mask=contends & (place < CONTENDERS))
             count += tl.sum(contends.to(tl.int64), axis=0)
-            holds = tl.load(best + said + t, mask=t < tiles, other=-float("inf")) >= enough
+            holds = tl.load(best + report + t, mask=t < tiles, other=-float("inf")) >= enough
             holder = tl.minimum(holder, tl.min(tl.where(holds & (t < tiles), t, tiles), axis=0))
         tl.store(control + COUNT, tl.minimum(count, CONTENDERS))
         if (count == 0) & (picking != 0):
@@ -232,19 +244,20 @@ def survey(
             tl.store(control + PICKS, done + 1)
             tl.store(flag + b * columns_step + winner, tl.full([], TAKEN, tl.int8))
             tl.store(reals + FIRST_GAIN, tl.where(first_gain < 0, tl.maximum(gain, 0.0), first_gain))
-            contested = tl.load(control + CONTESTED) + (tl.load(control + SETTLED_NOW) > 1).to(tl.int64)
-            tl.store(control + CONTESTED, contested)
+            now = tl.load(control + SETTLED_NOW)
+            tl.store(control + CONTESTED, tl.load(control + CONTESTED) + (now > 1).to(tl.int64))
+            tl.store(control + SETTLED_IN_ALL, tl.load(control + SETTLED_IN_ALL) + now)
             tl.store(control + SETTLED_NOW, 0)
 
 
 @kernel
 def settle(
     gram, gram_stride: tl.int64, gram_step: tl.int64, list_begin, list_length, list_point, sizes, control, reals,
-    model, weights, exact, rounded, scale, points, proposal, contender, slot, partial, rows_step: tl.int64,
+    model, weights, exact, rounded, sq_norms, points, proposal, contender, slot, partial, rows_step: tl.int64,
     columns_step: tl.int64, tiles_step: tl.int64, KIND: tl.constexpr, DTYPE: tl.constexpr, SPARSE: tl.constexpr,
     SYMMETRIC: tl.constexpr, CONTENDERS: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """One part of one contender's column: its float64 gain, its estimate, its bound."""
+    """One part of one contender's column: its float64 gain."""
     part = tl.program_id(0).to(tl.int64)
     place = tl.program_id(1).to(tl.int64)
     b = tl.program_id(2).to(tl.int64)
@@ -258,17 +271,14 @@ def settle(
         length = rows
         if SPARSE:
             length = tl.load(list_length + j).to(tl.int64)
-        lambda_, relative, absolute, tolerance, _ = error_model(model + b * WIDTH)
+        sq_dist_rel_err, relative, absolute, tolerance, _ = error_model(model + b * WIDTH)
         features = address_of(tl.load(sizes + FEATURES), DTYPE)
         norms = address_of(tl.load(sizes + NORMS), tl.float64)
         stride = tl.load(sizes + FEATURE_STRIDE)
         dimension = tl.load(sizes + DIMENSION)
         bandwidth = tl.load(reals + b * WIDTH + BANDWIDTH)
-        magic = tl.load(reals + b * WIDTH + MAGIC)
-        scale_j = tl.load(scale + b * rows_step + point)
+        sq_norm_j = tl.load(sq_norms + b * rows_step + point)
         gain = tl.zeros([GROUP], tl.float64)
-        guess = tl.zeros([GROUP], tl.float64)
-        bound = tl.zeros([GROUP], tl.float64)
         for first in range(part * GROUP, length, PARTS * GROUP):
             e = first + tl.arange(0, GROUP).to(tl.int64)
             there, i, at = entries_of(
@@ -277,21 +287,18 @@ def settle(
             k = tl.load(gram + b * gram_step + at, mask=there, other=-1.0)
             m = tl.load(rounded + b * rows_step + i, mask=there, other=4.0)
             w = tl.load(weights + b * rows_step + i, mask=there, other=0.0)
-            s = tl.load(scale + b * rows_step + i, mask=there, other=0.0)
-            off = bound_of(k, tl.where(i == point, 0.0, s + scale_j), lambda_, relative, absolute, tolerance, KIND)
+            s = tl.load(sq_norms + b * rows_step + i, mask=there, other=0.0)
+            off = bound_of(
+                k, tl.where(i == point, 0.0, s + sq_norm_j), sq_dist_rel_err, relative, absolute, tolerance, KIND
+            )
             live = there & (k + off > m)
-            guess += tl.where(live & (k > m), multiple(w * (k.to(tl.float64) - m.to(tl.float64)), magic), 0.0)
-            bound += tl.where(live, w * off.to(tl.float64), 0.0)
             if tl.max(live.to(tl.int32), axis=0) > 0:
                 value = exact_values(
                     features, stride, dimension, norms, i, features, i * 0 + point, norms, live, bandwidth, KIND
                 )
                 before = tl.load(exact + b * rows_step + i, mask=live, other=4.0)
                 gain += tl.where(live & (value > before), w * (value - before), 0.0)
-        parts = partial + (b * CONTENDERS + place) * 3 * PARTS + part
-        tl.store(parts, tl.sum(gain, axis=0))
-        tl.store(parts + PARTS, tl.sum(guess, axis=0))
-        tl.store(parts + 2 * PARTS, tl.sum(bound, axis=0))
+        tl.store(partial + (b * CONTENDERS + place) * PARTS + part, tl.sum(gain, axis=0))
         if part == 0:
             tl.store(slot + b * tiles_step + tile, place.to(tl.int32))
             tl.atomic_add(control + SETTLED_NOW, 1, sem="relaxed")
@@ -300,7 +307,7 @@ def settle(
 @kernel
 def take(
     gram, gram_stride: tl.int64, gram_step: tl.int64, list_begin, list_length, list_point, sizes, control, reals,
-    model, weights, exact, rounded, scale, points, rise_row, rise_low, rise_high, rows_step: tl.int64,
+    model, weights, exact, rounded, sq_norms, points, rise_row, rise_low, rise_high, rows_step: tl.int64,
     columns_step: tl.int64, KIND: tl.constexpr, DTYPE: tl.constexpr, SPARSE: tl.constexpr, SYMMETRIC: tl.constexpr,
 ):  # fmt: skip
     """Raises the coverage of the rows that the winner covers better, and lists them."""
@@ -314,13 +321,13 @@ def take(
         length = rows
         if SPARSE:
             length = tl.load(list_length + j).to(tl.int64)
-        lambda_, relative, absolute, tolerance, _ = error_model(model + b * WIDTH)
+        sq_dist_rel_err, relative, absolute, tolerance, _ = error_model(model + b * WIDTH)
         features = address_of(tl.load(sizes + FEATURES), DTYPE)
         norms = address_of(tl.load(sizes + NORMS), tl.float64)
         stride = tl.load(sizes + FEATURE_STRIDE)
         dimension = tl.load(sizes + DIMENSION)
         bandwidth = tl.load(reals + b * WIDTH + BANDWIDTH)
-        scale_j = tl.load(scale + b * rows_step + point)
+        sq_norm_j = tl.load(sq_norms + b * rows_step + point)
         step = tl.num_programs(0).to(tl.int64) * GROUP
         for first in range(tl.program_id(0).to(tl.int64) * GROUP, length, step):
             e = first + tl.arange(0, GROUP).to(tl.int64)
@@ -329,8 +336,10 @@ def take(
             )
             k = tl.load(gram + b * gram_step + at, mask=there, other=-1.0)
             m = tl.load(rounded + b * rows_step + i, mask=there, other=4.0)
-            s = tl.load(scale + b * rows_step + i, mask=there, other=0.0)
-            off = bound_of(k, tl.where(i == point, 0.0, s + scale_j), lambda_, relative, absolute, tolerance, KIND)
+            s = tl.load(sq_norms + b * rows_step + i, mask=there, other=0.0)
+            off = bound_of(
+                k, tl.where(i == point, 0.0, s + sq_norm_j), sq_dist_rel_err, relative, absolute, tolerance, KIND
+            )
             live = there & (k + off > m)
             if tl.max(live.to(tl.int32), axis=0) > 0:
                 value = exact_values(

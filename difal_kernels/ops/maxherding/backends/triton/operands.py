@@ -17,12 +17,13 @@ from ..gpu.operands import HALVES, GpuOperands
 
 WIDTH = 8  # numbers of an error model, as in greedy_kernels.py
 STEP = 64  # numbers of a row that the kernels take at a time
+SUMMED = 512  # products that a tensor core adds up, as in `dot_tile` of arithmetic.py
 GROUP = 16  # rows that float64 takes together, as in greedy_kernels.py
-OPTIONS = {"enable_fp_fusion": True}  # said, since its default changes from one Triton to the next
+OPTIONS = {"enable_fp_fusion": True}  # given, since its default changes from one Triton to the next
 
 
 class TritonOperands(GpuOperands):
-    """The kernels add up 512 products on the tensor cores, never more than `chunk`, so the bound holds for them too.
+    """As `GpuOperands`, with rows as the kernels read them.
 
     Attributes:
         units: numbers from row to row of `matrix`, over 64.
@@ -34,6 +35,9 @@ class TritonOperands(GpuOperands):
         self.matrix = self.features if self.raw else aligned(self.matrix, STEP)
         self.units = self.matrix.stride(0) // STEP
         self.model = packed_model(self.error, self.product, self.device)
+
+    def products_summed(self) -> int:
+        return SUMMED
 
     def rows_of(self, features: torch.Tensor) -> torch.Tensor:
         """Rows of half precision may be multiplied as they are."""
@@ -94,7 +98,7 @@ def triton_type(dtype: torch.dtype) -> Any:
 
 
 def packed_model(error: ErrorModel, product: float, device: torch.device) -> torch.Tensor:
-    """lambda, relative, absolute, tolerance and product, in the places where `error_model` of arithmetic.py reads."""
+    """sq_dist_rel_err, relative, absolute, tolerance and product, where `error_model` of arithmetic.py reads them."""
     values = [error.sq_dist_rel_err, error.relative, error.absolute, error.tolerance, product]
     return torch.tensor(values + [0.0] * (WIDTH - len(values)), dtype=torch.float32, device=device)
 

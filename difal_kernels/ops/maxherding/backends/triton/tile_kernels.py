@@ -28,16 +28,16 @@ PAIRS = tl.constexpr(16)  # pairs that float64 takes together
 
 @triton.jit
 def values_of_tile(
-    a, b, units, rows, columns, row_end, column_end, points, scale_a, scale_b, norms_at, lambda_, absolute,
-    tolerance, product, KIND: tl.constexpr, WIDEN: tl.constexpr, SIDE: tl.constexpr,
+    a, b, units, rows, columns, row_end, column_end, points, sq_norms_a, sq_norms_b, norms_at, sq_dist_rel_err,
+    absolute, tolerance, product, KIND: tl.constexpr, WIDEN: tl.constexpr, SIDE: tl.constexpr,
 ):  # fmt: skip
     """Kernel values of a tile, and s_i + s_j (0 where row and column are one point: that value is exact)."""
     g = dot_tile(a, b, rows, columns, row_end, column_end, units, WIDEN, SIDE) * product
     inside = (rows < row_end)[:, None] & (columns < column_end)[None, :]
-    s_i = tl.load(scale_a + rows, mask=rows < row_end, other=0.0)
-    s_j = tl.load(scale_b + columns, mask=columns < column_end, other=0.0)
+    s_i = tl.load(sq_norms_a + rows, mask=rows < row_end, other=0.0)
+    s_j = tl.load(sq_norms_b + columns, mask=columns < column_end, other=0.0)
     total = s_i[:, None] + s_j[None, :]
-    k = value_of(g, total, lambda_, absolute, tolerance, KIND)
+    k = value_of(g, total, sq_dist_rel_err, absolute, tolerance, KIND)
     own = rows[:, None] == points[None, :]
     one = tl.full([SIDE], 1.0, tl.float32)
     if KIND == COSINE:  # of no direction: like nothing, itself included
@@ -62,7 +62,7 @@ def append(pairs, length, k, rows, columns):
 @kernel
 def fill(
     a, b, gram, gram_stride: tl.int64, units: tl.int64, rows_from: tl.int64, row_end: tl.int64, column_end: tl.int64,
-    points, scale_a, scale_b, norms_at, model, pairs, length, KIND: tl.constexpr, WIDEN: tl.constexpr,
+    points, sq_norms_a, sq_norms_b, norms_at, model, pairs, length, KIND: tl.constexpr, WIDEN: tl.constexpr,
     SYMMETRIC: tl.constexpr, SIDE: tl.constexpr,
 ):  # fmt: skip
     """One tile of the matrix, and its mirror image."""
@@ -72,22 +72,24 @@ def fill(
         lanes = tl.arange(0, SIDE)
         rows = row_tile * SIDE + lanes
         columns = column_tile * SIDE + lanes
-        lambda_, _, absolute, tolerance, product = error_model(model)
+        sq_dist_rel_err, _, absolute, tolerance, product = error_model(model)
         point = tl.load(points + columns, mask=columns < column_end, other=-1)
         k, _ = values_of_tile(
-            a, b, units, rows, columns, row_end, column_end, point, scale_a, scale_b, norms_at, lambda_, absolute,
-            tolerance, product, KIND, WIDEN, SIDE,
+            a, b, units, rows, columns, row_end, column_end, point, sq_norms_a, sq_norms_b, norms_at, sq_dist_rel_err,
+            absolute, tolerance, product, KIND, WIDEN, SIDE,
         )  # fmt: skip
-        turned = tl.trans(k)
+        transposed = tl.trans(k)
         if SYMMETRIC and column_tile == row_tile:  # bitwise its own mirror image
-            k = tl.where(rows[:, None] >= columns[None, :], k, turned)
-            turned = k
+            k = tl.where(rows[:, None] >= columns[None, :], k, transposed)
+            transposed = k
         append(pairs, length, k, rows, columns)
         inside = (rows < row_end)[:, None] & (columns < column_end)[None, :]
         tl.store((gram + rows * gram_stride + column_tile * SIDE)[:, None] + lanes[None, :], k, mask=inside)
         if SYMMETRIC and column_tile < row_tile:
             inside = (columns < column_end)[:, None] & (rows < row_end)[None, :]
-            tl.store((gram + columns * gram_stride + row_tile * SIDE)[:, None] + lanes[None, :], turned, mask=inside)
+            tl.store(
+                (gram + columns * gram_stride + row_tile * SIDE)[:, None] + lanes[None, :], transposed, mask=inside
+            )
 
 
 @kernel
@@ -156,7 +158,7 @@ def is_alive(k, total, rows, row_end, columns, column_end, floor, allowed, error
 
 @kernel
 def sweep(
-    a, units: tl.int64, rows_from: tl.int64, points: tl.int64, scale, norms_at, model, levels, weights, taken, alive,
+    a, units: tl.int64, rows_from: tl.int64, points: tl.int64, sq_norms, norms_at, model, levels, weights, taken, alive,
     steps: tl.int64, magic_at, floor, allowed, counts, pairs, length, counting: tl.int64, KIND: tl.constexpr,
     WIDEN: tl.constexpr, SIDE: tl.constexpr,
 ):  # fmt: skip
@@ -166,16 +168,28 @@ def sweep(
     if column_tile <= row_tile:
         rows = row_tile * SIDE + tl.arange(0, SIDE)
         columns = column_tile * SIDE + tl.arange(0, SIDE)
-        lambda_, relative, absolute, tolerance, product = error_model(model)
+        sq_dist_rel_err, relative, absolute, tolerance, product = error_model(model)
         k, total = values_of_tile(
-            a, a, units, rows, columns, points, points, columns, scale, scale, norms_at, lambda_, absolute, tolerance,
-            product, KIND, WIDEN, SIDE,
+            a, a, units, rows, columns, points, points, columns, sq_norms, sq_norms, norms_at, sq_dist_rel_err,
+            absolute, tolerance, product, KIND, WIDEN, SIDE,
         )  # fmt: skip
         append(pairs, length, k, rows, columns)
         magic = tl.load(magic_at)
         if counting != 0:
             left = is_alive(
-                k, total, rows, points, columns, points, floor, allowed, lambda_, relative, absolute, tolerance, KIND
+                k,
+                total,
+                rows,
+                points,
+                columns,
+                points,
+                floor,
+                allowed,
+                sq_dist_rel_err,
+                relative,
+                absolute,
+                tolerance,
+                KIND,
             ).to(tl.int32)
             tl.atomic_add(counts + rows, tl.sum(left, axis=1), mask=rows < points, sem="relaxed")
             if column_tile < row_tile:
@@ -230,8 +244,8 @@ def sweep_pairs(
 
 @kernel
 def gather(
-    a, units: tl.int64, points: tl.int64, scale, norms_at, model, floor, allowed, list_begin, list_length, list_point,
-    list_value, KIND: tl.constexpr, WIDEN: tl.constexpr, SIDE: tl.constexpr,
+    a, units: tl.int64, points: tl.int64, sq_norms, norms_at, model, floor, allowed, list_begin, list_length,
+    list_point, list_value, KIND: tl.constexpr, WIDEN: tl.constexpr, SIDE: tl.constexpr,
 ):  # fmt: skip
     """The lists of SIDE rows: what is alive in tile after tile, so that they come out in the order of the columns.
 
@@ -239,18 +253,30 @@ def gather(
     """
     rows = tl.program_id(0).to(tl.int64) * SIDE + tl.arange(0, SIDE)
     here = rows < points
-    lambda_, relative, absolute, tolerance, product = error_model(model)
+    sq_dist_rel_err, relative, absolute, tolerance, product = error_model(model)
     begin = tl.load(list_begin + rows, mask=here, other=0)
     room = (tl.load(list_begin + rows + 1, mask=here, other=0) - begin).to(tl.int32)
     length = tl.zeros([SIDE], tl.int32)
     for first in range(0, points, SIDE):
         columns = first + tl.arange(0, SIDE).to(tl.int64)
         k, total = values_of_tile(
-            a, a, units, rows, columns, points, points, columns, scale, scale, norms_at, lambda_, absolute, tolerance,
-            product, KIND, WIDEN, SIDE,
+            a, a, units, rows, columns, points, points, columns, sq_norms, sq_norms, norms_at, sq_dist_rel_err,
+            absolute, tolerance, product, KIND, WIDEN, SIDE,
         )  # fmt: skip
         left = is_alive(
-            k, total, rows, points, columns, points, floor, allowed, lambda_, relative, absolute, tolerance, KIND
+            k,
+            total,
+            rows,
+            points,
+            columns,
+            points,
+            floor,
+            allowed,
+            sq_dist_rel_err,
+            relative,
+            absolute,
+            tolerance,
+            KIND,
         ).to(tl.int32)
         place = length[:, None] + tl.cumsum(left, axis=1) - 1
         fits = (left > 0) & (place < room[:, None])

@@ -1,0 +1,49 @@
+"""The host's model of the selection loop counts what the kernel counts, and makes its picks."""
+
+import pytest
+import torch
+
+from difal_kernels import maxherding
+from difal_kernels._native import load
+from difal_kernels._progress import Progress
+from difal_kernels.ops.maxherding.backends import BACKENDS
+from difal_kernels.ops.maxherding.backends.cuda.dense import CudaDenseGreedy
+from difal_kernels.ops.maxherding.bounds import Roundings
+from difal_kernels.ops.maxherding.kernel_functions import kernel_matrix
+from difal_kernels.ops.maxherding.problem import prepare
+from loop_model import CONTENDERS, KEPT, SEGMENT, LoopModel
+from selection import blobs
+
+
+def run(x, budget, kernel, **tuning):
+    """The kernel's picks and counters, and the model's on the same stored matrix."""
+    (p,) = prepare(x, budget, kernel=kernel).problems
+    tuning = BACKENDS["cuda"].tuning if not tuning else type(BACKENDS["cuda"].tuning)(**tuning)
+    greedy = CudaDenseGreedy([p], tuning)
+    with greedy.matrix(0) as matrix:
+        matrix.fill()
+    greedy.start()
+    gram = matrix.gram[:, : matrix.columns].cpu().contiguous()
+    ((picks, _),) = greedy.select([budget], Progress(budget, "", False))
+    module, operands = load("_cuda"), matrix.operands
+    exact = kernel_matrix(p.features.cpu(), p.features.cpu(), p.kernel, p.bandwidth)
+    counted = greedy.greedy.counts(0)
+    model = LoopModel(
+        gram, lambda j, rows: exact[rows, j], operands.error, kernel, operands.sq_norms.cpu(), p.weights.cpu(),
+        counted["blocks"], module.THREADS,
+    )  # fmt: skip
+    return picks.tolist(), counted, model.select(budget), model
+
+
+@pytest.mark.parametrize(("kernel", "looser"), [("rbf", 1), ("rbf", 250), ("laplace", 400), ("cosine", 400)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_counters_of_the_kernel_are_those_of_the_model(device, kernel, looser, dtype):
+    """`looser`: times the bound of a product, so that what took thousands of numbers a row is seen with few."""
+    assert (load("_cuda").CONTENDERS, load("_cuda").KEPT, load("_cuda").SEGMENT) == (CONTENDERS, KEPT, SEGMENT)
+    x = torch.nn.functional.normalize(blobs(300, d=96, clusters=5, spread=3.0), dim=1).to(dtype).to(device)
+    roundings = Roundings(product=looser, tensor_core=4 * looser)
+    picks, counted, expected, model = run(x, 40, kernel, roundings=roundings)
+    assert picks == expected == maxherding(x.cpu(), 40, kernel=kernel, backend="reference").tolist()
+    for name in ("rounds", "settled_candidates", "float64_rows", "rows_updated", "barriers"):
+        assert counted[name] == getattr(model.counts, name), name
+    assert (model.counts.settled_candidates > 45) == (looser > 1)
