@@ -158,10 +158,11 @@ def test_the_mlp_trains_on_a_last_batch_of_one_row(tmp_path):
     train_head(features, targets, features[:0], 3, config(tmp_path, head_batch=2))
 
 
-def test_the_regression_is_at_its_optimum():
-    """The gradient of the balanced loss, written out, is zero."""
+@pytest.mark.parametrize("width", [30, 200])
+def test_the_regression_is_at_its_optimum(width):
+    """The gradient of the balanced loss, written out, is zero; also where there are more columns than rows."""
     rng = np.random.default_rng(1)
-    rows, targets = rng.standard_normal((80, 30)), np.repeat([0, 1, 2], [50, 25, 5])
+    rows, targets = rng.standard_normal((80, width)), np.repeat([0, 1, 2], [50, 25, 5])
     weight, bias = (
         part.numpy() for part in balanced_logistic(torch.from_numpy(rows), torch.from_numpy(targets), 3, 2.5)
     )
