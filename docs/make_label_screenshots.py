@@ -16,7 +16,7 @@ from annotate.annotators import Annotator, flags  # noqa: E402
 from annotate.browser import Label, need_browser, question  # noqa: E402
 
 SETTINGS = {"data": "scenes:12,0,0", "candidates": 1000, "noise_samples": 1, "pictures": 0, "rounds": 3, "budget": 3}
-ANSWERS = 48
+ANSWERS, PAUSE = 48, 900  # milliseconds: about what a person takes
 
 
 def main() -> None:
@@ -35,6 +35,7 @@ def main() -> None:
         page.emulate_media(color_scheme="light")
         page.wait_for_selector("body[data-phase='asking']", timeout=600_000)
         for _ in range(ANSWERS):
+            page.wait_for_timeout(PAUSE)
             annotator.answer()
         page.wait_for_selector("body:not([data-live='0'])[data-trained='true']", timeout=600_000)
         page.wait_for_selector("#confirm:not([hidden])", timeout=60_000)

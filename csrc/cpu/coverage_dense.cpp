@@ -23,9 +23,13 @@ double steepest(KernelKind kind) {
             return 1.5;
         case KernelKind::rational_quadratic:
             return 0.5;
-        default:
-            return -1;
+        case KernelKind::laplace:
+        case KernelKind::tophat:
+        case KernelKind::cosine:
+        case KernelKind::precomputed:
+            break;
     }
+    return -1;
 }
 
 }  // namespace

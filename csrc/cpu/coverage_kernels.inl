@@ -27,7 +27,7 @@ int64_t transform_as(const ErrorModel& error, float* __restrict g, int64_t n, fl
 
 int64_t transform(KernelKind kind, const ErrorModel& error, float* g, int64_t n, float s_i, const float* s) {
 #define DIFAL_CALL(K) transform_as<K>(error, g, n, s_i, s)
-    DIFAL_EACH_KIND(DIFAL_CALL)
+    DIFAL_EACH_KIND(DIFAL_CALL);
 #undef DIFAL_CALL
 }
 

@@ -1,4 +1,5 @@
-// One call for each kernel, by the switch that templates need: DIFAL_EACH_KIND(CALL) returns CALL(the kind).
+// One call for each kernel, by the switch that templates need, without a default, so that the compiler
+// names a kernel that is missing: DIFAL_EACH_KIND(CALL) returns CALL(the kind).
 #pragma once
 
 #define DIFAL_EACH_KIND(CALL)                            \
@@ -17,6 +18,7 @@
             return CALL(KernelKind::tophat);             \
         case KernelKind::cosine:                         \
             return CALL(KernelKind::cosine);             \
-        default:                                         \
+        case KernelKind::precomputed:                    \
             return CALL(KernelKind::precomputed);        \
-    }
+    }                                                    \
+    __builtin_unreachable()

@@ -5,29 +5,10 @@
 #include <cmath>
 
 #include "difal/coverage.h"
+#include "difal/kernel_value.h"
 
 namespace difal {
 namespace {
-
-// The kernel as a function of squared distance; written as the reference writes it, so that tophat's edge
-// agrees.
-double kernel_of_squared_distance(KernelKind kind, double squared, double bandwidth) {
-    const double r = std::sqrt(squared) / bandwidth;
-    switch (kind) {
-        case KernelKind::rbf:
-            return std::exp(-r * r);
-        case KernelKind::laplace:
-            return std::exp(-r);
-        case KernelKind::cauchy:
-            return 1 / (1 + r * r);
-        case KernelKind::student_t:
-            return std::pow(1 + r * r / 0.5, -0.75);
-        case KernelKind::rational_quadratic:
-            return 1 / (1 + r * r / 2);
-        default:  // tophat
-            return std::sqrt(squared) < bandwidth ? 1.0 : 0.0;
-    }
-}
 
 constexpr int64_t kWidened = 8;  // rows that are widened together
 constexpr std::array<int32_t, kWidened> kFirst = {0, 1, 2, 3, 4, 5, 6, 7};

@@ -107,15 +107,15 @@ template <typename T>
 void scan(KernelKind kind, const ErrorModel& error, const T* k, const float* m, const double* w, int64_t n, float s_j,
           const float* s, double* gain, double* bound) {
 #define DIFAL_CALL(K) scan_as<K>(error, k, m, w, n, s_j, s, gain, bound)
-    DIFAL_EACH_KIND(DIFAL_CALL)
+    DIFAL_EACH_KIND(DIFAL_CALL);
 #undef DIFAL_CALL
 }
 
 template <typename T>
 int64_t live(KernelKind kind, const ErrorModel& error, const T* k, const float* m, int64_t n, float s_j, const float* s,
-             int32_t* rows){
+             int32_t* rows) {
 #define DIFAL_CALL(K) live_as<K>(error, k, m, n, s_j, s, rows)
-    DIFAL_EACH_KIND(DIFAL_CALL)
+    DIFAL_EACH_KIND(DIFAL_CALL);
 #undef DIFAL_CALL
 }
 

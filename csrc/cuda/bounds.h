@@ -23,9 +23,10 @@ __device__ inline float bound_of(KernelKind kind, const ErrorModel& error, float
             return entry_bound<KernelKind::tophat>(error, k, sum);
         case KernelKind::cosine:
             return entry_bound<KernelKind::cosine>(error, k, sum);
-        default:
+        case KernelKind::precomputed:
             return entry_bound<KernelKind::precomputed>(error, k, sum);
     }
+    return 0;
 }
 
 // The estimate of one kernel value from its inner product g, or kUncertain.
@@ -53,9 +54,12 @@ __device__ inline float value_of(KernelKind kind, const ErrorModel& error, float
             return value_as<KernelKind::rational_quadratic>(error, g, s_i, s_j);
         case KernelKind::tophat:
             return value_as<KernelKind::tophat>(error, g, s_i, s_j);
-        default:
+        case KernelKind::cosine:
             return value_as<KernelKind::cosine>(error, g, s_i, s_j);
+        case KernelKind::precomputed:
+            break;
     }
+    return g;
 }
 
 // Could an entry with this estimate reach above m? Never says no wrongly, and costs no division.

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "difal/cuda_coverage.h"
+#include "difal/kernel_value.h"
 #include "difal/widen.h"
 #include "platform.h"
 
@@ -85,25 +86,6 @@ __device__ void warp_products(const T* const (&x)[R], const T* y, int64_t d, boo
     }
 #pragma unroll
     for (int r = 0; r < R; ++r) sum[r] = warp_sum(sum[r]);
-}
-
-// Written as the reference writes it, so that tophat's edge agrees.
-__device__ inline double kernel_of_squared_distance(KernelKind kind, double squared, double bandwidth) {
-    const double r = sqrt(squared) / bandwidth;
-    switch (kind) {
-        case KernelKind::rbf:
-            return exp(-r * r);
-        case KernelKind::laplace:
-            return exp(-r);
-        case KernelKind::cauchy:
-            return 1 / (1 + r * r);
-        case KernelKind::student_t:
-            return pow(1 + r * r / 0.5, -0.75);
-        case KernelKind::rational_quadratic:
-            return 1 / (1 + r * r / 2);
-        default:  // tophat
-            return sqrt(squared) < bandwidth ? 1.0 : 0.0;
-    }
 }
 
 template <typename T, int R>

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from difal.annotate.session import AHEAD
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 REQUIRED = bool(os.environ.get("DIFAL_REQUIRE_BROWSER"))
 FLAGS = [
@@ -109,6 +111,11 @@ def place(question_id: str) -> tuple[int, int, int]:
 def next_question(page, before: str) -> None:
     """Wait until another question is shown, or none."""
     page.wait_for_selector(f"body:not([data-question='{before}'])", timeout=WAIT)
+
+
+def all_ready(page) -> None:
+    """Wait until the page holds as many questions as it may, pictures and all."""
+    page.wait_for_selector(f"body[data-ready='{AHEAD}']", timeout=WAIT)
 
 
 def acknowledged(page) -> None:

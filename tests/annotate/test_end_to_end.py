@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 from annotate.annotators import SETTINGS, Annotator, flags
-from annotate.browser import Label, acknowledged, need_browser
+from annotate.browser import Label, acknowledged, all_ready, need_browser, place, question
 from api.fakes import write_folder
 from difal.annotate.journal import of_type, read_journal
 from difal.config import Config
@@ -63,7 +63,7 @@ class Killer:
 
     def __init__(self, label: Label, annotator: Annotator, seed: int):
         self.label, self.annotator, self.rng = label, annotator, random.Random(seed)
-        self.moments = Counter(self.rng.randrange(ANSWERS) for _ in range(KILLS))
+        self.moments = Counter(self.rng.randrange(4, ANSWERS) for _ in range(KILLS))
         self.kinds = [("server", "child", "browser")[number % 3] for number in range(KILLS)]
         self.rng.shuffle(self.kinds)
         self.killed: Counter = Counter()
@@ -118,20 +118,34 @@ def children(parent: int) -> list[int]:
     return found
 
 
+def answer_and_kill_both(label, annotator) -> list[str]:
+    """Give answers while the server is away, then kill the browser at once; the ids of the questions answered."""
+    question(annotator.page)
+    all_ready(annotator.page)
+    label.kill()
+    given = [annotator.answer() for _ in range(4)]
+    annotator.kill()
+    label.start("--no-browser")
+    annotator.open()
+    question(annotator.page)
+    acknowledged(annotator.page)
+    return given
+
+
 def test_everything_killed_again_and_again(playwright, settings, by_masks, tmp_path):
     from playwright.sync_api import Error
 
-    folder, given = tmp_path / "run", 0
+    folder = tmp_path / "run"
     with Label(folder, *flags(**settings)) as label:
         annotator = Annotator(playwright, label, tmp_path / "profile", settings["data"])
+        given = answer_and_kill_both(label, annotator)
         killer = Killer(label, annotator, seed=KILLS)
         while True:
-            killer.after(given)
+            killer.after(len(given))
             try:
                 if annotator.done():
                     break
-                annotator.answer()
-                given += 1
+                given.append(annotator.answer())
             except Error as error:
                 annotator.reopen(error)  # the page has kept what was not acknowledged
         killer.join()
@@ -139,11 +153,13 @@ def test_everything_killed_again_and_again(playwright, settings, by_masks, tmp_p
             annotator.open()
         acknowledged(annotator.page)
         annotator.close()
-    print(f"killed: {dict(killer.killed)}, answers given: {given}")
+    print(f"killed: {dict(killer.killed)}, answers given: {len(given)}")
     assert sum(killer.killed.values()) >= 0.8 * KILLS
     answers = of_type(read_journal(folder / "annotate/journal.jsonl"), "answer")
     per_pixel = Counter((one["image"], one["y"], one["x"]) for one in answers)
     assert set(per_pixel.values()) == {1}
+    names = annotator.data.train.ids
+    assert {(names[image], row, column) for image, row, column in map(place, given)} <= set(per_pixel)  # none is lost
     queried = [pick.place for entry in RunDirectory(folder).rounds() for pick in entry.picks()]
     assert set(queried) <= set(per_pixel)
     assert decided(folder) == by_masks

@@ -109,7 +109,7 @@ def when_changed(page, before: np.ndarray) -> np.ndarray:
 def test_space_confirms_the_guess(open_page, run):
     page = ready(open_page, run)
     page.wait_for_selector("#confirm:not([hidden])", timeout=WAIT)
-    here, guess = question(page), page.inner_text("#confirm").partition("?")[0]
+    here, guess = question(page), page.inner_text("#confirm").partition("?")[0].strip()
     assert guess == CLASSES[int(right_key(here)) - 1]
     page.keyboard.press(" ")
     next_question(page, here)
@@ -131,6 +131,7 @@ def test_space_confirms_the_guess(open_page, run):
 
 def test_the_prediction_over_the_image(open_page, run):
     page = ready(open_page, run)
+    page.wait_for_selector("body[data-trained='true']", timeout=WAIT)  # no other head comes in between
     here = question(page)
     assert page.get_attribute("#overlay", "aria-pressed") == "false"  # hidden by default
     page.fill("#opacity", "100")
@@ -171,6 +172,7 @@ def test_the_prediction_over_the_image(open_page, run):
 
 def test_where_the_model_is_unsure(open_page, run):
     page = ready(open_page, run)
+    page.wait_for_selector("body[data-trained='true']", timeout=WAIT)  # no other head comes in between
     here = question(page)
     plain = drawn(page)
     page.keyboard.press("u")

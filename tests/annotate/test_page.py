@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from annotate.annotators import flags
-from annotate.browser import WAIT, Label, acknowledged, launch, next_question, place, question
+from annotate.browser import WAIT, Label, acknowledged, all_ready, launch, next_question, place, question
 from difal.annotate.journal import of_type, read_journal
 from difal.data.base import read_image
 
@@ -177,7 +177,7 @@ def test_answers_given_while_the_server_is_away_arrive_once(open_page, run):
     journal = run.folder / "annotate/journal.jsonl"
     page = open_page(run)
     question(page)
-    page.wait_for_timeout(1500)  # five more are decoded
+    all_ready(page)
     before = len(of_type(read_journal(journal), "answer"))
     run.kill()
     for _ in range(4):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import gpu_rounds
 from difal_kernels import maxherding
 from difal_kernels._native import load
 from difal_kernels._progress import Progress
@@ -47,3 +48,14 @@ def test_counters_of_the_kernel_are_those_of_the_model(device, kernel, looser, d
     for name in ("rounds", "settled_candidates", "float64_rows", "rows_updated", "barriers"):
         assert counted[name] == getattr(model.counts, name), name
     assert (model.counts.settled_candidates > 45) == (looser > 1)
+
+
+def test_rounds_of_the_benchmark_are_counted_in_miniature():
+    """A tighter bound settles no more, a pick ends with a round that finds nobody, and sweeps prove no pick twice."""
+    loose, tight = (gpu_rounds.dense("local", 0.012, chunk, 20) for chunk in (6144, 64))
+    assert loose["settled_a_pick"] > tight["settled_a_pick"] >= 1
+    assert loose["float64_rows_over_n"] > tight["float64_rows_over_n"]
+    assert tight["rounds_a_pick"] >= 2
+    swept = gpu_rounds.tiled("million", 0.001, 32)
+    assert 1 <= swept["sweeps"] <= 3
+    assert sum(swept["picks_proven_by_each"]) <= swept["budget"]

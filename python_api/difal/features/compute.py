@@ -30,6 +30,7 @@ def make_features(
     wave: int = WAVE,
     found: Survey | None = None,
     log: Callable[[str], None] = lambda line: None,
+    noise: bool = True,
 ) -> tuple[FeatureCache, TestSet | None]:
     """Make, finish or open the caches of the pool and of the test set, in `folder` or `config.cache`; on all ranks.
 
@@ -44,6 +45,7 @@ def make_features(
         wave: images a rank encodes between two writes.
         found: rank 0's survey of the data, if it was made already; else it is made here.
         log: called on rank 0 with each line of a survey that is made here.
+        noise: whether the noise samples behind DALD are wanted; see `difal.acquisition.reads_noise`.
     """
     config = dataclasses.replace(config, device=parallel.own_device(config.device))
     if config.threads:
@@ -58,7 +60,7 @@ def make_features(
         parallel.on_first_rank(lambda: looked.append(_look(config, data, load_encoder, folder, log)))
     with parallel.hold(folder, wait=True):
         parallel.on_first_rank(lambda: _keep_survey(looked[0], folder))
-        cache = build_cache(folder / "pool", data.train, load_encoder, config, given, wave)
+        cache = build_cache(folder / "pool", data.train, load_encoder, config, given, wave, noise)
         test = None
         if data.test is not None and data.test.has_masks:
             test = TestSet(folder / "test", data.test, load_encoder, config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from difal.acquisition import pixels_of
 from difal.config import Config
 from difal.data import Data, open_config_data
 from difal.data.base import FileSplit
@@ -143,8 +144,7 @@ def check_budget(config: Config, images: int, shapes: Sequence[tuple[int, int]] 
     Raises:
         ConfigError: there are not as many pixels to choose among; says what to give.
     """
-    two_stage = config.acquisition == "coverage" or config.acquisition.startswith("two-stage-")
-    name = "local" if two_stage else "random"
+    name = pixels_of(config.acquisition)
     kept = getattr(config, name)
     wanted, most = config.rounds * config.round_budget(images), max(1, round(config.share * kept * images))
     what = f"{config.rounds} rounds x {config.round_budget(images)} = {wanted} pixels"

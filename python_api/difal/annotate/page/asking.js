@@ -93,7 +93,7 @@ export class Asking {
     prepare(one).then((pictures) => {
       one.pictures = pictures;
       one.loading = false;
-      if (one === this.current) this.changed();
+      this.changed();
     }, () => {
       one.loading = false;
       setTimeout(() => this.load(one), 500);

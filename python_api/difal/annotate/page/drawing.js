@@ -141,7 +141,7 @@ export function drawMagnified(view, shown) {
   if (!shown.exact || shown.x === null) return;
   const size = pixelSize(view, CELLS);
   const at = drawAround(view, shown, size);
-  const unit = Math.max(1, Math.round(devicePixelRatio));
+  const unit = Math.max(1, Math.round(1.5 * devicePixelRatio));
   for (const [color, away, wide] of [["#fff", unit, unit], ["#000", 2 * unit, unit]]) {
     view.context.fillStyle = color;
     const [x, y, side] = [at.x - away, at.y - away, size + 2 * away];

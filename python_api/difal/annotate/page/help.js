@@ -31,7 +31,11 @@ function table(head, rows) {
   }
   for (const row of rows) {
     const line = box.insertRow();
-    for (const text of row) line.insertCell().textContent = text;
+    const [name, ...others] = row;
+    const key = document.createElement("kbd");
+    key.textContent = name;
+    line.insertCell().append(key);
+    for (const text of others) line.insertCell().textContent = text;
   }
   return box;
 }

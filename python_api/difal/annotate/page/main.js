@@ -1,7 +1,7 @@
 // The page: what is shown, and what keys do.
 
 import { alone, browser, get, page, post, sleep, storage } from "./net.js";
-import { onChange, onRefused, keep, send } from "./store.js";
+import { keep, loaded, onChange, onRefused, send } from "./store.js";
 import { Asking, prepare } from "./asking.js";
 import { byKey, classes, drawButtons, nameOf, resolve, setClasses, swatch } from "./classes.js";
 import { View, drawMagnified, drawNeighbourhood, drawWhole, fit } from "./drawing.js";
@@ -76,13 +76,14 @@ function show() {
   overlaySeen ||= visible() && ready;
   document.body.dataset.question = explored ? "" : one?.pictures ? one.id : "";
   document.body.dataset.at = asking.at;
+  document.body.dataset.ready = asking.queue.filter((each) => each.pictures).length;
   $("caption").textContent = explored ? state.images[explored.image] ?? "" : one ? one.name : "";
   $("whole").classList.toggle("exploring", Boolean(explored) || visible());
   showWaiting(one);
   showQuestion(one);
   const guess = explored ? null : guessOf(one);
   $("confirm").hidden = !guess;
-  if (guess) $("confirm").replaceChildren(`${nameOf(guess.class_id)}? `, kbd("Space"));
+  if (guess) $("confirm").replaceChildren(swatch(classes[guess.class_id]), `${nameOf(guess.class_id)}?`, kbd("Space"));
   $("undo").disabled = !asking.history.length || Boolean(explored);
   $("back").disabled = asking.at === 0 || Boolean(explored);
   $("forward").disabled = asking.at >= asking.history.length || Boolean(explored);
@@ -482,11 +483,12 @@ async function listen() {
 document.documentElement.dataset.theme = storage.getItem("difal-theme")
   ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
 $("other-dialog").addEventListener("cancel", (event) => event.preventDefault());
+onRefused((entry, reason) => trouble(`An answer was refused: ${reason}`));
+await loaded;
 onChange((count) => {
   $("sent").textContent = count ? `${count} ${count === 1 ? "answer" : "answers"} on the way` : "every answer is kept";
   document.body.dataset.pending = count;
 });
-onRefused((entry, reason) => trouble(`An answer was refused: ${reason}`));
 send();
 adjust();
 listen();

@@ -1,17 +1,53 @@
-// What the server has not acknowledged yet: kept in the browser's store, sent until it is, each entry with its own id.
+// What the server has not acknowledged yet: kept in the browser's database, sent until it is, each entry with its own id.
+// The database, since what it holds outlives a browser that is killed; localStorage is written seconds later.
 
-import { newId, post, Refused, sleep, storage, storeName } from "./net.js";
+import { newId, post, Refused, sleep, storeName } from "./net.js";
 
-const NAME = `${storeName}-outbox`;
 const AT_ONCE = 100;
 
-let outbox = JSON.parse(storage.getItem(NAME) || "[]");
+let outbox = [];
 let sending = false;
+let count = 0;
 const listeners = [];
 
-function save() {
-  storage.setItem(NAME, JSON.stringify(outbox));
+// Null where the browser has none for the page.
+const database = new Promise((found) => {
+  try {
+    const request = indexedDB.open(storeName, 1);
+    request.onupgradeneeded = () => request.result.createObjectStore("outbox", { keyPath: "id" });
+    request.onsuccess = () => found(request.result);
+    request.onerror = () => found(null);
+    setTimeout(found, 5000, null); // a browser that never says whether it has one
+  } catch {
+    found(null);
+  }
+});
+
+async function store(write) {
+  const open = await database;
+  if (open) write(open.transaction("outbox", "readwrite").objectStore("outbox"));
+}
+
+// Resolves when what an earlier page left here is in the outbox.
+export const loaded = database.then((open) => open && new Promise((done) => {
+  const request = open.transaction("outbox").objectStore("outbox").getAll();
+  request.onsuccess = () => {
+    const before = request.result.sort((one, other) => one.order - other.order).map((one) => one.entry);
+    outbox = [...before, ...outbox];
+    done();
+  };
+  request.onerror = done;
+}));
+
+function changed() {
   for (const listener of listeners) listener(outbox.length);
+}
+
+function drop(ids) {
+  const done = new Set(ids);
+  outbox = outbox.filter((entry) => !done.has(entry.id));
+  store((box) => ids.forEach((id) => box.delete(id)));
+  changed();
 }
 
 export function onChange(listener) {
@@ -27,7 +63,10 @@ export function pending() {
 export function keep(entry) {
   const whole = { id: newId(), ...entry };
   outbox.push(whole);
-  save();
+  count += 1;
+  const order = Date.now() + count / 1e6;
+  store((box) => box.put({ id: whole.id, order, entry: whole }));
+  changed();
   send();
   return whole;
 }
@@ -46,9 +85,7 @@ export async function send() {
     const batch = outbox.slice(0, alone ? 1 : AT_ONCE);
     try {
       const { kept } = await post("keep", { entries: batch });
-      const done = new Set(kept);
-      outbox = outbox.filter((entry) => !done.has(entry.id));
-      save();
+      drop(kept);
       pause = 250;
     } catch (error) {
       if (error instanceof Refused && error.status === 400) {
@@ -56,8 +93,7 @@ export async function send() {
           alone = true;
           continue;
         }
-        outbox = outbox.filter((entry) => entry.id !== batch[0].id);
-        save();
+        drop([batch[0].id]);
         refused(batch[0], error.message);
         continue;
       }
