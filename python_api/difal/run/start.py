@@ -189,8 +189,11 @@ def check_encoder(config: Config, split: Split, load_encoder: Callable, shapes: 
 
 def check_sizes(encoder: Encoder, name: str, shapes: Sequence[tuple[int, int]]) -> None:
     """Raise ConfigError where the encoder, which the user calls `name`, takes no image of one of these (H, W)."""
-    for height, width in dict.fromkeys(shapes) if hasattr(encoder, "working_size") else ():
+    working_size = getattr(encoder, "working_size", None)
+    if working_size is None:
+        return
+    for height, width in dict.fromkeys(shapes):
         try:
-            encoder.working_size(height, width)
+            working_size(height, width)
         except ValueError as error:
             raise ConfigError(f"the encoder {name!r} cannot take {width} x {height} pixels: {error}") from None
