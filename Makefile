@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 
-.PHONY: venv test demo label photo bench peers kcenter products docs smoke sanitize lint types cuda-compile triton-compile clean
+.PHONY: venv test demo label photo bench peers kcenter products docs smoke sanitize lint types cuda-compile gpu-wheel triton-compile clean
 venv: $(VENV)/.installed
 
 # The stamp is written last: an install that was cut short is taken up again.
@@ -77,6 +77,13 @@ smoke: venv
 # Every GPU kernel for every architecture, and what ptxas says of each; needs nvcc, no GPU. With one: bench/gpu_check.sh
 cuda-compile:
 	$(PYTHON) bench/compile_cuda.py
+
+# The package with its kernels for one kind of GPU and Python, to be carried to a machine where minutes count; needs nvcc.
+# bench/gpu_check.sh finds it in dist/gpu.
+GPU_PYTHON ?= python3.12
+GPU_ARCHS ?= 90
+gpu-wheel:
+	DIFAL_CUDA=1 DIFAL_CUDA_ARCHS="$(GPU_ARCHS)" DIFAL_JOBS=0 $(GPU_PYTHON) -m pip wheel --no-deps --wheel-dir dist/gpu .
 
 # The same for the Triton kernels; needs no nvcc and no GPU.
 triton-compile: venv

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from pybind11.setup_helpers import Pybind11Extension
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, CompileError, ExecError, PlatformError
@@ -178,4 +178,5 @@ def extensions():
     return [cpu_extension()]
 
 
+ParallelCompile("DIFAL_JOBS", default=1).install()  # files compiled at a time; 0: as many as there are cores
 setup(ext_modules=extensions(), cmdclass={"build_ext": BuildNative})

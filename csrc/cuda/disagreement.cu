@@ -4,8 +4,10 @@
 // shared memory once, as the place's own column, so that its maximum, its exponentials and the mean over the samples
 // cost no second read.
 //
-// exp and ln are float32, sums float64: the relative error of a probability stays below 3e-7, which moves an entropy,
-// whose derivative along a relative change d_c of p_c is -sum_c p_c d_c (ln p_c + H), by less than 5e-7 for any C.
+// exp and ln are float32, sums as good as float64: the relative error of a probability stays below 3e-7, which moves an
+// entropy, whose derivative along a relative change d_c of p_c is -sum_c p_c d_c (ln p_c + H), by less than 5e-7 for
+// any C. A conversion to float64 costs as much as eight float32 operations or more: so sums of float32 numbers are
+// pairs of them, and what only some scores need is compiled in for those alone.
 #include "difal/cuda_maps.h"
 #include "difal/estimate.h"
 #include "exact.h"
@@ -30,10 +32,36 @@ struct Kept<double> {
     using Type = double;
 };
 
-// What is known of one prediction.
+// A sum in twice the precision of its terms where they are float32: Knuth's two-sum, whose errors are added up apart.
+template <typename V>
+struct Sum {
+    V high = 0, low = 0;
+
+    __device__ void add(V v) {
+        const V total = high + v, part = total - high;
+        low += (high - (total - part)) + (v - part);
+        high = total;
+    }
+    // a * b, of which nothing is lost either.
+    __device__ void add_product(V a, V b) {
+        const V product = a * b;
+        low += fmaf(a, b, -product);
+        add(product);
+    }
+    __device__ double value() const { return static_cast<double>(high) + static_cast<double>(low); }
+};
+template <>
+struct Sum<double> {
+    double total = 0;
+    __device__ void add(double v) { total += v; }
+    __device__ void add_product(double a, double b) { total += a * b; }
+    __device__ double value() const { return total; }
+};
+
+// What is known of one prediction. `second` and `argmax` of a ranking only.
 struct Row {
     double entropy, scale, top, second;
-    int64_t argmax;
+    int32_t argmax;
     bool bad;
 };
 
@@ -46,25 +74,42 @@ __device__ inline double group_max(double v) {
     return G == 1 ? v : warp_max(v);
 }
 
-// Keeps the two largest values and the first index of the largest.
-__device__ inline void rank(double x, int64_t c, Row& row) {
-    if (x > row.top) {
-        row.second = row.top;
-        row.top = x;
-        row.argmax = c;
-    } else if (x > row.second) {
-        row.second = x;
-    }
-}
+// The largest value, and of a ranking its first index and the second largest.
+template <typename V, bool kRanks>
+struct Top {
+    V top = -INFINITY, second = -INFINITY;
+    int32_t argmax = 0;
 
-// Makes one ranking of those of all lanes.
-template <int G>
+    __device__ void see(V x, int64_t c) {
+        if constexpr (kRanks) {
+            if (x > top) {
+                second = top;
+                top = x;
+                argmax = static_cast<int32_t>(c);
+            } else if (x > second) {
+                second = x;
+            }
+        } else {
+            top = x > top ? x : top;
+        }
+    }
+    __device__ void to(Row& row) const {
+        row.top = top;
+        row.second = second;
+        row.argmax = argmax;
+    }
+};
+
+// Makes one ranking, or one maximum, of those of all lanes.
+template <int G, bool kRanks>
 __device__ inline void merge_ranks(Row& row) {
-    if constexpr (G > 1) {
+    if constexpr (G > 1 && !kRanks) {
+        row.top = warp_max(row.top);
+    } else if constexpr (G > 1) {
         for (int offset = kWarp / 2; offset > 0; offset /= 2) {
             const double top = __shfl_xor_sync(kAllLanes, row.top, offset);
             const double second = __shfl_xor_sync(kAllLanes, row.second, offset);
-            const int64_t argmax = __shfl_xor_sync(kAllLanes, row.argmax, offset);
+            const int32_t argmax = __shfl_xor_sync(kAllLanes, row.argmax, offset);
             const double loser = row.top < top ? row.top : top;
             const double runner_up = row.second > second ? row.second : second;
             if (top > row.top || (top == row.top && argmax < row.argmax)) {
@@ -80,6 +125,30 @@ __device__ inline Row unranked() {
     return {0, 0, -INFINITY, -INFINITY, 0, false};
 }
 
+// As it is kept.
+__device__ inline float kept_of(HalfFloat v) {
+#if defined(__CUDACC__)
+    __half_raw raw;
+    raw.x = v.bits;
+    return __half2float(__half(raw));
+#else
+    return static_cast<float>(widen(v));
+#endif
+}
+__device__ inline float kept_of(BrainFloat v) {
+#if defined(__CUDACC__)
+    return __uint_as_float(static_cast<unsigned>(v.bits) << 16);
+#else
+    return static_cast<float>(widen(v));
+#endif
+}
+__device__ inline float kept_of(float v) {
+    return v;
+}
+__device__ inline double kept_of(double v) {
+    return v;
+}
+
 // The place's own numbers in shared memory: slot s of this thread, for class s * G + lane.
 template <typename V>
 struct Column {
@@ -93,47 +162,51 @@ __device__ inline int64_t first_class() {
 }
 
 // Reads one prediction into `values` as e, with p = e * scale.
-template <typename T, int G>
+template <typename T, int G, bool kRanks>
 __device__ Row summarise(const Predictions& from, int64_t offset, int64_t C, Input input, bool check_finite,
                          Column<typename Kept<T>::Type> values) {
+    using V = typename Kept<T>::Type;
     const T* data = static_cast<const T*>(from.data) + offset;
     Row row = unranked();
+    Top<V, kRanks> top;
 #pragma unroll 4
     for (int64_t c = first_class<G>(), s = 0; c < C; c += G, ++s) {
-        const double x = wide(data[c * from.class_stride]);
-        values[s] = static_cast<typename Kept<T>::Type>(x);
-        rank(x, c, row);
+        const V x = kept_of(data[c * from.class_stride]);
+        values[s] = x;
+        top.see(x, c);
     }
-    merge_ranks<G>(row);
-    double Z = 0, sum = 0;
+    top.to(row);
+    merge_ranks<G, kRanks>(row);
     if (input == Input::probs) {
-        double lowest = 0;
+        Sum<double> total;  // of what may be anything
+        Sum<V> terms;
+        V lowest = 0;
         for (int64_t c = first_class<G>(), s = 0; c < C; c += G, ++s) {
-            const double x = values[s];
+            const V x = values[s];
             lowest = x < lowest ? x : lowest;
-            Z += x;
-            sum +=
-                x * static_cast<double>(logf(x > static_cast<double>(kSmallest) ? static_cast<float>(x) : kSmallest));
+            total.add(x);
+            terms.add_product(x,
+                              static_cast<V>(logf(x > static_cast<V>(kSmallest) ? static_cast<float>(x) : kSmallest)));
         }
-        Z = group_sum<G>(Z);
-        sum = group_sum<G>(sum);
-        lowest = -group_max<G>(-lowest);
+        const double Z = group_sum<G>(total.value()), sum = group_sum<G>(terms.value());
+        const double least = -group_max<G>(-static_cast<double>(lowest));
         row.entropy = log(Z) - sum / Z;
         row.scale = 1 / Z;
-        row.bad = lowest < 0 || (Z > 1 + from.sum_tolerance && Z < INFINITY) || Z < 1 - from.sum_tolerance;
+        row.bad = least < 0 || (Z > 1 + from.sum_tolerance && Z < INFINITY) || Z < 1 - from.sum_tolerance;
         row.top *= row.scale;
         row.second *= row.scale;
     } else {
+        const V most = static_cast<V>(row.top);
+        Sum<float> total, terms;
         for (int64_t c = first_class<G>(), s = 0; c < C; c += G, ++s) {
-            float d = static_cast<float>(static_cast<double>(values[s]) - row.top);
+            float d = static_cast<float>(values[s] - most);
             d = d < kLowestLog ? kLowestLog : d;
             const float e = d == d ? exp_minus(-d) : d;
             values[s] = e;
-            Z += static_cast<double>(e);
-            sum += static_cast<double>(e) * static_cast<double>(d);
+            total.add(e);
+            terms.add_product(e, d);
         }
-        Z = group_sum<G>(Z);
-        sum = group_sum<G>(sum);
+        const double Z = group_sum<G>(total.value()), sum = group_sum<G>(terms.value());
         const double log_Z = log(Z);
         row.entropy = log_Z - sum / Z;
         row.scale = 1 / Z;
@@ -141,7 +214,9 @@ __device__ Row summarise(const Predictions& from, int64_t offset, int64_t C, Inp
             const double log_sum = row.top + log_Z;
             row.bad = log_sum > from.sum_tolerance || log_sum < -from.sum_tolerance;
         }
-        row.second = row.second > row.top + static_cast<double>(kLowestLog) ? exp(row.second - row.top) * row.scale : 0;
+        if constexpr (kRanks)
+            row.second =
+                row.second > row.top + static_cast<double>(kLowestLog) ? exp(row.second - row.top) * row.scale : 0;
         row.top = row.scale;
     }
     if (check_finite && row.entropy != row.entropy) row.bad = true;  // any NaN, +inf or all -inf ends up there
@@ -158,7 +233,7 @@ __device__ inline void store(float* scores, int64_t place, double value) {
     if (scores) scores[place] = static_cast<float>(value);
 }
 
-template <typename T, int G>
+template <typename T, int G, bool kRanks>
 __global__ void __launch_bounds__(128)
     disagreement_kernel(DisagreementJob job, ScoreLimits limits, int64_t places, unsigned long long* first_bad) {
     using V = typename Kept<T>::Type;
@@ -177,17 +252,17 @@ __global__ void __launch_bounds__(128)
         sample_offset += index * job.samples.place_strides[d];
         single_offset += index * job.single.place_strides[d];
     }
-    const bool has_single = job.single.data != nullptr, wants_votes = job.scores[variation_ratio] != nullptr;
+    const bool has_single = job.single.data != nullptr, wants_votes = kRanks && job.scores[variation_ratio] != nullptr;
     const bool wants_mean = K > 1;
     Row prediction = unranked();  // of `single` if there is one, else of the mean
     double expected = 0;
     bool bad = false;
     for (int64_t k = 0; k < K; ++k) {
-        const Row row = summarise<T, G>(job.samples, sample_offset + k * job.samples.sample_stride, C, job.input,
-                                        job.check_finite, values);
+        const Row row = summarise<T, G, kRanks>(job.samples, sample_offset + k * job.samples.sample_stride, C,
+                                                job.input, job.check_finite, values);
         expected += row.entropy;
         bad |= row.bad;
-        if (wants_votes) votes[k * groups + group] = static_cast<int32_t>(row.argmax);
+        if (wants_votes) votes[k * groups + group] = row.argmax;
         prediction = row;
         if (!wants_mean) continue;
         const float scale = static_cast<float>(row.scale);
@@ -200,19 +275,22 @@ __global__ void __launch_bounds__(128)
     double information = expected - expected;  // 0, or NaN where the input has one
     if (wants_mean) {
         Row mean = unranked();
+        Top<float, kRanks> top;
+        Sum<float> terms;
         const float share = 1.0f / static_cast<float>(K);
         for (int64_t c = first_class<G>(), s = 0; c < C; c += G, ++s) {
             const float m = sums[s] * share;
-            mean.entropy -= static_cast<double>(m) * static_cast<double>(logf(m > kSmallest ? m : kSmallest));
-            rank(static_cast<double>(m), c, mean);
+            terms.add_product(m, logf(m > kSmallest ? m : kSmallest));
+            top.see(m, c);
         }
-        mean.entropy = group_sum<G>(mean.entropy);
-        merge_ranks<G>(mean);
+        top.to(mean);
+        mean.entropy = -group_sum<G>(terms.value());
+        merge_ranks<G, kRanks>(mean);
         information = mean.entropy - expected;
         prediction = mean;
     }
     if (has_single) {
-        prediction = summarise<T, G>(job.single, single_offset, C, job.input, job.check_finite, values);
+        prediction = summarise<T, G, kRanks>(job.single, single_offset, C, job.input, job.check_finite, values);
         bad |= prediction.bad;
     }
     double most = 0;
@@ -227,17 +305,19 @@ __global__ void __launch_bounds__(128)
     }
     if (G > 1 && lane() != 0) return;
     const Row& q = prediction;
-    const double q_nan = q.entropy - q.entropy, samples_nan = expected - expected;  // 0 or NaN
+    const double q_nan = q.entropy - q.entropy;  // 0 or NaN
     const double uncertainty = clamp(q.entropy, limits.entropy);
     information = clamp(information, limits.bald);
-    const double second = q.second > 0 ? q.second : 0;
+    [[maybe_unused]] const double second = q.second > 0 ? q.second : 0;
     store(job.scores[entropy], place, uncertainty);
     store(job.scores[bald], place, information);
     store(job.scores[combined], place, uncertainty + job.weight * information);
     store(job.scores[expected_entropy], place, clamp(expected, limits.entropy));
-    store(job.scores[margin], place, clamp(1 - (q.top - second) + q_nan, 1));
     store(job.scores[least_confidence], place, clamp(1 - q.top + q_nan, 1));
-    store(job.scores[variation_ratio], place, 1 - most / static_cast<double>(K) + samples_nan);
+    if constexpr (kRanks) {
+        store(job.scores[margin], place, clamp(1 - (q.top - second) + q_nan, 1));
+        store(job.scores[variation_ratio], place, 1 - most / static_cast<double>(K) + (expected - expected));
+    }
     if (bad) atomicMin(first_bad, static_cast<unsigned long long>(place));
 }
 
@@ -254,7 +334,7 @@ int most_threads(int64_t K, int64_t C, bool votes, int G, size_t value_size) {
     return threads >= kWarp ? threads : 0;
 }
 
-template <typename T, int G>
+template <typename T, int G, bool kRanks>
 void launch_as(Queue queue, const DisagreementJob& job, const ScoreLimits& limits, int64_t places,
                unsigned long long* first_bad) {
     constexpr size_t kValue = sizeof(typename Kept<T>::Type);
@@ -262,9 +342,9 @@ void launch_as(Queue queue, const DisagreementJob& job, const ScoreLimits& limit
     const int threads = most_threads(job.num_samples, job.num_classes, votes, G, kValue);
     if (threads == 0) throw std::runtime_error("too many classes or samples for shared memory");
     const int64_t per_block = threads / G;
-    launch(disagreement_kernel<T, G>, queue, dim3(static_cast<unsigned>((places + per_block - 1) / per_block)), threads,
-           shared_size(job.num_samples, job.num_classes, votes, threads, G, kValue), false, job, limits, places,
-           first_bad);
+    launch(disagreement_kernel<T, G, kRanks>, queue, dim3(static_cast<unsigned>((places + per_block - 1) / per_block)),
+           threads, shared_size(job.num_samples, job.num_classes, votes, threads, G, kValue), false, job, limits,
+           places, first_bad);
 }
 
 bool one_thread_each(const DisagreementJob& job) {
@@ -272,13 +352,23 @@ bool one_thread_each(const DisagreementJob& job) {
     return job.num_classes <= kFewClasses && most_threads(job.num_samples, job.num_classes, votes, 1, 8) > 0;
 }
 
+template <typename T, bool kRanks>
+void launch_ranks(Queue queue, const DisagreementJob& job, const ScoreLimits& limits, int64_t places,
+                  unsigned long long* first_bad) {
+    if (one_thread_each(job)) {
+        launch_as<T, 1, kRanks>(queue, job, limits, places, first_bad);
+    } else {
+        launch_as<T, kWarp, kRanks>(queue, job, limits, places, first_bad);
+    }
+}
+
 template <typename T>
 void launch_type(Queue queue, const DisagreementJob& job, const ScoreLimits& limits, int64_t places,
                  unsigned long long* first_bad) {
-    if (one_thread_each(job)) {
-        launch_as<T, 1>(queue, job, limits, places, first_bad);
+    if (job.scores[margin] || job.scores[variation_ratio]) {
+        launch_ranks<T, true>(queue, job, limits, places, first_bad);
     } else {
-        launch_as<T, kWarp>(queue, job, limits, places, first_bad);
+        launch_ranks<T, false>(queue, job, limits, places, first_bad);
     }
 }
 

@@ -42,7 +42,7 @@ class Config:
         "efficientnet-lite0", "what", "`efficientnet-lite0`, `tiny` (diffusion), timm/NETWORK, a folder, or a hub id"
     )
     out: str = _option("", "what", "run folder [runs/DATA-ACQUISITION-seedN]")
-    acquisition: str = _option("two-stage-margin-herding", "what", "how pixels are chosen; see `difal acquisitions`")
+    acquisition: str = _option("balanced-herding", "what", "how pixels are chosen; see `difal acquisitions`")
     seed: int = _option(0, "what", "seed of the heads and of random choices", low=0)
     rounds: int = _option(10, "budget", "rounds of labeling", low=1)
     budget: float = _option(0.1, "budget", "pixels per image and round; a round queries round(budget x images)")
@@ -109,6 +109,7 @@ class Config:
     )
     head: str = _option("linear", "head", "`linear`: balanced logistic regression; `mlp`: the paper's, by Adam")
     penalty: float = _option(100.0, "head", "linear: weight of the squared norm beside the loss of all labels", low=0)
+    lift: float = _option(0.5, "head", "linear: how far classes that it would predict rarely are lifted, 0 not", low=0)
     hidden: str = _option("auto", "head", "mlp: widths of the hidden layers, such as `128,32` [by the class count]")
     epochs: int = _option(50, "head", "mlp: passes over the labeled pixels", low=1)
     learning_rate: float = _option(1e-3, "head", "mlp: Adam step")

@@ -12,9 +12,10 @@ SMALL = (
     "--size 32 --rounds 2 --budget 2 --candidates 60 --local 10 --random 10 --noise-samples 2 --epochs 2 --context 8 "
     "--threads 1 --pictures 0"
 )
+NOISED = f"{SMALL} --acquisition two-stage-edald"  # several passes an image
 # By the name of the run's folder. All but one share a cache.
 RUNS = {
-    "edald": "--cache {out}/cache --herding sharded",
+    "edald": "--cache {out}/cache --herding sharded --acquisition two-stage-edald",
     "coverage": "--cache {out}/cache --herding sharded --acquisition coverage",
     "late": "--cache {out}/late-cache --acquisition entropy --test-cache-gb 0 --test-pixels 50",
     "known": "--labels {data}/known.csv --acquisition random --share 0.5",
@@ -55,7 +56,7 @@ def main(out, data, mode, lost=-1):
         return all_runs(out, data)
     how = signal.SIGKILL if mode == "kill" else signal.SIGSTOP
     use_fake_encoder(partial(Ending, how) if os.environ["RANK"] == str(lost) else FakeEncoder)
-    return cli.main(f"run --data {data} --encoder fake --out {out} {SMALL}".split())
+    return cli.main(f"run --data {data} --encoder fake --out {out} {NOISED}".split())
 
 
 if __name__ == "__main__":

@@ -60,9 +60,9 @@ def plain_scores(name, cache, pixels, head):
     }[name]
 
 
-def choose(cache, head, asked, tmp_path, **changes):
+def choose(cache, head, asked, tmp_path, labels=(), **changes):
     config = tiny_config(tmp_path, **{"edald_weight": 2.0, "acquisition": "two-stage-edald", **changes})
-    return select(cache, head, asked, 5, 1, config, StageClock())
+    return select(cache, head, asked, 5, 1, config, StageClock(), 4, labels)
 
 
 @pytest.mark.parametrize("name", SCORES)
@@ -134,7 +134,7 @@ def test_nothing_left(cache, tmp_path):
 
 
 def test_an_unknown_name():
-    with pytest.raises(ConfigError, match="one of two-stage-margin-herding, two-stage-edald, coverage, random"):
+    with pytest.raises(ConfigError, match="one of balanced-herding, two-stage-edald, coverage, random"):
         check_acquisition("best")
 
 
@@ -177,7 +177,14 @@ def test_dropout_in_training_changes_the_head(cache, head, tmp_path):
 
 def test_every_rival_of_the_paper_is_there_with_and_without_stage_1():
     names = "entropy margin least_confidence bald entropy_bald power_bald balentacq dald power_dald edald"
-    rivals = set(names.split()) | {"coreset", "probcover", "typiclust", "uherding", "margin-herding"}
+    rivals = set(names.split()) | {
+        "coreset",
+        "probcover",
+        "typiclust",
+        "uherding",
+        "margin-herding",
+        "balanced-herding",
+    }
     assert rivals | {f"two-stage-{name}" for name in rivals} | {"random", "two-stage-random", "coverage"} <= set(
         acquisitions()
     )
@@ -252,6 +259,41 @@ def test_margin_herding_covers_what_stage_1_left_out(staged, cache, head, tmp_pa
     assert picks.pixels == [cache.pixel(pixels, row) for row in covered[wanted]]
 
 
+@pytest.mark.parametrize("staged", [False, True])
+def test_balanced_herding_wants_classes_of_few_labels_and_pixels_that_are_answered(staged, cache, head, tmp_path):
+    """Against its formula in float64; it chooses among the local picks with and without stage 1b."""
+    queried, labels = [2, 9, 21, 30, 5, 13], [0, 0, 0, 1, None, None]
+    asked = [cache.pixel("local", row) for row in queried]
+    features = np.array(cache.features("local"), np.float64)
+    settings = {"penalty": 0.5, "labels": labels}
+    rows = cache.open_rows("local", asked)
+    covered, answered = answerable(
+        cache, "local", rows, asked, [label is None for label in labels], 1, tiny_config(tmp_path, penalty=0.5)
+    )
+    assert 5 < len(covered) < len(rows)
+    with torch.no_grad():
+        p = head(torch.from_numpy(features[covered]).float()).double().softmax(1).numpy()
+    weights = plain_scores("margin", cache, "local", head)[covered] * (p @ (1 / np.array([4, 2, 1, 1]))) * answered**3
+    may = covered
+    if staged:
+        keep = max(5, round(0.5 * len(may)))
+        may = maxherding(features, keep, labeled=features[queried], candidates=may, backend="reference")
+    wanted = maxherding(
+        features[covered],
+        5,
+        labeled=features[queried],
+        candidates=np.searchsorted(covered, np.sort(may)),
+        weights=weights,
+        backend="reference",
+    )
+    name = ("two-stage-" if staged else "") + "balanced-herding"
+    picks = choose(cache, head, asked, tmp_path, acquisition=name, **settings)
+    assert picks.pixels == [cache.pixel("local", row) for row in covered[wanted]]
+    first = choose(cache, None, [], tmp_path, acquisition=name)
+    few = maxherding(features, 5, backend="reference")
+    assert first.pixels == [cache.pixel("local", row) for row in few]  # without a head it covers
+
+
 def test_probcover_guesses_its_radius(cache, head, tmp_path):
     """At the radius 95 % of the balls are pure; at the next larger distance fewer are."""
     rng = np.random.default_rng(3)
@@ -285,17 +327,17 @@ def test_pixels_like_the_skipped_ones_are_left_out(cache, tmp_path):
     asked, skipped = [cache.pixel("local", row) for row in queried], [False] * 4 + [True] * 4
     config = tiny_config(tmp_path, penalty=0.5)
     rows = cache.open_rows("local", asked)
-    kept = answerable(cache, "local", rows, asked, skipped, 1, config)
+    kept, answered = answerable(cache, "local", rows, asked, skipped, 1, config)
     mean, deviation = cache.context().astype(np.float64).mean(0), cache.context().astype(np.float64).std(0)
     z = torch.from_numpy((features - mean) / deviation)
     weight, bias = balanced_logistic(z[queried], torch.tensor(skipped).long(), 2, 0.5)
-    likelier = (z @ (weight[1] - weight[0]) + bias[1] - bias[0]).numpy() > 0
-    assert kept.tolist() == [row for row in rows if not likelier[row]]
+    odds = (z @ (weight[1] - weight[0]) + bias[1] - bias[0]).numpy()
+    assert kept.tolist() == [row for row in rows if odds[row] <= 0]
+    assert answered == pytest.approx(1 / (1 + np.exp(odds[kept])), abs=1e-4)
     assert 0 < len(kept) < len(rows)
-    for name in ("coverage", "two-stage-margin-herding"):
-        picks = select(
-            cache, None, asked, 3, 1, tiny_config(tmp_path, penalty=0.5, acquisition=name), StageClock(), 4, skipped
-        )
+    labels = [None if one else 0 for one in skipped]
+    for name in ("coverage", "balanced-herding"):
+        picks = choose(cache, None, asked, tmp_path, labels, penalty=0.5, acquisition=name)
         places = {cache.pixel("local", row) for row in kept}
         assert set(picks.pixels) <= places
 
@@ -307,14 +349,15 @@ def test_pixels_like_the_skipped_ones_are_left_out(cache, tmp_path):
 def test_nothing_is_left_out_where_nothing_can_be_learned(cache, tmp_path, skipped, budget, changes):
     asked = [cache.pixel("local", row) for row in range(len(skipped))]
     rows = cache.open_rows("local", asked)
-    kept = answerable(cache, "local", rows, asked, skipped, budget, tiny_config(tmp_path, **changes))
+    kept, answered = answerable(cache, "local", rows, asked, skipped, budget, tiny_config(tmp_path, **changes))
     assert np.array_equal(kept, rows)
+    assert len(answered) == len(rows)
 
 
 def test_skips_do_not_change_random_nor_a_run_that_asks_any_pixel(cache, head, tmp_path):
     asked = [cache.pixel("local", row) for row in range(6)]
-    skipped = [True, False] * 3
-    for changes in ({"acquisition": "random"}, {"skips": "ask"}):
+    labels = [None, 0] * 3
+    for changes in ({"acquisition": "random"}, {"acquisition": "coverage", "skips": "ask"}):
         config = tiny_config(tmp_path, penalty=0.01, **changes)
         arguments = (cache, head, asked, 5, 1, config, StageClock(), 4)
-        assert select(*arguments, skipped) == select(*arguments)
+        assert select(*arguments, labels) == select(*arguments)

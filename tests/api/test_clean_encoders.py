@@ -50,7 +50,7 @@ def test_lite_is_the_reference_network(lite):
     path = efficientnet_lite.weights_file("lite0")
     network = reference.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(path)).eval()
     images = make_images(1, 224, 224)
-    maps = EfficientNetLiteEncoder(lite.network, enlarge=1.0).maps(images, lite.noise([0], 112, 112))
+    maps = EfficientNetLiteEncoder(lite.network, enlarge=1.0, scales=(1,)).maps(images, torch.zeros(1, 3, 224, 224))
     with torch.no_grad():
         x, wanted = network._swish(network._bn0(network._conv_stem(images))), []
         for block in network._blocks:
@@ -88,16 +88,18 @@ def test_lite_is_timms_network(lite, timm, size):
         for blocks in model.blocks:
             x = blocks(x)
             wanted.append(x)
-    maps = EfficientNetLiteEncoder(lite.network, enlarge=1.0).maps(images, torch.zeros(2, 3, *size))
+    maps = EfficientNetLiteEncoder(lite.network, enlarge=1.0, scales=(1,)).maps(images, torch.zeros(2, 3, *size))
     for found, expected in zip(maps, wanted[1:], strict=True):
         assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
 
 
 def test_lite_by_name(lite):
     assert isinstance(lite, Encoder)
-    assert lite.channels == (24, 40, 80, 112, 192, 320)
+    assert lite.channels == (24, 40, 80, 112, 192, 320) * 3
     maps = lite.maps(make_images(1, 64, 96), lite.noise(["a"], 64, 96))
-    assert [tuple(m.shape[2:]) for m in maps] == [(32, 48), (16, 24), (8, 12), (8, 12), (4, 6), (4, 6)]
+    assert [tuple(m.shape[2:]) for m in maps] == [
+        (32 * scale * 2 // stride, 32 * scale * 3 // stride) for scale in (3, 2, 1) for stride in (4, 8, 16, 16, 32, 32)
+    ]
     assert fingerprint("efficientnet-lite0") == fingerprint("efficientnet-lite0")
     assert {"efficientnet-lite0", "tiny"} <= set(encoder_names())
     with pytest.raises(FileNotFoundError, match="give 'efficientnet-lite0'"):
@@ -116,7 +118,7 @@ def test_noise_sample_0_is_clean():
     encoder = small_lite(noise_level=0.3)
     images, size = make_images(2, 32, 64), (32, 64)
     clean = encoder.noise(["a", "b"], *size, draw=0)
-    assert clean.shape == (2, 1, 3, 64, 128)
+    assert clean.shape == (2, 1, 3, 96, 192)
     assert not clean.any()
     noised = encoder.noise(["a", "b"], *size, draw=1)
     assert abs(float(noised.std()) - 1) < 0.02
@@ -131,22 +133,36 @@ def test_noise_sample_0_is_clean():
 @pytest.mark.parametrize(
     ("size", "settings", "seen"),
     [
-        ((256, 256), {}, (512, 512)),
-        ((360, 480), {}, (512, 672)),
-        ((1080, 1920), {}, (512, 896)),
-        ((20, 30), {}, (32, 64)),
-        ((1080, 1920), {"resolution": None, "enlarge": 1.0}, (1088, 1920)),
+        ((256, 256), {}, (768, 768)),
+        ((360, 480), {}, (768, 1056)),
+        ((1080, 1920), {}, (768, 1344)),
+        ((20, 30), {}, (96, 96)),
+        ((1080, 1920), {"resolution": None, "enlarge": 1.0, "scales": (1,)}, (1088, 1920)),
     ],
 )
 def test_size_that_the_network_sees(size, settings, seen):
     assert small_lite(**settings).working_size(*size) == seen
 
 
+def test_scales_are_the_network_at_several_sizes():
+    """Maps of each scale are those of an encoder of that scale alone, given the image at that size."""
+    encoder, alone = small_lite(scales=(2, 1), enlarge=2.0), small_lite(scales=(1,), enlarge=1.0)
+    images = make_images(2, 32, 64)
+    larger = torch.nn.functional.interpolate(images, (64, 128), mode="bilinear", align_corners=False)
+    smaller = torch.nn.functional.interpolate(larger, (32, 64), mode="bilinear", align_corners=False, antialias=True)
+    wanted = [*alone.maps(larger, torch.zeros_like(larger)), *alone.maps(smaller, torch.zeros_like(smaller))]
+    found = encoder.maps(images, encoder.noise(["a", "b"], 32, 64))
+    assert encoder.channels == alone.channels * 2
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5 * float(theirs.abs().max()))
+    for wrong in ((), (1, 2), (2, 2), (0,)):
+        with pytest.raises(ValueError, match="scales"):
+            small_lite(scales=wrong)
+
+
 def test_settings_change_the_fingerprint():
-    digests = {
-        small_lite(**one).fingerprint() for one in ({}, {"enlarge": 1.0}, {"noise_level": 0.2}, {"resolution": 64})
-    }
-    assert len(digests) == 4
+    settings = ({}, {"enlarge": 1.0}, {"noise_level": 0.2}, {"resolution": 96}, {"scales": (3, 1)})
+    assert len({small_lite(**one).fingerprint() for one in settings}) == 5
 
 
 @pytest.mark.parametrize("make", [small_lite, "timm"])

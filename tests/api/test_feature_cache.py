@@ -12,7 +12,7 @@ from difal.encoders import DiffusionEncoder
 from difal.encoders.lazy import LazyEncoder
 from difal.errors import ConfigError, DataError
 from difal.features import cache
-from difal.features.cache import Pixel, build_cache
+from difal.features.cache import Pixel, StaleCache, build_cache
 from difal.features.pixels import draw_candidates, to_input
 from difal.threads import one_thread
 from difal_kernels import maxherding
@@ -207,3 +207,25 @@ def test_the_digest_is_of_the_weights_and_settings_not_of_the_place(tmp_path):
     assert digests[0] == digests[1]
     assert digests[0][0] != digests[2][0]
     assert digests[0][1] != digests[2][1]
+
+
+def test_noise_samples_are_made_where_they_are_read(tmp_path):
+    """A cache without them takes one pass an image; one with them serves both kinds of run; the reverse is refused."""
+    pool, config, encoder = tiny_data(train=3).train, tiny_config(tmp_path), FakeEncoder()
+    plain = build_cache(tmp_path / "plain", pool, lambda: encoder, config, noise=False)
+    assert "local.noise" not in plain.arrays
+    assert encoder.passes == 3
+    full = build_cache(tmp_path / "full", pool, FakeEncoder, config)
+    for name in ("local", "random"):
+        assert np.array_equal(plain.features(name), full.features(name))
+    with pytest.raises(StaleCache, match="has no noise samples, which this acquisition reads"):
+        build_cache(tmp_path / "plain", pool, FakeEncoder, config)
+    again = build_cache(tmp_path / "full", pool, FakeEncoder, config, noise=False)
+    assert np.array_equal(again.noise("local"), full.noise("local"))
+    grown = build_cache(tmp_path / "full", tiny_data(train=5).train, FakeEncoder, config, noise=False)
+    assert grown.noise("local").shape[0] == 5 * config.local
+    assert grown.noise("local")[-1].any()
+    assert np.array_equal(
+        build_cache(tmp_path / "full", tiny_data(train=5).train, FakeEncoder, config).noise("random"),
+        grown.noise("random"),
+    )

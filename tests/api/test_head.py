@@ -158,10 +158,11 @@ def test_the_mlp_trains_on_a_last_batch_of_one_row(tmp_path):
     train_head(features, targets, features[:0], 3, config(tmp_path, head_batch=2))
 
 
-def test_the_regression_is_at_its_optimum():
-    """The gradient of the balanced loss, written out, is zero."""
+@pytest.mark.parametrize("width", [30, 200])
+def test_the_regression_is_at_its_optimum(width):
+    """The gradient of the balanced loss, written out, is zero; also where there are more columns than rows."""
     rng = np.random.default_rng(1)
-    rows, targets = rng.standard_normal((80, 30)), np.repeat([0, 1, 2], [50, 25, 5])
+    rows, targets = rng.standard_normal((80, width)), np.repeat([0, 1, 2], [50, 25, 5])
     weight, bias = (
         part.numpy() for part in balanced_logistic(torch.from_numpy(rows), torch.from_numpy(targets), 3, 2.5)
     )
@@ -174,15 +175,37 @@ def test_the_regression_is_at_its_optimum():
     assert np.abs(wrong.sum(0)).max() < 1e-5
 
 
-def test_the_linear_head_is_the_regression_on_standardised_features(tmp_path):
+@pytest.mark.parametrize("lift", [0.0, 0.5])
+def test_the_linear_head_is_the_regression_on_standardised_features(tmp_path, lift):
     features, targets = blobs(60, width=12)
     context = blobs(100, width=12, seed=3)[0]
-    head = train_head(features, targets, context, 3, config(tmp_path, "linear", penalty=7.0))
+    head = train_head(features, targets, context, 3, config(tmp_path, "linear", penalty=7.0, lift=lift))
     mean, deviation = context.astype(np.float64).mean(0), context.astype(np.float64).std(0)
     rows = torch.from_numpy((features.astype(np.float64) - mean) / deviation)
     weight, bias = balanced_logistic(rows, torch.from_numpy(targets), 3, 7.0)
-    wanted = rows @ weight.T + bias
+    unlabeled = torch.from_numpy((context.astype(np.float64) - mean) / deviation)
+    shares = (unlabeled @ weight.T + bias).softmax(1).mean(0)
+    wanted = rows @ weight.T + bias - lift * shares.log()
     assert torch.allclose(head(torch.from_numpy(features).float()).double(), wanted, atol=1e-4)
+    learned = head.logits(features, np.arange(60), learned=True).double()
+    assert torch.allclose(learned, rows @ weight.T + bias, atol=1e-4)
+
+
+def test_the_lift_makes_a_class_of_few_labels_be_predicted_more(tmp_path):
+    rng = np.random.default_rng(0)
+    features, targets = rng.standard_normal((63, 20)).astype(np.float32), np.repeat([0, 1, 2], [30, 30, 3])
+    features[np.arange(63), targets] += 1.5
+    context = rng.standard_normal((400, 20)).astype(np.float32)
+    predicted = [
+        train_head(features, targets, context, 3, config(tmp_path, "linear", lift=lift))
+        .logits(context, np.arange(400))
+        .argmax(1)
+        .bincount(minlength=3)
+        for lift in (0.0, 0.5, 1.0)
+    ]
+    assert predicted[0][2] < predicted[1][2] < predicted[2][2]
+    alone = train_head(features, targets, context[:0], 3, config(tmp_path, "linear"))
+    assert bool(alone.logits(context, np.arange(400)).isfinite().all())
 
 
 def test_classes_without_a_label_are_never_predicted(tmp_path):

@@ -123,8 +123,8 @@ def test_resuming_with_another_setting_is_refused(tmp_path, cache):
 
 
 def test_another_bank_is_refused(tmp_path, cache):
-    with pytest.raises(ConfigError, match=r"noise_samples = 2, this run has 3"):
-        run(tiny_config(tmp_path, cache=cache, noise_samples=3), data=tiny_data(), encoder=FakeEncoder())
+    with pytest.raises(ConfigError, match=r"candidates = 80, this run has 81"):
+        run(tiny_config(tmp_path, cache=cache, candidates=81), data=tiny_data(), encoder=FakeEncoder())
     with pytest.raises(ConfigError, match="holds features of other images"):
         run(tiny_config(tmp_path / "b", cache=cache), data=open_data("scenes:5,2,9", size=32), encoder=FakeEncoder())
 
@@ -310,7 +310,7 @@ def test_images_and_classes_added_part_way(tmp_path):
     assert run_dir.facts()["classes"] == names.split()
     grown = np.load(tmp_path / "run/cache/pool/local.features.npy")
     assert np.array_equal(grown[:2], rows)
-    assert encoder.passes - passes == 2 * 3  # the fixed noise and two noise samples of each new image
+    assert encoder.passes - passes == 2  # one for each new image: the acquisition reads no noise samples
     assert run_dir.round(1).head().shape[-1] == 9
     assert run_dir.round(0).head().shape[-1] == 8
 
@@ -412,7 +412,7 @@ def test_masks_can_be_demanded(tmp_path):
             "{}",
             r"cache\.json is damaged; delete .*/cache/pool to have the features made again",
         ),
-        ("cache/pool/local.noise.npy", "x", r"local\.noise\.npy cannot be read .*; delete .*/cache/pool to have"),
+        ("cache/pool/local.points.npy", "x", r"local\.points\.npy cannot be read .*; delete .*/cache/pool to have"),
         ("cache/pool/random.points.npy", None, r"random\.points\.npy cannot be read .*; delete .*/cache/pool to have"),
         ("cache/test/test.json", "[]", r"test\.json is damaged; delete .*/cache/test to have the features made again"),
         (

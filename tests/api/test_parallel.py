@@ -11,7 +11,7 @@ import pytest
 import process_group
 from api import parallel_worker
 from api.fakes import FakeEncoder, outcome, tiny_config, tiny_data, use_fake_encoder, write_folder
-from api.parallel_worker import RUNS, SMALL
+from api.parallel_worker import NOISED, RUNS, SMALL
 from api.small_unets import make_unet
 from difal import cli, parallel
 from difal.encoders import DiffusionEncoder
@@ -67,7 +67,7 @@ def test_any_number_of_processes_gives_the_same(tmp_path, data, fake):
 
 def resumed_as_if_never_ended(tmp_path, data):
     assert cli.main(["run", "--resume", str(tmp_path / "run")]) == cli.DONE
-    assert cli.main(f"run --data {data} --encoder fake --out {tmp_path / 'never'} {SMALL}".split()) == cli.DONE
+    assert cli.main(f"run --data {data} --encoder fake --out {tmp_path / 'never'} {NOISED}".split()) == cli.DONE
     return outcome(tmp_path / "run") == outcome(tmp_path / "never")
 
 

@@ -2,8 +2,8 @@
 
 A *score* rates pixels one by one by the head's predictions, a *selector* chooses a round's pixels together and needs no
 head. Each is a small file of this folder, and adding one is adding a file. Every NAME gives two acquisitions: `NAME`
-chooses among the random pixels, `two-stage-NAME` among what stage 1 keeps of the local picks. `coverage` is stage 1
-alone.
+chooses among the random pixels (a selector may ask for all local picks instead), `two-stage-NAME` among what stage 1
+keeps of the local picks. `coverage` is stage 1 alone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ for _module in pkgutil.iter_modules(__path__):
 TWO_STAGE = "two-stage-"
 DEFAULT = str(FIELDS["acquisition"].default)
 SLOW = 30_000  # local picks from which on global herding takes long enough for a progress bar
-__all__ = ["Picks", "acquisitions", "check_acquisition", "select", "training_dropout"]
+__all__ = ["Picks", "acquisitions", "check_acquisition", "pixels_of", "reads_noise", "select", "training_dropout"]
 
 
 def acquisitions() -> dict[str, str]:
@@ -52,7 +52,7 @@ def acquisitions() -> dict[str, str]:
         for name, line in lines.items()
     }
     return {
-        DEFAULT: f"the default: stage 1, the most covering half of the local picks, then {lines['margin-herding']}",
+        DEFAULT: f"the default: {alone.pop(DEFAULT)}",
         "two-stage-edald": "the paper's: stage 1, then eDALD, entropy plus DALD",
         "coverage": "stage 1 alone: global MaxHerding over the local picks, given the queried pixels",
         "random": alone.pop("random"),
@@ -89,7 +89,7 @@ def select(
     config: Config,
     clock: StageClock,
     classes: int = 2,
-    skipped: Sequence[bool] = (),
+    labels: Sequence[int | None] = (),
 ) -> Picks:
     """Choose the pixels of one round.
 
@@ -105,24 +105,25 @@ def select(
             `dropout`, `radius`, `skips`, `penalty`.
         clock: gets the time per stage.
         classes: the number of classes, by which ProbCover guesses its radius.
-        skipped: of each pixel of `queried` whether it was skipped; pixels like them are avoided if `skips` is "avoid",
-            except by `random`, which stays the baseline.
+        labels: the class of each pixel of `queried`, None where it was skipped; pixels like the skipped ones are
+            avoided if `skips` is "avoid", except by `random`, which stays the baseline.
 
     Returns:
         `Picks`. The same arguments give the same picks; ties go to the first pixel in pool order.
     """
     name = config.acquisition
-    stage_1 = name == "coverage" or name.startswith(TWO_STAGE)
-    rule = _rules().get(name.removeprefix(TWO_STAGE))
-    pixels = "local" if stage_1 else "random"
+    stage_1 = _has_stage_1(name)
+    rule, pixels = _rules().get(name.removeprefix(TWO_STAGE)), pixels_of(name)
     rows = cache.open_rows(pixels, queried)
     rows = rows[within_share(cache, pixels, config)[rows]]
     budget = min(budget, len(rows))
     if budget == 0:
         return Picks([], [], 0, "nothing is left to query")
+    answered = np.ones(len(rows))
     if config.skips == "avoid" and name != "random":
         with clock("scores"):
-            rows = answerable(cache, pixels, rows, queried, skipped, budget, config)
+            skipped = [label is None for label in labels]
+            rows, answered = answerable(cache, pixels, rows, queried, skipped, budget, config)
     before = rows
     if stage_1:
         ranked = rule is not None and head is not None
@@ -138,7 +139,9 @@ def select(
             best = np.lexsort((rows, -rated))[:budget]
             return _picks(cache, pixels, rows[best], rated[best], len(rows), rule.name)
         seed = derive_seed("random", config.seed, round_index)
-        pool = Pool(cache, pixels, np.sort(rows), before, queried, budget, head, seed, classes, config)
+        pool = Pool(
+            cache, pixels, np.sort(rows), before, answered, queried, labels, budget, head, seed, classes, config
+        )
         chooser = rule if isinstance(rule, Selector) else SELECTORS["random"]
         chosen, values = chooser.function(pool)
         return _picks(cache, pixels, pool.rows[np.asarray(chosen)], values, len(rows), chooser.name)
@@ -155,6 +158,21 @@ def training_dropout(config: Config) -> float:
     """The dropout with which the head is trained: that of acquisitions that read MC dropout, else none."""
     score = SCORES.get(config.acquisition.removeprefix(TWO_STAGE))
     return config.dropout if score is not None and score.samples == "dropout" else 0.0
+
+
+def _has_stage_1(name: str) -> bool:
+    return name == "coverage" or name.startswith(TWO_STAGE)
+
+
+def pixels_of(name: str) -> str:
+    """The set of the cache that an acquisition chooses from, "local" or "random"."""
+    return "local" if _has_stage_1(name) else getattr(_rules()[name], "pixels", "random")
+
+
+def reads_noise(config: Config) -> bool:
+    """Whether the acquisition reads the features under the encoder's noise samples."""
+    score = SCORES.get(config.acquisition.removeprefix(TWO_STAGE))
+    return score is not None and score.samples == "noise"
 
 
 def _picks(cache: FeatureCache, pixels: str, rows, scores, survivors: int, how: str) -> Picks:
@@ -204,10 +222,10 @@ def rate(
     config: Config,
 ) -> np.ndarray:
     """(len(rows),) float64: a score over rows of the cache."""
-    single = head.logits(cache.features(pixels), rows)
+    single = head.logits(cache.features(pixels), rows, learned=True)
     samples = None
     if score.samples == "noise":
-        samples = head.logits(cache.noise(pixels), rows)
+        samples = head.logits(cache.noise(pixels), rows, learned=True)
     elif score.samples == "dropout":
         passes = single[:, None].expand(-1, config.noise_samples, -1)
         samples = drop(passes, config.dropout, generator)

@@ -40,15 +40,19 @@ class Score:
 class Pool:
     """What a selector chooses from: the candidates `rows` of a set of the cache, in pool order.
 
-    `before` are the candidates before stage 1 left any out, in pool order; without a stage 1 they are `rows`. `seed` is
-    derived from the run's seed and the round, `classes` is the number of classes.
+    `before` are the candidates before stage 1 left any out, in pool order; without a stage 1 they are `rows`.
+    `answered` (len(before),) is the estimated probability that an annotator can answer each. `labels` has the class of
+    each pixel of `queried`, None where it was skipped. `seed` is derived from the run's seed and the round, `classes`
+    is the number of classes.
     """
 
     cache: FeatureCache
     pixels: str
     rows: np.ndarray
     before: np.ndarray
+    answered: np.ndarray
     queried: Sequence[Pixel]
+    labels: Sequence[int | None]
     budget: int
     head: Head | None
     seed: int
@@ -74,7 +78,9 @@ class Pool:
     @cached_property
     def logits(self) -> torch.Tensor | None:
         """(n, C) logits of the candidates; None before there is a head."""
-        return None if self.head is None else self.head.logits(self.features, np.arange(len(self.rows)))
+        if self.head is None:
+            return None
+        return self.head.logits(self.features, np.arange(len(self.rows)), learned=True)
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ class Selector:
     name: str
     summary: str
     function: Callable[[Pool], tuple[np.ndarray, Sequence[float | None]]]
+    pixels: str = "random"
 
 
 SCORES: dict[str, Score] = {}
@@ -105,14 +112,15 @@ def score(name: str, summary: str, *, samples: str | None = None):
     return register
 
 
-def selector(name: str, summary: str):
+def selector(name: str, summary: str, *, pixels: str = "random"):
     """Register a function from a `Pool` to the picks: positions in `rows`, best first, and a number or None for each.
 
-    It needs no head, and so chooses the first round's pixels, too.
+    It needs no head, and so chooses the first round's pixels, too. Without stage 1b it chooses among `pixels`: the
+    "random" ones of each image, or the "local" picks of stage 1a.
     """
 
     def register(function):
-        SELECTORS[name] = Selector(name, summary, function)
+        SELECTORS[name] = Selector(name, summary, function, pixels)
         return function
 
     return register

@@ -4,23 +4,61 @@ The weight of a pixel is 1 - margin, the margin being the difference of the two 
 `uherding`, which has the bandwidth of its paper, the kernel keeps that of stage 1, so that the picks of a round keep
 apart from each other and from what was queried before, however many labels there are. What is to be covered are all
 candidates; after stage 1 only those that it kept may be picked.
+
+`balanced-herding`, the default, also weighs by how much a label of the pixel is expected to add, and to be given:
+
+    weight = (1 - margin) * sum_c p(c) / (1 + n_c) * P(answered)^3
+
+where n_c counts the labels of class c so far. The power keeps queries off pixels that are likely skipped; on CamVid's
+validation split it cost no accuracy. Rare classes have few labels and are confused with common ones; their
+pixels then count as much as those of large surfaces. It chooses among all local picks: what stage 1b would leave out,
+the coverage in its own objective leaves out, too.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 import difal_kernels
 from difal.acquisition.base import Pool, selector
+from difal.heads import Head
+
+ANSWERED = 3  # power of the probability that a pixel is answered
 
 
 @selector("margin-herding", "MaxHerding weighted by 1 - margin, which covers where the head is unsure")
 def choose(pool: Pool):
-    features, weights = pool.cache.features(pool.pixels), np.ones(len(pool.before))
+    return _herd(pool, np.ones(len(pool.before)) if pool.head is None else _unsure(_logits(pool, pool.head)))
+
+
+@selector(
+    "balanced-herding",
+    "MaxHerding over the local picks, weighted by margin, rarity of labels and chance of an answer",
+    pixels="local",
+)
+def choose_balanced(pool: Pool):
+    weights = pool.answered**ANSWERED
     if pool.head is not None:
-        weights = difal_kernels.margin(pool.head.logits(features, pool.before)).double().numpy().clip(0)
+        logits = _logits(pool, pool.head)
+        labels = torch.tensor([label for label in pool.labels if label is not None], dtype=torch.int64)
+        wanted = 1 / (1 + torch.bincount(labels, minlength=logits.shape[1]).double())
+        weights = weights * _unsure(logits) * (logits.double().softmax(1) @ wanted).numpy()
+    return _herd(pool, weights)
+
+
+def _logits(pool: Pool, head: Head) -> torch.Tensor:
+    """(len(before), C)."""
+    return head.logits(pool.cache.features(pool.pixels), pool.before, learned=True)
+
+
+def _unsure(logits: torch.Tensor) -> np.ndarray:
+    return difal_kernels.margin(logits).double().numpy().clip(0)
+
+
+def _herd(pool: Pool, weights: np.ndarray):
     chosen = difal_kernels.maxherding(
-        features[pool.before],
+        pool.cache.features(pool.pixels)[pool.before],
         pool.budget,
         labeled=pool.labeled,
         candidates=np.searchsorted(pool.before, pool.rows),

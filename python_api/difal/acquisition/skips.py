@@ -28,8 +28,10 @@ def answerable(
     skipped: Sequence[bool],
     budget: int,
     config: Config,
-) -> np.ndarray:
-    """The rows that an annotator will rather answer than skip; all of them where fewer than `budget` are left.
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that an annotator will rather answer than skip, and the probability of that for each.
+
+    All rows are given where fewer than `budget` would be left.
 
     Args:
         cache, pixels, rows: candidates of a set of the cache.
@@ -40,14 +42,14 @@ def answerable(
     """
     targets = torch.tensor(list(skipped), dtype=torch.int64)
     if not len(targets) or targets.min() == targets.max():
-        return rows
+        return rows, np.ones(len(rows))
     weight, bias = standardised_logistic(cache.features_of(queried), targets, cache.context(), 2, config.penalty)
     weight, bias = (weight[1] - weight[0]).float(), (bias[1] - bias[0]).float()
     features = cache.features(pixels)
-    kept = [rows[:0]]
+    odds = [np.zeros(0, np.float32)]
     for start in range(0, len(rows), CHUNK):
-        some = rows[start : start + CHUNK]
-        odds = torch.from_numpy(features[some].astype(np.float32)) @ weight + bias
-        kept.append(some[(odds <= 0).numpy()])
-    found = np.concatenate(kept)
-    return found if len(found) >= budget else rows
+        some = torch.from_numpy(features[rows[start : start + CHUNK]].astype(np.float32))
+        odds.append((some @ weight + bias).numpy())
+    answered = 1 / (1 + np.exp(np.concatenate(odds).astype(np.float64)))
+    kept = answered >= 0.5
+    return (rows[kept], answered[kept]) if kept.sum() >= budget else (rows, answered)

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from difal.acquisition import reads_noise
 from difal.annotate.export import export
 from difal.annotate.live import LiveModel
 from difal.annotate.oracle import JournalOracle, note_classes
@@ -99,7 +100,13 @@ class Worker:
     def _run_rounds(self) -> None:
         if self.config.labels is None:  # else the loop makes them, given the labels' pixels
             make_features(
-                self.config, self.data, self.load_encoder, self.feature_folder, wave=FIRST_ASKED, log=self._say
+                self.config,
+                self.data,
+                self.load_encoder,
+                self.feature_folder,
+                wave=FIRST_ASKED,
+                log=self._say,
+                noise=reads_noise(self.config),
             )
         if not self.has_classes:
             return

@@ -5,10 +5,10 @@ For each pool image two sets of pixels, drawn without a look at the ground truth
     local    what MaxHerding keeps of the image's random candidates (stage 1a)
     random   the first of those candidates: BatchNorm context, and the pool of acquisitions without stage 1
 
-each with `points` (N, m, 2) int32 (row, column), `features` (N, m, D) under the fixed noise and `noise`
-(N, m, K, D) under the K noise samples behind DALD, as `.npy` memory maps beside a JSON file. `given` holds the
-features of pixels that were labeled before the run. Memory does not grow with the pool. The pass is resumed at the
-image where it was cut short.
+each with `points` (N, m, 2) int32 (row, column), `features` (N, m, D) under the fixed noise and, where a run reads
+them, `noise` (N, m, K, D) under the K noise samples behind DALD, as `.npy` memory maps beside a JSON file. `given`
+holds the features of pixels that were labeled before the run. Memory does not grow with the pool. The pass is resumed
+at the image where it was cut short.
 """
 
 from __future__ import annotations
@@ -127,9 +127,11 @@ def encoder_settings(config: Config, load_encoder: Callable) -> dict:
     return {"encoder": config.encoder, "weights": getattr(load_encoder, "weights", None)}
 
 
-def cache_settings(config: Config, pool: Split, load_encoder: Callable, given: Sequence[Pixel]) -> dict:
-    """What must be equal for a cache to be used again."""
-    names = ("candidates", "local", "random", "noise_samples", "kernel", "feature_seed", "cache_dtype")
+def cache_settings(
+    config: Config, pool: Split, load_encoder: Callable, given: Sequence[Pixel], noise: bool = True
+) -> dict:
+    """What must be equal for a cache to be used again; one with noise samples serves runs that need none, too."""
+    names = ("candidates", "local", "random", "kernel", "feature_seed", "cache_dtype")
     return {
         "format": FORMAT,
         "images": len(pool),
@@ -137,6 +139,7 @@ def cache_settings(config: Config, pool: Split, load_encoder: Callable, given: S
         **encoder_settings(config, load_encoder),
         "given": digest(sorted(map(tuple, given))) if given else None,
         **{name: getattr(config, name) for name in names},
+        "noise_samples": config.noise_samples if noise else 0,
         **({} if config.void == "ask" else {"void": config.void}),
     }
 
@@ -167,6 +170,13 @@ def check_settings(path: Path, wanted: dict) -> dict:
         found = settings.get(name)
         if name == "encoder" and wanted.get("weights") and wanted["weights"] == settings.get("weights"):
             continue  # the same network from another place
+        if name == "noise_samples" and value == 0:
+            continue  # they are there and not needed
+        if name == "noise_samples" and found == 0:
+            raise StaleCache(
+                f"{path.parent} has no noise samples, which this acquisition reads; give it another --cache, or make "
+                f"that cache by `difal encode`, with them"
+            )
         if found != value and name == "format":
             raise StaleCache(
                 f"{path.parent} was made by another version of this package; delete it, or give another --cache"
@@ -196,6 +206,7 @@ def build_cache(
     config: Config,
     given: Sequence[Pixel] = (),
     wave: int = WAVE,
+    noise: bool = True,
 ) -> FeatureCache:
     """Make the cache in `folder`, or finish one that was cut short, or open one that is complete.
 
@@ -210,6 +221,7 @@ def build_cache(
             `encoder`.
         given: pixels labeled before the run; local herding is conditioned on those of its image.
         wave: images that a rank encodes before rank 0 moves their rows.
+        noise: whether the features under the noise samples are wanted, too; they cost a pass of the encoder each.
 
     Raises:
         ConfigError: the folder holds a cache with other settings.
@@ -217,10 +229,12 @@ def build_cache(
     """
     if config.void == "avoid" and not pool.has_masks:
         raise ConfigError("`void` is `avoid`, which needs masks of the pool; use --void ask")
-    settings = cache_settings(config, pool, load_encoder, given)
+    settings = cache_settings(config, pool, load_encoder, given, noise)
     images = PoolImages(folder, pool, load_encoder, config, given)
     parallel.on_first_rank(lambda: images.create(settings))
     meta = check_settings(settings_file(folder), settings)
+    if "local.noise" in meta["arrays"]:
+        images.noise_samples = _open_array(images.array("local.noise")).shape[2]
     images.encode_missing(range(meta["done"], len(pool)), meta, wave)
     parallel.on_first_rank(lambda: shutil.rmtree(images.folder_of_files, ignore_errors=True))
     return FeatureCache(folder)
@@ -265,6 +279,7 @@ class PoolImages:
     def __init__(self, folder: Path, pool: Split, load_encoder: Callable, config: Config, given: Sequence[Pixel]):
         self.folder, self.pool, self.load_encoder, self.config = folder, pool, load_encoder, config
         self.given, self.clock = list(given), StageClock()
+        self.noise_samples = 0  # of the cache, which may have more than this run needs
         self.folder_of_files = folder / "images"
 
     @cached_property
@@ -277,7 +292,7 @@ class PoolImages:
             self._grow(settings)
             return
         images, dimension = len(self.pool), sum(self.encoder.channels)
-        dtype, noise_samples = np.dtype(self.config.cache_dtype), self.config.noise_samples
+        dtype, noise_samples = np.dtype(self.config.cache_dtype), settings["noise_samples"]
         shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {
             "given.points": ((len(self.given), 3), np.dtype(np.int32)),
             "given.features": ((len(self.given), dimension), dtype),
@@ -287,17 +302,18 @@ class PoolImages:
             count = getattr(self.config, name)
             shapes[f"{name}.points"] = ((images, count, 2), np.dtype(np.int32))
             shapes[f"{name}.features"] = ((images, count, dimension), dtype)
-            shapes[f"{name}.noise"] = ((images, count, noise_samples, dimension), dtype)
+            if noise_samples:
+                shapes[f"{name}.noise"] = ((images, count, noise_samples, dimension), dtype)
         shutil.rmtree(self.folder_of_files, ignore_errors=True)  # of other settings, which are no longer written down
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, (shape, kind) in shapes.items():
             if 0 in shape:
-                np.save(self._array(name), np.zeros(shape, kind))  # nothing cannot be mapped
+                np.save(self.array(name), np.zeros(shape, kind))  # nothing cannot be mapped
             else:
-                open_memmap(self._array(name), "w+", kind, shape).flush()
-        _reserve([self._array(name) for name in shapes])
+                open_memmap(self.array(name), "w+", kind, shape).flush()
+        _reserve([self.array(name) for name in shapes])
         if self.given:
-            points = open_memmap(self._array("given.points"), "r+")
+            points = open_memmap(self.array("given.points"), "r+")
             points[:] = np.array(self.given, np.int32)
             points.flush()
         meta = {"settings": settings, "arrays": list(shapes), "done": 0, "stages": {}}
@@ -315,23 +331,25 @@ class PoolImages:
         earlier = self.pool.first(count)
         earlier.ranges = self.pool.ranges
         try:
-            check_settings(path, cache_settings(self.config, earlier, self.load_encoder, self.given))
+            noise = settings["noise_samples"] > 0
+            check_settings(path, cache_settings(self.config, earlier, self.load_encoder, self.given, noise))
         except StaleCache:
             return  # of other images; the caller says so
         for name in meta["arrays"]:
             if name.startswith("given"):
                 continue
-            old = _open_array(self._array(name))
+            old = _open_array(self.array(name))
             if len(old) >= len(self.pool):  # done before the process was killed
                 continue
-            larger = self._array(name).with_name(f"{TMP}{name}.npy")
+            larger = self.array(name).with_name(f"{TMP}{name}.npy")
             new = open_memmap(larger, "w+", old.dtype, (len(self.pool), *old.shape[1:]))
             _reserve([larger])
             for start in range(0, count, 256):
                 new[start : min(start + 256, count)] = old[start : min(start + 256, count)]
             new.flush()
-            os.replace(larger, self._array(name))
-        write_json(path, {**meta, "settings": settings})
+            os.replace(larger, self.array(name))
+        samples = {name: meta["settings"][name] for name in ("noise_samples",) if name in meta["settings"]}
+        write_json(path, {**meta, "settings": {**settings, **samples}})
 
     def encode_missing(self, missing: range, meta: dict, wave: int) -> None:
         """Make the rows of the images that are not in the arrays yet."""
@@ -356,7 +374,7 @@ class PoolImages:
 
     def _consolidate(self, images: range, meta: dict) -> None:
         """Move the rows of images into the arrays; the files go last, so that it is redone where it was cut short."""
-        arrays = {name: open_memmap(self._array(name), "r+") for name in meta["arrays"] if self._rows(name)}
+        arrays = {name: open_memmap(self.array(name), "r+") for name in meta["arrays"] if self._rows(name)}
         for index in images:
             for name, rows in self._read(index).items():
                 at = self._given_of(index) if name == "given.features" else index
@@ -371,7 +389,7 @@ class PoolImages:
         for index in images:
             self._file(index).unlink()
 
-    def _array(self, name: str) -> Path:
+    def array(self, name: str) -> Path:
         return self.folder / f"{name}.npy"
 
     def _file(self, index: int) -> Path:
@@ -413,18 +431,20 @@ class PoolImages:
             picks = maxherding(rows, config.local, labeled=conditions, kernel=config.kernel)
         chosen = {"local": np.asarray(picks), "random": np.arange(config.random)}
         points = np.concatenate([candidates[at] for at in chosen.values()])
-        noise, dtype = self._noise_features(image, name, points), np.dtype(config.cache_dtype)
+        dtype = np.dtype(config.cache_dtype)
         found = {"sizes": np.array(size), "given.features": given_rows.astype(dtype)}
-        for pixels, at, part in zip(chosen, chosen.values(), np.split(noise, [config.local]), strict=True):
-            found[f"{pixels}.points"] = candidates[at]
-            found |= {f"{pixels}.features": rows[at].astype(dtype), f"{pixels}.noise": part.astype(dtype)}
+        for pixels, at in chosen.items():
+            found |= {f"{pixels}.points": candidates[at], f"{pixels}.features": rows[at].astype(dtype)}
+        if self.noise_samples:
+            noise = np.split(self._noise_features(image, name, points), [config.local])
+            found |= {f"{pixels}.noise": part.astype(dtype) for pixels, part in zip(chosen, noise, strict=True)}
         return found
 
     def _noise_features(self, image: np.ndarray, name: str, points: np.ndarray) -> np.ndarray:
         """(P, K, D) float32: the points' features under noise samples 1 to K, `batch` of them in memory at a time."""
         rows = []
-        for first in range(1, self.config.noise_samples + 1, self.config.batch):
-            noise_samples = range(first, min(first + self.config.batch, self.config.noise_samples + 1))
+        for first in range(1, self.noise_samples + 1, self.config.batch):
+            noise_samples = range(first, min(first + self.config.batch, self.noise_samples + 1))
             with self.clock("encoder"):
                 maps = encode(self.encoder, image, name, noise_samples, self.config)
             with self.clock("hypercolumns"):

@@ -29,6 +29,7 @@ def make_features(
     wave: int = WAVE,
     found: Survey | None = None,
     log: Callable[[str], None] = lambda line: None,
+    noise: bool = True,
 ) -> tuple[FeatureCache, TestSet | None]:
     """Make, finish or open the caches of the pool and of the test set, in `folder` or `config.cache`; on all ranks.
 
@@ -43,6 +44,7 @@ def make_features(
         wave: images a rank encodes between two writes.
         found: rank 0's survey of the data, if it was made already; else it is made here.
         log: called on rank 0 with each line of a survey that is made here.
+        noise: whether the noise samples behind DALD are wanted; see `difal.acquisition.reads_noise`.
     """
     config = dataclasses.replace(config, device=parallel.own_device(config.device))
     if config.threads:
@@ -54,7 +56,7 @@ def make_features(
     folder = Path(folder or str(config.cache))
     with parallel.hold(folder, wait=True):
         parallel.on_first_rank(lambda: _keep_survey(found, config, data, folder / SURVEY, log))
-        cache = build_cache(folder / "pool", data.train, load_encoder, config, given, wave)
+        cache = build_cache(folder / "pool", data.train, load_encoder, config, given, wave, noise)
         test = None
         if data.test is not None and data.test.has_masks:
             test = TestSet(folder / "test", data.test, load_encoder, config)

@@ -61,15 +61,27 @@ class Head(nn.Module):
         """(P, D) features to (P, C) scores, whose softmax is the head's probability."""
         return self.rest(self.project(features))
 
+    def learned(self, features: torch.Tensor) -> torch.Tensor:
+        """(P, D) features to the (P, C) scores that training ended with, which acquisition functions read.
+
+        Those of `forward` differ where a head changes them for the sake of prediction.
+        """
+        return self(features)
+
     @one_thread()
     @torch.no_grad()
-    def logits(self, features: np.ndarray, rows: np.ndarray, chunk: int = 1024) -> torch.Tensor:
-        """(len(rows), ..., C) float32 scores of rows of `features` (N, ..., D), a memory map perhaps, in chunks."""
+    def logits(
+        self, features: np.ndarray, rows: np.ndarray, chunk: int = 1024, *, learned: bool = False
+    ) -> torch.Tensor:
+        """(len(rows), ..., C) float32 scores of rows of `features` (N, ..., D), a memory map perhaps, in chunks.
+
+        `learned` asks for those of `Head.learned`.
+        """
         device = self.project.weight.device
         parts = [torch.empty(0, *features.shape[1:-1], self.classes)]
         for start in range(0, len(rows), chunk):
             some = as_float(features[rows[start : start + chunk]])
-            scores = self(some.reshape(-1, some.shape[-1]).to(device)).cpu()
+            scores = (self.learned if learned else self)(some.reshape(-1, some.shape[-1]).to(device)).cpu()
             parts.append(scores.reshape(*some.shape[:-1], -1))
         return torch.cat(parts)
 

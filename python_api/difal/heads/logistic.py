@@ -19,7 +19,8 @@ def balanced_logistic(
         sum_i w(y_i) cross_entropy(W x_i + b, y_i) + penalty / 2 |W|_F^2,
 
     where the weights w(c) = n / (C n_c) let every class count alike, however many of the n labels it has. The bias is
-    free. L-BFGS in float64 from zero.
+    free. L-BFGS in float64 from zero. The optimum lies in the span of the rows, so that where there are fewer rows than
+    columns it is sought there, in n numbers a class in place of D.
 
     Args:
         rows: (n, D) float64, standardised: the penalty treats all columns alike.
@@ -30,6 +31,10 @@ def balanced_logistic(
     Returns:
         Weight (C, D) and bias (C,), float64.
     """
+    basis = None
+    if len(rows) < rows.shape[1]:
+        basis, coordinates = torch.linalg.qr(rows.T)  # (D, n) orthonormal: lengths, and so the penalty, stay
+        rows = coordinates.T.contiguous()
     counts = torch.bincount(targets, minlength=classes)
     balance = (len(targets) / (classes * counts.double()))[targets]
     weight = torch.zeros(classes, rows.shape[1], dtype=torch.float64, requires_grad=True)
@@ -51,7 +56,8 @@ def balanced_logistic(
         return value
 
     optimizer.step(loss)
-    return weight.detach(), bias.detach()
+    found = weight.detach()
+    return found if basis is None else found @ basis.T, bias.detach()
 
 
 def moments(context: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

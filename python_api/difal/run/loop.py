@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from difal import __version__, parallel
-from difal.acquisition import check_acquisition, is_sharded, select, training_dropout
+from difal.acquisition import check_acquisition, is_sharded, reads_noise, select, training_dropout
 from difal.config import Config
 from difal.data import Data, open_config_data
 from difal.data.contents import digests
@@ -202,7 +202,8 @@ class Loop:
             return
         given = [self._pixel(label) for label in self._known()]
         try:
-            check_settings(path, cache_settings(self.config, self.data.train, self.load_encoder, given))
+            noise = reads_noise(self.config)
+            check_settings(path, cache_settings(self.config, self.data.train, self.load_encoder, given, noise))
             check_files(self._feature_folder(), self.found or Survey())
         except StaleCache as stale:
             self.log(f"features are made anew: {stale}")
@@ -211,7 +212,10 @@ class Loop:
     def _features(self) -> tuple[FeatureCache, TestSet | None]:
         given = [self._pixel(label) for label in self.known]
         folder = self._feature_folder()
-        cache, test = make_features(self.config, self.data, self.load_encoder, folder, given, found=self.found)
+        noise = reads_noise(self.config)
+        cache, test = make_features(
+            self.config, self.data, self.load_encoder, folder, given, found=self.found, noise=noise
+        )
         files = kept_survey(folder / SURVEY).files
         parallel.on_first_rank(lambda: self.run_dir.note(pool_files=pool_files(self.data, files)))
         self.test_digest = digest([digests(files.get(name, {})) for name in ("test", "test masks")])
@@ -270,9 +274,9 @@ class Loop:
         before = self.run_dir.round(entry.index - 1) if entry.index else None
         head = before.head() if before and before.has("head.safetensors") else None
         labels = self._queried(entry.index)
-        queried, skipped = [self._pixel(label) for label in labels], [label.skipped for label in labels]
+        queried, known = [self._pixel(label) for label in labels], [label.class_id for label in labels]
         classes = len((before or entry).classes)
-        chosen = select(self.cache, head, queried, self.budget, entry.index, self.config, self.clock, classes, skipped)
+        chosen = select(self.cache, head, queried, self.budget, entry.index, self.config, self.clock, classes, known)
         return [
             Label(
                 id=f"{entry.index:03d}-{rank:05d}",

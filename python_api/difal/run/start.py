@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from difal.acquisition import pixels_of
 from difal.config import Config
 from difal.data import Data, open_config_data
 from difal.data.base import FileSplit, Split
@@ -146,8 +147,7 @@ def check_budget(config: Config, images: int, shapes: Sequence[tuple[int, int]] 
     Raises:
         ConfigError: there are not as many pixels to choose among; says what to give.
     """
-    two_stage = config.acquisition == "coverage" or config.acquisition.startswith("two-stage-")
-    name = "local" if two_stage else "random"
+    name = pixels_of(config.acquisition)
     kept = getattr(config, name)
     wanted, most = config.rounds * config.round_budget(images), max(1, round(config.share * kept * images))
     what = f"{config.rounds} rounds x {config.round_budget(images)} = {wanted} pixels"
@@ -189,8 +189,11 @@ def check_encoder(config: Config, split: Split, load_encoder: Callable, shapes: 
 
 def check_sizes(encoder: Encoder, name: str, shapes: Sequence[tuple[int, int]]) -> None:
     """Raise ConfigError where the encoder, which the user calls `name`, takes no image of one of these (H, W)."""
-    for height, width in dict.fromkeys(shapes) if hasattr(encoder, "working_size") else ():
+    working_size = getattr(encoder, "working_size", None)
+    if working_size is None:
+        return
+    for height, width in dict.fromkeys(shapes):
         try:
-            encoder.working_size(height, width)
+            working_size(height, width)
         except ValueError as error:
             raise ConfigError(f"the encoder {name!r} cannot take {width} x {height} pixels: {error}") from None

@@ -26,7 +26,7 @@ import yaml
 from filelock import BaseFileLock
 
 from difal import parallel
-from difal.acquisition import check_acquisition
+from difal.acquisition import check_acquisition, reads_noise
 from difal.config import MAY_CHANGE, Config, check_keys, read_mapping
 from difal.data import open_config_data
 from difal.earlier_names import renamed_argument
@@ -163,7 +163,8 @@ def sweep(plan: Sweep, log: Callable[[str], None] = print) -> list[dict]:
         for config in {config.cache: config for config in todo.values()}.values():
             if first:
                 log(f"features of {config.data}: {config.cache}")
-            make_features(config)
+            noise = any(reads_noise(one) for one in todo.values() if one.cache == config.cache)
+            make_features(config, noise=noise)
         failed: dict[Key, str] = {}
         begun = time.monotonic()
         claims: list[BaseFileLock] = []

@@ -1,0 +1,261 @@
+"""The steps of `gpu_check.sh smoke`, each in a process of its own: a row of JSON for each thing learned, at once.
+
+python bench/gpu_smoke.py exact              on a GPU
+python bench/gpu_smoke.py exact --no-gpu     in miniature, on emulated kernels
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import runpy
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests/gpu/emulator")]
+if "--no-gpu" in sys.argv:
+    import plugin  # noqa: F401  (puts the emulated extension in its place)
+
+from difal_kernels import edald, hypercolumns, maxherding  # noqa: E402
+from difal_kernels._native import load  # noqa: E402
+from difal_kernels.ops import _gpu, _triton  # noqa: E402
+from difal_kernels.ops.maxherding.backends import BACKENDS  # noqa: E402
+from difal_kernels.ops.maxherding.backends.cuda.greedy import CudaGreedy  # noqa: E402
+from difal_kernels.ops.maxherding.backends.cuda.operands import CudaOperands  # noqa: E402
+from difal_kernels.ops.maxherding.backends.cuda.tiled import CudaTiledGreedy  # noqa: E402
+from difal_kernels.ops.maxherding.backends.gpu.operands import multiplies_halves  # noqa: E402
+from difal_kernels.ops.maxherding.problem import prepare  # noqa: E402
+from gpu_cases import BLOCKS, TIMESTEPS, Machine, clusters  # noqa: E402
+
+WIDTH = 1.5
+PHASES = {
+    "prepare": (CudaOperands, "__init__"),
+    "gemm": (CudaOperands, "multiply"),
+    "fill": (CudaOperands, "fill"),
+    "start": (CudaGreedy, "start"),
+    "select": (CudaGreedy, "select"),
+    "tiles": (CudaTiledGreedy, "make_tiles"),
+    "lists": (CudaTiledGreedy, "fill_lists"),
+}
+
+
+def say(**row) -> None:
+    print(json.dumps(row), flush=True)
+
+
+def facts(m: Machine) -> None:
+    say(torch=torch.__version__, cuda=torch.version.cuda, python=sys.version.split()[0], device=str(m.device))
+    if m.device.type == "cuda":
+        properties = torch.cuda.get_device_properties(m.device)
+        say(gpu=properties.name, multiprocessors=properties.multi_processor_count, bytes=properties.total_memory)
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            query = ["nvidia-smi", "--query-gpu=driver_version,clocks.sm,clocks.mem", "--format=csv,noheader"]
+            said = subprocess.run(query, capture_output=True, text=True, timeout=20)
+            say(driver_and_clocks=said.stdout.strip())
+    say(cuda_backend=_gpu.unavailable() or "can run", triton_backend=_triton.unavailable() or "can run")
+    for dtype in (torch.bfloat16, torch.float16):
+        if not multiplies_halves(dtype, m.device):
+            # All that follows would be measured on products that cost ten times as much.
+            raise SystemExit(f"this torch has no float32 products of {dtype}; install torch 2.9 or later")
+    say(products_of_half_precision="on tensor cores" if m.device.type == "cuda" else "emulated")
+
+
+def pick(m: Machine) -> None:
+    x = clusters(m, m.pick(3000, 40), m.pick(256, 16))
+    for backend in ("cuda", "triton"):
+        began = time.perf_counter()
+        picks = maxherding(x, 4, bandwidth=WIDTH, backend=backend).tolist()
+        say(backend=backend, picks=picks, seconds_with_compilation=time.perf_counter() - began)
+
+
+def exact(m: Machine) -> None:
+    """Picks against the float64 reference on the same device, with as many blocks together as there are."""
+    n, d, budget = m.pick((12_000, 512, 200), (150, 24, 10))
+    x = clusters(m, n, d)
+    want = maxherding(x, budget, bandwidth=WIDTH, backend="reference")
+    batch = torch.stack([clusters(m, m.pick(2000, 70), d, seed) for seed in range(m.pick(64, 3))])
+    few = m.pick(50, 4)
+
+    def matrix_free(backend: str) -> torch.Tensor:
+        with torch.no_grad():
+            own = replace(BACKENDS[backend], path="matrix-free")
+            own = replace(
+                own, tuning=replace(own.tuning, tile_points=m.pick(8192, 64), max_entries=m.pick(3 << 30, 5000))
+            )
+            return own.run(prepare(x, budget, bandwidth=WIDTH))[0].indices
+
+    wrong = 0
+
+    def compare(name: str, got: torch.Tensor, expected: torch.Tensor) -> None:
+        nonlocal wrong
+        same = bool(torch.equal(got, expected))
+        first = None if same else int((got != expected).nonzero()[0, -1])
+        wrong += not same
+        say(compared=name, right=same, first_wrong_pick=first)
+
+    compare("cuda dense", maxherding(x, budget, bandwidth=WIDTH, backend="cuda"), want)
+    compare("cuda matrix-free", matrix_free("cuda"), want)
+    got = maxherding(batch, few, bandwidth=WIDTH, backend="cuda")
+    compare("cuda batch", got, torch.stack([maxherding(b, few, bandwidth=WIDTH, backend="reference") for b in batch]))
+    compare("cuda dense again", maxherding(x, budget, bandwidth=WIDTH, backend="cuda"), want)
+    if _triton.unavailable() is None:
+        compare("triton dense", maxherding(x, budget, bandwidth=WIDTH, backend="triton"), want)
+        compare("triton matrix-free", matrix_free("triton"), want)
+    if wrong:
+        raise SystemExit(f"{wrong} selections differ from the float64 reference")
+
+
+@contextlib.contextmanager
+def phases(m: Machine) -> Iterator[Callable[[], dict]]:
+    """Measure the phases of a selection within; the function gives seconds of each, and counters."""
+    spans: list[tuple[str, object, object]] = []
+    counts: list[dict[str, int]] = []
+    before = {name: getattr(owner, method) for name, (owner, method) in PHASES.items()}
+
+    def mark() -> object:
+        if m.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def wrapped(name: str):
+        def call(self, *arguments, **options):
+            began = mark()
+            out = before[name](self, *arguments, **options)
+            spans.append((name, began, mark()))
+            if name == "select":
+                counts.extend(self.counts(b) for b in range(len(self.tasks)))
+            return out
+
+        return call
+
+    def told() -> dict:
+        m.wait()
+        seconds: dict[str, float] = {}
+        for name, began, ended in spans:
+            took = ended - began if m.device.type != "cuda" else began.elapsed_time(ended) / 1000
+            seconds[name] = seconds.get(name, 0.0) + took
+        sums = {name: sum(each[name] for each in counts) for name in (counts[0] if counts else {})}
+        return {"phases": seconds, "sweeps": sum(name == "tiles" for name, *_ in spans), "counters": sums}
+
+    for name, (owner, method) in PHASES.items():
+        setattr(owner, method, wrapped(name))
+    try:
+        yield told
+    finally:
+        for name, (owner, method) in PHASES.items():
+            setattr(owner, method, before[name])
+
+
+def timed(m: Machine, name: str, run: Callable[[], object], warm: bool, goal: float) -> None:
+    """One run with its phases and counters; then, where it is short, one without."""
+    if warm:
+        run()
+    m.wait()
+    began = time.perf_counter()
+    with phases(m) as told:
+        run()
+        row = told()
+    seconds = time.perf_counter() - began
+    peak = torch.cuda.max_memory_allocated() if m.device.type == "cuda" else None
+    say(case=name, seconds=seconds, goal_seconds=goal, peak_bytes=peak, **row)
+    if seconds < 5:
+        again, _ = m.time(run, 2, warm=False)
+        say(case=name, seconds_without_events=again)
+
+
+def select(name: str, sizes, miniature, goal: float, warm: bool) -> Callable[[Machine], None]:
+    def run(m: Machine) -> None:
+        images, n, d, budget = m.pick(sizes, miniature)
+        x = clusters(m, n, d) if images == 1 else torch.stack([clusters(m, n, d, seed) for seed in range(images)])
+        limit = m.pick(40 * 10**9, None) if name == "cityscapes" else None
+        go = lambda: maxherding(x, budget, bandwidth=WIDTH, backend="cuda", memory_limit=limit)  # noqa: E731
+        timed(m, name, go, warm, goal)
+
+    return run
+
+
+def scores(m: Machine) -> None:
+    images, places, samples, classes = m.pick((64, 65_536, 5, 19), (2, 100, 3, 5))
+    x = torch.randn(images, samples, classes, places, device=m.device)
+    single = torch.randn(images, classes, places, device=m.device)
+    count = m.pick(1 << 28, 1 << 12)
+    source, target = torch.ones(count, device=m.device), torch.empty(count, device=m.device)
+    copy, _ = m.time(lambda: target.copy_(source), 3)
+    moved = 4 * (x.numel() + single.numel() + images * places)
+    for backend in ("cuda", "triton"):
+        seconds, _ = m.time(lambda own=backend: edald(x, single, sample_dim=1, class_dim=2, backend=own), 5)
+        say(case="edald", backend=backend, seconds=seconds, share_of_copy_bandwidth=moved / seconds * copy / 8 / count)
+
+
+def gather(m: Machine) -> None:
+    images, per = m.pick((100, 50), (2, 5))
+    blocks = m.pick(BLOCKS, ((8, 4), (4, 8)))
+    maps = [
+        torch.empty(images, c, s, s, dtype=torch.bfloat16, device=m.device).normal_()
+        for _ in range(TIMESTEPS)
+        for c, s in blocks
+    ]
+    points = torch.randint(256, (images * per, 2), device=m.device)
+    image = torch.arange(images, device=m.device).repeat_interleave(per)
+    for backend in ("cuda", "triton"):
+        run = lambda own=backend: hypercolumns(maps, points, (256, 256), image_index=image, backend=own)  # noqa: E731
+        say(case="hypercolumns", backend=backend, images=images, seconds=m.time(run, 5)[0])
+
+
+def chunks(m: Machine) -> None:
+    """The local case with shorter and longer sums on the tensor cores: what a bound costs and what it saves."""
+    images, n, d, budget = m.pick((16, 10_000, 6144, 50), (2, 60, 64, 5))
+    x = torch.stack([clusters(m, n, d, seed) for seed in range(images)])
+    own = BACKENDS["cuda"]
+    for chunk in m.pick((2048, 512, 128), (64, 16)):
+        BACKENDS["cuda"] = replace(own, tuning=replace(own.tuning, chunk=chunk))
+        run = lambda: maxherding(x, budget, bandwidth=WIDTH, backend="cuda")  # noqa: E731
+        timed(m, f"local, chunk {chunk}", run, True, 0.15 * images / 64)
+    BACKENDS["cuda"] = own
+
+
+def bench_dry_run(m: Machine) -> None:
+    sys.argv = ["bench_gpu.py", "--dry-run"]
+    runpy.run_path(str(ROOT / "bench/bench_gpu.py"), run_name="__main__")
+
+
+STEPS: dict[str, Callable[[Machine], None]] = {
+    "facts": facts,
+    "pick": pick,
+    "exact": exact,
+    "local": select("local", (64, 10_000, 6144, 50), (2, 60, 16, 5), 0.15, True),
+    "camvid": select("camvid", (1, 18_350, 6144, 9175), (1, 150, 16, 40), 0.2, True),
+    "chunks": chunks,
+    "edald": scores,
+    "hypercolumns": gather,
+    "cityscapes": select("cityscapes", (1, 148_750, 6144, 74_375), (1, 120, 8, 30), 10, False),
+    "million": select("million", (1, 1_000_000, 512, 10_000), (1, 130, 8, 15), 60, False),
+    "bench-dry-run": bench_dry_run,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("step", choices=list(STEPS))
+    parser.add_argument("--no-gpu", action="store_true", help="in miniature, on emulated kernels")
+    options = parser.parse_args()
+    module = load("_cuda")
+    if isinstance(module, str):
+        sys.exit(module)
+    if module.DEVICE == "cuda" and not torch.cuda.is_available():
+        sys.exit("torch finds no GPU; `--no-gpu` runs in miniature")
+    STEPS[options.step](Machine(torch.device(module.DEVICE), options.no_gpu))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""What a run on a lent GPU has learned is on disk, however it ends (bench/gpu_check.py)."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gpu_check import LEAST, SECONDS, Clock, Records, Run, Step, plan
+
+BENCH = Path(__file__).parents[1] / "bench"
+NAMES = [step.name for step in plan("smoke", True, Path())]
+
+
+class FakeClock(Clock):
+    """Time passes where a step says so: a line "lasts N"."""
+
+    def __init__(self):
+        self.time = 0.0
+
+    def now(self):
+        return self.time
+
+    def next_line(self, lines, seconds):
+        while True:
+            line = lines.get(timeout=60)
+            if line is None or not line.startswith("lasts "):
+                return line
+            lasted = float(line.split()[1])
+            if lasted > seconds:
+                self.time += max(0.0, seconds)
+                raise queue.Empty
+            self.time += lasted
+
+
+def rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+def saying(*lines: str) -> tuple[str, ...]:
+    return "printf", "%s\\n", *lines
+
+
+def run(folder: Path, mode: str, lasting: dict[str, list[str]]) -> tuple[dict[str, str], float, list[dict]]:
+    """A real plan, whose steps say these lines: the status of each, seconds that passed, and all rows."""
+    clock = FakeClock()
+    steps = [
+        replace(step, command=saying(*lasting.get(step.name, ["lasts 10"]), '{"learned": 1}'), needs=None)
+        for step in plan(mode, False, folder)
+    ]
+    steps = [step for step in steps if step.name != "build"]
+    Run(steps, SECONDS[mode], Records(folder), clock, say=lambda line: None).all()
+    found = rows(folder)
+    status = {row["step"]: row["status"] for row in found if "status" in row and row["status"] != "begun"}
+    return status, clock.now(), found
+
+
+@pytest.mark.parametrize("mode", ["smoke", "bench"])
+def test_a_run_that_goes_well(tmp_path, mode):
+    status, seconds, found = run(tmp_path, mode, {})
+    assert set(status.values()) == {"passed"}
+    assert seconds == 10 * len(status) < SECONDS[mode]
+    assert sum("learned" in row for row in found) == len(status)
+
+
+def test_steps_that_hang_cost_their_own_time_and_the_run_its_own(tmp_path):
+    hang = ['{"early": 1}', "lasts 1000"]
+    status, seconds, found = run(
+        tmp_path, "smoke", {"exact": hang, "camvid": hang, "million": hang, "cityscapes": hang}
+    )
+    assert status["facts"] == status["local"] == "passed"
+    assert status["exact"] == "stopped: it may take 45 s"
+    assert {row["step"] for row in found if "early" in row} == {"exact", "camvid", "cityscapes", "million"}
+    assert "lasts" not in (tmp_path / "logs/facts.log").read_text()
+    assert seconds <= SECONDS["smoke"]
+    assert status["tests-cuda"] in ("passed", "left out: no time")
+
+
+def test_no_step_is_begun_without_time(tmp_path):
+    clock = FakeClock()
+    steps = [Step("long", 100, saying("lasts 18")), Step("short", 1, saying("x"))]
+    assert Run(steps, 18 + LEAST / 2, Records(tmp_path), clock, say=lambda line: None).all() == 1
+    assert rows(tmp_path)[-1] == {"step": "short", "status": "left out: no time", "took_seconds": 0.0}
+
+
+def test_a_step_that_fails_is_told_and_the_next_one_runs(tmp_path):
+    steps = [Step("bad", 10, ("sh", "-c", "echo because; exit 7")), Step("good", 10, saying("fine"))]
+    steps.append(Step("absent", 10, saying(""), needs="no-such-program"))
+    assert Run(steps, 60, Records(tmp_path), say=lambda line: None).all() == 1
+    status = [row["status"] for row in rows(tmp_path) if "took_seconds" in row]
+    assert status == ["failed with status 7", "passed", "left out: not installed"]
+    assert (tmp_path / "logs/bad.log").read_text() == "because\n"
+
+
+DRIVER = """
+import json, signal, sys
+from pathlib import Path
+from gpu_check import Records, Run, Step
+names, last, folder = sys.argv[1].split(","), sys.argv[2], Path(sys.argv[3])
+hang = "while sleep 0.1; do echo; done"  # until nobody reads it
+steps = []
+for name in names:
+    said = json.dumps({"learned": name})
+    script = f"echo '{said}'; echo a line of {name}; {hang if name == last else 'true'}"
+    steps.append(Step(name, 60, ("sh", "-c", script)))
+run = Run(steps, 100, Records(folder))
+signal.signal(signal.SIGTERM, run.interrupted)
+run.all()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("last", NAMES)
+def test_a_run_that_is_killed_has_kept_what_it_learned(tmp_path, last, number):
+    command = [sys.executable, "-c", DRIVER, ",".join(NAMES), last, str(tmp_path)]
+    process = subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": str(BENCH)}, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    log = tmp_path / f"logs/{last}.log"
+    until = time.monotonic() + 60
+    while not (log.exists() and "a line of" in log.read_text()):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    process.send_signal(number)
+    process.wait(60)
+    done = NAMES[: NAMES.index(last) + 1]
+    found = rows(tmp_path)
+    assert [row["learned"] for row in found if "learned" in row] == done
+    assert [row["step"] for row in found if row.get("status") == "passed"] == done[:-1]
+    assert f"a line of {last}" in log.read_text()
+    if number == signal.SIGTERM:
+        assert found[-1] == {"step": last, "status": "killed by signal 15"}
+        assert process.returncode == 128 + signal.SIGTERM
