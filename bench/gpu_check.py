@@ -252,6 +252,7 @@ def plan(mode: str, no_gpu: bool, out: Path) -> list[Step]:
     return [
         *steps,
         step("baselines", 175, *bench),
+        smoke("chunks", 40),
         step("tests-triton", 80, *pytest("tests/triton", *ignored, *some)),
         step("memcheck", 40, *sanitize, "memcheck", *small, needs="compute-sanitizer"),
         step("racecheck", 30, *sanitize, "racecheck", *small, needs="compute-sanitizer"),

@@ -212,6 +212,18 @@ def gather(m: Machine) -> None:
         say(case="hypercolumns", backend=backend, images=images, seconds=m.time(run, 5)[0])
 
 
+def chunks(m: Machine) -> None:
+    """The local case with shorter and longer sums on the tensor cores: what a bound costs and what it saves."""
+    images, n, d, budget = m.pick((16, 10_000, 6144, 50), (2, 60, 64, 5))
+    x = torch.stack([clusters(m, n, d, seed) for seed in range(images)])
+    own = BACKENDS["cuda"]
+    for chunk in m.pick((2048, 512, 128), (64, 16)):
+        BACKENDS["cuda"] = replace(own, tuning=replace(own.tuning, chunk=chunk))
+        run = lambda: maxherding(x, budget, bandwidth=WIDTH, backend="cuda")  # noqa: E731
+        timed(m, f"local, chunk {chunk}", run, True, 0.15 * images / 64)
+    BACKENDS["cuda"] = own
+
+
 def bench_dry_run(m: Machine) -> None:
     sys.argv = ["bench_gpu.py", "--dry-run"]
     runpy.run_path(str(ROOT / "bench/bench_gpu.py"), run_name="__main__")
@@ -223,6 +235,7 @@ STEPS: dict[str, Callable[[Machine], None]] = {
     "exact": exact,
     "local": select("local", (64, 10_000, 6144, 50), (2, 60, 16, 5), 0.15, True),
     "camvid": select("camvid", (1, 18_350, 6144, 9175), (1, 150, 16, 40), 0.2, True),
+    "chunks": chunks,
     "edald": scores,
     "hypercolumns": gather,
     "cityscapes": select("cityscapes", (1, 148_750, 6144, 74_375), (1, 120, 8, 30), 10, False),

@@ -10,6 +10,7 @@ Playwright.
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -73,7 +74,7 @@ def main() -> None:
     need_browser()
     from playwright.sync_api import sync_playwright
 
-    rows = {}
+    rows, load = {}, [os.getloadavg()[0]]
     with (
         tempfile.TemporaryDirectory() as folder,
         sync_playwright() as playwright,
@@ -97,6 +98,7 @@ def main() -> None:
         rows["the child process trains meanwhile"] = measure(page)
         heads = int(page.get_attribute("body", "data-live")) - before
         annotator.close()
+    load.append(os.getloadavg()[0])
     table = [
         {
             "case": case,
@@ -112,12 +114,14 @@ def main() -> None:
         "| --- | --- | --- | --- | --- |",
         *(f"| {r['case']} | {r['keys']} | {r['p50_ms']} | {r['p95_ms']} | {r['max_ms']} |" for r in table),
         "",
-        f"Key to next painted question, by `python bench/label_latency.py`; {heads} heads trained in the last case.",
+        f"Key to next painted question, by `python bench/label_latency.py`; {heads} heads trained in the last case. "
+        f"{os.cpu_count()} cores, load average {load[0]:.1f} before and {load[1]:.1f} after, that of the measurement "
+        f"included; chromium paints by software.",
     ]
     print("\n".join(report))
     out = ROOT / "bench/results/cpu"
     (out / "label_latency.md").write_text("\n".join(report) + "\n")
-    (out / "label_latency.json").write_text(json.dumps(table, indent=1) + "\n")
+    (out / "label_latency.json").write_text(json.dumps({"cases": table, "load": load}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def test_the_number_of_threads_changes_no_bit(tmp_path):
     assert len(one) == 12
     assert one == two
     arrays = [path.relative_to(tmp_path / "1") for path in tmp_path.glob("1/cache/pool/*.npy")]
-    assert len(arrays) == 9
+    assert len(arrays) == 7
     for name in arrays:
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
 

@@ -9,10 +9,10 @@ from difal_kernels._native import load
 from difal_kernels._progress import Progress
 from difal_kernels.ops.maxherding.backends import BACKENDS
 from difal_kernels.ops.maxherding.backends.cuda.dense import CudaDenseGreedy
-from difal_kernels.ops.maxherding.bounds import Roundings
+from difal_kernels.ops.maxherding.bounds import Roundings, error_model
 from difal_kernels.ops.maxherding.kernel_functions import kernel_matrix
 from difal_kernels.ops.maxherding.problem import prepare
-from loop_model import CONTENDERS, KEPT, SEGMENT, LoopModel
+from loop_model import CONTENDERS, KEPT, KNOWN, OPEN, SEGMENT, SETTLED, LoopModel, float32_bound
 from selection import blobs
 
 
@@ -59,3 +59,39 @@ def test_rounds_of_the_benchmark_are_counted_in_miniature():
     swept = gpu_rounds.tiled("million", 0.001, 32)
     assert 1 <= swept["sweeps"] <= 3
     assert sum(swept["picks_proven_by_each"]) <= swept["budget"]
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "laplace", "cosine"])
+@pytest.mark.parametrize("signs", ["one", "points"])
+def test_gains_stay_within_their_bounds_where_every_entry_is_as_wrong_as_it_may_be(kernel, signs):
+    """Estimates off by 0.95 of their bounds, all one way or by pairs of points: after every pick, also once settled."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.nn.functional.normalize(blobs(160, d=24, clusters=4, spread=2.0), dim=1).double()
+    exact = kernel_matrix(x, x, kernel, 1.0)
+    model = error_model(kernel, 2e-4)
+    sq_norms = torch.zeros(160) if kernel == "cosine" else x.square().sum(1).float()
+    sums = sq_norms[:, None] + sq_norms
+    sums.fill_diagonal_(0)
+    off = 0.95 * float32_bound(model, kernel, exact.float(), sums)
+    sign = torch.ones(160) if signs == "one" else torch.randint(2, (160,), generator=generator) * 2.0 - 1
+    gram = (exact.float() + off * (sign[:, None] * sign)).clamp(min=0)
+    gram.fill_diagonal_(1.0)
+    loop = LoopModel(
+        gram, lambda j, rows: exact[rows, j], model, kernel, sq_norms, torch.ones(160, dtype=torch.float64), 3, 64
+    )
+    closest, again = 0.0, 0
+    for _ in range(40):
+        loop.pick()
+        true = (exact - loop.exact[:, None]).clamp(min=0).sum(0)
+        above, below = loop.margins()
+        open_ = (loop.flag == OPEN) | (loop.flag == KNOWN)
+        rounding = 1e-10
+        assert bool((true <= loop.gains + above + rounding)[open_].all())
+        assert bool((true >= loop.gains - below - rounding)[open_].all())
+        settled = loop.flag == SETTLED
+        torch.testing.assert_close(loop.settled[settled], true[settled], rtol=0, atol=1e-11)
+        wrong = ((true - loop.gains).abs() / loop.bounds.clamp(min=1e-9))[loop.flag == OPEN]
+        closest = max(closest, float(wrong.max()) if len(wrong) else 0.0)
+        again += int((loop.flag == KNOWN).sum())
+    assert closest > 0.5  # half of a bound would not do
+    assert again > 0

@@ -22,33 +22,34 @@ import torch
 
 import difal_kernels
 from difal.acquisition.base import Pool, selector
+from difal.heads import Head
 
 ANSWERED = 3  # power of the probability that a pixel is answered
 
 
 @selector("margin-herding", "MaxHerding weighted by 1 - margin, which covers where the head is unsure")
 def choose(pool: Pool):
-    return _herd(pool, np.ones(len(pool.before)) if pool.head is None else _unsure(_logits(pool)))
+    return _herd(pool, np.ones(len(pool.before)) if pool.head is None else _unsure(_logits(pool, pool.head)))
 
 
 @selector(
     "balanced-herding",
-    "MaxHerding over the local picks, weighted by 1 - margin, want of labels of likely classes, chance of an answer",
+    "MaxHerding over the local picks, weighted by margin, rarity of labels and chance of an answer",
     pixels="local",
 )
 def choose_balanced(pool: Pool):
     weights = pool.answered**ANSWERED
     if pool.head is not None:
-        logits = _logits(pool)
+        logits = _logits(pool, pool.head)
         labels = torch.tensor([label for label in pool.labels if label is not None], dtype=torch.int64)
         wanted = 1 / (1 + torch.bincount(labels, minlength=logits.shape[1]).double())
         weights = weights * _unsure(logits) * (logits.double().softmax(1) @ wanted).numpy()
     return _herd(pool, weights)
 
 
-def _logits(pool: Pool) -> torch.Tensor:
-    """(len(before), C), of a pool with a head."""
-    return pool.head.logits(pool.cache.features(pool.pixels), pool.before, learned=True)
+def _logits(pool: Pool, head: Head) -> torch.Tensor:
+    """(len(before), C)."""
+    return head.logits(pool.cache.features(pool.pixels), pool.before, learned=True)
 
 
 def _unsure(logits: torch.Tensor) -> np.ndarray:

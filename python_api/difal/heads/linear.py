@@ -16,6 +16,7 @@ class Constant(nn.Module):
 
     def __init__(self, classes: int):
         super().__init__()
+        self.constant: torch.Tensor
         self.register_buffer("constant", torch.zeros(classes))
 
     def forward(self, scores: torch.Tensor) -> torch.Tensor:
@@ -33,6 +34,8 @@ class LinearHead(Head):
     optimum of a convex problem, it has no random part: the same labels give the same head whatever the seed.
     """
 
+    project: nn.Linear
+    rest: Constant
     name = "linear"
     summary = "class-balanced logistic regression on standardised features"
 

@@ -51,6 +51,7 @@ function draw(again = false) {
   const parts = [now?.whole, now?.exact, now?.x, now?.y, layer?.canvas, layer?.opacity, explored?.points.length];
   if (!again && parts.every((part, at) => part === drawn[at]) && drawn.length) return;
   drawn = parts;
+  $("whole").dataset.head = layer?.version ?? "";
   if (!now) {
     for (const view of Object.values(views)) view.clear();
     return;

@@ -68,7 +68,7 @@ function drawing(image, part) {
   const found = layers.get(`${image}.${part}`);
   if (!found) return null;
   found.canvas ??= part === "classes" ? colored(found.bitmap) : heated(found.bitmap);
-  return found.canvas;
+  return found;
 }
 
 export async function load(image, part, version, urgent = true) {
@@ -103,8 +103,8 @@ export function predicted(image) {
 // What to draw over an image now, or null.
 export function layerOf(image) {
   if (!visible()) return null;
-  const canvas = drawing(image, overlay.unsure ? "unsure" : "classes");
-  return canvas && { canvas, opacity: overlay.unsure ? 0.9 : overlay.opacity };
+  const found = drawing(image, wantedPart());
+  return found && { canvas: found.canvas, version: found.version, opacity: overlay.unsure ? 0.9 : overlay.opacity };
 }
 
 export function wantedPart() {
