@@ -11,7 +11,7 @@ from PIL import Image
 
 from api.fakes import FakeEncoder, tiny_config, tiny_data
 from difal.errors import ConfigError
-from difal.report import figures, write_report
+from difal.report import figures, outlook, write_report
 from difal.run import pictures
 from difal.run.directory import RunDirectory
 from difal.run.loop import run
@@ -141,3 +141,13 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
     RunDirectory(tmp_path).begin(tiny_config(tmp_path))
     with pytest.raises(ConfigError, match="has no round yet"):
         write_report(tmp_path)
+
+
+def test_the_outlook_is_the_line_through_the_last_rounds():
+    def rounds(*miou):
+        return [{"labeled": 10 * 2**i, "miou": {"standard": one}} for i, one in enumerate(miou)]
+
+    found = outlook(rounds(0.1, 0.2, 0.3, 0.34, 0.38))
+    assert "twice as many labels (320) would bring about 4 points" in found
+    assert "brought nothing more" in outlook(rounds(0.1, 0.4, 0.41, 0.40, 0.40))
+    assert outlook(rounds(0.1, 0.2)) == ""
