@@ -24,7 +24,8 @@ from difal.run.loop import run
 
 folder, threads = Path(sys.argv[1]), int(sys.argv[2])
 assert torch.get_num_threads() == threads
-config = tiny_config(folder, encoder="tiny", rounds=3, threads=threads, batch=threads, local=20, candidates=300)
+options = {"acquisition": "two-stage-edald", "local": 20, "candidates": 300}
+config = tiny_config(folder, encoder="tiny", rounds=3, threads=threads, batch=threads, **options)
 run(config, data=tiny_data(train=3, test=2, size=64), log=len)
 """
 
@@ -40,7 +41,7 @@ def test_the_number_of_threads_changes_no_bit(tmp_path):
     assert len(one) == 12
     assert one == two
     arrays = [path.relative_to(tmp_path / "1") for path in tmp_path.glob("1/cache/pool/*.npy")]
-    assert len(arrays) == 7
+    assert len(arrays) == 9
     for name in arrays:
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
 
