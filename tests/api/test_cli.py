@@ -73,7 +73,9 @@ def test_shared_features(difal, tmp_path):
     code, out, _ = difal(f"encode --data data {shared}")
     assert (code, out.splitlines()[-1]) == (0, "b: 4 images, 20 numbers a pixel, test maps kept")
     assert out.startswith("pool: 4 images, 8-bit colour, 32 x 32 pixels\ntest: 4 images")
-    assert difal(f"run --data data {QUICK} --cache b --out r")[0] == cli.DONE
+    for out in ("r", "again"):
+        code, text, _ = difal(f"run --data data {QUICK} --cache b --out {out}")
+        assert (code, text.count("queries:")) == (cli.DONE, 1)
     code, _, err = difal(f"run --data data {QUICK} --cache b --out s --feature-seed 3")
     assert code == cli.FAILED
     assert "feature_seed = 0, this run has 3; give it the old setting, or another --cache folder" in err

@@ -55,9 +55,8 @@ def make_features(
     if folder is None and config.cache is None:
         raise ValueError("`folder` or `config.cache` must name the folder of the features")
     folder = Path(folder or str(config.cache))
-    looked: list[Survey] = [] if found is None else [found]
-    if found is None:
-        parallel.on_first_rank(lambda: looked.append(_look(config, data, load_encoder, folder, log)))
+    looked: list[Survey] = []  # rank 0 alone has a survey; every rank waits for it
+    parallel.on_first_rank(lambda: looked.append(found or _look(config, data, load_encoder, folder, log)))
     with parallel.hold(folder, wait=True):
         parallel.on_first_rank(lambda: _keep_survey(looked[0], folder))
         cache = build_cache(folder / "pool", data.train, load_encoder, config, given, wave, noise)

@@ -21,6 +21,8 @@ from difal.files import digest
 from difal.run.directory import RunDirectory, classes_at_start
 from difal.run.oracles import known_labels
 
+QUERIES = "queries: "
+
 
 def open_run_data(config: Config, run_dir: RunDirectory) -> Data:
     """The data of a run that is gone on with, in its order; or of one that is to begin."""
@@ -44,7 +46,8 @@ def settle(config: Config, data: Data, run_dir: RunDirectory, load_encoder: Lazy
         known_labels(Path(config.labels), data)
     features = Path(config.cache) if config.cache else run_dir.feature_folder()
     found = survey(data, config.mask_check, features / SURVEY)
-    found.lines.append(check_budget(config, len(data.train), found.shapes))
+    lines = [line for line in found.lines if not line.startswith(QUERIES)]  # of an earlier budget
+    found.lines = [*lines, check_budget(config, len(data.train), found.shapes)]
     if not settings_file(features / "pool").is_file():
         check_encoder(config, data.train, load_encoder, found.shapes)
     return found
@@ -156,4 +159,4 @@ def check_budget(config: Config, images: int, shapes: Sequence[tuple[int, int]] 
             f"{needed}{candidates}, or fewer --rounds, or a smaller --budget"
         )
     check_smallest(config, shapes)
-    return f"queries: {what}, of at most {most} ({kept} kept of each image)"
+    return f"{QUERIES}{what}, of at most {most} ({kept} kept of each image)"
