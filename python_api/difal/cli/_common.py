@@ -64,7 +64,7 @@ def check_device(name: str) -> None:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"there is no --device {name!r}; torch can use {', '.join(usable_devices())} here") from None
+        raise ValueError(f"torch knows no --device {name}; it can use {', '.join(usable_devices())} here") from None
     try:
         works = device.type != "meta" and torch.zeros(1, device=device).item() == 0
     except (RuntimeError, AssertionError, NotImplementedError, ImportError):  # torch without CUDA fails an assertion
