@@ -13,6 +13,7 @@ from PIL import Image
 from annotate.sessions import answer, change, retract
 from api.fakes import FakeEncoder, outcome, tiny_config, use_fake_encoder, write_folder
 from difal import cli
+from difal.annotate import live
 from difal.annotate.answers import Answers
 from difal.annotate.journal import Journal, of_type, read_journal
 from difal.annotate.label_studio import read_export
@@ -140,6 +141,26 @@ def train_live_head(folder, config) -> None:
         if one.class_id is not None
     ]
     model.live(pixels, len(answers.classes.names), answers.lines)
+
+
+def test_images_are_made_ready_while_nothing_is_asked(scenes, tmp_path, monkeypatch):
+    config = settings(scenes, tmp_path / "masks", oracle="masks", rounds=1)
+    run(config, encoder=FakeEncoder(), log=len)
+    data, run_dir, encoder = (
+        open_data(str(scenes)),
+        RunDirectory(tmp_path / "masks"),
+        LazyEncoder(config, FakeEncoder()),
+    )
+    model = LiveModel(config, data, encoder, run_dir, run_dir.feature_folder())
+    assert [model.prepare() for _ in range(6)] == [True] * 4 + [False] * 2
+    before = encoder().passes
+    model.live([[0, 1, 1, 0], [1, 9, 9, 1]], len(data.classes), 2)
+    passes = encoder().passes
+    assert [model.predict([index])["version"] for index in range(4)] == [1] * 4
+    assert (before, encoder().passes) == (4, passes)  # no image is encoded again
+    small = LiveModel(config, data, encoder, run_dir, run_dir.feature_folder())
+    monkeypatch.setattr(live, "KEPT_MAPS", 2.5 * model._kept_bytes() / 4)
+    assert [small.prepare() for _ in range(4)] == [True, True, False, False]
 
 
 def test_run_goes_on_with_what_was_labeled_in_the_page(scenes, tmp_path, journal_of, capsys):

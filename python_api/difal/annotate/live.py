@@ -134,6 +134,18 @@ class LiveModel:
         write_bytes(folder / f"{index}.classes.png", to_png(Image.fromarray(ids[0].numpy())))
         return {"image": index, "version": self.version}
 
+    def prepare(self) -> bool:
+        """Keep the maps of one more image, so that it is shown at once; False if all are kept or there is no room."""
+        missing = [index for index in range(len(self.data.train)) if index not in self.maps]
+        each = self._kept_bytes() / max(1, len(self.maps))
+        if not missing or self.encoded() < len(self.data.train) or self._kept_bytes() + each > KEPT_MAPS:
+            return False
+        self._maps(missing[0])
+        return True
+
+    def _kept_bytes(self) -> int:
+        return sum(one.nbytes for kept, _ in self.maps.values() for one in kept)
+
     def masks(self) -> Iterator[tuple[str, np.ndarray]]:
         """Each image's id and predicted class ids (H, W), at the size at which the run sees it."""
         if self.head is not None:
@@ -149,7 +161,7 @@ class LiveModel:
         image = self.data.train.image(index)
         maps = encode(self.load_encoder(), image, self.data.train.ids[index], [0], self.config)
         self.maps[index] = maps, image.shape[:2]
-        while sum(m.nbytes for kept, _ in self.maps.values() for m in kept) > KEPT_MAPS and len(self.maps) > 1:
+        while self._kept_bytes() > KEPT_MAPS and len(self.maps) > 1:
             self.maps.popitem(last=False)
         return self.maps[index]
 

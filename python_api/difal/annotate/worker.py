@@ -40,6 +40,7 @@ from difal.run.start import open_run_data
 
 FIRST_ASKED = 4  # images that are encoded before the first questions can be about them
 NICENESS = 10  # the page and the server come first
+IDLE = 1.0  # seconds without a command, after which images are made ready to be shown
 
 
 class Worker:
@@ -70,6 +71,7 @@ class Worker:
         self.changed = threading.Condition()
         self.waiting: dict[str, dict] = {}
         self.rounds: int | None = None  # how many to do, once there is a command to go on
+        self.busy = True  # with the pool's features or a round
 
     def start(self) -> None:
         for work in (self._run_rounds, self._run_soon, self._watch_encoding):
@@ -112,8 +114,9 @@ class Worker:
             return
         while True:
             with self.changed:
+                self.busy = self.rounds is not None
                 self.changed.wait_for(lambda: self.rounds is not None)
-                self.config.rounds, self.rounds = self.rounds, None
+                self.config.rounds, self.rounds, self.busy = self.rounds, None, True
             oracle = JournalOracle(self.run_dir.folder, self.data.classes)
             loop = Loop(self.config, self.run_dir, self.data, self.load_encoder, self._say, oracle)
             loop.begin(self.config, resume=self.run_dir.exists)
@@ -135,9 +138,14 @@ class Worker:
         self.send({"event": "said", "line": line})
 
     def _run_soon(self) -> None:
+        patience = IDLE
         while True:
             with self.changed:
-                self.changed.wait_for(lambda: self.waiting)
+                asked = self.changed.wait_for(lambda: self.waiting, patience)
+            patience = 0.0 if not asked and not self.busy and self.model.prepare() else IDLE
+            if not asked:
+                continue
+            with self.changed:
                 kind = next(kind for kind in self.soon if kind in self.waiting)  # the most urgent first
                 command = self.waiting.pop(kind)
                 if kind == "predict" and len(command["images"]) > 1:

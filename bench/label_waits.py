@@ -1,0 +1,149 @@
+"""How long an annotator waits for the first question, for a prediction by a new head, and for all images.
+
+    python bench/label_waits.py        bench/results/cpu/label_waits.md and .json
+
+First question: from the start of the command to the question drawn, 60 photographs of 1200 x 800 pixels that nothing
+is known of. Predictions: 60 images of 256 x 256 pixels. All of them are opened a minute after the last of 30 answers,
+as by somebody who labels on meanwhile, and once more with another head. Needs chromium and Playwright.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "python_api"), str(ROOT)]
+
+from annotate.annotators import flags  # noqa: E402
+from annotate.browser import Label, launch, need_browser, next_question, place, question  # noqa: E402
+from api.fakes import write_folder  # noqa: E402
+from difal.data import open_data  # noqa: E402
+from difal.data.scenes import CLASSES, draw_scene  # noqa: E402
+
+IMAGES, HEADS = 60, 5
+# When the page drew the prediction of which head over the image, by the machine's clock.
+PROBE = """
+window.drawn = [];
+addEventListener("DOMContentLoaded", () => {
+  new MutationObserver(() => {
+    const version = Number(document.getElementById("whole").dataset.head);
+    requestAnimationFrame(() => drawn.push([version, Date.now()]));
+  }).observe(document.getElementById("whole"), { attributes: true, attributeFilter: ["data-head"] });
+});
+"""
+
+
+def photographs(folder: Path) -> Path:
+    folder.mkdir()
+    for number in range(IMAGES):
+        picture, _ = draw_scene(number, 256)
+        Image.fromarray(picture).resize((1200, 800), Image.Resampling.BICUBIC).save(
+            folder / f"{number:02d}.jpg", quality=92
+        )
+    return folder
+
+
+def first_question(chromium, folder: Path) -> dict[str, float]:
+    """Seconds from the command's start to the page's address, and to the first question."""
+    data = photographs(folder / "photographs")
+    began = time.monotonic()
+    with Label(folder / "first", *flags(data=data, classes=",".join(CLASSES))) as label:
+        address = time.monotonic() - began
+        page = chromium.new_page()
+        page.goto(label.url)
+        page.wait_for_selector("body[data-question*='.']", timeout=600_000)
+        asked = time.monotonic() - began
+        page.close()
+    return {"the page's address": address, "the first question": asked}
+
+
+def by_mask(page, pool) -> None:
+    here = question(page)
+    image, row, column = place(here)
+    value = int(pool.mask(image)[row, column])
+    page.keyboard.press("-" if value == 255 else str(1 + value))
+    next_question(page, here)
+
+
+def gallery(page) -> float:
+    """Seconds until all images show their predictions."""
+    began = time.monotonic()
+    page.keyboard.press("i")
+    head = page.get_attribute("body", "data-live")
+    page.wait_for_selector(f"#tiles[data-version='{head}']", timeout=600_000)
+    seconds = time.monotonic() - began
+    page.keyboard.press("Escape")
+    return seconds
+
+
+def predictions(chromium, folder: Path) -> dict[str, float]:
+    """Seconds from a new head to its prediction over the image shown, and until all images show theirs."""
+    data = write_folder(folder / "images", masks=True, count=IMAGES, size=256)
+    pool = open_data(data).train
+    with Label(folder / "run", *flags(data=data, rounds=2, budget=1, pictures=0)) as label:
+        page = chromium.new_page()
+        page.add_init_script(PROBE)
+        page.goto(label.url)
+        page.wait_for_selector("body[data-phase='asking']", timeout=600_000)
+        for _ in range(30):
+            by_mask(page, pool)
+        page.wait_for_selector("body:not([data-live='0'])[data-trained='true']", timeout=600_000)
+        page.wait_for_timeout(60_000)
+        first = gallery(page)
+        question(page)
+        page.keyboard.press("o")
+        page.wait_for_selector("#whole[data-head]:not([data-head=''])", timeout=60_000)
+        waits = []
+        for _ in range(HEADS):
+            before = int(page.get_attribute("body", "data-live"))
+            by_mask(page, pool)
+            page.wait_for_selector(f"body:not([data-live='{before}'])[data-trained='true']", timeout=60_000)
+            version = int(page.get_attribute("body", "data-live"))
+            made = (label.folder / "annotate/head.safetensors").stat().st_mtime
+            page.wait_for_selector(f"#whole[data-head='{version}']", timeout=60_000)
+            page.wait_for_timeout(200)
+            when = next(at for drawn, at in page.evaluate("drawn") if drawn >= version)
+            waits.append(when / 1000 - made)
+        again = gallery(page)
+        page.close()
+    return {
+        "a new head's prediction over the image, median": statistics.median(waits),
+        "the same, longest of five heads": max(waits),
+        "all 60 images with their predictions": first,
+        "the same by another head": again,
+    }
+
+
+def main() -> None:
+    need_browser()
+    from playwright.sync_api import sync_playwright
+
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright, launch(playwright) as chromium:
+        found = {**first_question(chromium, Path(folder)), **predictions(chromium, Path(folder))}
+    load = (load, os.getloadavg()[0])
+    table = [{"wait": name, "seconds": round(seconds, 2)} for name, seconds in found.items()]
+    report = [
+        "| until | s |",
+        "| --- | --- |",
+        *(f"| {row['wait']} | {row['seconds']} |" for row in table),
+        "",
+        f"`python bench/label_waits.py`, {os.cpu_count()} cores, load average {load[0]:.1f} before and {load[1]:.1f} "
+        f"after, that of the measurement included.",
+    ]
+    print("\n".join(report))
+    out = ROOT / "bench/results/cpu"
+    (out / "label_waits.md").write_text("\n".join(report) + "\n")
+    (out / "label_waits.json").write_text(json.dumps({"waits": table, "load": load}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
