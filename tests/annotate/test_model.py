@@ -202,7 +202,7 @@ def test_clicks_where_she_wants(open_page, run):
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Shift+ArrowDown")
     page.keyboard.press("Enter")
-    page.wait_for_function("document.getElementById('question').textContent.startsWith('Which class')")
+    page.wait_for_selector("#question:has-text('Which class')", timeout=WAIT)
     page.keyboard.press("2")
     acknowledged(page)
     page.keyboard.press("Escape")
