@@ -32,7 +32,7 @@ class TiledGreedy {
     void keep(int64_t count);
     int64_t guesses() const;
 
-    // DenseGreedy after `count` guesses (0: labeled points alone), (N,) float64.
+    // Coverage after `count` guesses (0: labeled points alone), (N,) float64.
     const double* coverage(int64_t count) const;
 
     // What the guess at step t gains, in float64.

@@ -144,14 +144,14 @@ def take_direction(
 
 
 @triton.jit
-def is_alive(k, total, rows, row_end, columns, column_end, floor, allowed, error_lambda, relative, absolute,
-             tolerance, KIND: tl.constexpr):  # fmt: skip
+def is_alive(k, total, rows, row_end, columns, column_end, floor, allowed, sq_dist_rel_err, relative,
+             absolute, tolerance, KIND: tl.constexpr):  # fmt: skip
     """Entries that row or column may still use."""
     floor_i = tl.load(floor + rows, mask=rows < row_end, other=4.0)
     floor_j = tl.load(floor + columns, mask=columns < column_end, other=4.0)
     open_i = tl.load(allowed + rows, mask=rows < row_end, other=0) != 0
     open_j = tl.load(allowed + columns, mask=columns < column_end, other=0) != 0
-    off = bound_of(k, total, error_lambda, relative, absolute, tolerance, KIND)
+    off = bound_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
     least = tl.minimum(floor_i[:, None], floor_j[None, :])
     return (k != DEAD) & (k + off > least) & (open_i[:, None] | open_j[None, :])
 
@@ -176,21 +176,8 @@ def sweep(
         append(pairs, length, k, rows, columns)
         magic = tl.load(magic_at)
         if counting != 0:
-            left = is_alive(
-                k,
-                total,
-                rows,
-                points,
-                columns,
-                points,
-                floor,
-                allowed,
-                sq_dist_rel_err,
-                relative,
-                absolute,
-                tolerance,
-                KIND,
-            ).to(tl.int32)
+            left = is_alive(k, total, rows, points, columns, points, floor, allowed,
+                            sq_dist_rel_err, relative, absolute, tolerance, KIND).to(tl.int32)  # fmt: skip
             tl.atomic_add(counts + rows, tl.sum(left, axis=1), mask=rows < points, sem="relaxed")
             if column_tile < row_tile:
                 tl.atomic_add(counts + columns, tl.sum(left, axis=0), mask=columns < points, sem="relaxed")
@@ -263,21 +250,8 @@ def gather(
             a, a, units, rows, columns, points, points, columns, sq_norms, sq_norms, norms_at, sq_dist_rel_err,
             absolute, tolerance, product, KIND, WIDEN, SIDE,
         )  # fmt: skip
-        left = is_alive(
-            k,
-            total,
-            rows,
-            points,
-            columns,
-            points,
-            floor,
-            allowed,
-            sq_dist_rel_err,
-            relative,
-            absolute,
-            tolerance,
-            KIND,
-        ).to(tl.int32)
+        left = is_alive(k, total, rows, points, columns, points, floor, allowed,
+                        sq_dist_rel_err, relative, absolute, tolerance, KIND).to(tl.int32)  # fmt: skip
         place = length[:, None] + tl.cumsum(left, axis=1) - 1
         fits = (left > 0) & (place < room[:, None])
         point = tl.zeros([SIDE, 1], tl.int32) + columns.to(tl.int32)[None, :]
