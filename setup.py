@@ -96,7 +96,8 @@ class BuildNative(build_ext):
 
 def cpu_extension():
     """`difal_kernels._cpu`: csrc/bind_cpu*.cpp and every csrc/cpu/*.cpp."""
-    flags = ["-O3", "-Wall", "-Wextra", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-pthread"]
+    flags = ["-O3", "-Wall", "-Wextra", "-Werror=switch", "-pthread"]
+    flags += ["-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
     link = ["-pthread"]
     sanitizer = os.environ.get("DIFAL_SANITIZE")
     if sanitizer:

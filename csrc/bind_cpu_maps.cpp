@@ -52,10 +52,10 @@ void resize_projected(const std::vector<std::tuple<std::uintptr_t, std::uintptr_
 }
 
 int64_t disagreement(const py::tuple& samples, const py::tuple& single, int input, bool check_finite, double weight,
-                     int64_t num_samples, int64_t num_classes, const std::vector<int64_t>& place_sizes,
+                     int64_t num_samples, int64_t num_classes, const std::vector<int64_t>& position_sizes,
                      const py::tuple& scores, int threads) {
     difal::DisagreementJob job =
-        difal::disagreement_job(samples, single, input, check_finite, weight, num_samples, num_classes, place_sizes);
+        difal::disagreement_job(samples, single, input, check_finite, weight, num_samples, num_classes, position_sizes);
     for (int i = 0; i < difal::score_count; ++i) {
         job.scores[i] = address<float>(scores[i].cast<std::uintptr_t>());
     }
@@ -66,7 +66,7 @@ int64_t disagreement(const py::tuple& samples, const py::tuple& single, int inpu
 }  // namespace
 
 void bind_cpu_maps(py::module_& m) {
-    m.def("disagreement", &disagreement, "Fills the wanted scores; the first invalid place, or -1.");
+    m.def("disagreement", &disagreement, "Fills the wanted scores; the first invalid position, or -1.");
     m.def("hypercolumns", &hypercolumns);
     m.def("gram_maps", &gram_maps);
     m.def("resize_projected", &resize_projected);

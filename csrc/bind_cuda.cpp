@@ -203,11 +203,11 @@ void hypercolumns(At at, const std::vector<Map>& maps, int64_t height, int64_t w
 }
 
 void disagreement(At at, const py::tuple& samples, const py::tuple& single, int input, bool check_finite, double weight,
-                  int64_t num_samples, int64_t num_classes, const std::vector<int64_t>& place_sizes,
+                  int64_t num_samples, int64_t num_classes, const std::vector<int64_t>& position_sizes,
                   const std::array<std::uintptr_t, difal::gpu_score_count>& scores, double entropy_limit,
                   double bald_limit, std::uintptr_t first_bad) {
     difal::DisagreementJob job =
-        difal::disagreement_job(samples, single, input, check_finite, weight, num_samples, num_classes, place_sizes);
+        difal::disagreement_job(samples, single, input, check_finite, weight, num_samples, num_classes, position_sizes);
     for (int i = 0; i < difal::gpu_score_count; ++i) job.scores[i] = address<float>(scores[i]);
     py::gil_scoped_release release;
     difal::cuda::disagreement(queue(at), job, {entropy_limit, bald_limit}, address<unsigned long long>(first_bad));

@@ -55,7 +55,7 @@ inline HypercolumnJob hypercolumn_job(std::vector<FeatureMap>& views, const std:
             address<double>(squared_norms)};
 }
 
-// An array of predictions from its Python description (address, type, sample stride, class stride, place
+// An array of predictions from its Python description (address, type, sample stride, class stride, position
 // strides, tolerance); no address, no array.
 inline Predictions predictions(const py::tuple& from) {
     Predictions to;
@@ -64,7 +64,7 @@ inline Predictions predictions(const py::tuple& from) {
     to.sample_stride = from[2].cast<int64_t>();
     to.class_stride = from[3].cast<int64_t>();
     int d = 0;
-    for (const auto& stride : from[4].cast<py::tuple>()) to.place_strides[d++] = stride.cast<int64_t>();
+    for (const auto& stride : from[4].cast<py::tuple>()) to.position_strides[d++] = stride.cast<int64_t>();
     to.sum_tolerance = from[5].cast<double>();
     return to;
 }
@@ -72,10 +72,10 @@ inline Predictions predictions(const py::tuple& from) {
 // All but where the scores go.
 inline DisagreementJob disagreement_job(const py::tuple& samples, const py::tuple& single, int input, bool check_finite,
                                         double weight, int64_t num_samples, int64_t num_classes,
-                                        const std::vector<int64_t>& place_sizes) {
+                                        const std::vector<int64_t>& position_sizes) {
     DisagreementJob job;
-    if (place_sizes.size() > max_place_dims) {
-        throw std::invalid_argument("at most " + std::to_string(max_place_dims) + " place dimensions");
+    if (position_sizes.size() > max_position_dims) {
+        throw std::invalid_argument("at most " + std::to_string(max_position_dims) + " position dimensions");
     }
     job.samples = predictions(samples);
     job.single = predictions(single);
@@ -84,7 +84,7 @@ inline DisagreementJob disagreement_job(const py::tuple& samples, const py::tupl
     job.weight = weight;
     job.num_samples = num_samples;
     job.num_classes = num_classes;
-    for (int64_t size : place_sizes) job.place_sizes[job.place_dims++] = size;
+    for (int64_t size : position_sizes) job.position_sizes[job.position_dims++] = size;
     return job;
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -81,7 +82,7 @@ def _from_numpy(value: np.ndarray, name: str) -> torch.Tensor:
         value = value.astype(np.int64)
     if value.dtype.kind not in "fiub" or value.dtype.itemsize > 8:
         raise TypeError(f"`{name}` must hold numbers of at most 64 bits, got a numpy.ndarray of dtype {value.dtype}")
-    if isinstance(value, np.ma.MaskedArray):
+    if is_masked(value):
         raise TypeError(f"`{name}` must not be a masked array: the mask would be ignored; drop or fill those entries")
     whole = value.flags.aligned and not any(stride < 0 or stride % value.itemsize for stride in value.strides)
     if not (whole and value.dtype.isnative):
@@ -138,10 +139,16 @@ def as_bool(value: Any, name: str) -> bool:
     return bool(value)
 
 
+def is_masked(value: Any) -> bool:
+    """Whether it is one of NumPy's masked arrays, without loading their module: the first call would take its time."""
+    masked = sys.modules.get("numpy.ma")
+    return masked is not None and isinstance(value, masked.MaskedArray)
+
+
 def as_numbers(value: Any, name: str, what: str) -> np.ndarray:
     """One real number or an array of them, as float64; TypeError "`name` must be `what`" for anything else."""
     try:
-        if isinstance(value, torch.Tensor | np.ma.MaskedArray):
+        if isinstance(value, torch.Tensor) or is_masked(value):
             value = as_data(value, name, (*FLOATS, *INTEGERS)).double().cpu().numpy()
         array = np.asarray(value)
         if value is None or array.dtype.kind not in "fiuO":  # O: fractions, decimals

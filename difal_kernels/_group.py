@@ -86,8 +86,8 @@ class Group:
     def broadcast(self, tensor: torch.Tensor, source: int) -> torch.Tensor:
         """`tensor` of rank `source`, on all; of any dtype, since its bytes travel."""
         if self.size > 1 and tensor.numel():
-            place = source if self.group is None else dist.get_global_rank(self.group, source)
-            self._run(dist.broadcast, tensor.view(torch.uint8), place)
+            root = source if self.group is None else dist.get_global_rank(self.group, source)
+            self._run(dist.broadcast, tensor.view(torch.uint8), root)
         return tensor
 
     def gather(self, values: list[float], dtype: torch.dtype) -> torch.Tensor:

@@ -18,7 +18,7 @@ import torch
 from ._checks import as_choice, as_features, as_int, back_converter, check_finite
 from ._group import Group, RankLostError, connect, default_timeout
 from .ops.maxherding.bandwidth import sample_rows
-from .ops.maxherding.kernel_functions import KERNELS, SCALE_FREE, kernel_matrix
+from .ops.maxherding.kernel_functions import OF_FEATURES, SCALE_FREE, kernel_matrix
 from .ops.maxherding.problem import _bandwidths, _candidates, _labeled, _weights
 from .ops.maxherding.result import TIE
 
@@ -141,7 +141,7 @@ def _agreed(ranks, features, budget, labeled, candidates, weights, kernel, bandw
         return result
 
     def check_own():
-        as_choice(kernel, "kernel", [name for name in KERNELS if name != "precomputed"])
+        as_choice(kernel, "kernel", OF_FEATURES)
         x = as_features(features, "features")
         if x.ndim != 2:
             raise ValueError(f"`features` must be 2-D (n, D), got shape {tuple(x.shape)}")
@@ -323,15 +323,15 @@ class _Shard:
             best = float(self.ranks.gather([own], torch.float64).max())
             first = first if picks else best
             near = (gain >= best - TIE * first).nonzero()[:, 0]
-            place = int(near[0]) if len(near) else -1
-            j = self.begin + int(self.mine[place]) if len(near) else self.total
-            value = float(gain[place]) if len(near) else 0.0
+            position = int(near[0]) if len(near) else -1
+            j = self.begin + int(self.mine[position]) if len(near) else self.total
+            value = float(gain[position]) if len(near) else 0.0
             found = self.ranks.gather([j, value], torch.float64)  # indices below 2^53: exact
             owner = int(found[:, 0].argmin())
             picks.append(int(found[owner, 0]))
             gains.append(float(found[owner, 1]) * unit)
             if owner == self.ranks.rank:
-                open_[place] = False
+                open_[position] = False
             self._raise(picks[-1] - self.starts[owner], owner)
         return picks, gains, self._coverage()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_check import LEAST, SECONDS, Clock, Records, Run, Step, plan
+from gpu_check import MIN_STEP_SECONDS, SECONDS, Clock, Records, Run, Step, plan
 
 BENCH = Path(__file__).parents[1] / "bench"
 NAMES = [step.name for step in plan("smoke", True, Path())]
@@ -85,7 +85,7 @@ def test_steps_that_hang_cost_their_own_time_and_the_run_its_own(tmp_path):
 def test_no_step_is_begun_without_time(tmp_path):
     clock = FakeClock()
     steps = [Step("long", 100, saying("lasts 18")), Step("short", 1, saying("x"))]
-    assert Run(steps, 18 + LEAST / 2, Records(tmp_path), clock, say=lambda line: None).all() == 1
+    assert Run(steps, 18 + MIN_STEP_SECONDS / 2, Records(tmp_path), clock, say=lambda line: None).all() == 1
     assert rows(tmp_path)[-1] == {"step": "short", "status": "left out: no time", "took_seconds": 0.0}
 
 

@@ -49,11 +49,11 @@ class Stored final : public StoredGreedy {
   public:
     Stored(const CoverageProblem& problem, int threads) : StoredGreedy(problem, threads) {
         if (!p.symmetric || steepest(p.kind) < 0) return;
-        weighted_scale_.resize(p.rows);
+        weighted_sq_norms_.resize(p.rows);
         for (int64_t i = 0; i < p.rows; ++i) {
-            weighted_scale_[i] = p.weights[i] * p.row_sq_norms[i];
+            weighted_sq_norms_[i] = p.weights[i] * p.row_sq_norms[i];
             weight_ += p.weights[i];
-            spread_ += weighted_scale_[i];
+            spread_ += weighted_sq_norms_[i];
         }
     }
 
@@ -115,13 +115,13 @@ class Stored final : public StoredGreedy {
     // Entries bounded by bound_of, which of the value k is (k + quantization_err) (relative + 1.01 min(sq_dist_rel_err
     // (s_i + s_j) slope, tolerance)) + quantization_err, sum to no more than this; see docs/exactness.md.
     bool weigh(int64_t begin, int64_t end) override {
-        if (weighted_scale_.empty()) return false;
+        if (weighted_sq_norms_.empty()) return false;
         const double quantization_err = p.error.quantization_err;
         double totals[kTogether], spreads[kTogether];
         for (int64_t first = begin; first < end; first += kTogether) {
             const int64_t count = std::min(kTogether, end - first);
-            kernels_.weigh(entry(first, 0), p.matrix_stride, count, p.rows, p.weights, weighted_scale_.data(), totals,
-                           spreads);
+            kernels_.weigh(entry(first, 0), p.matrix_stride, count, p.rows, p.weights, weighted_sq_norms_.data(),
+                           totals, spreads);
             for (int64_t c = 0; c < count; ++c) {
                 const double total = totals[c] + quantization_err * weight_,
                              spread = spreads[c] + quantization_err * spread_;
@@ -185,8 +185,8 @@ class Stored final : public StoredGreedy {
     }
 
     const MatrixKernels<T>& kernels_ = matrix_kernels<T>();
-    std::vector<double> weighted_scale_;  // w_i s_i; empty where `weigh` is not for this kernel
-    double weight_ = 0, spread_ = 0;      // sums of w_i and of w_i s_i
+    std::vector<double> weighted_sq_norms_;  // w_i s_i; empty where `weigh` is not for this kernel
+    double weight_ = 0, spread_ = 0;         // sums of w_i and of w_i s_i
 };
 
 }  // namespace

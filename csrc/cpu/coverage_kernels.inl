@@ -1,8 +1,8 @@
 // Compiled once per instruction set; see difal/isa.h for what may stand here. Loops are written so that the
 // compiler vectorises them: no calls that do not inline, no branches, unit stride.
 #include "difal/coverage_kernels.h"
+#include "difal/each_kind.h"
 #include "difal/estimate.h"
-#include "each_kind.h"
 #include "matrix_kernels.inl"
 
 namespace difal {
@@ -10,17 +10,12 @@ namespace {
 
 template <KernelKind kind>
 int64_t transform_as(const ErrorModel& error, float* __restrict g, int64_t n, float s_i, const float* __restrict s) {
-    const float sq_dist_rel_err = error.sq_dist_rel_err, tolerance = error.tolerance, absolute = error.absolute;
+    const ErrorModel e = error;
     int32_t uncertain = 0;
 #pragma omp simd reduction(+ : uncertain)
     for (int64_t j = 0; j < n; ++j) {
-        if constexpr (kind == KernelKind::cosine) {
-            g[j] = g[j] < -absolute ? -1.0f : larger(g[j], 0.0f);  // -1: surely 0, and never live
-        } else {
-            const float sum = s_i + s[j];
-            g[j] = estimate<kind>(sum - 2 * g[j], sq_dist_rel_err * sum, tolerance);
-            uncertain += g[j] == kUncertain;
-        }
+        g[j] = value_of_product<kind>(e, g[j], s_i, s[j]);
+        if constexpr (kind != KernelKind::cosine && kind != KernelKind::precomputed) uncertain += g[j] == kUncertain;
     }
     return uncertain;
 }

@@ -1,4 +1,4 @@
-// One tile of places, compiled once per instruction set (see difal/isa.h). Lanes are places.
+// One tile of positions, compiled once per instruction set (see difal/isa.h). Lanes are positions.
 //
 // All arithmetic is in double. exp and ln are polynomials good to 4e-11 (exp, relative) and 2e-11 (ln,
 // absolute), so a probability p carries a relative error of at most 1e-10 and an entropy, whose derivative
@@ -6,7 +6,7 @@
 // than 2e-9 for any C in use, so rounding the answer to float32 (half an ulp of 6.24 = ln 512 is 2.4e-7) is
 // the error that is left.
 //
-// A row is one prediction: the C numbers of one sample at one place. With x its logits (or
+// A row is one prediction: the C numbers of one sample at one position. With x its logits (or
 // log-probabilities),
 //     e_c = exp(x_c - max x),  Z = sum e,  T = sum e_c (x_c - max x),  H = ln Z - T / Z,  p_c = e_c / Z;
 // with x its probabilities, e = x and T = sum x_c ln x_c: the same formulas divide out a sum that is nearly
@@ -17,24 +17,24 @@
 namespace difal {
 namespace {
 
-// Reads one sample of the tile into `block`: W places side by side, then the classes, then the next W places.
+// Reads one sample of the tile into `block`: W positions side by side, then the classes, then the next W positions.
 // The C streams are too many and too far apart for the processor's own prefetching, so what is read next,
 // `ahead` elements further, is asked for here.
 template <class Element>
-void read_as(const Predictions& from, int64_t sample, int64_t C, const int64_t* offsets, int64_t count, int64_t places,
-             int64_t ahead, double* block) {
+void read_as(const Predictions& from, int64_t sample, int64_t C, const int64_t* offsets, int64_t count,
+             int64_t positions, int64_t ahead, double* block) {
     const auto* data = static_cast<const typename Element::Type*>(from.data) + sample * from.sample_stride;
     const int64_t stride = from.class_stride;
-    bool contiguous = count == places;
+    bool contiguous = count == positions;
     for (int64_t i = 1; i < count; ++i) contiguous &= offsets[i] == offsets[0] + i;
     if (contiguous) {
         for (int64_t c = 0; c < C; ++c) {
             const auto* row = data + offsets[0] + c * stride;
             const uintptr_t next = reinterpret_cast<uintptr_t>(row) + ahead * sizeof *row;
-            for (uintptr_t line = 0; line < places * sizeof *row; line += 64) {
+            for (uintptr_t line = 0; line < positions * sizeof *row; line += 64) {
                 __builtin_prefetch(reinterpret_cast<const void*>(next + line));
             }
-            for (int64_t b = 0; b < places / W; ++b) {
+            for (int64_t b = 0; b < positions / W; ++b) {
                 const Vd x = Element::wide(row + b * W);
                 __builtin_memcpy(block + (b * C + c) * W, &x, sizeof x);
             }
@@ -52,17 +52,17 @@ void read_as(const Predictions& from, int64_t sample, int64_t C, const int64_t* 
     }
 }
 
-void read(const Predictions& from, int64_t sample, int64_t C, const int64_t* offsets, int64_t count, int64_t places,
+void read(const Predictions& from, int64_t sample, int64_t C, const int64_t* offsets, int64_t count, int64_t positions,
           int64_t ahead, double* block) {
     switch (from.type) {
         case Scalar::f32:
-            return read_as<F32>(from, sample, C, offsets, count, places, ahead, block);
+            return read_as<F32>(from, sample, C, offsets, count, positions, ahead, block);
         case Scalar::f64:
-            return read_as<F64>(from, sample, C, offsets, count, places, ahead, block);
+            return read_as<F64>(from, sample, C, offsets, count, positions, ahead, block);
         case Scalar::f16:
-            return read_as<F16>(from, sample, C, offsets, count, places, ahead, block);
+            return read_as<F16>(from, sample, C, offsets, count, positions, ahead, block);
         case Scalar::bf16:
-            return read_as<Bf16>(from, sample, C, offsets, count, places, ahead, block);
+            return read_as<Bf16>(from, sample, C, offsets, count, positions, ahead, block);
     }
 }
 
@@ -232,19 +232,19 @@ int64_t DIFAL_DISAGREEMENT(const DisagreementTile& tile) {
     const bool wants_balanced = job.scores[balentacq] != nullptr;
     const bool wants_released = job.scores[released_edald] != nullptr;
     double* block = tile.scratch;
-    double* sums = block + tile.places * C;
-    double* votes = sums + tile.places * C;
-    double* squares = votes + (wants_votes ? tile.places * K : 0);
-    double* released_sums = squares + (wants_balanced ? tile.places * C : 0);
-    Vd sum_entropy[max_tile_places / W];
-    Rows prediction[max_tile_places / W];  // of `single` if there is one, else of the mean
-    Vd released[max_tile_places / W];      // sum of the samples' released entropies
-    Vd released_single[max_tile_places / W];
-    Vi bad[max_tile_places / W] = {};
+    double* sums = block + tile.positions * C;
+    double* votes = sums + tile.positions * C;
+    double* squares = votes + (wants_votes ? tile.positions * K : 0);
+    double* released_sums = squares + (wants_balanced ? tile.positions * C : 0);
+    Vd sum_entropy[max_tile_positions / W];
+    Rows prediction[max_tile_positions / W];  // of `single` if there is one, else of the mean
+    Vd released[max_tile_positions / W];      // sum of the samples' released entropies
+    Vd released_single[max_tile_positions / W];
+    Vi bad[max_tile_positions / W] = {};
 
     for (int64_t k = 0; k < K; ++k) {
-        const int64_t stride = job.samples.sample_stride, ahead = k + 1 < K ? stride : tile.places - k * stride;
-        read(job.samples, k, C, tile.sample_offsets, tile.count, tile.places, ahead, block);
+        const int64_t stride = job.samples.sample_stride, ahead = k + 1 < K ? stride : tile.positions - k * stride;
+        read(job.samples, k, C, tile.sample_offsets, tile.count, tile.positions, ahead, block);
         for (int64_t b = 0; b < columns; ++b) {
             const Rows rows = summarise(block + b * C * W, C, job, job.samples.sum_tolerance,
                                         wants_votes || (K == 1 && wants_ranks && !has_single));
@@ -264,7 +264,7 @@ int64_t DIFAL_DISAGREEMENT(const DisagreementTile& tile) {
         }
     }
     if (has_single) {
-        read(job.single, 0, C, tile.single_offsets, tile.count, tile.places, tile.places, block);
+        read(job.single, 0, C, tile.single_offsets, tile.count, tile.positions, tile.positions, block);
         for (int64_t b = 0; b < columns; ++b) {
             prediction[b] = summarise(block + b * C * W, C, job, job.single.sum_tolerance, wants_ranks);
             bad[b] |= prediction[b].bad;

@@ -25,7 +25,7 @@ class DistanceBounds {
     // origin is best.
     DistanceBounds(const void* features, int64_t rows, int64_t dimension, bool is_double);
 
-    // Prepares rows, given by their addresses, from place `begin` on: a multiple of 16.
+    // Prepares rows, given by their addresses, from position `begin` on: a multiple of 16.
     void prepare(const void* const* rows, int64_t count, BoundRows& out, int64_t begin = 0) const;
 
     // out[i * stride + j] = the inner product of row i of a and row begin + j of b, j < count; begin as above.

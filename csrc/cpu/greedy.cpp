@@ -20,7 +20,7 @@ constexpr double kTaken = -std::numeric_limits<double>::infinity();
 void Scratch::reserve(int64_t n) {
     if (static_cast<int64_t>(rows.size()) >= n) return;
     rows.resize(n);
-    places.resize(n);
+    positions.resize(n);
     values.resize(n);
     weights.resize(n);
     column.resize(n);
@@ -43,15 +43,15 @@ void fill_row(const CoverageProblem& p, const ExactKernel& exact, int64_t i, flo
     int64_t found = 0;
     for (int64_t c = 0; found < count; ++c) {
         if (k[c] != kUncertain) continue;
-        s.places[found] = static_cast<int32_t>(c);
+        s.positions[found] = static_cast<int32_t>(c);
         s.rows[found++] = static_cast<int32_t>(point(c));
     }
     if (!p.candidates && first <= i && i < first + width) {  // k(x_i, x_i): 1, but 0 for the cosine of a zero vector
-        s.places[found] = static_cast<int32_t>(i - first);
+        s.positions[found] = static_cast<int32_t>(i - first);
         s.rows[found++] = static_cast<int32_t>(i);
     }
     exact.against_row(i, s.rows.data(), found, s.values.data());
-    for (int64_t u = 0; u < found; ++u) k[s.places[u]] = static_cast<float>(s.values[u]);
+    for (int64_t u = 0; u < found; ++u) k[s.positions[u]] = static_cast<float>(s.values[u]);
 }
 
 void cover_by_labeled(const CoverageProblem& p, const ExactKernel& exact, ThreadPool& pool, CoverageLevel& level,

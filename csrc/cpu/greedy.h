@@ -14,7 +14,7 @@ namespace difal {
 
 // Per-thread buffers for one column of the matrix.
 struct Scratch {
-    std::vector<int32_t> rows, places;
+    std::vector<int32_t> rows, positions;
     std::vector<double> values, weights;
     std::vector<float> column, packed, covered, sq_norms;
     std::vector<uint16_t> entries;

@@ -111,9 +111,9 @@ void multiply(const int32_t* a, int64_t a_rows, const int32_t* b, int64_t b_rows
                 }
                 for (int64_t j = group; j < end; j += kInt16Rows) {
                     const int32_t* b_block = b + j / kInt16Rows * block;
-                    // Where one pass is all, two places are used by turns.
-                    const int64_t place = is_first && is_last ? j / kInt16Rows % 2 : (j - group) / kInt16Rows;
-                    int32_t* sum = sums + place * 4 * kTileWords;
+                    // Where one pass is all, two buffers are used in turn.
+                    const int64_t buffer = is_first && is_last ? j / kInt16Rows % 2 : (j - group) / kInt16Rows;
+                    int32_t* sum = sums + buffer * 4 * kTileWords;
                     if (is_first) {
                         _tile_zero(0);
                         _tile_zero(1);

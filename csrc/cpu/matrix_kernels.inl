@@ -1,8 +1,8 @@
 // The inner loops on a stored matrix, for entries of either type. Included by coverage_kernels.inl; what is said there
 // holds here.
 #include "difal/coverage_kernels.h"
+#include "difal/each_kind.h"
 #include "difal/estimate.h"
-#include "each_kind.h"
 
 namespace difal {
 namespace {

@@ -120,7 +120,7 @@ struct TiledGreedy::State final : Greedy {
             const bool as_row = may_reach(k, level.rounded[i]);
             if (as_row) {
                 if (i == j) *self = count;
-                s.places[count] = i;
+                s.positions[count] = i;
                 s.column[count] = k;
                 s.covered[count] = level.rounded[i];
                 s.weights[count] = p.weights[i];
@@ -144,7 +144,7 @@ struct TiledGreedy::State final : Greedy {
         const int64_t count = pack(j, s, &self);
         const int64_t live = simd_.float32.live(p.kind, p.error, s.column.data(), s.covered.data(), count,
                                                 p.sq_norms[j], s.sq_norms.data(), s.rows.data());
-        for (int64_t r = 0; r < live; ++r) s.rows[r] = s.places[s.rows[r]];
+        for (int64_t r = 0; r < live; ++r) s.rows[r] = s.positions[s.rows[r]];
         return live;
     }
 

@@ -196,10 +196,10 @@ struct BlockGroup {
                 bool contends = here && t.reports[r].proposal < t.columns && t.reports[r].upper >= reach;
                 if (single) contends = contends && t.reports[r].upper == highest;
                 const unsigned mask = __ballot_sync(kAllLanes, contends);
-                const int place = contenders + __popc(mask & ((1u << lane()) - 1u));
-                if (contends && place < kContenders) {
-                    space.round.report[place] = r;
-                    space.round.column[place] = t.reports[r].proposal;
+                const int index = contenders + __popc(mask & ((1u << lane()) - 1u));
+                if (contends && index < kContenders) {
+                    space.round.report[index] = r;
+                    space.round.column[index] = t.reports[r].proposal;
                 }
                 contenders += __popc(mask);
                 const bool holds = here && t.reports[r].settled >= best - tie && t.reports[r].winner < t.columns;

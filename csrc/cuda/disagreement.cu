@@ -1,7 +1,7 @@
 // Entropy, BALD and their relatives in one read of the input.
 //
-// A place belongs to one thread where the classes are few, to a warp where they are many. Each prediction goes to
-// shared memory once, as the place's own column, so that its maximum, its exponentials and the mean over the samples
+// A position belongs to one thread where the classes are few, to a warp where they are many. Each prediction goes to
+// shared memory once, as the position's own column, so that its maximum, its exponentials and the mean over the samples
 // cost no second read.
 //
 // exp and ln are float32, sums as good as float64: the relative error of a probability stays below 3e-7, which moves an
@@ -19,7 +19,7 @@ namespace {
 
 constexpr float kLowestLog = -690.0f;
 constexpr float kSmallest = 1e-37f;  // stands for 0 under ln; 0 ln 0 comes out as 0
-constexpr int kFewClasses = 64;      // up to here a place is one thread's
+constexpr int kFewClasses = 64;      // up to here a position is one thread's
 constexpr size_t kShared = 48 * 1024;
 
 // How a type is kept in shared memory.
@@ -149,7 +149,7 @@ __device__ inline double kept_of(double v) {
     return v;
 }
 
-// The place's own numbers in shared memory: slot s of this thread, for class s * G + lane.
+// The position's own numbers in shared memory: slot s of this thread, for class s * G + lane.
 template <typename V>
 struct Column {
     V* at;
@@ -229,13 +229,13 @@ __device__ inline double clamp(double x, double limit) {
     return x > limit ? limit : x;
 }
 
-__device__ inline void store(float* scores, int64_t place, double value) {
-    if (scores) scores[place] = static_cast<float>(value);
+__device__ inline void store(float* scores, int64_t position, double value) {
+    if (scores) scores[position] = static_cast<float>(value);
 }
 
 template <typename T, int G, bool kRanks>
 __global__ void __launch_bounds__(128)
-    disagreement_kernel(DisagreementJob job, ScoreLimits limits, int64_t places, unsigned long long* first_bad) {
+    disagreement_kernel(DisagreementJob job, ScoreLimits limits, int64_t positions, unsigned long long* first_bad) {
     using V = typename Kept<T>::Type;
     const int64_t K = job.num_samples, C = job.num_classes, slots = (C + G - 1) / G;
     V* shared = reinterpret_cast<V*>(shared_memory());
@@ -243,14 +243,14 @@ __global__ void __launch_bounds__(128)
     const Column<float> sums{reinterpret_cast<float*>(shared + slots * blockDim.x) + threadIdx.x};
     int32_t* votes = reinterpret_cast<int32_t*>(sums.at - threadIdx.x + slots * blockDim.x);  // (K, groups)
     const int groups = static_cast<int>(blockDim.x) / G, group = static_cast<int>(threadIdx.x) / G;
-    const int64_t place = static_cast<int64_t>(blockIdx.x) * groups + group;
-    if (place >= places) return;
+    const int64_t position = static_cast<int64_t>(blockIdx.x) * groups + group;
+    if (position >= positions) return;
     int64_t sample_offset = 0, single_offset = 0;
-    for (int64_t d = job.place_dims - 1, rest = place; d >= 0; --d) {
-        const int64_t index = rest % job.place_sizes[d];
-        rest /= job.place_sizes[d];
-        sample_offset += index * job.samples.place_strides[d];
-        single_offset += index * job.single.place_strides[d];
+    for (int64_t d = job.position_dims - 1, rest = position; d >= 0; --d) {
+        const int64_t index = rest % job.position_sizes[d];
+        rest /= job.position_sizes[d];
+        sample_offset += index * job.samples.position_strides[d];
+        single_offset += index * job.single.position_strides[d];
     }
     const bool has_single = job.single.data != nullptr, wants_votes = kRanks && job.scores[variation_ratio] != nullptr;
     const bool wants_mean = K > 1;
@@ -309,16 +309,16 @@ __global__ void __launch_bounds__(128)
     const double uncertainty = clamp(q.entropy, limits.entropy);
     information = clamp(information, limits.bald);
     [[maybe_unused]] const double second = q.second > 0 ? q.second : 0;
-    store(job.scores[entropy], place, uncertainty);
-    store(job.scores[bald], place, information);
-    store(job.scores[combined], place, uncertainty + job.weight * information);
-    store(job.scores[expected_entropy], place, clamp(expected, limits.entropy));
-    store(job.scores[least_confidence], place, clamp(1 - q.top + q_nan, 1));
+    store(job.scores[entropy], position, uncertainty);
+    store(job.scores[bald], position, information);
+    store(job.scores[combined], position, uncertainty + job.weight * information);
+    store(job.scores[expected_entropy], position, clamp(expected, limits.entropy));
+    store(job.scores[least_confidence], position, clamp(1 - q.top + q_nan, 1));
     if constexpr (kRanks) {
-        store(job.scores[margin], place, clamp(1 - (q.top - second) + q_nan, 1));
-        store(job.scores[variation_ratio], place, 1 - most / static_cast<double>(K) + (expected - expected));
+        store(job.scores[margin], position, clamp(1 - (q.top - second) + q_nan, 1));
+        store(job.scores[variation_ratio], position, 1 - most / static_cast<double>(K) + (expected - expected));
     }
-    if (bad) atomicMin(first_bad, static_cast<unsigned long long>(place));
+    if (bad) atomicMin(first_bad, static_cast<unsigned long long>(position));
 }
 
 // Shared memory of a block, and how many threads it can have: 0 if none.
@@ -335,16 +335,17 @@ int most_threads(int64_t K, int64_t C, bool votes, int G, size_t value_size) {
 }
 
 template <typename T, int G, bool kRanks>
-void launch_as(Queue queue, const DisagreementJob& job, const ScoreLimits& limits, int64_t places,
+void launch_as(Queue queue, const DisagreementJob& job, const ScoreLimits& limits, int64_t positions,
                unsigned long long* first_bad) {
     constexpr size_t kValue = sizeof(typename Kept<T>::Type);
     const bool votes = job.scores[variation_ratio] != nullptr;
     const int threads = most_threads(job.num_samples, job.num_classes, votes, G, kValue);
     if (threads == 0) throw std::runtime_error("too many classes or samples for shared memory");
     const int64_t per_block = threads / G;
-    launch(disagreement_kernel<T, G, kRanks>, queue, dim3(static_cast<unsigned>((places + per_block - 1) / per_block)),
-           threads, shared_size(job.num_samples, job.num_classes, votes, threads, G, kValue), false, job, limits,
-           places, first_bad);
+    launch(disagreement_kernel<T, G, kRanks>, queue,
+           dim3(static_cast<unsigned>((positions + per_block - 1) / per_block)), threads,
+           shared_size(job.num_samples, job.num_classes, votes, threads, G, kValue), false, job, limits, positions,
+           first_bad);
 }
 
 bool one_thread_each(const DisagreementJob& job) {
@@ -353,22 +354,22 @@ bool one_thread_each(const DisagreementJob& job) {
 }
 
 template <typename T, bool kRanks>
-void launch_ranks(Queue queue, const DisagreementJob& job, const ScoreLimits& limits, int64_t places,
+void launch_ranks(Queue queue, const DisagreementJob& job, const ScoreLimits& limits, int64_t positions,
                   unsigned long long* first_bad) {
     if (one_thread_each(job)) {
-        launch_as<T, 1, kRanks>(queue, job, limits, places, first_bad);
+        launch_as<T, 1, kRanks>(queue, job, limits, positions, first_bad);
     } else {
-        launch_as<T, kWarp, kRanks>(queue, job, limits, places, first_bad);
+        launch_as<T, kWarp, kRanks>(queue, job, limits, positions, first_bad);
     }
 }
 
 template <typename T>
-void launch_type(Queue queue, const DisagreementJob& job, const ScoreLimits& limits, int64_t places,
+void launch_type(Queue queue, const DisagreementJob& job, const ScoreLimits& limits, int64_t positions,
                  unsigned long long* first_bad) {
     if (job.scores[margin] || job.scores[variation_ratio]) {
-        launch_ranks<T, true>(queue, job, limits, places, first_bad);
+        launch_ranks<T, true>(queue, job, limits, positions, first_bad);
     } else {
-        launch_ranks<T, false>(queue, job, limits, places, first_bad);
+        launch_ranks<T, false>(queue, job, limits, positions, first_bad);
     }
 }
 
@@ -379,18 +380,18 @@ bool disagreement_fits(int64_t num_samples, int64_t num_classes, bool votes) {
 }
 
 void disagreement(Queue queue, const DisagreementJob& job, const ScoreLimits& limits, unsigned long long* first_bad) {
-    int64_t places = 1;
-    for (int d = 0; d < job.place_dims; ++d) places *= job.place_sizes[d];
-    if (places == 0) return;
+    int64_t positions = 1;
+    for (int d = 0; d < job.position_dims; ++d) positions *= job.position_sizes[d];
+    if (positions == 0) return;
     switch (job.samples.type) {
         case Scalar::f32:
-            return launch_type<float>(queue, job, limits, places, first_bad);
+            return launch_type<float>(queue, job, limits, positions, first_bad);
         case Scalar::f64:
-            return launch_type<double>(queue, job, limits, places, first_bad);
+            return launch_type<double>(queue, job, limits, positions, first_bad);
         case Scalar::f16:
-            return launch_type<HalfFloat>(queue, job, limits, places, first_bad);
+            return launch_type<HalfFloat>(queue, job, limits, positions, first_bad);
         default:
-            return launch_type<BrainFloat>(queue, job, limits, places, first_bad);
+            return launch_type<BrainFloat>(queue, job, limits, positions, first_bad);
     }
 }
 

@@ -16,54 +16,54 @@ struct Maps {
 };
 
 // What one point reads of one map: element offsets of the corners from channel 0, and their weights.
-struct Place {
-    int64_t corner[4];
+struct Corners {
+    int64_t offset[4];
     double weight[4];
 };
 
-__device__ Place place_of(const FeatureMap& map, int64_t image, int64_t row, int64_t column, int64_t height,
-                          int64_t width) {
+__device__ Corners corners_of(const FeatureMap& map, int64_t image, int64_t row, int64_t column, int64_t height,
+                              int64_t width) {
     const Tap y = bilinear_tap(row, map.height, height), x = bilinear_tap(column, map.width, width);
-    Place place;
+    Corners corners;
     for (int k = 0; k < 4; ++k) {
-        place.corner[k] =
+        corners.offset[k] =
             image * map.stride_b + (k & 2 ? y.high : y.low) * map.stride_h + (k & 1 ? x.high : x.low) * map.stride_w;
-        place.weight[k] = (k & 2 ? y.weight : 1 - y.weight) * (k & 1 ? x.weight : 1 - x.weight);
+        corners.weight[k] = (k & 2 ? y.weight : 1 - y.weight) * (k & 1 ? x.weight : 1 - x.weight);
     }
-    return place;
+    return corners;
 }
 
 template <typename T>
-__device__ double value_at(const FeatureMap& map, const Place& place, int64_t c) {
+__device__ double value_at(const FeatureMap& map, const Corners& corners, int64_t c) {
     const T* data = static_cast<const T*>(map.data) + c * map.stride_c;
-    return place.weight[0] * wide(data[place.corner[0]]) + place.weight[1] * wide(data[place.corner[1]]) +
-           place.weight[2] * wide(data[place.corner[2]]) + place.weight[3] * wide(data[place.corner[3]]);
+    return corners.weight[0] * wide(data[corners.offset[0]]) + corners.weight[1] * wide(data[corners.offset[1]]) +
+           corners.weight[2] * wide(data[corners.offset[2]]) + corners.weight[3] * wide(data[corners.offset[3]]);
 }
 
 // visit(channel of the row, value) for this thread's channels of one map.
 template <typename T, typename Visit>
-__device__ void each_of_type(const FeatureMap& map, const Place& place, int64_t start, Visit&& visit) {
+__device__ void each_of_type(const FeatureMap& map, const Corners& corners, int64_t start, Visit&& visit) {
 #pragma unroll 4
-    for (int64_t c = threadIdx.x; c < map.channels; c += blockDim.x) visit(start + c, value_at<T>(map, place, c));
+    for (int64_t c = threadIdx.x; c < map.channels; c += blockDim.x) visit(start + c, value_at<T>(map, corners, c));
 }
 
 template <typename Visit>
-__device__ void each_value(const Maps& maps, int count, const Place* places, Visit&& visit) {
+__device__ void each_value(const Maps& maps, int count, const Corners* corners, Visit&& visit) {
     int64_t start = 0;
     for (int m = 0; m < count; ++m) {
         const FeatureMap& map = maps.at[m];
         switch (map.type) {
             case Float::f16:
-                each_of_type<HalfFloat>(map, places[m], start, visit);
+                each_of_type<HalfFloat>(map, corners[m], start, visit);
                 break;
             case Float::bf16:
-                each_of_type<BrainFloat>(map, places[m], start, visit);
+                each_of_type<BrainFloat>(map, corners[m], start, visit);
                 break;
             case Float::f32:
-                each_of_type<float>(map, places[m], start, visit);
+                each_of_type<float>(map, corners[m], start, visit);
                 break;
             default:
-                each_of_type<double>(map, places[m], start, visit);
+                each_of_type<double>(map, corners[m], start, visit);
         }
         start += map.channels;
     }
@@ -91,15 +91,16 @@ template <typename Row>
 __global__ void __launch_bounds__(kThreads)
     hypercolumn_kernel(HypercolumnJob job, Maps maps, int map_count, bool staged) {
     double* space = reinterpret_cast<double*>(shared_memory());
-    Place* places = reinterpret_cast<Place*>(space + kWarp);
-    Row* row = reinterpret_cast<Row*>(places + map_count);
+    Corners* corners = reinterpret_cast<Corners*>(space + kWarp);
+    Row* row = reinterpret_cast<Row*>(corners + map_count);
     const int64_t p = blockIdx.x;
     for (int m = threadIdx.x; m < map_count; m += blockDim.x) {
-        places[m] = place_of(maps.at[m], job.image[p], job.points[2 * p], job.points[2 * p + 1], job.height, job.width);
+        corners[m] =
+            corners_of(maps.at[m], job.image[p], job.points[2 * p], job.points[2 * p + 1], job.height, job.width);
     }
     __syncthreads();
     double sum = 0;
-    each_value(maps, map_count, places, [&](int64_t c, double value) {
+    each_value(maps, map_count, corners, [&](int64_t c, double value) {
         sum += value * value;
         if (staged) row[c] = static_cast<Row>(value);
     });
@@ -111,7 +112,7 @@ __global__ void __launch_bounds__(kThreads)
         for (int64_t c = threadIdx.x; c < job.channels; c += blockDim.x)
             store(job.out_type, job.out, begin + c, static_cast<double>(row[c]) * scale);
     } else {
-        each_value(maps, map_count, places, [&](int64_t c, double value) {
+        each_value(maps, map_count, corners, [&](int64_t c, double value) {
             store(job.out_type, job.out, begin + c, static_cast<double>(static_cast<Row>(value)) * scale);
         });
     }
@@ -119,7 +120,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <typename Row>
 void launch_as(Queue queue, const HypercolumnJob& job, const Maps& maps) {
-    const size_t fixed = sizeof(double) * kWarp + sizeof(Place) * static_cast<size_t>(job.map_count);
+    const size_t fixed = sizeof(double) * kWarp + sizeof(Corners) * static_cast<size_t>(job.map_count);
     const size_t all = fixed + sizeof(Row) * static_cast<size_t>(job.channels);
     const bool staged = all <= kMaxShared;
     launch(hypercolumn_kernel<Row>, queue, dim3(static_cast<unsigned>(job.point_count)), kThreads, staged ? all : fixed,

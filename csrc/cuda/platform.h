@@ -156,7 +156,7 @@ __device__ inline unsigned long long bits_of(double v) {
 #endif
 }
 
-// What a thread asks about its place.
+// The indices of a thread.
 __device__ inline int lane() {
     return static_cast<int>(threadIdx.x) % kWarp;
 }

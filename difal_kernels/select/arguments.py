@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .._version import __version__
 from ..curve import Target
-from ..ops.maxherding.kernel_functions import KERNELS
+from ..ops.maxherding.kernel_functions import OF_FEATURES
 
 METHODS = ("maxherding", "uherding", "probcover", "kcenter")
 DONE, FAILED, MISUSED, NOT_REACHED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -114,7 +114,7 @@ def make_parser() -> argparse.ArgumentParser:
     how.add_argument("--method", choices=METHODS, default="maxherding", help="see below; default maxherding")
     how.add_argument(
         "--kernel",
-        choices=[kernel for kernel in KERNELS if kernel != "precomputed"],
+        choices=OF_FEATURES,
         default="rbf",
         help="what similarity is; default rbf, a bell curve of the distance",
     )

@@ -36,7 +36,7 @@ CURVE_POINTS = 200  # of the coverage curve in the summary
 
 
 @dataclass(frozen=True)
-class Places:
+class OutputPaths:
     """Where the output goes.
 
     Attributes:
@@ -73,22 +73,22 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
         KeyboardInterrupt: on Ctrl-C, with the progress saved.
     """
     began = time.monotonic()
-    places = find_places(args)
+    paths = output_paths(args)
     report.passing("reading the features")
-    samples = read_samples(args, places)
+    samples = read_samples(args, paths)
     settings = decisive_settings(args, samples)
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     request = {"budget": args.budget, "until": args.until, "until_gain": args.until_gain}
-    finished = None if args.overwrite else earlier_answer(places, key, request)
+    finished = None if args.overwrite else earlier_answer(paths, key, request)
     if finished is not None:
-        report.say(f"{places.out} is there already, of the same files and options; nothing to do")
+        report.say(f"{paths.out} is there already, of the same files and options; nothing to do")
         return DONE if finished["reached"] else NOT_REACHED
     n, d = samples.pool.features.shape
     report.say(f"{n:,} samples of {d} numbers ({dtype_name(samples.pool.features)}), method {args.method}")
-    saved = SavedProgress(places.out, key)
+    saved = SavedProgress(paths.out, key)
     if args.overwrite:
         saved.remove()
-    picks, gains, coverage, kept, reached = select(args, samples, saved, places, report)
+    picks, gains, coverage, kept, reached = select(args, samples, saved, paths, report)
     summary = {
         "difal_select": __version__,
         "samples": n,
@@ -105,18 +105,18 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
         "seconds": round(time.monotonic() - began, 3),
         **measures(gains, coverage),
     }
-    write(places, picks, gains, coverage, samples.names, summary)
+    write(paths, picks, gains, coverage, samples.names, summary)
     saved.remove()
     end = "" if coverage is None else f", coverage {coverage[-1]:.4f}"
     report.say(
-        f"{len(picks):,} picks{end}, {duration(time.monotonic() - began)}" + (f": {places.out}" if places.out else "")
+        f"{len(picks):,} picks{end}, {duration(time.monotonic() - began)}" + (f": {paths.out}" if paths.out else "")
     )
     if not reached:
         report.say("all of --budget is picked and the target is not reached; raise --budget")
     return DONE if reached else NOT_REACHED
 
 
-def find_places(args: argparse.Namespace) -> Places:
+def output_paths(args: argparse.Namespace) -> OutputPaths:
     """Check that the output can be written, before any work."""
     out = None if args.out == STDIN else Path(args.out)
     summary = Path(args.summary) if args.summary else None if out is None else out.with_suffix(".json")
@@ -131,14 +131,14 @@ def find_places(args: argparse.Namespace) -> Places:
             raise InputError("--plot needs the package matplotlib: pip install matplotlib")
         if plot.suffix.lower() not in (".png", ".svg", ".pdf", ".jpg"):
             raise InputError(f"--plot must end in .png, .svg, .pdf or .jpg, got {plot}")
-    return Places(out, summary, plot, Path(tempfile.gettempdir()) if out is None else out.parent)
+    return OutputPaths(out, summary, plot, Path(tempfile.gettempdir()) if out is None else out.parent)
 
 
-def read_samples(args: argparse.Namespace, places: Places) -> Samples:
+def read_samples(args: argparse.Namespace, paths: OutputPaths) -> Samples:
     patterns = [name for given in args.features for name in (read_lines(given) if given == STDIN else [given])]
     if not patterns:
         raise InputError("standard input names no feature file")
-    pool = open_pool(find_files(patterns), args.column, places.scratch)
+    pool = open_pool(find_files(patterns), args.column, paths.scratch)
     n, d = pool.features.shape
     names = read_names(args.ids, args.id_column, pool.sources, n)
     rows, labeled = np.empty(0, dtype=np.int64), None
@@ -178,18 +178,18 @@ def decisive_settings(args: argparse.Namespace, samples: Samples) -> dict[str, A
     }
 
 
-def earlier_answer(places: Places, key: str, request: dict[str, Any]) -> dict[str, Any] | None:
+def earlier_answer(paths: OutputPaths, key: str, request: dict[str, Any]) -> dict[str, Any] | None:
     """The summary of an earlier run that wrote this very output; InputError if the output is of another run."""
-    if places.out is None or not places.out.exists():
+    if paths.out is None or not paths.out.exists():
         return None
-    earlier = None if places.summary is None else read_summary(places.summary)
+    earlier = None if paths.summary is None else read_summary(paths.summary)
     if earlier is not None and earlier.get("key") == key and earlier.get("request") == request:
         return earlier
-    raise InputError(f"{places.out} exists, of other files or options; name another file or add --overwrite")
+    raise InputError(f"{paths.out} exists, of other files or options; name another file or add --overwrite")
 
 
 def select(
-    args: argparse.Namespace, samples: Samples, saved: SavedProgress, places: Places, report: Reporter
+    args: argparse.Namespace, samples: Samples, saved: SavedProgress, paths: OutputPaths, report: Reporter
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None, bool]:
     """Picks as rows, gains, coverage before the first and after each, rows kept by --dedup, whether it was enough."""
     earlier = saved.read()
@@ -197,7 +197,7 @@ def select(
     if args.dedup is not None and kept is None:
         kept = without_near_duplicates(args, samples, report)
         saved.write(rows, gains, kept)
-    points = Points(samples, kept, places.scratch)
+    points = Points(samples, kept, paths.scratch)
     picks = points.of_rows(rows)
     budget = find_budget(args.budget, points.candidate_count)
     if len(picks):
@@ -348,7 +348,7 @@ def measures(gains: np.ndarray, coverage: np.ndarray | None) -> dict[str, Any]:
 
 
 def write(
-    places: Places,
+    paths: OutputPaths,
     picks: np.ndarray,
     gains: np.ndarray,
     coverage: np.ndarray | None,
@@ -356,16 +356,16 @@ def write(
     summary: dict[str, Any],
 ) -> None:
     """The picks last: where they are, everything is."""
-    if places.plot is not None and coverage is not None:
-        unfinished = places.plot.with_name(f".writing-{places.plot.name}")
+    if paths.plot is not None and coverage is not None:
+        unfinished = paths.plot.with_name(f".writing-{paths.plot.name}")
         plot_coverage(coverage, unfinished)
-        unfinished.replace(places.plot)
-    if places.summary is not None:
-        write_whole(places.summary, (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode())
-    if places.out is None:
+        unfinished.replace(paths.plot)
+    if paths.summary is not None:
+        write_whole(paths.summary, (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode())
+    if paths.out is None:
         print("\n".join(names[row] for row in picks.tolist()))
     else:
-        write_whole(places.out, picks_as_bytes(places.out.suffix.lower(), picks, gains, coverage, names))
+        write_whole(paths.out, picks_as_bytes(paths.out.suffix.lower(), picks, gains, coverage, names))
 
 
 def dtype_name(features: torch.Tensor) -> str:

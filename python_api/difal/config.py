@@ -18,8 +18,9 @@ import yaml
 
 from difal.earlier_names import moved
 from difal.errors import ConfigError
+from difal_kernels.ops.maxherding.kernel_functions import OF_FEATURES
 
-KERNELS = ("rbf", "laplace", "cauchy", "student_t", "rational_quadratic", "cosine")
+KERNELS = tuple(name for name in OF_FEATURES if name != "tophat")
 # Earlier names of settings. Run folders, caches and YAML files that have them are still read.
 RENAMED = {"bank": "cache", "bank_seed": "feature_seed", "bank_dtype": "cache_dtype", "draws": "noise_samples"}
 # A finished or waiting run may be taken up again with other values of these; the rest must stay as they were.

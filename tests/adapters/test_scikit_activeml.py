@@ -15,6 +15,7 @@ from sklearn.base import clone
 
 from difal.adapters.scikit_activeml import MaxHerdingQuery, UHerdingQuery
 from difal_kernels import maxherding
+from difal_kernels.ops.maxherding.kernel_functions import OF_FEATURES
 
 pytestmark = pytest.mark.filterwarnings("default")
 STRATEGIES = [MaxHerdingQuery, UHerdingQuery]
@@ -55,7 +56,7 @@ def test_each_pick_is_the_librarys_best_and_each_gain_its_utility(pool, normaliz
         y[pick] = 0
 
 
-@pytest.mark.parametrize("kernel", ["laplace", "cosine", "tophat", "student_t", "cauchy", "rational_quadratic"])
+@pytest.mark.parametrize("kernel", OF_FEATURES)
 def test_utilities_of_the_picks_are_their_gains(pool, kernel):
     X, y = pool
     picks, utilities = MaxHerdingQuery(False, kernel, 2.0).query(X, y, batch_size=9, return_utilities=True)

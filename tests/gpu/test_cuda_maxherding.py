@@ -11,7 +11,7 @@ from difal_kernels.ops import _gpu
 from difal_kernels.ops.maxherding.backends import BACKENDS
 from difal_kernels.ops.maxherding.backends.cuda.operands import CudaOperands
 from difal_kernels.ops.maxherding.backends.cuda.tiled import CudaTiledGreedy
-from difal_kernels.ops.maxherding.kernel_functions import KERNELS
+from difal_kernels.ops.maxherding.kernel_functions import OF_FEATURES
 from difal_kernels.ops.maxherding.matrix_free import MatrixFreeSelection
 from difal_kernels.ops.maxherding.plan import needed
 from difal_kernels.ops.maxherding.problem import prepare
@@ -41,7 +41,7 @@ def test_the_stored_float64_greedy_order(device, load_fixture, name, weighted):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("kernel", [k for k in KERNELS if k != "precomputed"])
+@pytest.mark.parametrize("kernel", OF_FEATURES)
 def test_every_kernel_and_dtype(device, gpu, kernel, dtype):
     x = blobs(400 if gpu else 80, dtype=dtype)
     labeled, weights = blobs(7, seed=1, dtype=dtype), torch.rand(len(x), generator=torch.Generator().manual_seed(2))

@@ -12,8 +12,9 @@ import sys, torch
 from safetensors.torch import load_file
 from difal_kernels import maxherding
 from difal_kernels._native import load
+from difal_kernels.ops.maxherding.kernel_functions import OF_FEATURES
 data = load_file(sys.argv[1])
-for kernel in ("rbf", "laplace", "cauchy", "student_t", "rational_quadratic", "tophat", "cosine"):
+for kernel in OF_FEATURES:
     want = maxherding(data["features"][:300], 120, kernel=kernel, backend="reference")
     assert torch.equal(maxherding(data["features"][:300], 120, kernel=kernel, backend="cpu"), want), kernel
 got = maxherding(data["features"], 60, bandwidth=float(data["bandwidth"]), backend="cpu")

@@ -10,12 +10,11 @@ import torch
 
 from difal_kernels.ops.maxherding import bounds, reference, result
 from difal_kernels.ops.maxherding.backends import BACKENDS
-from difal_kernels.ops.maxherding.kernel_functions import KERNEL_FUNCTIONS, KernelFunction, kernel_matrix
+from difal_kernels.ops.maxherding.kernel_functions import KERNEL_FUNCTIONS, OF_FEATURES, KernelFunction, kernel_matrix
 from selection import blobs
 
 ROOT = Path(__file__).parents[2]
 MAXHERDING = ROOT / "difal_kernels/ops/maxherding"
-OF_FEATURES = [name for name, function in KERNEL_FUNCTIONS.items() if function.value is not None]
 OF_DISTANCE = [name for name, function in KERNEL_FUNCTIONS.items() if function.from_squared is not None]
 
 

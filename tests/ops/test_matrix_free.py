@@ -7,6 +7,7 @@ import selection
 from difal_kernels import explain, maxherding
 from difal_kernels.ops.maxherding.backends import BACKENDS
 from difal_kernels.ops.maxherding.backends.cpu.tiled import CpuTiledGreedy
+from difal_kernels.ops.maxherding.kernel_functions import OF_FEATURES
 from difal_kernels.ops.maxherding.matrix_free import MatrixFreeSelection
 from difal_kernels.ops.maxherding.problem import prepare
 from selection import blobs, use
@@ -16,7 +17,6 @@ pytestmark = [
     pytest.mark.skipif(CPU.unavailable() is not None, reason=str(CPU.unavailable())),
     pytest.mark.usefixtures("arithmetic"),
 ]
-KERNELS = ["rbf", "laplace", "cauchy", "student_t", "rational_quadratic", "tophat", "cosine"]
 
 
 def cloud(n=500, d=12, seed=0, dtype=torch.float32):
@@ -38,7 +38,7 @@ def assert_same(x, budget, limit=None, **options):
     selection.assert_same("cpu", x, budget, memory_limit=limit or least(x, budget, **options), **options)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", OF_FEATURES)
 def test_every_kernel(kernel):
     assert_same(cloud(), 120, kernel=kernel)
 

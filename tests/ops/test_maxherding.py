@@ -10,13 +10,12 @@ import selection
 from backends import for_cpu_tensors
 from difal_kernels import Selection, explain, maxherding
 from difal_kernels.ops.maxherding.bandwidth import median_bandwidth, sample_rows
-from difal_kernels.ops.maxherding.kernel_functions import KERNELS, kernel_matrix
+from difal_kernels.ops.maxherding.kernel_functions import OF_FEATURES, kernel_matrix
 from difal_kernels.testing import replay
 
 pytestmark = pytest.mark.usefixtures("arithmetic")
 BACKENDS = for_cpu_tensors("maxherding")
 NATIVE = [b for b in BACKENDS if b != "reference"]
-FEATURE_KERNELS = [k for k in KERNELS if k != "precomputed"]
 
 
 def test_the_native_backend_is_built():
@@ -50,7 +49,7 @@ def test_the_stored_float64_greedy_order(load_fixture, name, weighted, backend):
 
 
 @pytest.mark.parametrize("backend", NATIVE)
-@pytest.mark.parametrize("kernel", FEATURE_KERNELS)
+@pytest.mark.parametrize("kernel", OF_FEATURES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_every_kernel_and_dtype(backend, kernel, dtype, two_threads):
     x = blobs(dtype=dtype)
@@ -145,14 +144,14 @@ class TestAdverse:
             assert_same((blobs(200).double() + 1e4).to(dtype), 150, backend)
         assert_same(blobs(200).double() + 1e8, 150, backend)
 
-    @pytest.mark.parametrize("kernel", FEATURE_KERNELS)
+    @pytest.mark.parametrize("kernel", OF_FEATURES)
     def test_large_norms(self, backend, kernel):
         x = blobs(200) * 1e4
         x[7] *= 1e3  # an outlier that spoils any bound taken over the whole pool
         assert_same(x, 150, backend, kernel=kernel)
         assert_same(x, 150, backend, kernel=kernel, bandwidth=1e-2)
 
-    @pytest.mark.parametrize("kernel", FEATURE_KERNELS)
+    @pytest.mark.parametrize("kernel", OF_FEATURES)
     @pytest.mark.parametrize("bandwidth", [1e-30, 1e-6, 1e-2, 1e3, 1e6, 1e30])
     def test_bandwidths_far_from_the_data(self, backend, kernel, bandwidth):
         assert_same(blobs(150), 60, backend, kernel=kernel, bandwidth=bandwidth)
@@ -357,7 +356,7 @@ def test_any_problem_agrees_with_the_reference(data):
     dtype = draw(st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]))
     x = (torch.randint(levels, (n, d), generator=generator) * (4.0 / levels) * scale).to(dtype)
     options = {
-        "kernel": draw(st.sampled_from(FEATURE_KERNELS)),
+        "kernel": draw(st.sampled_from(OF_FEATURES)),
         "bandwidth": draw(st.sampled_from(["median", scale, 0.05 * scale])),
     }
     if draw(st.booleans()):

@@ -16,7 +16,7 @@ from difal_kernels.ops.maxherding.backends import BACKENDS
 from difal_kernels.ops.maxherding.backends.triton import dense as triton_dense
 from difal_kernels.ops.maxherding.backends.triton.operands import TritonOperands
 from difal_kernels.ops.maxherding.backends.triton.tiled import TritonTiledGreedy
-from difal_kernels.ops.maxherding.kernel_functions import KERNELS
+from difal_kernels.ops.maxherding.kernel_functions import OF_FEATURES
 from difal_kernels.ops.maxherding.matrix_free import MatrixFreeSelection
 from difal_kernels.ops.maxherding.plan import needed
 from difal_kernels.ops.maxherding.problem import prepare
@@ -50,7 +50,7 @@ def test_the_stored_float64_greedy_order(device, load_fixture, name, gpu):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("kernel", [k for k in KERNELS if k != "precomputed"])
+@pytest.mark.parametrize("kernel", OF_FEATURES)
 def test_every_kernel_and_dtype(device, gpu, kernel, dtype):
     x = blobs(400 if gpu else 40, dtype=dtype)
     if gpu:

@@ -19,7 +19,7 @@ struct ScoreLimits {
 bool disagreement_fits(int64_t num_samples, int64_t num_classes, bool votes);
 
 // Fills job.scores; `samples` and `single` are of one type. *first_bad, set to -1 (the largest number) by the caller,
-// becomes the first place whose input is invalid.
+// becomes the first position whose input is invalid.
 void disagreement(Queue queue, const DisagreementJob& job, const ScoreLimits& limits, unsigned long long* first_bad);
 
 constexpr int kMaxMaps = 24;

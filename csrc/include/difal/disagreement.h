@@ -1,4 +1,4 @@
-// Entropy, BALD and their relatives of K predictions over C classes at P places, in one pass over the input.
+// Entropy, BALD and their relatives of K predictions over C classes at P positions, in one pass over the input.
 #pragma once
 
 #include <cstdint>
@@ -23,15 +23,15 @@ enum Score : int {
 };
 constexpr int gpu_score_count = balentacq;  // csrc/cuda has those before it
 
-constexpr int max_place_dims = 16;
-constexpr int max_tile_places = 64;
+constexpr int max_position_dims = 16;
+constexpr int max_tile_positions = 64;
 
 // One array of predictions. Strides are in elements.
 struct Predictions {
     const void* data = nullptr;  // null: there is no such array
     Scalar type = Scalar::f32;
     int64_t sample_stride = 0, class_stride = 0;
-    int64_t place_strides[max_place_dims] = {};
+    int64_t position_strides[max_position_dims] = {};
     double sum_tolerance = 0;  // how far the probabilities of a row may be from summing to one
 };
 
@@ -41,21 +41,21 @@ struct DisagreementJob {
     bool check_finite = true;
     double weight = 1;
     int64_t num_samples = 0, num_classes = 0;
-    int place_dims = 0;
-    int64_t place_sizes[max_place_dims] = {};
-    float* scores[score_count] = {};  // (P,) each, in row-major order of the places; null: not wanted
+    int position_dims = 0;
+    int64_t position_sizes[max_position_dims] = {};
+    float* scores[score_count] = {};  // (P,) each, in row-major order of the positions; null: not wanted
 };
 
-// Fills job.scores. Returns the first place whose input is invalid (see the .inl), or -1.
+// Fills job.scores. Returns the first position whose input is invalid (see the .inl), or -1.
 int64_t disagreement(const DisagreementJob& job, int threads);
 
-// What an instruction set's file provides: `count` <= tile places, whose elements begin at samples.data +
+// What an instruction set's file provides: `count` <= tile positions, whose elements begin at samples.data +
 // sample_offsets[i] and single.data + single_offsets[i], to scores[.][first + i]. Returns the first invalid i
 // or -1.
 struct DisagreementTile {
     const DisagreementJob* job;
     const int64_t *sample_offsets, *single_offsets;
-    int64_t first, count, places;      // places: the tile's full size, a multiple of 8
+    int64_t first, count, positions;   // positions: the tile's full size, a multiple of 8
     double entropy_limit, bald_limit;  // the largest float32 that is no more than ln C, ln min(C, K)
     double* scratch;                   // 64-byte aligned, disagreement_scratch() doubles
 };
@@ -63,10 +63,10 @@ int64_t disagreement_generic(const DisagreementTile& tile);
 int64_t disagreement_avx2(const DisagreementTile& tile);
 int64_t disagreement_avx512(const DisagreementTile& tile);
 
-inline int64_t disagreement_scratch(const DisagreementJob& job, int64_t places) {
+inline int64_t disagreement_scratch(const DisagreementJob& job, int64_t positions) {
     const int64_t votes = job.scores[variation_ratio] != nullptr ? job.num_samples : 0;
     const int64_t blocks = 2 + (job.scores[balentacq] != nullptr) + (job.scores[released_edald] != nullptr);
-    return places * (blocks * job.num_classes + votes);
+    return positions * (blocks * job.num_classes + votes);
 }
 
 }  // namespace difal

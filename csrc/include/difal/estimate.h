@@ -72,9 +72,40 @@ DIFAL_EACH_SIDE static inline float estimate(float q, float delta, float toleran
         return 1.5f * delta <= tolerance * (1 + 2 * q) ? 1 / (root * __builtin_sqrtf(root)) : kUncertain;
     } else if constexpr (kind == KernelKind::rational_quadratic) {  // alpha = 1
         return 0.5f * delta <= tolerance * (1 + 0.5f * q) ? 1 / (1 + 0.5f * q) : kUncertain;
-    } else {  // tophat
+    } else {
+        static_assert(kind == KernelKind::tophat, "no estimate of this kernel");
         const float inside = q + delta < 1 ? 1.0f : kUncertain;
         return q - delta > 1 ? 0.0f : inside;
+    }
+}
+
+// The kernel value of an inner product g, or kUncertain; s as in ErrorModel. Of a kernel that is given, g itself.
+template <KernelKind kind>
+DIFAL_EACH_SIDE static inline float value_of_product(const ErrorModel& e, float g, float s_i, float s_j) {
+    if constexpr (kind == KernelKind::precomputed) {
+        return g;
+    } else if constexpr (kind == KernelKind::cosine) {
+        return g < -e.absolute ? -1.0f : larger(g, 0.0f);  // -1: surely 0, and never live
+    } else {
+        const float sum = s_i + s_j;
+        return estimate<kind>(sum - 2 * g, e.sq_dist_rel_err * sum, e.tolerance);
+    }
+}
+
+// The logarithmic slope of the kernel where its value is k: the same as in the table of kernel functions in Python.
+template <KernelKind kind>
+DIFAL_EACH_SIDE static inline float log_slope(float k) {
+    if constexpr (kind == KernelKind::rbf) {
+        return 1.0f;
+    } else if constexpr (kind == KernelKind::laplace) {
+        return 1 / larger(1 - k, 1e-7f);
+    } else if constexpr (kind == KernelKind::cauchy) {
+        return k;
+    } else if constexpr (kind == KernelKind::student_t) {
+        return 1.5f * k;
+    } else {
+        static_assert(kind == KernelKind::rational_quadratic, "no slope of this kernel");
+        return 0.5f * k;
     }
 }
 
@@ -85,12 +116,7 @@ DIFAL_EACH_SIDE static inline float entry_bound(const ErrorModel& e, float k, fl
     } else if constexpr (kind == KernelKind::cosine) {
         return e.absolute;
     } else {
-        float slope = 1.0f;
-        if constexpr (kind == KernelKind::laplace) slope = 1 / larger(1 - k, 1e-7f);
-        if constexpr (kind == KernelKind::cauchy) slope = k;
-        if constexpr (kind == KernelKind::student_t) slope = 1.5f * k;
-        if constexpr (kind == KernelKind::rational_quadratic) slope = 0.5f * k;
-        const float estimated = e.sq_dist_rel_err * sum * slope;
+        const float estimated = e.sq_dist_rel_err * sum * log_slope<kind>(k);
         return times(k, e.relative + times(1.01f, estimated < e.tolerance ? estimated : e.tolerance));
     }
 }

@@ -22,9 +22,9 @@ def builds() -> list[Build]:
 
 def _build(dtype: str, classes: int, class_stride: int, wanted: tuple[str, ...], **constants) -> Build:
     tile = shape_of_tile(classes, class_stride)
-    types = {"samples": f"*{dtype}", "single": f"*{dtype}", "places": "*i64", "bounds": "*fp64", "first_bad": "*i64"}
+    types = {"samples": f"*{dtype}", "single": f"*{dtype}", "layout": "*i64", "bounds": "*fp64", "first_bad": "*i64"}
     types |= dict.fromkeys(OUTPUTS, "*fp32") | dict.fromkeys(INTEGERS, "i64")
     flags = {flag: flag in wanted for flag in FLAGS}
     constants = {"DIMS": 1, "INPUT": 0, "SINGLE": True, "CHECK": True, **flags, **tile, **constants}
-    pointers = ("places", "bounds", "first_bad", *OUTPUTS)
+    pointers = ("layout", "bounds", "first_bad", *OUTPUTS)
     return Build(score, types, constants, options(tile), pointers)

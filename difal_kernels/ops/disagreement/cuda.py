@@ -14,7 +14,7 @@ from .cpu import MAX_POSITION_DIMS, _describe, _merged_positions
 from .problem import GPU_SCORES, INPUTS, Problem, beyond_gpu
 
 unavailable = _gpu.unavailable
-NO_PLACE = -1  # all bits set: the largest unsigned number
+NO_POSITION = -1  # all bits set: the largest unsigned number
 
 
 def supports(problem: Problem) -> str | None:
@@ -52,7 +52,7 @@ def _launch(problem: Problem, samples: torch.Tensor, single: torch.Tensor | None
     problem = replace(problem, samples=samples, single=single)
     sizes, sample_strides, single_strides = _merged_positions(problem)
     K, C = samples.shape[-2:]
-    first_bad = torch.full((), NO_PLACE, dtype=torch.int64, device=problem.device)
+    first_bad = torch.full((), NO_POSITION, dtype=torch.int64, device=problem.device)
     with _gpu.on(problem.device):
         load("_cuda").disagreement(
             _gpu.queue(problem.device),

@@ -17,7 +17,7 @@ MAX_CLASSES = 4096  # a position's mean over the samples stays in registers
 MAX_POSITION_DIMS = 8
 NUMBERS = 1024  # logits of a tile, a few more where the classes are many
 FLAGS = ("ENTROPY", "BALD", "EXPECTED", "MARGIN", "LEAST", "VARIATION", "COMBINED")  # as GPU_SCORES
-NO_PLACE = torch.iinfo(torch.int64).max
+NO_POSITION = torch.iinfo(torch.int64).max
 
 
 def supports(problem: Problem) -> str | None:
@@ -35,7 +35,7 @@ def supports(problem: Problem) -> str | None:
 def plan(problem: Problem) -> str:
     sizes = _merged_positions(problem)[0]
     K, C = problem.samples.shape[-2:]
-    positions = shape_of_tile(C, problem.samples.stride(-1))["PLACES"]
+    positions = shape_of_tile(C, problem.samples.stride(-1))["POSITIONS"]
     return f"one pass over K={K}, C={C}, positions {sizes}, {positions} of them a block"
 
 
@@ -43,11 +43,12 @@ def shape_of_tile(classes: int, class_stride: int) -> dict[str, int]:
     """Constants of a launch. What lies side by side in memory comes last, so that a warp reads whole lines."""
     width = 1 << (classes - 1).bit_length()
     classes_last = int(class_stride == 1)
-    return {"CLASSES": width, "PLACES": max(NUMBERS // width, 1 if classes_last else 8), "CLASSES_LAST": classes_last}
+    positions = max(NUMBERS // width, 1 if classes_last else 8)
+    return {"CLASSES": width, "POSITIONS": positions, "CLASSES_LAST": classes_last}
 
 
 def options(tile: dict[str, int]) -> dict[str, int]:
-    return {"num_warps": 4 if tile["CLASSES"] * tile["PLACES"] <= 4 * NUMBERS else 8, "enable_fp_fusion": False}
+    return {"num_warps": 4 if tile["CLASSES"] * tile["POSITIONS"] <= 4 * NUMBERS else 8, "enable_fp_fusion": False}
 
 
 def run(problem: Problem) -> tuple[dict[str, torch.Tensor], int]:
@@ -72,7 +73,7 @@ def run(problem: Problem) -> tuple[dict[str, torch.Tensor], int]:
     merged = _merged_positions(problem) if count > 1 else ((1,), (0,), (0,))
     positions = torch.tensor(merged, dtype=torch.int64).to(device)  # sizes, strides, strides of single
     tile = shape_of_tile(C, samples.stride(-1))
-    blocks = -(-count // tile["PLACES"])
+    blocks = -(-count // tile["POSITIONS"])
     first_bad = torch.empty(blocks, dtype=torch.int64, device=device)
     bounds = torch.tensor(
         [*tolerances, problem.weight, round_down(math.log(C)), round_down(math.log(min(C, K)))], dtype=torch.float64
@@ -92,4 +93,4 @@ def run(problem: Problem) -> tuple[dict[str, torch.Tensor], int]:
             **tile,
         )
     position = int(first_bad.min())
-    return out, -1 if position == NO_PLACE else position
+    return out, -1 if position == NO_POSITION else position

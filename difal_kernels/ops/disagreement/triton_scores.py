@@ -1,6 +1,6 @@
 """The Triton kernel behind `disagreement`.
 
-A block takes some places, and of each all classes of one sample at a time: what the samples have in common, the mean of
+A block takes some positions, and of each all classes of one sample at a time: what the samples share, the mean of
 their probabilities and their votes, stays in registers. exp is float32 within 2 ulp, sums and logarithms float64, as
 on the other backends: the relative error of a probability stays below 3e-7, which moves an entropy by less than 5e-7.
 """
@@ -13,15 +13,15 @@ from ..maxherding.backends.triton.arithmetic import exp_minus
 
 PROBS = tl.constexpr(2)  # of problem.INPUTS; log-probabilities are logits with one more check
 LOG_PROBS = tl.constexpr(1)
-NO_PLACE = tl.constexpr(2**63 - 1)
+NO_POSITION = tl.constexpr(2**63 - 1)
 TINY = tl.constexpr(1e-300)
 
 
 @triton.jit
-def offsets(place, sizes, strides, DIMS: tl.constexpr):
-    """Where the predictions of these places begin; sizes and strides are (DIMS,) in memory, the last one fastest."""
-    offset = place * 0
-    rest = place
+def offsets(position, sizes, strides, DIMS: tl.constexpr):
+    """Where the predictions of these positions begin; sizes and strides are (DIMS,) in memory, the last one fastest."""
+    offset = position * 0
+    rest = position
     for back in tl.static_range(DIMS):
         size = tl.load(sizes + (DIMS - 1 - back))
         offset += rest % size * tl.load(strides + (DIMS - 1 - back))
@@ -39,8 +39,8 @@ def tile_of(start, class_stride, c, C, here, CLASSES_LAST: tl.constexpr):
 
 
 @triton.jit
-def per_place(v, CLASSES_LAST: tl.constexpr):
-    """(places,) to what a tile broadcasts with."""
+def per_position(v, CLASSES_LAST: tl.constexpr):
+    """(positions,) to what a tile broadcasts with."""
     return v[:, None] if CLASSES_LAST else v[None, :]
 
 
@@ -63,9 +63,9 @@ def clamp(v, high):
 
 @triton.jit
 def read(x, tolerance, INPUT: tl.constexpr, CHECK: tl.constexpr, AXIS: tl.constexpr, CLASSES_LAST: tl.constexpr):
-    """Float64 p and its entropy, the first most probable class of the input, and which places are no valid input.
+    """Float64 p and its entropy, the first most probable class of the input, and which positions are no valid input.
 
-    x is NOTHING where there is no class. Where a place holds NaN or +inf or no possible class, p and entropy are NaN.
+    x is NOTHING where there is no class. NaN, +inf or no possible class at a position make p and entropy NaN.
     """
     nan = tl.max((x != x).to(tl.int32), axis=AXIS) > 0
     x = tl.where(x != x, -float("inf"), x)
@@ -77,18 +77,18 @@ def read(x, tolerance, INPUT: tl.constexpr, CHECK: tl.constexpr, AXIS: tl.conste
         wrong = ((lowest < 0) | ((tl.abs(total - 1) > tolerance) & (largest < float("inf")))) & (nan == 0)
         lost = nan | (largest == float("inf")) | (total == 0)
         scale = tl.where(lost, float("nan"), 1 / total)
-        p = wide * per_place(scale, CLASSES_LAST)
+        p = wide * per_position(scale, CLASSES_LAST)
         H = -tl.sum(plogp(p), axis=AXIS) + scale * 0
     else:
         top = tl.max(x, axis=AXIS)
         lost = nan | (top == float("inf")) | (top == -float("inf"))
-        down = per_place(tl.where(lost, 0.0, top), CLASSES_LAST) - x  # at least 0
+        down = per_position(tl.where(lost, 0.0, top), CLASSES_LAST) - x  # at least 0
         down = down.to(tl.float32)
         e = exp_minus(down).to(tl.float64)
         Z = tl.sum(e, axis=AXIS)
         moment = tl.sum(tl.where(e > 0, e * down.to(tl.float64), 0.0), axis=AXIS)
         scale = tl.where(lost, float("nan"), 1 / Z)
-        p = e * per_place(scale, CLASSES_LAST)
+        p = e * per_position(scale, CLASSES_LAST)
         log_z = tl.log(tl.where(lost, 1.0, Z))
         H = log_z + moment * scale
         wrong = lost & (tl.abs(top) != tl.abs(top))  # never: of the right shape
@@ -104,7 +104,7 @@ def read(x, tolerance, INPUT: tl.constexpr, CHECK: tl.constexpr, AXIS: tl.conste
 def score(
     samples,
     single,
-    places,
+    layout,
     bounds,
     first_bad,
     entropy_out,
@@ -132,26 +132,29 @@ def score(
     SINGLE: tl.constexpr,
     CHECK: tl.constexpr,
     CLASSES: tl.constexpr,
-    PLACES: tl.constexpr,
+    POSITIONS: tl.constexpr,
     CLASSES_LAST: tl.constexpr,
 ):
-    """All scores of PLACES places. places: (3, DIMS) sizes and strides; bounds: two tolerances, weight, two limits."""
+    """All scores of POSITIONS positions.
+
+    layout: (3, DIMS) sizes and strides; bounds: two tolerances, weight, two limits.
+    """
     AXIS: tl.constexpr = 1 if CLASSES_LAST else 0
     block = tl.program_id(0).to(tl.int64)
-    place = block * PLACES + tl.arange(0, PLACES)
-    here = place < count
+    position = block * POSITIONS + tl.arange(0, POSITIONS)
+    here = position < count
     c = tl.arange(0, CLASSES).to(tl.int64)
-    start = offsets(place, places, places + DIMS, DIMS)
+    start = offsets(position, layout, layout + DIMS, DIMS)
     own, there = tile_of(start, class_stride, c, C, here, CLASSES_LAST)
     NOTHING: tl.constexpr = 0.0 if INPUT == PROBS else -float("inf")
-    # Places beyond the last are read as if they had one possible class, so that nothing there is wrong or NaN.
+    # Positions beyond the last are read as if they had one possible class, so that nothing there is wrong or NaN.
     absent = tl.where(per_class(c, CLASSES_LAST) == 0, 1.0, NOTHING)
-    nobody = per_place(here, CLASSES_LAST) == 0
+    nobody = per_position(here, CLASSES_LAST) == 0
 
     mean = tl.zeros(there.shape, tl.float64)
     votes = tl.zeros(there.shape, tl.int32)
-    inner = tl.zeros((PLACES,), tl.float64)
-    bad = place < 0
+    inner = tl.zeros((POSITIONS,), tl.float64)
+    bad = position < 0
     for k in range(K):
         x = tl.load(samples + own + k * sample_stride, mask=there, other=NOTHING)
         x = x if x.dtype == tl.float64 else x.to(tl.float32)
@@ -161,7 +164,7 @@ def score(
         inner += H
         bad = bad | wrong
         if VARIATION:
-            votes += (per_class(c, CLASSES_LAST) == per_place(choice, CLASSES_LAST)).to(tl.int32)
+            votes += (per_class(c, CLASSES_LAST) == per_position(choice, CLASSES_LAST)).to(tl.int32)
     mean = mean / K
     inner = inner / K
     ln_classes = tl.load(bounds + 3)
@@ -171,7 +174,7 @@ def score(
     q = mean
     H_q = H_mean
     if SINGLE:
-        start = offsets(place, places, places + 2 * DIMS, DIMS)
+        start = offsets(position, layout, layout + 2 * DIMS, DIMS)
         if CLASSES_LAST:
             at = start[:, None] + c[None, :] * single_stride
         else:
@@ -184,24 +187,24 @@ def score(
     H_q = clamp(H_q, ln_classes)
 
     if ENTROPY:
-        tl.store(entropy_out + place, H_q.to(tl.float32), mask=here)
+        tl.store(entropy_out + position, H_q.to(tl.float32), mask=here)
     if BALD:
-        tl.store(bald_out + place, bald.to(tl.float32), mask=here)
+        tl.store(bald_out + position, bald.to(tl.float32), mask=here)
     if EXPECTED:
-        tl.store(expected_out + place, clamp(inner, ln_classes).to(tl.float32), mask=here)
+        tl.store(expected_out + position, clamp(inner, ln_classes).to(tl.float32), mask=here)
     if COMBINED:
-        tl.store(combined_out + place, (H_q + tl.load(bounds + 2) * bald).to(tl.float32), mask=here)
+        tl.store(combined_out + position, (H_q + tl.load(bounds + 2) * bald).to(tl.float32), mask=here)
     if MARGIN or LEAST:
         lost = H_q * 0  # NaN where q is
         q = tl.where(q == q, q, 0.0)
         most = tl.max(q, axis=AXIS)
         first = tl.argmax(q, axis=AXIS, tie_break_left=True)
-        others = tl.where(per_class(c, CLASSES_LAST) == per_place(first, CLASSES_LAST), 0.0, q)
+        others = tl.where(per_class(c, CLASSES_LAST) == per_position(first, CLASSES_LAST), 0.0, q)
         if MARGIN:
-            tl.store(margin_out + place, (1 - (most - tl.max(others, axis=AXIS)) + lost).to(tl.float32), mask=here)
+            tl.store(margin_out + position, (1 - (most - tl.max(others, axis=AXIS)) + lost).to(tl.float32), mask=here)
         if LEAST:
-            tl.store(least_out + place, (1 - most + lost).to(tl.float32), mask=here)
+            tl.store(least_out + position, (1 - most + lost).to(tl.float32), mask=here)
     if VARIATION:
         share = tl.max(votes, axis=AXIS).to(tl.float64) / K
-        tl.store(variation_out + place, (1 - share + inner * 0).to(tl.float32), mask=here)
-    tl.store(first_bad + block, tl.min(tl.where(bad & here, place, NO_PLACE)))
+        tl.store(variation_out + position, (1 - share + inner * 0).to(tl.float32), mask=here)
+    tl.store(first_bad + block, tl.min(tl.where(bad & here, position, NO_POSITION)))

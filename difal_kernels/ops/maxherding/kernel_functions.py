@@ -125,6 +125,7 @@ KERNEL_FUNCTIONS = {
     )
 }
 KERNELS = tuple(KERNEL_FUNCTIONS)
+OF_FEATURES = tuple(name for name, function in KERNEL_FUNCTIONS.items() if function.value is not None)
 SCALE_FREE = tuple(name for name, function in KERNEL_FUNCTIONS.items() if not function.has_bandwidth)
 
 

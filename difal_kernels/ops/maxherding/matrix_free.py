@@ -48,10 +48,10 @@ class MatrixFreeSelection:
 
     def __init__(self, device: Device, p: Problem, tiles: TiledGreedy, horizon: int):
         self.p, self.tiles, self.horizon, self.rules = p, tiles, horizon, device.guessing
-        self.n, self.place = len(p.features), p.features.device
+        self.n, self.torch_device = len(p.features), p.features.device
         self.handed_out, self.started = 0, False
-        self.allowed = torch.zeros(self.n, dtype=torch.bool, device=self.place)
-        self.allowed[slice(None) if p.candidates is None else p.candidates.to(self.place)] = True
+        self.allowed = torch.zeros(self.n, dtype=torch.bool, device=self.torch_device)
+        self.allowed[slice(None) if p.candidates is None else p.candidates.to(self.torch_device)] = True
         self.unit = float(p.weights.max()) or 1.0
         self.picks: list[int] = []
         self.gains: list[float] = []
@@ -74,8 +74,8 @@ class MatrixFreeSelection:
             self.picks += picks.tolist()
             self.gains += gains.tolist()
         new, self.handed_out = slice(self.handed_out, wanted), wanted
-        gains = torch.tensor(self.gains[new], dtype=torch.float64, device=self.place)
-        return torch.tensor(self.picks[new], dtype=torch.int64, device=self.place), gains / self.n
+        gains = torch.tensor(self.gains[new], dtype=torch.float64, device=self.torch_device)
+        return torch.tensor(self.picks[new], dtype=torch.int64, device=self.torch_device), gains / self.n
 
     def prepare(self) -> None:
         """Prove more picks; and, once few enough entries are alive, gather those for all the picks to come."""
@@ -117,7 +117,7 @@ class MatrixFreeSelection:
     def watch(self) -> None:
         """Keep kernel values of some rows with some others, to tell how many entries are alive."""
         p = self.p
-        rows = sample_rows(self.n, self.rules.watched_points).to(self.place)
+        rows = sample_rows(self.n, self.rules.watched_points).to(self.torch_device)
         rows, columns = rows[0::2], rows[len(rows) > 1 :: 2]
         self.watched = rows, columns
         kernel = kernel_matrix(p.features[rows], p.features[columns], p.kernel, p.bandwidth)
@@ -138,7 +138,7 @@ class MatrixFreeSelection:
         open_[self.picks] = False
         level = tiles.coverage(done)
         if self.known is None:
-            estimate = torch.zeros(self.n, dtype=torch.float64, device=self.place)
+            estimate = torch.zeros(self.n, dtype=torch.float64, device=self.torch_device)
             self.add_taken(estimate, p.weights.nonzero()[:, 0], level, torch.full_like(level, torch.inf))
         else:
             estimate = self.known / self.unit
@@ -161,7 +161,7 @@ class MatrixFreeSelection:
         if not len(rows):
             return
         size = self.rules.sample_rows * (2 if self.tiles.guesses() < self.rules.first_guesses else 1)
-        picked = rows[sample_rows(len(rows), min(size, len(rows))).to(self.place)]
+        picked = rows[sample_rows(len(rows), min(size, len(rows))).to(self.torch_device)]
         weights = self.p.weights[picked] * (len(rows) / len(picked) / self.unit)
         self.tiles.estimate_taken(out, picked, low[picked].float(), high[picked].float(), weights)
 

@@ -10,7 +10,7 @@ import torch
 from ..._progress import Progress
 from .kmeans import kmeans
 
-SMALL = 5  # clusters of fewer points come last
+MIN_CLUSTER_POINTS = 5  # clusters of fewer points come last
 ROWS = 1024  # rows of a cluster's distance matrix
 TIE = 1e-12
 
@@ -59,7 +59,7 @@ def run(p: Any) -> Typical:
         for _ in range(p.budget):
             c = min(
                 (c for c in range(len(members)) if left[c]),
-                key=lambda c: (len(members[c]) < SMALL, labels[c], -len(members[c]), c),
+                key=lambda c: (len(members[c]) < MIN_CLUSTER_POINTS, labels[c], -len(members[c]), c),
             )
             if c not in known:
                 known[c] = typicality(rows[members[c]], p.neighbours)

@@ -43,7 +43,7 @@ def exp_minus(x):
 
 @triton.jit
 def error_model(model):
-    """sq_dist_rel_err, relative, absolute, tolerance and product, from their place in memory."""
+    """sq_dist_rel_err, relative, absolute, tolerance and product, from memory."""
     return tl.load(model), tl.load(model + 1), tl.load(model + 2), tl.load(model + 3), tl.load(model + 4)
 
 
@@ -77,7 +77,8 @@ def value_of(g, total, sq_dist_rel_err, absolute, tolerance, KIND: tl.constexpr)
         elif KIND == RATIONAL_QUADRATIC:
             inside = 1 + 0.5 * q
             return tl.where(0.5 * delta <= tolerance * inside, tl.div_rn(q * 0 + 1, inside), UNCERTAIN)
-        else:  # tophat
+        else:
+            tl.static_assert(KIND == TOPHAT, "no estimate of this kernel")
             near = tl.where(q + delta < 1, 1.0, UNCERTAIN)
             return tl.where(q - delta > 1, 0.0, near)
 
@@ -88,7 +89,7 @@ def slack_of(k, total, sq_dist_rel_err, relative, tolerance, KIND: tl.constexpr)
     if KIND == TOPHAT or KIND == PRECOMPUTED:  # noqa: SIM109
         return k * 0 + relative
     else:
-        estimated = sq_dist_rel_err * total
+        estimated = sq_dist_rel_err * total  # times the logarithmic slope
         if KIND == LAPLACE:
             estimated = tl.div_rn(estimated, tl.maximum(1 - k, 1e-7))
         elif KIND == CAUCHY:
@@ -97,6 +98,8 @@ def slack_of(k, total, sq_dist_rel_err, relative, tolerance, KIND: tl.constexpr)
             estimated = estimated * (1.5 * k)
         elif KIND == RATIONAL_QUADRATIC:
             estimated = estimated * (0.5 * k)
+        else:
+            tl.static_assert(KIND == RBF, "no slope of this kernel")
         # Written so that a NaN gives the tolerance.
         near = tl.where(estimated < tolerance, estimated, tolerance)
         return tl.fma(near, near * 0 + 1.01, near * 0 + relative)
@@ -171,6 +174,7 @@ def kernel_of(total, norms, bandwidth, KIND: tl.constexpr):
                 root = tl.sqrt(1.0 + 2.0 * r * r)
                 return 1.0 / (root * tl.sqrt(root))
             else:
+                tl.static_assert(KIND == RATIONAL_QUADRATIC, "no value of this kernel")
                 return 1.0 / (1.0 + r * r / 2.0)
 
 

@@ -30,7 +30,7 @@ GROUP = tl.constexpr(16)  # rows that float64 takes together
 TIE = tl.constexpr(1e-12)  # of the first gain: closer than this is a tie
 UNIT = tl.constexpr(2.0**-50)  # of the largest gain: rounding per row raised, at most
 
-# Places in `control` (int64), `reals` (float64) and `sizes` (int64) of one selection.
+# Indices into `control` (int64), `reals` (float64) and `sizes` (int64) of one selection.
 PICKS = tl.constexpr(0)
 CONTESTED = tl.constexpr(1)
 ROWS_UPDATED = tl.constexpr(2)
@@ -154,10 +154,10 @@ def look(
     moved = tl.load(offset + at, mask=here, other=0.0)
     charge = tl.load(touched + at, mask=here, other=0.0)
     state = tl.load(flag + at, mask=here, other=TAKEN)
-    place = tl.load(slot + report)
-    if place >= 0:
+    index = tl.load(slot + report)
+    if index >= 0:
         own = j == tl.load(proposal + report)
-        parts = partial + (b * CONTENDERS + place) * PARTS + tl.arange(0, PARTS)
+        parts = partial + (b * CONTENDERS + index) * PARTS + tl.arange(0, PARTS)
         exact = tl.where(own, tl.sum(tl.load(parts), axis=0), exact)
         state = tl.where(own, SETTLED, state).to(state.dtype)
         tl.store(settled + at, exact, mask=own)
@@ -225,8 +225,8 @@ def survey(
             proposed = tl.load(proposal + report + t, mask=t < tiles, other=-1)
             upper = tl.load(upper_bound + report + t, mask=t < tiles, other=-float("inf"))
             contends = (proposed >= 0) & (upper >= reach)
-            place = count + tl.cumsum(contends.to(tl.int64), axis=0) - 1
-            tl.store(contender + b * CONTENDERS + place, t, mask=contends & (place < CONTENDERS))
+            index = count + tl.cumsum(contends.to(tl.int64), axis=0) - 1
+            tl.store(contender + b * CONTENDERS + index, t, mask=contends & (index < CONTENDERS))
             count += tl.sum(contends.to(tl.int64), axis=0)
             holds = tl.load(best + report + t, mask=t < tiles, other=-float("inf")) >= enough
             holder = tl.minimum(holder, tl.min(tl.where(holds & (t < tiles), t, tiles), axis=0))
@@ -259,12 +259,12 @@ def settle(
 ):  # fmt: skip
     """One part of one contender's column: its float64 gain."""
     part = tl.program_id(0).to(tl.int64)
-    place = tl.program_id(1).to(tl.int64)
+    index = tl.program_id(1).to(tl.int64)
     b = tl.program_id(2).to(tl.int64)
     control += b * WIDTH
-    if place < tl.load(control + COUNT):
+    if index < tl.load(control + COUNT):
         sizes += b * WIDTH
-        tile = tl.load(contender + b * CONTENDERS + place)
+        tile = tl.load(contender + b * CONTENDERS + index)
         j = tl.load(proposal + b * tiles_step + tile)
         point = tl.load(points + b * columns_step + j)
         rows = tl.load(sizes + ROWS)
@@ -298,9 +298,9 @@ def settle(
                 )
                 before = tl.load(exact + b * rows_step + i, mask=live, other=4.0)
                 gain += tl.where(live & (value > before), w * (value - before), 0.0)
-        tl.store(partial + (b * CONTENDERS + place) * PARTS + part, tl.sum(gain, axis=0))
+        tl.store(partial + (b * CONTENDERS + index) * PARTS + part, tl.sum(gain, axis=0))
         if part == 0:
-            tl.store(slot + b * tiles_step + tile, place.to(tl.int32))
+            tl.store(slot + b * tiles_step + tile, index.to(tl.int32))
             tl.atomic_add(control + SETTLED_NOW, 1, sem="relaxed")
 
 
@@ -352,7 +352,7 @@ def take(
                 w = tl.load(weights + b * rows_step + i, mask=live, other=0.0)
                 listed = (rises & (w != 0)).to(tl.int64)
                 begin = tl.atomic_add(control + RISES, tl.sum(listed, axis=0), sem="relaxed")
-                place = b * rows_step + begin + tl.cumsum(listed, axis=0) - 1
-                tl.store(rise_row + place, i, mask=listed > 0)
-                tl.store(rise_low + place, m, mask=listed > 0)
-                tl.store(rise_high + place, value.to(tl.float32), mask=listed > 0)
+                index = b * rows_step + begin + tl.cumsum(listed, axis=0) - 1
+                tl.store(rise_row + index, i, mask=listed > 0)
+                tl.store(rise_low + index, m, mask=listed > 0)
+                tl.store(rise_high + index, value.to(tl.float32), mask=listed > 0)

@@ -55,8 +55,8 @@ def append(pairs, length, k, rows, columns):
     count = tl.sum(each, axis=0)
     if count > 0:
         begin = tl.atomic_add(length, count.to(tl.int64), sem="relaxed")
-        place = (tl.cumsum(each, axis=0) - each)[None, :] + tl.cumsum(wanted, axis=0) - 1
-        tl.store(pairs + begin + place, (rows[:, None] << 32) + columns[None, :], mask=wanted > 0)
+        index = (tl.cumsum(each, axis=0) - each)[None, :] + tl.cumsum(wanted, axis=0) - 1
+        tl.store(pairs + begin + index, (rows[:, None] << 32) + columns[None, :], mask=wanted > 0)
 
 
 @kernel
@@ -252,11 +252,11 @@ def gather(
         )  # fmt: skip
         left = is_alive(k, total, rows, points, columns, points, floor, allowed,
                         sq_dist_rel_err, relative, absolute, tolerance, KIND).to(tl.int32)  # fmt: skip
-        place = length[:, None] + tl.cumsum(left, axis=1) - 1
-        fits = (left > 0) & (place < room[:, None])
+        index = length[:, None] + tl.cumsum(left, axis=1) - 1
+        fits = (left > 0) & (index < room[:, None])
         point = tl.zeros([SIDE, 1], tl.int32) + columns.to(tl.int32)[None, :]
-        tl.store((list_point + begin)[:, None] + place, point, mask=fits)
-        tl.store((list_value + begin)[:, None] + place, k, mask=fits)
+        tl.store((list_point + begin)[:, None] + index, point, mask=fits)
+        tl.store((list_value + begin)[:, None] + index, k, mask=fits)
         length += tl.sum(left, axis=1)
     tl.store(list_length + rows, length, mask=here)
 
