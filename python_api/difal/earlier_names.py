@@ -20,7 +20,7 @@ MODULES: dict[str, tuple[str, dict[str, str]]] = {
         "difal.features.cache",
         {
             "Bank": "difal.features.cache.FeatureCache",
-            "build_bank": "difal.features.cache.build_cache",
+            "build_bank": "difal.features.build.build_cache",
             "draw_candidates": "difal.features.pixels.draw_candidates",
             "encode": "difal.features.pixels.encode",
             "pixel_features": "difal.features.pixels.pixel_features",

@@ -10,7 +10,7 @@ from difal.acquisition import SELECTORS, acquisitions, check_acquisition, select
 from difal.acquisition.probcover import pure_radius
 from difal.acquisition.skips import answerable
 from difal.errors import ConfigError
-from difal.features.cache import build_cache
+from difal.features.build import build_cache
 from difal.files import derive_seed
 from difal.heads import train_head
 from difal.heads.logistic import balanced_logistic

@@ -16,7 +16,7 @@ from difal.encoders.lazy import LazyEncoder
 from difal.encoders.loading import fingerprint
 from difal.encoders.registry import NAMED
 from difal.errors import ConfigError
-from difal.features.cache import build_cache
+from difal.features.build import build_cache
 from difal.features.pixels import encode
 
 SMALL = {

@@ -11,8 +11,9 @@ from difal.data.base import FunctionSplit
 from difal.encoders import DiffusionEncoder
 from difal.encoders.lazy import LazyEncoder
 from difal.errors import ConfigError, DataError
-from difal.features import cache
-from difal.features.cache import Pixel, StaleCache, build_cache
+from difal.features import build
+from difal.features.build import build_cache
+from difal.features.cache import Pixel, StaleCache
 from difal.features.pixels import draw_candidates, to_input
 from difal.threads import one_thread
 from difal_kernels import maxherding
@@ -147,7 +148,7 @@ def test_a_move_into_the_arrays_cut_short_is_redone(tmp_path, pool, monkeypatch,
     """Between the rows and the JSON file, and between that and the deletion of the images' files."""
     config, encoder = tiny_config(tmp_path), FakeEncoder()
     whole = build_cache(tmp_path / "whole", pool, FakeEncoder, config)
-    write = cache.write_json
+    write = build.write_json
 
     def cut(path, value):
         if value["done"]:
@@ -157,7 +158,7 @@ def test_a_move_into_the_arrays_cut_short_is_redone(tmp_path, pool, monkeypatch,
         write(path, value)
 
     with monkeypatch.context() as patched:
-        patched.setattr(cache, "write_json", cut)
+        patched.setattr(build, "write_json", cut)
         with pytest.raises(KeyboardInterrupt):
             build_cache(tmp_path / "cut", pool, lambda: encoder, config, wave=2)
     assert encoder.passes == 2 * 3

@@ -10,7 +10,7 @@ import pytest
 from api.fakes import FakeEncoder, tiny_config, tiny_data
 from difal import files
 from difal.errors import ConfigError, UserError
-from difal.features import cache
+from difal.features import build
 from difal.files import TMP, exclusive, write_text
 
 
@@ -31,18 +31,18 @@ def test_a_bank_that_does_not_fit_is_told_before_any_work(tmp_path, monkeypatch)
     """Else the process would die on a bus error when it writes to the map of a file that cannot grow."""
     encoder = FakeEncoder()
     with monkeypatch.context() as patched:
-        patched.setattr(cache.os, "posix_fallocate", no_space)
+        patched.setattr(build.os, "posix_fallocate", no_space)
         message = r"needs 0\.00 GB for the features \(No space left on device\)"
         with pytest.raises(ConfigError, match=message):
-            cache.build_cache(tmp_path, tiny_data().train, lambda: encoder, tiny_config(tmp_path))
+            build.build_cache(tmp_path, tiny_data().train, lambda: encoder, tiny_config(tmp_path))
     assert encoder.passes == 0
     assert not list(tmp_path.iterdir())
-    made = cache.build_cache(tmp_path, tiny_data().train, lambda: encoder, tiny_config(tmp_path))
+    made = build.build_cache(tmp_path, tiny_data().train, lambda: encoder, tiny_config(tmp_path))
     assert made.images == 5
 
 
 def test_the_cache_is_no_sparse_file(tmp_path):
-    images = cache.PoolImages(tmp_path, tiny_data().train, FakeEncoder, tiny_config(tmp_path, random=80), ())
+    images = build.PoolImages(tmp_path, tiny_data().train, FakeEncoder, tiny_config(tmp_path, random=80), ())
     images.create({"noise_samples": 2})
     for path in tmp_path.glob("*.npy"):
         facts = path.stat()

@@ -13,7 +13,7 @@ from difal.encoders import Encoder, LatentDiffusionEncoder, VisionEncoder, load_
 from difal.encoders.latent import PROMPT
 from difal.encoders.lazy import LazyEncoder
 from difal.encoders.loading import fingerprint
-from difal.features.cache import build_cache
+from difal.features.build import build_cache
 
 transformers = pytest.importorskip("transformers", reason="pip install 'difal-kernels[transformers]'")
 

@@ -35,7 +35,7 @@ for _module in pkgutil.iter_modules(__path__):
 
 TWO_STAGE = "two-stage-"
 DEFAULT = str(FIELDS["acquisition"].default)
-SLOW = 30_000  # local picks from which on global herding takes long enough for a progress bar
+PROGRESS_MIN_PIXELS = 30_000  # from which on global herding takes long enough for a progress bar
 __all__ = ["Picks", "acquisitions", "check_acquisition", "pixels_of", "reads_noise", "select", "training_dropout"]
 
 
@@ -131,7 +131,7 @@ def select(
         ranked = rule is not None and head is not None
         keep = max(budget, round(config.keep * len(rows))) if ranked else budget
         with clock("global herding"):
-            rows, gains = cover(cache, rows, queried, keep, config)
+            rows, gains = cover(cache, pixels, rows, queried, keep, config)
         if not ranked:
             return _picks(cache, pixels, rows, gains, len(rows), "coverage")
     with clock("scores"):
@@ -141,7 +141,8 @@ def select(
             best = np.lexsort((np.arange(len(rows)) if stage_1 else rows, -rated))[:budget]  # stage 1: by coverage
             if np.ptp(rated) == 0 and len(rows) > budget:
                 warnings.warn(f"{rule.name} is {rated[0]:g} at every pixel: coverage alone chooses", stacklevel=2)
-                best = best if stage_1 else _by_coverage(cache.features(pixels), rows, queried, budget, cache, config)
+                if not stage_1:
+                    best = np.searchsorted(rows, cover(cache, pixels, rows, queried, budget, config)[0])
             return _picks(cache, pixels, rows[best], rated[best], len(rows), rule.name)
         seed = derive_seed("random", config.seed, round_index)
         pool = Pool(
@@ -150,12 +151,6 @@ def select(
         chooser = rule if isinstance(rule, Selector) else SELECTORS["random"]
         chosen, values = chooser.function(pool)
         return _picks(cache, pixels, pool.rows[np.asarray(chosen)], values, len(rows), chooser.name)
-
-
-def _by_coverage(features: np.ndarray, rows: np.ndarray, queried, budget: int, cache, config: Config) -> np.ndarray:
-    """Positions in `rows` of `budget` pixels that cover all of them, given the queried ones."""
-    labeled = cache.features_of(queried) if queried else None
-    return np.asarray(maxherding(features[rows], budget, labeled=labeled, kernel=config.kernel))
 
 
 def within_share(cache: FeatureCache, pixels: str, config: Config) -> np.ndarray:
@@ -192,15 +187,26 @@ def _picks(cache: FeatureCache, pixels: str, rows, scores, survivors: int, how: 
 
 
 def cover(
-    cache: FeatureCache, rows: np.ndarray, queried: Sequence[Pixel], keep: int, config: Config
+    cache: FeatureCache, pixels: str, rows: np.ndarray, queried: Sequence[Pixel], keep: int, config: Config
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Stage 1b: `keep` of the local picks `rows` by MaxHerding over all local picks given the queried ones; gains."""
-    features, labeled = cache.features("local"), cache.features_of(queried) if queried else None
+    """Choose by MaxHerding over a set of the cache, given the queried pixels; stage 1b is this on the local picks.
+
+    Args:
+        cache, pixels: the set that is covered.
+        rows: those of its rows that may be chosen.
+        queried: pixels that cover already.
+        keep: how many to choose.
+        config: `kernel`, `herding`, `device`.
+
+    Returns:
+        `keep` of the rows in pick order, and their gains.
+    """
+    features, labeled = cache.features(pixels), cache.features_of(queried) if queried else None
     options: dict[str, Any] = {"labeled": labeled, "candidates": rows, "kernel": config.kernel}
     if config.herding == "sharded":
         chosen = _cover_on_all_ranks(features, keep, config, options)
     else:
-        chosen = maxherding(features, keep, return_info=True, progress=len(features) > SLOW, **options)
+        chosen = maxherding(features, keep, return_info=True, progress=len(features) > PROGRESS_MIN_PIXELS, **options)
     return np.asarray(chosen.indices), np.asarray(chosen.gains)
 
 

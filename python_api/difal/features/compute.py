@@ -14,7 +14,8 @@ from difal.data import Data, open_config_data
 from difal.data.contents import changed
 from difal.data.survey import Survey, kept_survey, survey
 from difal.encoders.lazy import LazyEncoder
-from difal.features.cache import WAVE, FeatureCache, Pixel, StaleCache, build_cache, settings_file
+from difal.features.build import WAVE, build_cache
+from difal.features.cache import FeatureCache, Pixel, StaleCache, settings_file
 from difal.features.checks import check_encoder, check_smallest
 from difal.features.test_set import TestSet
 
