@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections import defaultdict
@@ -11,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-RESULTS = Path(__file__).parent / "results" / "cpu"
+from tables import markdown, write
+
 ROWS: dict[str, list[dict]] = defaultdict(list)
 
 
@@ -29,22 +29,10 @@ def machine() -> dict:
     return {"processor": processor, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
-def table(rows: list[dict]) -> str:
-    def cell(value):
-        return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-    names = list(rows[0])
-    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
-    return "\n".join([*lines, *("| " + " | ".join(cell(row[name]) for name in names) + " |" for row in rows)])
-
-
 def pytest_terminal_summary(terminalreporter):
-    RESULTS.mkdir(parents=True, exist_ok=True)
     where = machine()
     for name, rows in ROWS.items():
-        text = table(rows)
-        (RESULTS / f"{name}.json").write_text(json.dumps({"machine": where, "rows": rows}, indent=1) + "\n")
-        (RESULTS / f"{name}.md").write_text(
-            f"{where['processor']}, {where['threads']} threads, torch {where['torch']}\n\n{text}\n"
-        )
+        text = markdown(rows)
+        head = f"{where['processor']}, {where['threads']} threads, torch {where['torch']}\n\n"
+        write(name, {"machine": where, "rows": rows}, head + text)
         terminalreporter.write_line(f"\n{name}\n{text}")

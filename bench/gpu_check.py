@@ -22,7 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 SECONDS = {"smoke": 240.0, "bench": 360.0, "host": 7200.0}
-LEAST = 5.0  # seconds: no step is begun with less
+MIN_STEP_SECONDS = 5.0  # seconds: no step is begun with less
 GRACE = 5.0  # seconds from asking a step to end to ending it
 EMULATED = 10.0  # times as long may a step of a run without a GPU take
 
@@ -103,7 +103,7 @@ class Run:
 
     def one(self, step: Step) -> str:
         left = self.end - self.clock.now()
-        if left < LEAST:
+        if left < MIN_STEP_SECONDS:
             return "left out: no time"
         if step.needs and shutil.which(step.needs) is None:
             return "left out: not installed"

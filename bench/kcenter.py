@@ -26,7 +26,7 @@ from peers.report import cpu_name
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "cpu"
 LIMIT = 240  # seconds of a run
-FEW = 100  # picks that a library is run for that does the same work at each
+SLOW_PEER_PICKS = 100  # picks that a library is run for that does the same work at each
 SAME_WORK = {"naive torch loop", "anomalib, not projected", "fpsample", "scikit-matter"}
 STEPS = (1, 30, 300)  # at which the picks are checked against all distances in float64
 
@@ -53,7 +53,7 @@ CASES = {  # name: features, N, D, budget, who
 def one(case: str, peer: str, out: str) -> dict:
     make, n, d, budget, _ = CASES[case]
     x, (function, _) = make(n, d), PEERS[peer]
-    some = min(budget, FEW) if peer in SAME_WORK else budget
+    some = min(budget, SLOW_PEER_PICKS) if peer in SAME_WORK else budget
     function(x[:300].contiguous(), 5)  # compile, load, start threads
     began, worked = time.perf_counter(), time.process_time()
     picks = torch.as_tensor(function(x, some), dtype=torch.int64)

@@ -9,7 +9,6 @@ Playwright.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import sys
@@ -22,6 +21,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "python_api"), str(ROOT)]
 
 from annotate.annotators import Annotator, flags  # noqa: E402
 from annotate.browser import Label, need_browser, next_question, question  # noqa: E402
+from tables import load_line, markdown, write  # noqa: E402
 
 KEYS, PAUSE = 100, 0.35  # keys per case, and seconds between them: far faster than anybody labels
 SETTINGS = {
@@ -109,19 +109,12 @@ def main() -> None:
         }
         for case, found in rows.items()
     ]
-    report = [
-        "| case | keys | p50, ms | p95, ms | largest, ms |",
-        "| --- | --- | --- | --- | --- |",
-        *(f"| {r['case']} | {r['keys']} | {r['p50_ms']} | {r['p95_ms']} | {r['max_ms']} |" for r in table),
-        "",
-        f"Key to next painted question, by `python bench/label_latency.py`; {heads} heads trained in the last case. "
-        f"{os.cpu_count()} cores, load average {load[0]:.1f} before and {load[1]:.1f} after, that of the measurement "
-        f"included; chromium paints by software.",
-    ]
-    print("\n".join(report))
-    out = ROOT / "bench/results/cpu"
-    (out / "label_latency.md").write_text("\n".join(report) + "\n")
-    (out / "label_latency.json").write_text(json.dumps({"cases": table, "load": load}, indent=1) + "\n")
+    report = markdown(table, ("case", "keys", "p50, ms", "p95, ms", "largest, ms"), "g") + (
+        f"\nKey to next painted question, by `python bench/label_latency.py`; {heads} heads trained in the last case. "
+        f"{load_line(load)}; chromium paints by software.\n"
+    )
+    print(report)
+    write("label_latency", {"cases": table, "load": load}, report)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ as by somebody who labels on meanwhile, and once more with another head. Needs c
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import sys
@@ -27,6 +26,7 @@ from annotate.browser import Label, launch, need_browser, next_question, place, 
 from api.fakes import write_folder  # noqa: E402
 from difal.data import open_data  # noqa: E402
 from difal.data.scenes import CLASSES, draw_scene  # noqa: E402
+from tables import load_line, markdown, write  # noqa: E402
 
 IMAGES, HEADS = 60, 5
 # When the page drew the prediction of which head over the image, by the machine's clock.
@@ -131,18 +131,9 @@ def main() -> None:
         found = {**first_question(chromium, Path(folder)), **predictions(chromium, Path(folder))}
     load = (load, os.getloadavg()[0])
     table = [{"wait": name, "seconds": round(seconds, 2)} for name, seconds in found.items()]
-    report = [
-        "| until | s |",
-        "| --- | --- |",
-        *(f"| {row['wait']} | {row['seconds']} |" for row in table),
-        "",
-        f"`python bench/label_waits.py`, {os.cpu_count()} cores, load average {load[0]:.1f} before and {load[1]:.1f} "
-        f"after, that of the measurement included.",
-    ]
-    print("\n".join(report))
-    out = ROOT / "bench/results/cpu"
-    (out / "label_waits.md").write_text("\n".join(report) + "\n")
-    (out / "label_waits.json").write_text(json.dumps({"waits": table, "load": load}, indent=1) + "\n")
+    report = markdown(table, ("until", "s"), "g") + f"\n`python bench/label_waits.py`, {load_line(load)}.\n"
+    print(report)
+    write("label_waits", {"waits": table, "load": load}, report)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,8 @@ were chosen by some of the rows; the estimate that the result gives, the error t
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from pathlib import Path
 
 import torch
 
@@ -17,6 +15,7 @@ from difal_kernels import maxherding
 from difal_kernels.ops.maxherding.bandwidth import median_bandwidth
 from difal_kernels.ops.maxherding.kernel_functions import kernel_matrix
 from features import SOURCES
+from tables import markdown, write
 
 CASES = (("clusters", 10_000, 64, 100), ("clusters", 10_000, 64, 1_000), ("pixels", 10_000, 64, 1_000))
 ROWS = (100, 300, 1_000, 3_000)
@@ -67,14 +66,8 @@ def measure(source: str, n: int, d: int, budget: int) -> list[dict]:
 
 def main() -> None:
     rows = [row for case in CASES for row in measure(*case)]
-    results = Path(__file__).parent / "results" / "cpu"
     result = {"torch": torch.__version__, "threads": torch.get_num_threads(), "seeds": SEEDS, "rows": rows}
-    (results / "sampled.json").write_text(json.dumps(result, indent=1) + "\n")
-    table = [COLUMNS, ["---"] * len(COLUMNS)]
-    table += [
-        [f"{v:.3g}" if isinstance(v, float) else str(v) for v in (row.get(c, "") for c in COLUMNS)] for row in rows
-    ]
-    (results / "sampled.md").write_text("".join(f"| {' | '.join(line)} |\n" for line in table))
+    write("sampled", result, markdown([{name: row.get(name, "") for name in COLUMNS} for row in rows]))
 
 
 if __name__ == "__main__":

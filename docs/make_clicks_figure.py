@@ -14,14 +14,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from difal.config import Config
-from difal.data import open_config_data
+from difal.data import IGNORE, open_config_data
 from difal.encoders.lazy import LazyEncoder
 from difal.features.dense import dense_classes
 from difal.features.pixels import encode
 from difal.run.directory import RunDirectory
+from pictures import save
 
-SHOWN = (0.1, 0.9)  # which test images, as places in the test set from 0 to 1
-VOID = 255
+SHOWN = (0.1, 0.9)  # which test images: 0 is the first, 1 the last
 
 
 def main() -> None:
@@ -37,15 +37,15 @@ def main() -> None:
 
     queried = [name for name, _ in Counter(label.image for label in labels).most_common(len(SHOWN))]
     figure, axes = plt.subplots(len(SHOWN), 4, figsize=(12, 3.2 * len(SHOWN)), layout="constrained")
-    for row, name, place in zip(axes, queried, SHOWN, strict=True):
-        index = round(place * (len(data.test) - 1))
+    for row, name, share in zip(axes, queried, SHOWN, strict=True):
+        index = round(share * (len(data.test) - 1))
         image, truth = data.test.image(index), data.test.mask(index)
         maps = encode(load_encoder(), image, data.test.ids[index], [0], config)
         predicted = dense_classes(head, maps, image.shape[:2])[0].numpy()
         here = [label for label in labels if label.image == name]
         row[0].imshow(data.train.image(data.train.ids.index(name)))
         for label in here:
-            color = palette[VOID if label.class_id is None else label.class_id] / 255
+            color = palette[IGNORE if label.class_id is None else label.class_id] / 255
             row[0].plot(label.x, label.y, "o", ms=9, mfc=color, mec="white", mew=1.5)
         for axis, picture in zip(row[1:], (image, palette[predicted], palette[truth]), strict=True):
             axis.imshow(picture)
@@ -58,10 +58,7 @@ def main() -> None:
     )
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=10)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=72, metadata={"Software": None})
+    save(figure, out)
     print(f"{len(labels)} pixels; drawn in {out}")
 
 

@@ -21,6 +21,7 @@ from difal.data.scenes import draw_scene, open_scenes
 from difal.run.directory import RunDirectory
 from difal.run.loop import run
 from difal.run.predict import predict
+from pictures import save
 
 SCENES = "scenes:12,0,0"
 SETTINGS = {"rounds": 3, "budget": 1, "candidates": 500, "noise_samples": 2, "pictures": 0, "acquisition": "coverage"}
@@ -29,15 +30,15 @@ UNSEEN = (901, 905)  # seeds of the scenes to predict
 
 def main() -> None:
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "img" / "loop.png"
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        run(Config(data=SCENES, out=str(place / "run"), **SETTINGS))
-        (place / "new").mkdir()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run(Config(data=SCENES, out=str(folder / "run"), **SETTINGS))
+        (folder / "new").mkdir()
         for seed in UNSEEN:
-            Image.fromarray(draw_scene(seed)[0]).save(place / "new" / f"{seed}.png")
-        predict(place / "run", place / "new", place / "classes")
-        found = {seed: np.array(Image.open(place / "classes" / "masks" / f"{seed}.png")) for seed in UNSEEN}
-        run_dir = RunDirectory(place / "run")
+            Image.fromarray(draw_scene(seed)[0]).save(folder / "new" / f"{seed}.png")
+        predict(folder / "run", folder / "new", folder / "classes")
+        found = {seed: np.array(Image.open(folder / "classes" / "masks" / f"{seed}.png")) for seed in UNSEEN}
+        run_dir = RunDirectory(folder / "run")
         draw(open_scenes(SCENES).train, run_dir, found, out)
 
 
@@ -49,11 +50,11 @@ def draw(pool, run_dir: RunDirectory, found: dict[int, np.ndarray], out: Path) -
     most = Counter(label.image for label in labels).most_common(2)
     for axis, (name, _) in zip(axes[:, 0], most, strict=True):
         axis.imshow(pool.image(pool.ids.index(name)))
-        asked = [label for label in labels if label.image == name]
-        for label in asked:
+        queried = [label for label in labels if label.image == name]
+        for label in queried:
             axis.plot(label.x, label.y, "o", ms=9, mfc=colors[label.class_id or 0] / 255, mec="white", mew=1.5)
             axis.annotate(label.class_name or "void", (label.x, label.y), (6, 6), textcoords="offset points", c="white")
-        axis.set_title(f"asked of this image: {len(asked)} pixels")
+        axis.set_title(f"queried in this image: {len(queried)} pixels")
     for row, (seed, classes) in zip(axes, found.items(), strict=True):
         image, mask = draw_scene(seed)
         for axis, picture, title in zip(
@@ -61,11 +62,8 @@ def draw(pool, run_dir: RunDirectory, found: dict[int, np.ndarray], out: Path) -
         ):
             axis.imshow(picture)
             axis.set_title(title)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=72, metadata={"Software": None})
-    print(f"{len(labels)} pixels asked of {len(pool)} scenes; drawn in {out}")
+    save(figure, out)
+    print(f"{len(labels)} pixels queried in {len(pool)} scenes; drawn in {out}")
 
 
 if __name__ == "__main__":
