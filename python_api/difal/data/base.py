@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import colorsys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -34,7 +34,7 @@ class Look(NamedTuple):
     """What one image and its mask hold; `fault` says why they cannot be used, or is None."""
 
     fault: str | None = None
-    shape: tuple[int, int] | None = None  # (H, W) in the file, upright
+    shape: tuple[int, int] = (0, 0)  # (H, W) in the file, upright
     kind: str = "8-bit colour"
     reduced: int = 1
     unused: tuple[str, ...] = ()
@@ -46,7 +46,8 @@ class Split(abc.ABC):
 
     ids: tuple[str, ...]
     has_masks: bool
-    ranges: Mapping[str, tuple[float, float]] | None = None  # of the values of deep images
+    size: int | None = None  # every image is resized to so many pixels a side
+    ranges: ValueRanges | None = None  # of the values of deep images
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -117,7 +118,7 @@ class FileSplit(Split):
         self.ids, self.images, self.masks = tuple(ids), tuple(images), None if masks is None else tuple(masks)
         self.classes, self.size, self.void, self.values, self.largest = classes, size, tuple(void), values, largest
         self.has_masks = masks is not None
-        self.ranges = ValueRanges(self.images)
+        self.ranges: ValueRanges = ValueRanges(self.images)
         if len(set(self.ids)) < len(self.ids):
             twice = next(name for name in self.ids if self.ids.count(name) > 1)
             raise DataError(f"two images have the name {twice!r} ({self.images[0].parent}); rename one")
@@ -137,6 +138,8 @@ class FileSplit(Split):
         return read_header(self.images[index]).shape
 
     def mask(self, index: int) -> np.ndarray:
+        if self.masks is None:
+            raise ValueError(f"{self.ids[index]} has no mask")
         size = self.size or read_shape(self.images[index], self.largest)
         shape = self.file_shape(index)
         return read_mask(self.masks[index], shape, self.classes, size, self.void, self.values)
@@ -147,7 +150,7 @@ class FileSplit(Split):
     def take(self, indices: Sequence[int]) -> FileSplit:
         """The images of these indices, in this order, as a pool of their own."""
         masks = None if self.masks is None else [self.masks[i] for i in indices]
-        ids, images = ([every[i] for i in indices] for every in (self.ids, self.images))
+        ids, images = [self.ids[i] for i in indices], [self.images[i] for i in indices]
         return FileSplit(ids, images, masks, self.classes, self.size, self.void, self.values, self.largest)
 
     def look(self, index: int) -> Look:

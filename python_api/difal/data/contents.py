@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from difal.data.base import FileSplit, Split
@@ -23,12 +24,11 @@ def contents(split: Split | None, masks: bool = False, known: Mapping[str, Any] 
     A file that cannot be read has no digest; `Split.look` says why.
     """
     files = (split.masks if masks else split.images) if isinstance(split, FileSplit) else None
-    if not files:
+    if split is None or not files:
         return {}
     known = known or {}
 
-    def one(index: int) -> list:
-        name, path = split.ids[index], files[index]
+    def one(name: str, path: Path) -> list:
         try:
             facts = path.stat()
             stamp = [facts.st_size, facts.st_mtime_ns]
@@ -36,7 +36,8 @@ def contents(split: Split | None, masks: bool = False, known: Mapping[str, Any] 
         except OSError:
             return [0, 0, None]
 
-    return dict(zip(split.ids, in_order(one, range(len(files))), strict=True))
+    pairs = list(zip(split.ids, files, strict=True))
+    return dict(zip(split.ids, in_order(lambda pair: one(*pair), pairs), strict=True))
 
 
 def changed(before: Mapping[str, Any], now: Contents) -> list[str]:

@@ -21,7 +21,7 @@ from difal.data.images import (
     png_depth,
     turn_upright,
 )
-from difal.data.values import IGNORE, MaskValues, show_value
+from difal.data.values import IGNORE, MaskValues, Value, show_value
 from difal.errors import DataError
 
 STRIP = 1 << 22  # pixels whose values are looked up at a time
@@ -92,9 +92,11 @@ def to_classes(
 
 def _table(classes: int, void: Sequence[int], values: MaskValues | None) -> dict[int, int]:
     """The class of each number that a mask may hold."""
-    if values is not None and values.colors:
-        return {_one_number(color): to for color, to in values.to_class.items()}
-    table = {i: i for i in range(classes)} if values is None else dict(values.to_class)
+    table = {i: i for i in range(classes)}
+    if values is not None:
+        table = {_one_number(value): to for value, to in values.to_class.items()}
+        if values.colors:
+            return table
     table.setdefault(IGNORE, IGNORE)
     return table | dict.fromkeys(void, IGNORE)
 
@@ -131,8 +133,8 @@ def _numbers(stored: np.ndarray) -> np.ndarray:
     return red << 16 | green << 8 | blue
 
 
-def _one_number(color: tuple[int, int, int]) -> int:
-    return color[0] << 16 | color[1] << 8 | color[2]
+def _one_number(value: Value) -> int:
+    return value if isinstance(value, int) else value[0] << 16 | value[1] << 8 | value[2]
 
 
 def _unknown(path, value, row, column, count, found, classes, values) -> str:

@@ -35,18 +35,17 @@ CAMVID_COLORS = [
 
 def open_camvid(root: Path, size: int | None) -> Data:
     """CamVid with 11 classes in SegNet's public layout: train/ trainannot/ test/ testannot/, id 11 void."""
-    splits, left_out = {}, []
-    for part in ("train", "test"):
-        if part == "test" and not (root / part).is_dir():
-            splits[part] = None
-            continue
+    left_out: list[str] = []
+
+    def split(part: str) -> FileSplit:
         listing = list_photographs(root / part)
         masks = _matching(listing, root / part, root / f"{part}annot")
-        left_out += listing.lines()
+        left_out.extend(listing.lines())
         ids = [_bare(path, root / part) for path in listing.images]
-        splits[part] = FileSplit(ids, listing.images, masks, len(CAMVID), size, void=(len(CAMVID),))
-    colors = np.array(CAMVID_COLORS, np.uint8)
-    return Data("CamVid", tuple(CAMVID), splits["train"], splits["test"], colors, left_out)
+        return FileSplit(ids, listing.images, masks, len(CAMVID), size, void=(len(CAMVID),))
+
+    train, test = split("train"), split("test") if (root / "test").is_dir() else None
+    return Data("CamVid", tuple(CAMVID), train, test, np.array(CAMVID_COLORS, np.uint8), left_out)
 
 
 def open_prepared(root: Path, size: int | None) -> Data:
@@ -59,42 +58,40 @@ def open_prepared(root: Path, size: int | None) -> Data:
         raise DataError(f'{root / "meta.json"} must hold {{"classes": [names...]}}')
     classes = tuple(map(str, meta["classes"]))
     void = (int(meta.get("ignore", IGNORE)),)
-    splits = {}
-    for part in ("train", "test"):
-        if part == "test" and not (root / part).is_dir():
-            splits[part] = None
-            continue
+
+    def split(part: str) -> FileSplit:
         images = list_photographs(root / part).images
         masks = [path.with_name(f"{path.stem}_label.png") for path in images]
         _all_there(images, masks)
         ids = [_bare(path, root / part) for path in images]
-        splits[part] = FileSplit(ids, images, masks, len(classes), size, void)
+        return FileSplit(ids, images, masks, len(classes), size, void)
+
+    train, test = split("train"), split("test") if (root / "test").is_dir() else None
     colors = meta.get("colors", CAMVID_COLORS if classes == tuple(CAMVID) else None)
     if colors is not None:
         colors = np.array(colors, np.uint8)
         if colors.shape != (len(classes), 3):
             raise DataError(f"{root / 'meta.json'} must hold a colour [red, green, blue] for each class")
-    return Data(str(meta.get("name", root.name)), classes, splits["train"], splits["test"], colors)
+    return Data(str(meta.get("name", root.name)), classes, train, test, colors)
 
 
 def open_folder(root: Path, size: int | None, classes: tuple[str, ...] | None, mask_values: str | None = None) -> Data:
     """ROOT/images or images in ROOT itself, perhaps ROOT/masks, the same under ROOT/test, perhaps ROOT/classes.txt."""
     classes, values = _classes(root if root.is_dir() else root.parent, classes, mask_values)
-    splits, left_out = {}, []
-    for part, folder in (("train", root), ("test", root / "test")):
-        if part == "test" and not (folder / "images").is_dir():
-            splits[part] = None
-            continue
-        listing = list_photographs(folder)
-        base = _base(folder)
+    left_out: list[str] = []
+
+    def split(folder: Path) -> FileSplit:
+        listing, base = list_photographs(folder), _base(folder)
         masks = _matching(listing, base, folder / "masks") if (folder / "masks").is_dir() else None
         _said_elsewhere(listing, folder, masks is not None)
-        left_out += listing.lines()
+        left_out.extend(listing.lines())
         ids = [path.relative_to(base).as_posix() for path in listing.images]
-        splits[part] = FileSplit(ids, listing.images, masks, len(classes), size, values=values)
+        return FileSplit(ids, listing.images, masks, len(classes), size, values=values)
+
+    train, test = split(root), split(root / "test") if (root / "test" / "images").is_dir() else None
     colors = _own_colors(values, len(classes))
     title = root.resolve().name
-    return Data(title, classes, splits["train"], splits["test"], colors, left_out, named_here=True, values=values)
+    return Data(title, classes, train, test, colors, left_out, named_here=True, values=values)
 
 
 def _classes(

@@ -33,12 +33,13 @@ def open_scenes(source: str, size: int | None = None) -> Data:
         raise DataError(f"`data` must be scenes or scenes:TRAIN,TEST,SEED, such as scenes:60,24,0, got {source!r}")
     train, test, seed = [*words, *(TRAIN, TEST, 0)[len(words) :]]
 
-    def split(kind: str, count: int) -> FunctionSplit | None:
+    def split(kind: str, count: int) -> FunctionSplit:
         names = [f"{kind}{i:04d}" for i in range(count)]
         make = lru_cache(128)(lambda i: draw_scene(derive_seed(seed, kind, i)))  # at most 34 MB
-        return FunctionSplit(names, make, size) if count else None
+        return FunctionSplit(names, make, size)
 
-    return Data("scenes", CLASSES, split("scene", train), split("test", test), np.array(COLORS, np.uint8))
+    test_set = split("test", test) if test else None
+    return Data("scenes", CLASSES, split("scene", train), test_set, np.array(COLORS, np.uint8))
 
 
 def draw_scene(seed: int, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:

@@ -51,12 +51,12 @@ def survey(data: Data, mask_check: str = "stop", kept: Path | None = None) -> Su
     if before.digest == own:
         return Survey(before.lines, before.shapes, own, files)
     looks = look_at(data.train, "the pool's images")
-    tests = look_at(data.test, "the test images") if data.test is not None else []
+    tests = [] if data.test is None else look_at(data.test, "the test images")
     if not looks:
         return Survey([f"pool: {len(data.train)} images of {data.name}"], [], own, files)
     lines = [
         f"pool: {described(data.train, looks)}",
-        *([f"test: {described(data.test, tests)}"] if tests else []),
+        *([f"test: {described(data.test, tests)}"] if data.test is not None and tests else []),
         *_ranges(data.train),
         *unused(data.train, looks),
         *(f"left out: {line}" for line in data.left_out),
@@ -66,7 +66,7 @@ def survey(data: Data, mask_check: str = "stop", kept: Path | None = None) -> Su
         lines.append(f"masks: {shares(np.sum(counts, 0), data.classes)}")
     if mask_check == "stop":
         _check_masks(data, looks, tests)
-    size = getattr(data.train, "size", None)
+    size = data.train.size
     return Survey(lines, [(size, size) if size else read_shape(look) for look in looks], own, files)
 
 
@@ -106,9 +106,12 @@ def shares(counts: np.ndarray, classes: Sequence[str]) -> str:
 
 
 def _files(data: Data, known: dict[str, Contents]) -> dict[str, Contents]:
-    parts = {"pool": (data.train, False), "pool masks": (data.train, True)}
-    parts |= {"test": (data.test, False), "test masks": (data.test, True)}
-    return {name: contents(split, masks, known.get(name)) for name, (split, masks) in parts.items()}
+    parts = (("pool", data.train), ("test", data.test))
+    files = {}
+    for name, split in parts:
+        files[name] = contents(split, False, known.get(name))
+        files[f"{name} masks"] = contents(split, True, known.get(f"{name} masks"))
+    return files
 
 
 def _digest(data: Data, mask_check: str, files: dict[str, Contents]) -> str:
@@ -120,14 +123,14 @@ def _digest(data: Data, mask_check: str, files: dict[str, Contents]) -> str:
 
 def described(split: Split, looks: Sequence[Look]) -> str:
     """How many images, of which kinds and sizes."""
-    kinds = Counter(look.kind for look in looks)
-    kinds = ", ".join(f"{count} {kind}" if len(kinds) > 1 else kind for kind, count in kinds.most_common())
+    counts = Counter(look.kind for look in looks)
+    kinds = ", ".join(f"{count} {kind}" if len(counts) > 1 else kind for kind, count in counts.most_common())
     shapes = sorted({look.shape for look in looks}, key=lambda shape: (shape[0] * shape[1], shape))
     sizes = " to ".join(f"{width} x {height}" for height, width in dict.fromkeys((shapes[0], shapes[-1])))
     large = [look.reduced for look in looks if look.reduced > 1]
     smallest = f"1/{min(large)} to 1/{max(large)}" if len(set(large)) > 1 else f"1/{max(large, default=1)}"
     reduced = f"; {len(large)} of them too large to be read whole, and read at {smallest} of the side" if large else ""
-    resized = f", resized to {split.size} x {split.size}" if getattr(split, "size", None) else ""
+    resized = f", resized to {split.size} x {split.size}" if split.size else ""
     return f"{len(looks)} images, {kinds}, {sizes} pixels{resized}{reduced}"
 
 

@@ -191,10 +191,9 @@ def _last_is_samples(stored: np.ndarray, axes: str, path: Path) -> np.ndarray:
 
 def _shown(stored: np.ndarray, page, indices: bool) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
     """What a viewer shows of some rows: grey or colour, alpha, and the bands that are not used."""
-    if page.photometric == PALETTE:
-        if indices:
-            return stored, None, ()
-        return _palette(page)[stored], None, ()
+    palette = _palette(page)
+    if palette is not None:
+        return stored if indices else palette[stored], None, ()
     if stored.ndim == 2:
         stored = stored[..., None]
     if page.photometric == CMYK and stored.shape[2] >= 4:

@@ -11,7 +11,6 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from torch import nn
 
 from difal_kernels import hypercolumns
 from difal_kernels._checks import as_int
@@ -123,8 +122,12 @@ class BaseEncoder:
                     f"resize or pad them, or build the encoder with `resolution`"
                 )
             return height, width
-        shrink = min(1.0, self.resolution / min(height, width))
-        return tuple(max(1, round(side * shrink / self.stride)) * self.stride for side in (height, width))
+        return self._on_grid(height, width, min(1.0, self.resolution / min(height, width)))
+
+    def _on_grid(self, height: int, width: int, factor: float) -> tuple[int, int]:
+        """The multiples of the stride nearest to both sides times `factor`."""
+        height, width = (max(1, round(side * factor / self.stride)) * self.stride for side in (height, width))
+        return height, width
 
     def noise_shape(self, height: int, width: int) -> tuple[int, ...]:
         """Shape of the noise of one image of `height` x `width` pixels at one timestep."""
@@ -220,8 +223,12 @@ class BaseEncoder:
             check_images(images, self.in_channels)
             noise = self.noise(range(len(images)), *images.shape[2:])
         maps = self.maps(images, noise)
-        size = tuple(images.shape[2:])
-        return hypercolumns(maps, points, size, image_index=image_index, normalize=normalize, out_dtype=out_dtype)
+        height, width = images.shape[2:]
+        return torch.as_tensor(
+            hypercolumns(
+                maps, points, (height, width), image_index=image_index, normalize=normalize, out_dtype=out_dtype
+            )
+        )
 
     def _check_noise(self, images, noise, shape) -> torch.Tensor:
         if not isinstance(noise, torch.Tensor) or not noise.is_floating_point():
@@ -278,7 +285,7 @@ def read_object(path: Path) -> dict[str, Any]:
     return values
 
 
-def load_complete(maker: Any, folder: Path, what: str, unused: str | None = None, **options: Any) -> nn.Module:
+def load_complete(maker: Any, folder: Path, what: str, unused: str | None = None, **options: Any) -> Any:
     """A diffusers or transformers model out of safetensors, with none of its weights drawn at random.
 
     Args:

@@ -30,7 +30,7 @@ class CleanEncoder(BaseEncoder):
         factor = self.enlarge
         if self.resolution is not None:
             factor = min(factor, self.resolution / min(height, width))
-        return tuple(max(1, round(side * factor / self.stride)) * self.stride for side in (height, width))
+        return self._on_grid(height, width, factor)
 
     def noise(
         self,
@@ -49,5 +49,5 @@ class CleanEncoder(BaseEncoder):
 
 def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """Images in [-1, 1], noised perhaps, to the units of a network whose colours in [0, 1] have `mean` and `std`."""
-    mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (mean, std))
-    return ((images + 1) / 2 - mean) / std
+    center, scale = (torch.tensor(v, device=images.device)[:, None, None] for v in (mean, std))
+    return ((images + 1) / 2 - center) / scale

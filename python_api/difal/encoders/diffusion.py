@@ -22,7 +22,7 @@ class _Stop(Exception):
     """Raised by the last hook: what follows in the network is not needed."""
 
 
-def decoder_blocks(unet: nn.Module) -> list[tuple[nn.Module, int]]:
+def decoder_blocks(unet: Any) -> list[tuple[nn.Module, int]]:
     """The decoder's blocks as guided-diffusion numbers them (`output_blocks`), each with its channels.
 
     A level of the decoder has n = layers_per_block + 1 of them. The last of a level is the output of
@@ -94,6 +94,8 @@ class DiffusionEncoder(BaseEncoder):
     """
 
     thread_safe = True
+    unet: Any
+    scheduler: Any
 
     def __init__(
         self,
@@ -107,20 +109,21 @@ class DiffusionEncoder(BaseEncoder):
     ):
         if not isinstance(unet, nn.Module) or not hasattr(unet, "up_blocks"):
             raise TypeError(f"`unet` must be a diffusers UNet2DModel, got {type(unet).__name__}")
-        if (why := unfit(unet.config)) is not None:
+        network: Any = unet  # diffusers' classes have no types
+        if (why := unfit(network.config)) is not None:
             raise ValueError(f"`unet` is one {why}")
         if scheduler is None:
             from diffusers import DDPMScheduler
 
             scheduler = DDPMScheduler()
-        available = decoder_blocks(unet)
+        available = decoder_blocks(network)
         self.blocks = _distinct(blocks, "blocks", len(available), f"the UNet has {len(available)} decoder blocks")
         steps = scheduler.config.num_train_timesteps
         timesteps = _distinct(timesteps, "timesteps", steps, f"the scheduler has {steps} steps")
-        halvings = sum(1 for level in unet.down_blocks if getattr(level, "downsamplers", None))
+        halvings = sum(1 for level in network.down_blocks if getattr(level, "downsamplers", None))
         super().__init__(timesteps=timesteps, resolution=resolution, stride=2**halvings)
-        self.unet, self.scheduler, self.autocast = unet.eval().requires_grad_(False), scheduler, autocast
-        self.in_channels = unet.config.in_channels
+        self.unet, self.scheduler, self.autocast = network.eval().requires_grad_(False), scheduler, autocast
+        self.in_channels = int(network.config.in_channels)
         self._channels = tuple(available[b][1] for b in self.blocks)
         self._taken: dict[int, dict[int, torch.Tensor]] = {}  # by Python thread: several may run the network
         for b in self.blocks:  # once and for all: hooks that come after torch.compile are ignored
@@ -212,12 +215,14 @@ def load_diffusion(folder: Path, network: Path, *, device: Any, dtype: torch.dty
     return DiffusionEncoder(unet, load_schedule(folder), **settings)
 
 
-def load_model(kind: str, folder: Path, device: Any, dtype: torch.dtype | None) -> nn.Module:
+def load_model(kind: str, folder: Path, device: Any, dtype: torch.dtype | None) -> Any:
     """A diffusers model of class `kind`."""
     import diffusers
 
-    options = {"low_cpu_mem_usage": False, "torch_dtype": dtype or torch.float32}
-    return load_complete(getattr(diffusers, kind), folder, kind, **options).to(device or "cpu")
+    model = load_complete(
+        getattr(diffusers, kind), folder, kind, low_cpu_mem_usage=False, torch_dtype=dtype or torch.float32
+    )
+    return model.to(device or "cpu")
 
 
 def load_schedule(folder: Path) -> Any:

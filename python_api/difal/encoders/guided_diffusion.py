@@ -6,6 +6,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -64,7 +65,7 @@ def load_guided_diffusion(
     levels, per_level = _shape_of_tree(source)
     names = _name_map(source, levels, per_level)
     with torch.device("meta"):
-        unet = UNet2DModel(**_config(source, levels, per_level, num_head_channels))
+        unet: Any = UNet2DModel(**_config(source, levels, per_level, num_head_channels))
     wanted = {name: tuple(value.shape) for name, value in unet.state_dict().items()}
     converted, used = {}, set()
     for theirs, ours in names.items():

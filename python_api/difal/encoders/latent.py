@@ -61,7 +61,8 @@ class LatentDiffusionEncoder(DiffusionEncoder):
         resolution: int | None = None,
         autocast: torch.dtype | None = None,
     ):
-        if not isinstance(vae, nn.Module) or not hasattr(vae.config, "scaling_factor"):
+        autoencoder: Any = vae  # diffusers' classes have no types
+        if not isinstance(vae, nn.Module) or not hasattr(autoencoder.config, "scaling_factor"):
             raise TypeError(f"`vae` must be a diffusers AutoencoderKL, got {type(vae).__name__}")
         if not isinstance(prompt, torch.Tensor):
             raise TypeError(f"`prompt` must be a torch.Tensor, got {type(prompt).__name__}")
@@ -71,15 +72,16 @@ class LatentDiffusionEncoder(DiffusionEncoder):
             scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
         super().__init__(unet, scheduler, blocks, timesteps, autocast=autocast)
         prompt = prompt.detach().reshape(-1, *prompt.shape[-2:])
-        width, latent = unet.config.cross_attention_dim, unet.config.in_channels
+        width, latent = self.unet.config.cross_attention_dim, self.unet.config.in_channels
         if prompt.ndim != 3 or len(prompt) != 1 or prompt.shape[-1] != width:
             raise ValueError(f"`prompt` must have shape (tokens, {width}) for this UNet, got {tuple(prompt.shape)}")
-        if vae.config.latent_channels != latent:
-            raise ValueError(f"`vae` has {vae.config.latent_channels} latent channels, the UNet takes {latent}")
-        self.reduction = 2 ** (len(vae.config.block_out_channels) - 1)
+        if autoencoder.config.latent_channels != latent:
+            raise ValueError(f"`vae` has {autoencoder.config.latent_channels} latent channels, the UNet takes {latent}")
+        self.reduction = 2 ** (len(autoencoder.config.block_out_channels) - 1)
         self._set_grid(resolution, self.stride * self.reduction)
-        self.vae, self.in_channels = vae.eval().requires_grad_(False), vae.config.in_channels
-        self.prompt = prompt.to(self.device, unet.dtype)
+        self.vae: Any = autoencoder.eval().requires_grad_(False)
+        self.in_channels = int(autoencoder.config.in_channels)
+        self.prompt = prompt.to(self.device, self.unet.dtype)
 
     def noise_shape(self, height: int, width: int) -> tuple[int, ...]:
         """Shape of the noise of one image of `height` x `width` pixels at one timestep: that of its latents."""

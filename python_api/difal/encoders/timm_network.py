@@ -67,7 +67,7 @@ class TimmEncoder(CleanEncoder):
         self.indices = tuple(indices)
         self.fixed = _fixed_size(model)
         super().__init__(timesteps=(0,), resolution=resolution, stride=max(strides))
-        self.model = model.eval().requires_grad_(False)
+        self.model: Any = model.eval().requires_grad_(False)  # timm's networks differ
         self.noise_level, self.enlarge = float(noise_level), float(enlarge)
         self._channels = tuple(int(info[index]["num_chs"]) for index in self.indices)
         config = getattr(model, "pretrained_cfg", {})

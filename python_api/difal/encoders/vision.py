@@ -73,9 +73,9 @@ class VisionEncoder(CleanEncoder):
         if not self.noise_levels or not all(0 <= level < float("inf") for level in self.noise_levels):
             raise ValueError(f"`noise_levels` must be finite numbers of at least 0, got {noise_levels}")
         super().__init__(timesteps=range(len(self.noise_levels)), resolution=resolution, stride=patch)
-        self.model = model.eval().requires_grad_(False)
+        self.model: Any = model.eval().requires_grad_(False)  # transformers' models differ
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
-        self._norm = getattr(model, "layernorm", None) or nn.Identity()
+        self._norm: nn.Module = getattr(model, "layernorm", None) or nn.Identity()
 
     @property
     def channels(self) -> tuple[int, ...]:

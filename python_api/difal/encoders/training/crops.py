@@ -50,10 +50,11 @@ class CropSource:
         self.sides, self.resolution, self.jitter = tuple(parts), resolution, jitter
         self.shares = None if shares is None else torch.tensor(shares, dtype=torch.float64)
         index, pixels = folder / "images.json", folder / "images.bin"
-        key = {"pool": digest(pool.fingerprint()), "shorter": round(ZOOM * resolution), "least": min(self.sides)}
+        shorter, least = round(ZOOM * resolution), min(self.sides)
+        key = {"pool": digest(pool.fingerprint()), "shorter": shorter, "least": least}
         stored = read_json(index) if index.is_file() and pixels.is_file() else None
         if stored is None or stored["key"] != key:
-            stored = {"key": key, "shapes": _store(pool, pixels, key["shorter"], key["least"])}
+            stored = {"key": key, "shapes": _store(pool, pixels, shorter, least)}
             write_json(index, stored)
         self.shapes = [tuple(shape) for shape in stored["shapes"]]
         self.starts = np.concatenate([[0], np.cumsum([height * width * 3 for height, width in self.shapes])])
@@ -71,8 +72,8 @@ class CropSource:
             images = torch.randint(len(self.shapes), (count,), generator=rng)
         else:
             images = torch.multinomial(self.shares, count, replacement=True, generator=rng)
-        crops = np.stack([self._crop(index, side, rng) for index in images.tolist()])
-        crops = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
+        stored = np.stack([self._crop(index, side, rng) for index in images.tolist()])
+        crops = torch.from_numpy(stored).permute(0, 3, 1, 2).float() / 255
         flip = torch.rand(count, generator=rng) < 0.5
         crops[flip] = crops[flip].flip(-1)
         return (jittered(crops, rng) if self.jitter else crops) * 2 - 1
@@ -135,7 +136,7 @@ def _store(pool: Split, path: Path, shorter: int, least: int) -> list[tuple[int,
                 faults.append(image)
             elif not faults:
                 shapes.append(image.shape[:2])
-                file.write(np.ascontiguousarray(image))
+                file.write(np.ascontiguousarray(image).data)
         file.flush()
         os.fsync(file.fileno())
     if faults:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -62,8 +62,8 @@ def new_encoder(size: str, seed: int, resolution: int | None = None) -> Diffusio
     return DiffusionEncoder(unet, scheduler, SIZES[size].blocks, TIMESTEPS, resolution=resolution)
 
 
-def start_encoder(start: str, size: str, seed: int, resolution: int | None = None) -> DiffusionEncoder:
-    """The encoder that a training starts from, its weights in float32 on the CPU.
+def start_encoder(start: str, size: str, seed: int, resolution: int | None = None) -> tuple[DiffusionEncoder, int]:
+    """The encoder that a training starts from, its weights in float32 on the CPU, and its resolution.
 
     Args:
         start: `scratch`, `tiny`, or the folder or hub id of a diffusion encoder.
@@ -75,9 +75,10 @@ def start_encoder(start: str, size: str, seed: int, resolution: int | None = Non
         ConfigError: `start` is no diffusion encoder on RGB images that can be trained.
     """
     if start == SCRATCH:
-        return new_encoder(size, seed, resolution)
+        return new_encoder(size, seed, resolution), resolution or SIZES[size].resolution
+    settings: dict[str, Any] = {} if resolution is None else {"resolution": resolution}
     try:
-        encoder = load_encoder(start, **({} if resolution is None else {"resolution": resolution}))
+        encoder = load_encoder(start, **settings)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error).replace("`name`", "`start`")) from error
     # A latent UNet is no plain DiffusionEncoder; six output channels are a network that learns its variance too.
@@ -92,7 +93,7 @@ def start_encoder(start: str, size: str, seed: int, resolution: int | None = Non
     if encoder.resolution is None:
         side = encoder.unet.config.sample_size
         raise ConfigError(f"`start`: {start!r} names no resolution to train at; give one, such as --resolution {side}")
-    return encoder
+    return encoder, encoder.resolution
 
 
 def start_digest(start: str) -> str | None:

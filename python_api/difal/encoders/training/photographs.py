@@ -41,7 +41,7 @@ def open_photographs() -> tuple[FileSplit, list[float]]:
     paths = []
     for package, name, _ in PHOTOGRAPHS:
         spec = find_spec(package)
-        path = Path(spec.origin).parent / name if spec else None
+        path = Path(spec.origin).parent / name if spec is not None and spec.origin else None
         if path is None or not path.is_file():
             raise DataError(f"{package}/{name} is missing: pip install scikit-image scikit-learn")
         paths.append(path)

@@ -134,13 +134,13 @@ def train_encoder(
     work = out / WORK
     if out.exists() and not work.is_dir() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"`out` must be a new or empty folder, or that of a training, got {out}")
-    encoder = start_encoder(start, size, seed, resolution)
+    encoder, side = start_encoder(start, size, seed, resolution)
     settings = Settings(
         pool=digest(pool.fingerprint()),
         start=start,
         start_weights=start_digest(start),
         size=size if start == SCRATCH else None,
-        resolution=encoder.resolution,
+        resolution=side,
         crops=batch,
         learning_rate=learning_rate or (SIZES[size].learning_rate if start in (SCRATCH, "tiny") else FINE_TUNING_RATE),
         seed=seed,
@@ -150,7 +150,7 @@ def train_encoder(
     )
     with exclusive(work):
         settings = _begin_or_check(work / "settings.json", settings)
-        source = CropSource(pool, work, encoder.resolution, encoder.stride, shares, jitter)
+        source = CropSource(pool, work, side, encoder.stride, shares, jitter)
         training = Training(encoder, settings, out, device)
         training.resume()
         threads = threads or torch.get_num_threads()
@@ -189,8 +189,8 @@ class Training:
         """Train until the minutes or the steps are over, and save."""
         crops, scheduler = self.settings.crops, self.encoder.scheduler
         seconds = math.inf if minutes is None else 60 * minutes
-        steps = math.inf if steps is None else steps
-        by_time = minutes is not None and math.isinf(steps)
+        last = math.inf if steps is None else steps
+        by_time = minutes is not None and steps is None
         workers = min(threads, crops // SHARD) if self.device.type == "cpu" else 1
         readers = 1 if self.device.type == "cpu" else max(1, threads - 1)
         make = partial(make_batch, source, scheduler, crops, self.settings.seed)
@@ -203,12 +203,12 @@ class Training:
             compute, read = pools
             batches = Ahead(make, self.step, read, readers + 1)
             stack.callback(read.shutdown, cancel_futures=True)
-            total, unit = (60 * minutes, "s") if by_time else (steps, "step")
+            total, unit = (seconds, "s") if by_time else (last, "step")
             done = min(total, self.watch.wall if by_time else self.step)
             bar = stack.enter_context(
                 tqdm(desc="training", total=round(total), initial=round(done), unit=unit, mininterval=1.0)
             )
-            while self.step < steps and self.watch.wall < seconds:
+            while self.step < last and self.watch.wall < seconds:
                 self.advance(batches.take(), compute.map if workers > 1 else map)
                 crash_point("train-step")
                 now = min(total, self.watch.wall if by_time else self.step)
@@ -227,7 +227,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         loss, gradients = loss_and_gradients(self.unet, batch, self.settings.crops, self.settings.bfloat16, map_on)
-        parameters = list(self.unet.parameters())
+        parameters: list[torch.Tensor] = list(self.unet.parameters())
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
