@@ -19,13 +19,22 @@ class RankLostError(RuntimeError):
 
 def default_timeout() -> float:
     """Seconds after which a rank that does not answer counts as lost."""
-    text = os.environ.get("DIFAL_DISTRIBUTED_TIMEOUT", str(TIMEOUT))
+    return seconds_from("DIFAL_DISTRIBUTED_TIMEOUT", TIMEOUT)
+
+
+def seconds_from(variable: str, default: float) -> float:
+    """Seconds from an environment variable.
+
+    Raises:
+        ValueError: it is set and is not a positive number.
+    """
+    text = os.environ.get(variable, str(default))
     try:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise ValueError(f"`DIFAL_DISTRIBUTED_TIMEOUT` must be a positive number of seconds, got {text!r}")
+        raise ValueError(f"`{variable}` must be a positive number of seconds, got {text!r}")
     return seconds
 
 

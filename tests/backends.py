@@ -5,6 +5,6 @@ from difal_kernels._native import load
 
 
 def for_cpu_tensors(op: str) -> tuple[str, ...]:
-    """Backends that take tensors on the CPU: the GPU's only where its extension is the emulated one (tests/gpu)."""
+    """Backends that take tensors on the CPU: all but the GPU's, and CUDA's where it is the emulated one (tests/gpu)."""
     emulated = getattr(load("_cuda"), "DEVICE", None) == "cpu"
-    return tuple(b for b in available_backends(op) if b in ("cpu", "reference") or (b == "cuda" and emulated))
+    return tuple(b for b in available_backends(op) if b not in ("triton", "cuda") or (b == "cuda" and emulated))

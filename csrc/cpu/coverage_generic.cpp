@@ -5,14 +5,7 @@
 namespace difal {
 
 const CoverageKernels& coverage_kernels() {
-    switch (isa()) {
-        case Isa::avx512:
-            return kCoverageAvx512;
-        case Isa::avx2:
-            return kCoverageAvx2;
-        default:
-            return kCoverageGeneric;
-    }
+    return *by_isa(&kCoverageGeneric, &kCoverageAvx2, &kCoverageAvx512);
 }
 
 }  // namespace difal

@@ -14,14 +14,7 @@ namespace {
 using TileFunction = int64_t (*)(const DisagreementTile&);
 
 TileFunction tile_function() {
-    switch (isa()) {
-        case Isa::avx512:
-            return disagreement_avx512;
-        case Isa::avx2:
-            return disagreement_avx2;
-        default:
-            return disagreement_generic;
-    }
+    return by_isa(disagreement_generic, disagreement_avx2, disagreement_avx512);
 }
 
 // Wide enough to read runs of some cache lines, small enough for its two C x positions blocks to stay in L1 or

@@ -47,14 +47,7 @@ double relative_error_of_sums(int64_t terms) {
 }  // namespace
 
 const Float32Kernels& float32_kernels() {
-    switch (isa()) {
-        case Isa::avx512:
-            return kFloat32Avx512;
-        case Isa::avx2:
-            return kFloat32Avx2;
-        default:
-            return kFloat32Generic;
-    }
+    return *by_isa(&kFloat32Generic, &kFloat32Avx2, &kFloat32Avx512);
 }
 
 DistanceBounds::DistanceBounds(const void* features, int64_t rows, int64_t dimension, bool is_double)

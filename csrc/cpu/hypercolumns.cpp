@@ -12,14 +12,7 @@ namespace difal {
 namespace {
 
 const HypercolumnKernels& kernels() {
-    switch (isa()) {
-        case Isa::avx512:
-            return kHypercolumnsAvx512;
-        case Isa::avx2:
-            return kHypercolumnsAvx2;
-        default:
-            return kHypercolumnsGeneric;
-    }
+    return *by_isa(&kHypercolumnsGeneric, &kHypercolumnsAvx2, &kHypercolumnsAvx512);
 }
 
 // By image, row, column, so that neighbours in the order share cache lines; the output keeps the caller's

@@ -11,14 +11,7 @@ namespace difal {
 namespace {
 
 const ProjectionKernels& kernels() {
-    switch (isa()) {
-        case Isa::avx512:
-            return kProjectionAvx512;
-        case Isa::avx2:
-            return kProjectionAvx2;
-        default:
-            return kProjectionGeneric;
-    }
+    return *by_isa(&kProjectionGeneric, &kProjectionAvx2, &kProjectionAvx512);
 }
 
 ThreadPool pool_for(int64_t tasks, int threads) {

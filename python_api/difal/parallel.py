@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 from difal.errors import UserError
 from difal.files import exclusive
+from difal_kernels._group import seconds_from
 from difal_kernels.distributed import RankLostError, connect
 
 T = TypeVar("T")
@@ -120,11 +121,7 @@ def hold(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def _timeout() -> float:
-    text = os.environ.get("DIFAL_BARRIER_TIMEOUT", str(BARRIER_TIMEOUT))
     try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise UserError(f"`DIFAL_BARRIER_TIMEOUT` must be a positive number of seconds, got {text!r}")
-    return seconds
+        return seconds_from("DIFAL_BARRIER_TIMEOUT", BARRIER_TIMEOUT)
+    except ValueError as error:
+        raise UserError(str(error)) from None

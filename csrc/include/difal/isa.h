@@ -16,6 +16,12 @@ enum class Isa { generic, avx2, avx512 };
 Isa isa();
 const char* isa_name();
 
+// The one for isa(), of three tables or functions.
+template <typename T>
+T* by_isa(T* generic, T* avx2, T* avx512) {
+    return isa() == Isa::avx512 ? avx512 : isa() == Isa::avx2 ? avx2 : generic;
+}
+
 // Whether isa() is avx512 and the processor multiplies 16-bit integers as well; see int16_rows.h.
 bool has_vnni();
 

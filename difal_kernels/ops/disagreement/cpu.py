@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import torch
 
-from ..._native import load, missing, num_threads
+from ..._native import load, num_threads
+from .. import _cpu
+from .._cpu import unavailable
 from .problem import INPUTS, SCORES, SUM_TOLERANCE, Problem
+
+__all__ = ["plan", "run", "supports", "unavailable"]
 
 SCALARS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 MAX_POSITION_DIMS = 16
 
 
-def unavailable() -> str | None:
-    return missing("_cpu")
-
-
 def supports(problem: Problem) -> str | None:
-    if problem.device.type != "cpu":
-        return f"it needs tensors on the CPU, these are on {problem.device}"
-    if len(_merged_positions(problem)[0]) > MAX_POSITION_DIMS:
+    reason = _cpu.supports(problem)
+    if reason is None and len(_merged_positions(problem)[0]) > MAX_POSITION_DIMS:
         return f"it takes at most {MAX_POSITION_DIMS} position dimensions that cannot be merged; reshape the input"
-    return unavailable()
+    return reason
 
 
 def plan(problem: Problem) -> str:

@@ -7,16 +7,9 @@ import torch
 from difal_kernels import _native
 from difal_kernels._memory import large_empty
 from difal_kernels.ops import _maps
+from difal_kernels.ops._cpu import supports, unavailable
 
-
-def unavailable() -> str | None:
-    return _native.missing("_cpu")
-
-
-def supports(problem) -> str | None:
-    if problem.device.type != "cpu":
-        return f"the maps are on {problem.device}; move them with .cpu(), or use backend='reference'"
-    return unavailable()
+__all__ = ["gather", "plan", "run", "supports", "unavailable"]
 
 
 def plan(problem) -> str:

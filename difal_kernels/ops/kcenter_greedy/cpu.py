@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import torch
 
-from ..._native import load, missing, num_threads
+from ..._native import load, num_threads
 from ..._progress import Progress
+from .._cpu import supports, unavailable
 from .._pool import Pool
 from ..maxherding.backends.cpu.greedy import run_picks
 from ..maxherding.backends.cpu.operands import native
 from .result import Centers
 
+__all__ = ["plan", "run", "supports", "unavailable"]
+
 LABELED_AT_ONCE = 1024  # between two looks at Ctrl-C
 BYTES_PER_POINT = 29
 BYTES_PER_NUMBER = 4  # of a centre, at most
-
-
-def unavailable() -> str | None:
-    return missing("_cpu")
-
-
-def supports(pool: Pool) -> str | None:
-    if pool.device.type != "cpu":
-        return f"it runs on CPU tensors and the input is on {pool.device}; move it with .cpu()"
-    return unavailable()
 
 
 def plan(pool: Pool) -> str:

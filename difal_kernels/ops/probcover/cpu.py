@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from ..._native import load, missing, num_threads
+from ..._native import load, num_threads
 from ..._precision import full_precision
 from ..._progress import Progress
 from ..._workers import Workers
+from .._cpu import supports, unavailable
 from ..maxherding.backends.cpu import free_memory
 from ..maxherding.backends.cpu.greedy import NUMBER_TYPES, cover, run_picks
 from ..maxherding.backends.cpu.operands import GemmOperands, copy_bytes, cut
@@ -20,19 +21,11 @@ from ..maxherding.kernel_functions import KERNEL_FUNCTIONS
 from ..maxherding.problem import Batch, Problem
 from ..maxherding.result import Result
 
+__all__ = ["plan", "run", "supports", "unavailable"]
+
 TILE = 1024  # rows and columns of a tile
 SLICE_ROWS, SLICE_NUMBERS = 1024, 1 << 22  # of features that are prepared at a time, at most
 BYTES_PER_PAIR = 16  # a list that may double as it grows, then two lists of neighbours
-
-
-def unavailable() -> str | None:
-    return missing("_cpu")
-
-
-def supports(batch: Batch) -> str | None:
-    if batch.device.type != "cpu":
-        return f"it runs on CPU tensors and the input is on {batch.device}; move it with .cpu()"
-    return unavailable()
 
 
 def plan(batch: Batch) -> str:

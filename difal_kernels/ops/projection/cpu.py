@@ -8,22 +8,15 @@ import torch
 
 from difal_kernels import _native
 from difal_kernels.ops import _maps
+from difal_kernels.ops._cpu import supports, unavailable
 from difal_kernels.ops.hypercolumns import cpu as hypercolumns
 from difal_kernels.ops.projection._assemble import assemble
 from difal_kernels.ops.projection.reference import PIXELS, linear
 
+__all__ = ["run", "supports", "unavailable"]
+
 COPIED_NUMBERS = 1 << 18  # of a map that GEMM cannot read as it stands, converted at a time
 GRAM_MAPS = 5
-
-
-def unavailable() -> str | None:
-    return _native.missing("_cpu")
-
-
-def supports(problem) -> str | None:
-    if problem.device.type != "cpu":
-        return f"the maps are on {problem.device}; move them with .cpu(), or use backend='reference'"
-    return unavailable()
 
 
 @dataclass(frozen=True)

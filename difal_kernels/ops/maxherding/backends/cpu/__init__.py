@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from difal_kernels._native import missing, num_threads
+from difal_kernels._native import num_threads
 from difal_kernels._progress import Progress
 from difal_kernels._workers import Workers
+from difal_kernels.ops import _cpu
 
 from ...plan import PlannedBackend
 from ...primitives import DenseMemory, Guessing, Solve
@@ -39,12 +40,10 @@ class CpuBackend(PlannedBackend):
     stacked: bool = True
 
     def unavailable(self) -> str | None:
-        return missing("_cpu")
+        return _cpu.unavailable()
 
     def supports(self, batch: Batch) -> str | None:
-        if batch.device.type != "cpu":
-            return f"it runs on CPU tensors and the input is on {batch.device}; move it with .cpu()"
-        return self.unavailable()
+        return _cpu.supports(batch)
 
     def default_memory_limit(self, device: torch.device) -> int:
         return free_memory() // 2
