@@ -19,7 +19,7 @@ from difal.encoders.lazy import LazyEncoder
 from difal.features.dense import dense_classes
 from difal.features.pixels import encode
 from difal.run.directory import RunDirectory
-from pictures import save
+from pictures import save_figure
 
 SHOWN = (0.1, 0.9)  # which test images: 0 is the first, 1 the last
 
@@ -58,7 +58,7 @@ def main() -> None:
     )
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=10)
-    save(figure, out)
+    save_figure(figure, out)
     print(f"{len(labels)} pixels; drawn in {out}")
 
 

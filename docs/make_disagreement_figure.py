@@ -17,7 +17,7 @@ import torch
 from skimage import data, filters
 
 from difal_kernels import disagreement
-from pictures import save
+from pictures import save_figure
 
 K, NOISE = 5, 0.08
 LABELS = {  # (x, y) of pixels of skimage.data.coffee(), by class
@@ -81,7 +81,7 @@ def main():
         picture = axis.imshow(score.numpy(), cmap="magma", vmin=0)
         axis.set_title(title)
         figure.colorbar(picture, ax=axis, shrink=0.85, label="nats")
-    save(figure, Path(__file__).parent / "img" / "disagreement.png")
+    save_figure(figure, Path(__file__).parent / "img" / "disagreement.png")
     for name, score in scores.items():
         print(f"{name:8} {float(score.mean()):.3f} nats on average, {float(score.max()):.3f} at most")
 

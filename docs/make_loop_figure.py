@@ -21,7 +21,7 @@ from difal.data.scenes import draw_scene, open_scenes
 from difal.run.directory import RunDirectory
 from difal.run.loop import run
 from difal.run.predict import predict
-from pictures import save
+from pictures import save_figure
 
 SCENES = "scenes:12,0,0"
 SETTINGS = {"rounds": 3, "budget": 1, "candidates": 500, "noise_samples": 2, "pictures": 0, "acquisition": "coverage"}
@@ -62,7 +62,7 @@ def draw(pool, run_dir: RunDirectory, found: dict[int, np.ndarray], out: Path) -
         ):
             axis.imshow(picture)
             axis.set_title(title)
-    save(figure, out)
+    save_figure(figure, out)
     print(f"{len(labels)} pixels queried in {len(pool)} scenes; drawn in {out}")
 
 

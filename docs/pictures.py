@@ -5,7 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 
-def save(figure: Figure, out: Path) -> None:
+def save_figure(figure: Figure, out: Path) -> None:
     """Write a figure of images, without axes; the same file whatever the version of matplotlib calls itself."""
     for axis in figure.axes:
         if axis.images:

@@ -81,10 +81,10 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     request = {"budget": args.budget, "until": args.until, "until_gain": args.until_gain}
     finished = None if args.overwrite else earlier_answer(paths, key, request)
     if finished is not None:
-        report.say(f"{paths.out} is there already, of the same files and options; nothing to do")
+        report.line(f"{paths.out} is there already, of the same files and options; nothing to do")
         return DONE if finished["reached"] else NOT_REACHED
     n, d = samples.pool.features.shape
-    report.say(f"{n:,} samples of {d} numbers ({dtype_name(samples.pool.features)}), method {args.method}")
+    report.line(f"{n:,} samples of {d} numbers ({dtype_name(samples.pool.features)}), method {args.method}")
     saved = SavedProgress(paths.out, key)
     if args.overwrite:
         saved.remove()
@@ -108,11 +108,11 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     write(paths, picks, gains, coverage, samples.names, summary)
     saved.remove()
     end = "" if coverage is None else f", coverage {coverage[-1]:.4f}"
-    report.say(
+    report.line(
         f"{len(picks):,} picks{end}, {duration(time.monotonic() - began)}" + (f": {paths.out}" if paths.out else "")
     )
     if not reached:
-        report.say("all of --budget is picked and the target is not reached; raise --budget")
+        report.line("all of --budget is picked and the target is not reached; raise --budget")
     return DONE if reached else NOT_REACHED
 
 
@@ -201,7 +201,7 @@ def select(
     picks = points.of_rows(rows)
     budget = find_budget(args.budget, points.candidate_count)
     if len(picks):
-        report.say(f"going on after {len(picks):,} picks")
+        report.line(f"going on after {len(picks):,} picks")
     selecting = open_selection(args, samples, points, picks, gains, report)
     target = Target(args.until, args.until_gain)
     before, portion, found = selecting.before, FIRST_PORTION, None
@@ -306,7 +306,7 @@ def without_near_duplicates(args: argparse.Namespace, samples: Samples, report: 
         others=samples.labeled,
         report=show,
     ).numpy()
-    report.say(f"{n - len(kept):,} near-duplicates dropped, {len(kept):,} samples kept")
+    report.line(f"{n - len(kept):,} near-duplicates dropped, {len(kept):,} samples kept")
     return kept
 
 

@@ -48,7 +48,7 @@ def _guarded(args: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except KeyboardInterrupt:
-        report.say("stopped; run the same command to go on")
+        report.line("stopped; run the same command to go on")
         return INTERRUPTED
     except InputError as error:
         message = str(error)

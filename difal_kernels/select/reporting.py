@@ -20,7 +20,7 @@ class Reporter:
         self.quiet, self.on_terminal = quiet, sys.stderr.isatty()
         self._shown, self._width = 0.0, 0
 
-    def say(self, text: str) -> None:
+    def line(self, text: str) -> None:
         """A line that stays."""
         if not self.quiet:
             self._clear()

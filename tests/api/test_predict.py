@@ -204,7 +204,7 @@ def test_the_encoder_may_have_moved(tmp_path, images):
     encoder.rename(tmp_path / "moved")
     with pytest.raises(ConfigError, match=r"`--encoder`: there is no folder"):
         predict(tmp_path / "run", images, tmp_path / "out")
-    with pytest.raises(ConfigError, match=r"other weights .* give --encoder with the place of the old ones"):
+    with pytest.raises(ConfigError, match=r"other weights .* give --encoder with where the old ones are"):
         predict(tmp_path / "run", images, tmp_path / "out", encoder=other)
     assert not (tmp_path / "out").exists()
     assert predict(tmp_path / "run", images, tmp_path / "out", encoder=str(tmp_path / "moved")) == 4

@@ -54,12 +54,12 @@ def step_gains(
         values = _kernel(x[block], targets, kernel, bandwidth)
         gains += w[block] @ (values - covered[block, None]).clamp_(min=0)
     steps = torch.empty(len(picks), len(columns), dtype=torch.float64)
-    place = {int(index): at for at, index in enumerate(columns)}
+    position = {int(index): at for at, index in enumerate(columns)}
     taken: list[int] = []
     for step, pick in enumerate(picks):
         steps[step] = gains.clamp(min=0) / len(x)
         steps[step, taken] = torch.nan
-        taken.append(place[int(pick)])
+        taken.append(position[int(pick)])
         raised = torch.maximum(covered, _kernel(x, x[pick : pick + 1], kernel, bandwidth)[:, 0])
         for block in (raised > covered).nonzero()[:, 0].split(_rows(len(columns))):
             values = _kernel(x[block], targets, kernel, bandwidth)

@@ -80,7 +80,7 @@ def main(args: argparse.Namespace) -> int:
     if args.studio:
         print(f"{take_label_studio(session, args.studio)} answers from {args.studio}")
     with serving(session, port=args.port, hosts=tuple(name.lower() for name in args.allow_host)) as server:
-        tell(server, not args.no_browser)
+        announce(server, not args.no_browser)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
@@ -88,7 +88,7 @@ def main(args: argparse.Namespace) -> int:
     return DONE
 
 
-def tell(server: Server, browser: bool) -> None:
+def announce(server: Server, browser: bool) -> None:
     print(f"label at  {server.url}\nstop with Ctrl+C; every answer is kept", flush=True)
     if browser:
         webbrowser.open(server.url)

@@ -83,7 +83,7 @@ def open_folder(root: Path, size: int | None, classes: tuple[str, ...] | None, m
     def split(folder: Path) -> FileSplit:
         listing, base = list_photographs(folder), _base(folder)
         masks = _matching(listing, base, folder / "masks") if (folder / "masks").is_dir() else None
-        _said_elsewhere(listing, folder, masks is not None)
+        _drop_used(listing, folder, masks is not None)
         left_out.extend(listing.lines())
         ids = [path.relative_to(base).as_posix() for path in listing.images]
         return FileSplit(ids, listing.images, masks, len(classes), size, values=values)
@@ -122,7 +122,7 @@ def _own_colors(values: MaskValues | None, classes: int) -> np.ndarray | None:
     return np.array([first[i] for i in range(classes)], np.uint8)
 
 
-def _said_elsewhere(listing: Listing, folder: Path, masks: bool) -> None:
+def _drop_used(listing: Listing, folder: Path, masks: bool) -> None:
     """Take out of the listing what is used after all: the masks, the test set, the list of classes."""
     used = {folder / "classes.txt", *([folder / "masks"] if masks else []), folder / "test"}
     listing.left_out = {

@@ -237,8 +237,8 @@ def load_schedule(folder: Path) -> Any:
 
 def schedules(folder: Path) -> list[Path]:
     """The files that describe a noise schedule, the one that counts first."""
-    places = (folder / "scheduler", folder)
-    return [place / "scheduler_config.json" for place in places if (place / "scheduler_config.json").is_file()]
+    folders = (folder / "scheduler", folder)
+    return [path for path in (one / "scheduler_config.json" for one in folders) if path.is_file()]
 
 
 def weight_files(network: Path) -> list[Path]:

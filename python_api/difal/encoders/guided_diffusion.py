@@ -140,8 +140,8 @@ def _shape_of_tree(source: dict[str, torch.Tensor]) -> tuple[int, int]:
 
 
 def _upsampler(source: Mapping[str, torch.Tensor], block: int) -> str | None:
-    places = (f"output_blocks.{block}.{j}" for j in (1, 2))
-    return next((place for place in places if f"{place}.in_layers.0.weight" in source), None)
+    names = (f"output_blocks.{block}.{j}" for j in (1, 2))
+    return next((name for name in names if f"{name}.in_layers.0.weight" in source), None)
 
 
 def _name_map(source: dict[str, torch.Tensor], levels: int, per_level: int) -> dict[str, str]:

@@ -60,8 +60,8 @@ class LinearHead(Head):
         seed: int,
         dropout: float,
     ) -> LinearHead:
-        present, places = torch.from_numpy(targets).unique(return_inverse=True)
-        weight, bias = standardised_logistic(features, places, context, len(present), config.penalty)
+        present, positions = torch.from_numpy(targets).unique(return_inverse=True)
+        weight, bias = standardised_logistic(features, positions, context, len(present), config.penalty)
         head = cls(features.shape[1], classes)
         head.rest.constant[present] = (-config.lift * _log_shares(context, weight, bias)).float()
         head.project.weight.zero_()

@@ -19,7 +19,7 @@ class MLPHead(Head):
 
     Each step of its training takes `head_batch` labeled pixels and, beside them, `context` random unlabeled ones, which
     enter the BatchNorm statistics and nothing else: the original computed those over whole images, of which the labeled
-    pixels are no fair sample. Afterwards the running statistics are replaced by those of the whole context. Adam,
+    pixels are a biased sample. Afterwards the running statistics are replaced by those of the whole context. Adam,
     cosine schedule stepped per epoch.
     """
 

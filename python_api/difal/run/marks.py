@@ -31,9 +31,9 @@ def mark(image: np.ndarray, points: Sequence[tuple[int, int, int]]) -> Image.Ima
         u, v = (x + 0.5) * zoom, (y + 0.5) * zoom
         _ring(draw, u, v, ring)
         right, below = u < picture.width - 3 * ring, v > 3 * ring
-        place = (u + ring + 8 if right else u - ring - 8, v - ring - 4 if below else v + ring + 4)
+        corner = (u + ring + 8 if right else u - ring - 8, v - ring - 4 if below else v + ring + 4)
         anchor = ("l" if right else "r") + ("d" if below else "a")
-        draw.text(place, str(number), fill="yellow", font=font, anchor=anchor, stroke_width=3, stroke_fill="black")
+        draw.text(corner, str(number), fill="yellow", font=font, anchor=anchor, stroke_width=3, stroke_fill="black")
     return picture
 
 

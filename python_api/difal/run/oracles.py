@@ -132,11 +132,11 @@ class PersonOracle:
             if any(label.place not in kept for label in found):
                 continue  # of the round that waits
             for number, label in enumerate(found, 1):
-                if label.answered and _said(label) != _said(kept[label.place]):
+                if label.answered and _outcome(label) != _outcome(kept[label.place]):
                     raise LabelError(
                         f"{path}, entry {number}: pixel x={label.x}, y={label.y} of {label.image} was answered before, "
-                        f"{_said(kept[label.place])}, and is {_said(label)} here; a round that is done is not changed: "
-                        f"delete the file"
+                        f"{_outcome(kept[label.place])}, and is {_outcome(label)} here; a round that is done is not "
+                        f"changed: delete the file"
                     )
             path.unlink()
 
@@ -167,10 +167,10 @@ class PersonOracle:
             asked = True
             for label in read_labels(path, self.data.classes, by_place):
                 before = answers.get(label.place)
-                if label.answered and before and _said(before[1]) != _said(label):
+                if label.answered and before and _outcome(before[1]) != _outcome(label):
                     raise LabelError(
-                        f"pixel x={label.x}, y={label.y} of {label.image} is {_said(before[1])} in {before[0]} and "
-                        f"{_said(label)} in {path.name}; make them agree, or delete one of the files"
+                        f"pixel x={label.x}, y={label.y} of {label.image} is {_outcome(before[1])} in {before[0]} and "
+                        f"{_outcome(label)} in {path.name}; make them agree, or delete one of the files"
                     )
                 if label.answered and not before:
                     answers[label.place] = (path, label)
@@ -215,7 +215,7 @@ class PersonOracle:
         write_text(self.files["jsonl"], to_jsonl(picks))
 
 
-def _said(label: Label) -> str:
+def _outcome(label: Label) -> str:
     return "skipped" if label.skipped else str(label.class_name)
 
 

@@ -92,7 +92,7 @@ def predict(
     if facts.get("weights") not in (None, load_encoder.weights):
         raise ConfigError(
             f"the encoder {config.encoder!r} has other weights (digest {load_encoder.weights}) than those that "
-            f"{run_dir.folder} was made with ({facts['weights']}); give --encoder with the place of the old ones"
+            f"{run_dir.folder} was made with ({facts['weights']}); give --encoder with where the old ones are"
         )
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -114,7 +114,7 @@ def predict(
     _refuse_others(out, before, split.ids)
     missing = [at for at, name in enumerate(split.ids) if states[name] in (MISSING, STALE)]
     shapes = _look(split, missing, listing.lines(), log)
-    for line in _told(states):
+    for line in _state_lines(states):
         log(line)
     if missing:
         check_sizes(load_encoder(), config.encoder, shapes)
@@ -182,7 +182,7 @@ def _state(out: Path, name: str, made: str) -> str:
     return DONE if texts.get(MADE_BY) == made and _picture_file(out, name).is_file() else STALE
 
 
-def _told(states: dict[str, str]) -> list[str]:
+def _state_lines(states: dict[str, str]) -> list[str]:
     lines = []
     for state, what in (
         (DONE, "made of the same before, and left as they are"),

@@ -54,7 +54,7 @@ def settle(config: Config, data: Data, run_dir: RunDirectory, load_encoder: Lazy
 
 
 def check_classes(facts: dict, data: Data) -> None:
-    """Labels name classes by their place in the list: it may grow at its end, and change in no other way."""
+    """Labels name classes by their position in the list: it may grow at its end, and change in no other way."""
     before, now = classes_at_start(facts), list(data.classes)
     changed = now != before if "classes_at_start" in facts else before is not None and now[: len(before)] != before
     if changed:

@@ -20,7 +20,7 @@ HALVES = (torch.float16, torch.bfloat16)
 # tensor core's error forbids it: so beyond these sums might overflow float32, and below so much might underflow that
 # it counts.
 RAW_BANDWIDTHS = (2.0**-26, 2.0**50)
-ROWS = 4096  # rows of features turned at a time
+ROWS = 4096  # rows of features centred and scaled at a time
 
 
 class GpuOperands:
