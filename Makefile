@@ -90,13 +90,13 @@ triton-compile: venv
 	$(BIN)/python bench/compile_triton.py
 
 lint: venv
-	$(BIN)/python -m pip install --quiet "ruff>=0.6" "clang-format>=18"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt ruff clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	find csrc tests/gpu -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.inl' | xargs $(BIN)/clang-format --dry-run --Werror
 
 types: venv
-	$(BIN)/python -m pip install --quiet "mypy>=1.18" types-PyYAML
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt mypy types-PyYAML
 	$(BIN)/python -m mypy
 
 clean:
