@@ -10,6 +10,7 @@ of `HOURS` are run when they are named: a million samples take three quarters of
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ LARGE = {  # source, N, D, budget, memory limit
 }
 HOURS = {
     "quarter of a million": ("clusters", 250_000, 128, 10_000, 4 * GIB),
+    "half a million": ("clusters", 500_000, 128, 10_000, 8 * GIB),
     "a million": ("clusters", 1_000_000, 128, 10_000, 8 * GIB),
     "200,000 x 768": ("clusters", 200_000, 768, 20_000, 8 * GIB),
 }
@@ -86,7 +88,7 @@ def resident(key: str) -> int:
 
 def one(name: str) -> dict:
     """The row `name`, in this process."""
-    from difal_kernels import maxherding
+    from difal_kernels import explain, maxherding
     from difal_kernels.ops.maxherding.backends import BACKENDS
     from difal_kernels.ops.maxherding.backends.cpu import free_memory
     from difal_kernels.ops.maxherding.bandwidth import median_bandwidth
@@ -104,13 +106,25 @@ def one(name: str) -> dict:
         options = {**options, "memory_limit": free_memory() // 2 if name.startswith("flat") else 64 << 20}
     gram = gram_seconds(x)
     maxherding(x[:500], 5)
+    foreseen, told = None, []
+    if name in HOURS:
+        foreseen = re.search(r"about ([0-9.,]+) seconds", explain(maxherding, x, budget, **options))
     before, began = resident("VmRSS"), time.perf_counter()
-    got = maxherding(x, budget, return_info=True, **options)
+
+    def hear(line: str) -> None:
+        print(f"{time.perf_counter() - began:.1f} {line}", file=sys.stderr, flush=True)
+        told.append((time.perf_counter() - began, float(re.search(r"about (\d+) s left", line)[1])))
+
+    got = maxherding(x, budget, return_info=True, progress=hear if name in HOURS else False, **options)
     row = {"case": name, "N": n, "D": d, "budget": budget, "seconds": time.perf_counter() - began}
     row["memory_gib"] = (resident("VmHWM") - before) / GIB
     if name in LARGE | HOURS:
         row["limit_gib"] = options["memory_limit"] / GIB
         row["per_full_gram"] = row["seconds"] / gram
+        if told:
+            tenth = next((at, left) for at, left in told if at >= row["seconds"] / 10)
+            row["foreseen"] = float(foreseen[1].replace(",", ""))
+            row["left_told_at_a_tenth"], row["left_then"] = tenth[1], row["seconds"] - tenth[0]
         row["worst_pick"] = worst_pick(x, got.indices, options["bandwidth"])
     else:
         del options["memory_limit"]
@@ -127,7 +141,7 @@ def main() -> None:
     if sys.argv[1:]:  # these rows anew, the others as they were
         known = {row["case"]: row for row in json.loads((results / "large.json").read_text())["rows"]}
     for name in sys.argv[1:] or (*LARGE, *ADVERSE):
-        answer = subprocess.run([sys.executable, __file__, "one", name], capture_output=True, text=True, check=True)
+        answer = subprocess.run([sys.executable, __file__, "one", name], stdout=subprocess.PIPE, text=True, check=True)
         known[name] = json.loads(answer.stdout.splitlines()[-1])
         print(known[name], file=sys.stderr)
     rows = [known[name] for name in (*LARGE, *HOURS, *ADVERSE) if name in known]

@@ -1,7 +1,9 @@
 """Time against N and against budget for the naive loop, lazy greedy and ours: `python bench/scaling.py`.
 
 Writes results/cpu/scaling.json and docs/img/scaling.png, with the exponents of a straight line through the logarithms.
-Takes about five minutes on two cores; each row is one run after a warm-up.
+Takes about five minutes on two cores; each row is one run after a warm-up. `python bench/scaling.py large` measures the
+third panel alone, budgets of thousands without the matrix, to which the rows of results/cpu/large.json of the same
+dimension and budget are added.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ SIZES = {
     "lazy": (2_000, 4_000, 8_000, 16_000),
     "ours": (2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 100_000),
 }
+LARGE = {"sizes": (10_000, 25_000, 50_000, 100_000), "dimension": 128, "budget": 10_000, "limit": 1 << 30}
 BUDGETS = {"naive": (50, 100, 200, 400), "lazy": (50, 200, 600, 2_000), "ours": (50, 200, 600, 2_000)}
 
 
@@ -64,15 +67,35 @@ def measure() -> dict:
     return against
 
 
+def measure_large() -> list[dict]:
+    """Seconds of a budget of 10,000, or a quarter of the pool where that is less, without the matrix from 25,000 on."""
+    d, rows = LARGE["dimension"], []
+    maxherding(clustered(1_000, d), 10)
+    for n in LARGE["sizes"]:
+        x, budget = clustered(n, d), min(LARGE["budget"], n // 4)
+        bandwidth, began = median_bandwidth(x), time.perf_counter()
+        maxherding(x, budget, bandwidth=bandwidth, memory_limit=LARGE["limit"])
+        rows.append({"N": n, "budget": budget, "seconds": time.perf_counter() - began, "from": "scaling.py"})
+        print(f"N = {n}, budget {budget}: {rows[-1]['seconds']:.2f} s", file=sys.stderr)
+    return rows
+
+
+def of_large(rows: list[dict]) -> list[dict]:
+    """These rows, and those that bench/large.py has of the same kind."""
+    known = json.loads((HERE / "results" / "cpu" / "large.json").read_text())["rows"]
+    alike = [r for r in known if r.get("D") == LARGE["dimension"] and r.get("budget") == LARGE["budget"]]
+    return rows + [{key: r[key] for key in ("N", "budget", "seconds")} | {"from": "large.py"} for r in alike]
+
+
 def draw(result: dict, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
     titles = (f"budget {BUDGET}, {DIMENSION} features", f"N = {POOL:,}, {DIMENSION} features")
-    for axis, (what, title) in zip(axes, zip(("N", "budget"), titles, strict=True), strict=True):
+    for axis, (what, title) in zip(axes[:2], zip(("N", "budget"), titles, strict=True), strict=True):
         for method, color in zip(METHODS, ("#999999", "#d08020", "#2060c0"), strict=True):
             x, y = zip(*result["seconds"][what][method], strict=True)
             label = f"{method}, exponent {result['exponents'][what][method]:.2f}"
@@ -81,16 +104,34 @@ def draw(result: dict, path: Path) -> None:
         axis.grid(True, which="major", alpha=0.3)
         axis.legend()
     axes[0].set_ylabel("seconds")
+    axis, rows = axes[2], result["large"]
+    for source, mark in (("scaling.py", "o"), ("large.py", "^")):
+        points = [(row["N"], row["seconds"]) for row in rows if row["from"] == source]
+        if points:
+            axis.loglog(*zip(*points, strict=True), mark, color="#2060c0", label=f"ours, bench/{source}")
+    sizes = np.array([row["N"] for row in rows], dtype=float)
+    times = np.array([row["seconds"] for row in rows])
+    power = result["exponents"]["large"]
+    axis.loglog(sizes, np.exp(np.log(times / sizes**power).mean()) * sizes**power, ":", color="#2060c0",
+                label=f"exponent {power:.2f}")  # fmt: skip
+    axis.set(xlabel="N", title=f"budget {LARGE['budget']:,} (N / 4 if less), {LARGE['dimension']} features")
+    axis.grid(True, which="major", alpha=0.3)
+    axis.legend()
     figure.savefig(path, dpi=110)
 
 
 def main() -> None:
-    against = measure()
+    only_large = sys.argv[1:] == ["large"]
+    known = json.loads((HERE / "results" / "cpu" / "scaling.json").read_text()) if only_large else {}
+    against = known["seconds"] if only_large else measure()
+    large = of_large(measure_large())
     result = {
         "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
         "seconds": against,
-        "exponents": {w: {m: exponent(points) for m, points in rows.items()} for w, rows in against.items()},
+        "large": large,
+        "exponents": {w: {m: exponent(points) for m, points in rows.items()} for w, rows in against.items()}
+        | {"large": exponent([(row["N"], row["seconds"]) for row in large])},
     }
     draw(result, HERE.parent / "docs" / "img" / "scaling.png")
     (HERE / "results" / "cpu" / "scaling.json").write_text(json.dumps(result, indent=1) + "\n")

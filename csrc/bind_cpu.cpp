@@ -171,7 +171,19 @@ void bind_sweep(py::module_& m) {
             },
             Unlocked())
         .def("gain", &TiledGreedy::gain, Unlocked())
-        .def("begin", &TiledGreedy::begin, Unlocked())
+        .def(
+            "begin",
+            [](TiledGreedy& self, int64_t first, int64_t alive_at, int64_t entries, int64_t block,
+               std::uintptr_t wanted) { self.begin(first, alive_at, entries, block, address<const uint8_t>(wanted)); },
+            Unlocked())
+        .def("forget", &TiledGreedy::forget, Unlocked())
+        .def("resume", &TiledGreedy::resume, Unlocked())
+        .def(
+            "select_above",
+            [](TiledGreedy& self, int64_t count, std::uintptr_t picks, std::uintptr_t gains, double least) {
+                return self.select(count, address<int64_t>(picks), address<double>(gains), least);
+            },
+            Unlocked())
         .def(
             "tile",
             [](TiledGreedy& self, int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end,

@@ -26,6 +26,9 @@ class Progress:
         total: picks that will be made.
         label: what is done.
         enabled: True for standard error, False for nothing, or a function that gets each line.
+
+    Attributes:
+        left: tells how many seconds are left; None where all picks take about as long.
     """
 
     def __init__(self, total: int, label: str, enabled: bool | Listener):
@@ -33,7 +36,7 @@ class Progress:
         self.listener: Listener | None = enabled if callable(enabled) else None
         self.enabled = bool(enabled)
         self.done, self.began, self.shown = 0, time.monotonic(), 0.0
-        self.part_began, self.part_share = self.began, 1.0
+        self.left: Callable[[], float] | None = None
         self.bar = None
         self._lock = threading.Lock()
         if enabled and self.listener is None:
@@ -50,24 +53,25 @@ class Progress:
             if self.bar is not None:
                 self.bar.update(count)
             elif self.done == self.total or self._is_time():
-                left = (time.monotonic() - self.began) * (self.total - self.done) / max(self.done, 1)
-                self._show(f"{self.label}: {self.done}/{self.total}, about {left:.0f} s left")
+                self._show(f"{self.label}: {self.done}/{self.total}, about {self._left():.0f} s left")
 
     def part(self, what: str, share: float) -> None:
-        """Tell how much of a part that makes no picks meanwhile is done; a smaller share than before begins another."""
+        """Tell how much of a part that makes no picks meanwhile is done, and what is left of the whole."""
         with self._lock:
-            now = time.monotonic()
-            if share < self.part_share:
-                self.part_began = now
-            self.part_share = share
-            if not (0 < share < 1) or now - self.part_began < EVERY:
+            if not self._is_time():
                 return
-            left = (now - self.part_began) * (1 - share) / share
-            line = f"{what}: {share:.0%}, about {left:.0f} s left of it"
+            line = f"{what} {share:.0%}, about {self._left():.0f} s left"
             if self.bar is not None:
+                self.shown = time.monotonic()
                 self.bar.set_postfix_str(line)
-            elif self._is_time():
-                self._show(line)
+            else:
+                self._show(f"{self.label}: {self.done}/{self.total}, {line}")
+
+    def _left(self) -> float:
+        """Seconds: by `left` where somebody knows better than that each pick takes as long."""
+        if self.left is not None and self.done < self.total:
+            return self.left()
+        return (time.monotonic() - self.began) * (self.total - self.done) / max(self.done, 1)
 
     def _is_time(self) -> bool:
         return self.enabled and time.monotonic() - self.shown > EVERY

@@ -280,12 +280,30 @@ void Greedy::take(int64_t j) {
     forget_unsettled();
 }
 
-void Greedy::select(int64_t count, int64_t* picks, double* gains) {
+int64_t Greedy::select(int64_t count, int64_t* picks, double* gains, double least) {
     for (int64_t t = 0; t < count; ++t) {
+        const int64_t contested = stats.contested;
         picks[t] = choose();
         gains[t] = settled_gain_[picks[t]];
+        if (gains[t] - tie(gains[t]) <= least) {
+            stats.contested = contested;
+            return t;
+        }
         take(picks[t]);
     }
+    return count;
+}
+
+void Greedy::stop() {
+    gains_.assign(p.columns, 0.0);
+    margin_.assign(p.columns, 0.0);
+    bounds_.assign(p.columns, 0.0);
+    is_settled_.assign(p.columns, 0);
+    scanned_at_.assign(p.columns, -1);
+    settled_.clear();
+    kept_.column = -1;
+    largest_gain_ = 0;
+    started_ = false;
 }
 
 double Greedy::covered() const {

@@ -71,7 +71,11 @@ class Greedy {
 
     // First estimates of all gains, after `count` columns were picked already.
     void start(const int64_t* picked = nullptr, int64_t count = 0);
-    void select(int64_t count, int64_t* picks, double* gains);
+    // Returns how many picks were made: fewer where the next one would gain no more than `least`, within a tie.
+    int64_t select(int64_t count, int64_t* picks, double* gains,
+                   double least = -std::numeric_limits<double>::infinity());
+    // Forgets all gains, so that `start` can be called once more; coverage stays.
+    void stop();
     double covered() const;
 
     CoverageProblem p;

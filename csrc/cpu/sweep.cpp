@@ -66,20 +66,40 @@ double TiledGreedy::gain(int64_t t) const {
     return total;
 }
 
-void TiledGreedy::begin(int64_t first, int64_t alive_at, int64_t entries, int64_t block) {
+void TiledGreedy::begin(int64_t first, int64_t alive_at, int64_t entries, int64_t block, const uint8_t* wanted) {
     State& s = *state_;
+    forget(first);
+    s.p.allowed = s.candidates;
+    if (wanted) {
+        s.wanted.assign(wanted, wanted + s.p.rows);
+        for (int64_t j = 0; s.candidates && j < s.p.rows; ++j) s.wanted[j] &= s.candidates[j];
+        s.p.allowed = s.wanted.data();
+    }
     s.first = first;
     s.alive_at = alive_at;
     s.block = block;
     s.taken.assign((s.steps() + 1) * s.p.rows, 0.0);
     s.weight_alive.assign((s.steps() + 1) * s.p.rows, 0.0f);
     s.blocks.assign((s.p.rows + block - 1) / block, {});
-    s.pool.parallel_for(static_cast<int64_t>(s.blocks.size()), [&](int64_t b) { s.blocks[b] = s.block_events(b); });
+    s.gathers_only = entries > 0 && s.steps() == 0;
+    if (!s.gathers_only) {
+        s.pool.parallel_for(static_cast<int64_t>(s.blocks.size()), [&](int64_t b) { s.blocks[b] = s.block_events(b); });
+    }
     s.alive.reset();
     if (entries > 0) {
         s.floor = s.levels[alive_at].rounded;
         s.alive.reset(new AliveEntries(s.p.rows, entries));
     }
+}
+
+void TiledGreedy::forget(int64_t before) {
+    State& s = *state_;
+    for (int64_t t = 0; t < before; ++t) s.levels[t] = CoverageLevel(0, s.p.kind);
+    s.taken = {};
+    s.weight_alive = {};
+    s.was = {};
+    s.blocks = {};
+    s.changes = {};
 }
 
 void TiledGreedy::tile(int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end, float* tile,
@@ -98,6 +118,7 @@ void TiledGreedy::tile(int64_t row_begin, int64_t row_end, int64_t column_begin,
             if (!diagonal) s.alive->add(j, static_cast<int32_t>(i), value);
         });
     }
+    if (s.gathers_only) return;
     s.take_from(s.blocks[row_begin / s.block], tile, stride, column_begin, columns);
     if (diagonal) return;
     coverage_kernels().float32.transpose(tile, stride, rows, columns, transposed, stride);
@@ -293,17 +314,23 @@ void TiledGreedy::start(double first_gain, const int64_t* picked) {
     s.level = s.levels[s.alive_at];
     s.levels.clear();
     s.levels.shrink_to_fit();
-    s.taken = {};
-    s.weight_alive = {};
-    s.blocks = {};
-    s.changes = {};
+    forget(0);
     s.entries_at_start = s.alive->count();
     s.first_gain = first_gain;
     s.Greedy::start(picked, s.alive_at);
 }
 
-void TiledGreedy::select(int64_t count, int64_t* picks, double* gains) {
-    state_->select(count, picks, gains);
+int64_t TiledGreedy::select(int64_t count, int64_t* picks, double* gains, double least) {
+    return state_->select(count, picks, gains, least);
+}
+
+void TiledGreedy::resume(int64_t picks) {
+    State& s = *state_;
+    s.alive.reset();
+    s.levels.assign(picks, CoverageLevel(0, s.p.kind));
+    s.levels.push_back(s.level);
+    s.is_lower.clear();
+    s.Greedy::stop();
 }
 double TiledGreedy::covered() const {
     return state_->covered();

@@ -21,12 +21,15 @@ struct TileEvents {
 struct TiledGreedy::State final : Greedy {
     std::vector<CoverageLevel> levels;  // after 0, 1, ... guesses
     int64_t first = 0, alive_at = 0, block = 1;
+    bool gathers_only = false;        // no guess is to be proven
     std::vector<TileEvents> blocks;   // of `block` points each
     std::vector<double> taken;        // (steps + 1, N): what each step takes; the last, what remains after all guesses
     std::vector<float> weight_alive;  // (steps + 1, N): weight of the rows whose entry dies at each step
     double largest_weight = 0;        // the unit of the two
     std::vector<float> floor;         // coverage at alive_at, rounded, when the entries were gathered
     std::unique_ptr<AliveEntries> alive;
+    const uint8_t* candidates = nullptr;  // the problem's own `allowed`
+    std::vector<uint8_t> wanted;          // candidates whose entries are gathered, where not all of them are
     int64_t entries_at_start = 0;
     std::vector<int32_t> changed;     // rows whose coverage the last replacement changed
     std::vector<float> was;           // (changed, steps after it + 1): their coverage before
@@ -37,6 +40,7 @@ struct TiledGreedy::State final : Greedy {
     State(const CoverageProblem& problem, int threads) : Greedy(problem, threads) {
         levels.emplace_back(p.rows, p.kind);
         for (int64_t i = 0; i < p.rows; ++i) largest_weight = std::max(largest_weight, p.weights[i]);
+        candidates = p.allowed;
     }
 
     int64_t steps() const { return static_cast<int64_t>(levels.size()) - 1 - first; }
@@ -95,18 +99,24 @@ struct TiledGreedy::State final : Greedy {
         }
     }
 
-    // Visits the c whose entry of points i and column + c either of the two may still use: as a row that covers a
-    // candidate, or as a candidate that is covered by a row.
+    // Visits the c whose entry of points i and column + c either of the two may still use: a candidate uses it while it
+    // is above the coverage of the other, as a row.
     template <typename Visit>
     void each_alive(int64_t i, const float* k, int64_t column, int64_t width, Scratch& s, Visit&& visit) {
-        for (int64_t c = 0; c < width; ++c) s.covered[c] = std::min(floor[i], floor[column + c]);
+        constexpr float kNever = std::numeric_limits<float>::infinity();
+        const float as_row = floor[i];
+        if (p.allowed) {
+            const bool candidate = is_allowed(i);
+            for (int64_t c = 0; c < width; ++c) {
+                s.covered[c] =
+                    std::min(is_allowed(column + c) ? as_row : kNever, candidate ? floor[column + c] : kNever);
+            }
+        } else {
+            for (int64_t c = 0; c < width; ++c) s.covered[c] = std::min(as_row, floor[column + c]);
+        }
         const int64_t count = simd_.float32.live(p.kind, p.error, k, s.covered.data(), width, p.sq_norms[i],
                                                  p.sq_norms + column, s.rows.data());
-        const bool candidate = is_allowed(i);
-        for (int64_t r = 0; r < count; ++r) {
-            const int32_t j = static_cast<int32_t>(column + s.rows[r]);
-            if (candidate || is_allowed(j)) visit(j, k[s.rows[r]]);
-        }
+        for (int64_t r = 0; r < count; ++r) visit(static_cast<int32_t>(column + s.rows[r]), k[s.rows[r]]);
     }
 
     // Greedy on the alive entries: a list serves as row and as column, the matrix being symmetric.

@@ -227,9 +227,9 @@ def test_wrong_guesses_are_corrected_in_place(device, small_tiles, monkeypatch, 
         replace(self, t, points, moved)
         selection.assert_sums_are_right(self, t)
 
-    def counted(self, first, gather):
+    def counted(self, first, gather, wanted=None):
         sweeps.append(first)
-        sweep(self, first, gather)
+        sweep(self, first, gather, wanted)
 
     monkeypatch.setattr(MatrixFreeSelection, "best_of_sample", sometimes_wrong)
     monkeypatch.setattr(CudaTiledGreedy, "replace", checked)
@@ -254,7 +254,7 @@ def test_lists_that_corrections_made_longer(device, small_tiles, monkeypatch, fa
         return wrong if self.tiles.guesses() % every == 0 else j
 
     monkeypatch.setattr(MatrixFreeSelection, "best_of_sample", spoiled)
-    monkeypatch.setattr(MatrixFreeSelection, "alive_estimate", lambda self, m: factor * estimated(self, m))
+    monkeypatch.setattr(MatrixFreeSelection, "alive_estimate", lambda self, m, wanted=None: factor * estimated(self, m))
     for seed in range(3):
         x = torch.randn(150, 6, generator=torch.Generator().manual_seed(seed))
         assert_same(device, x, 40, bandwidth=2.0)

@@ -23,11 +23,21 @@ def cloud(n=500, d=12, seed=0, dtype=torch.float32):
     return blobs(n, d, seed, dtype, clusters=15)
 
 
+RULES = {"tried": 8, "first_guesses": 3, "first_tried": 8, "watched_points": 60, "sample_rows": 40}
+RULES |= {"max_guesses": 12, "settled_together": 16}
+
+
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch, two_threads, arithmetic):
     """Many tiles, few guesses a sweep, and no dense path, at sizes that the reference can check."""
-    rules = {"tried": 8, "first_guesses": 3, "first_tried": 8, "watched_points": 60, "sample_rows": 40}
-    use(monkeypatch, "cpu", "matrix-free", {**rules, "max_guesses": 12, "settled_together": 16}, tile_points=96)
+    use(monkeypatch, "cpu", "matrix-free", RULES, tile_points=96)
+
+
+@pytest.fixture
+def gathered_whole(monkeypatch, small_tiles):
+    """Guess on until what all candidates may use can be gathered, 128 entries a point."""
+    monkeypatch.setattr(CpuTiledGreedy, "room", lambda self, guesses: 128 * self.n)
+    use(monkeypatch, "cpu", "matrix-free", {**RULES, "shares_gathered": ()}, tile_points=96)
 
 
 def least(x, budget, **options):
@@ -74,12 +84,12 @@ def test_wrong_guesses_are_corrected(monkeypatch):
         return int(choices[torch.randint(len(choices), (), generator=generator)])
 
     monkeypatch.setattr(MatrixFreeSelection, "best_of_sample", anyone)
-    monkeypatch.setattr(MatrixFreeSelection, "alive_estimate", lambda self, m: 1e30)
+    monkeypatch.setattr(MatrixFreeSelection, "alive_estimate", lambda self, m, wanted=None: 1e30)
     assert_same(cloud(300), 25)
 
 
 @pytest.mark.parametrize("kernel", ["rbf", "laplace", "cosine"])
-def test_the_sums_of_a_sweep_are_right_after_each_correction(monkeypatch, kernel):
+def test_the_sums_of_a_sweep_are_right_after_each_correction(monkeypatch, gathered_whole, kernel):
     best, replace, corrected = MatrixFreeSelection.best_of_sample, CpuTiledGreedy.replace, []
 
     def spoiled(self, estimate, open_):
@@ -100,7 +110,7 @@ def test_the_sums_of_a_sweep_are_right_after_each_correction(monkeypatch, kernel
 
 
 @pytest.mark.parametrize(("factor", "every"), [(3, 2), (3, 3), (10, 3)])
-def test_what_is_alive_is_gathered_again_after_a_wrong_guess(monkeypatch, every, factor):
+def test_what_is_alive_is_gathered_again_after_a_wrong_guess(monkeypatch, gathered_whole, every, factor):
     """Guesses until few are alive, some of them as bad as can be: entries gathered at a coverage that a correction
     then lowers must be added."""
     cls, lowered, floors = MatrixFreeSelection, [], {}
@@ -117,14 +127,14 @@ def test_what_is_alive_is_gathered_again_after_a_wrong_guess(monkeypatch, every,
         lowered.append(not bool((self.coverage(self.guesses()) >= floors[id(self)]).all()))
         return again(self)
 
-    def swept(self, first, gather):
+    def swept(self, first, gather, wanted=None):
         floors[id(self)] = self.coverage(self.guesses())
-        sweep(self, first, gather)
+        sweep(self, first, gather, wanted)
 
     monkeypatch.setattr(cls, "best_of_sample", spoiled)
     monkeypatch.setattr(CpuTiledGreedy, "gather", watched)
     monkeypatch.setattr(CpuTiledGreedy, "sweep", swept)
-    monkeypatch.setattr(cls, "alive_estimate", lambda self, m: factor * estimated(self, m))
+    monkeypatch.setattr(cls, "alive_estimate", lambda self, m, wanted=None: factor * estimated(self, m))
     for seed in range(3):
         assert_same(torch.randn(300, 6, generator=torch.Generator().manual_seed(seed)), 60, bandwidth=2.0)
     assert any(lowered)
@@ -132,9 +142,34 @@ def test_what_is_alive_is_gathered_again_after_a_wrong_guess(monkeypatch, every,
 
 def test_a_gather_that_overflows_is_tried_again_later(monkeypatch):
     estimate = MatrixFreeSelection.alive_estimate
-    monkeypatch.setattr(MatrixFreeSelection, "alive_estimate", lambda self, m: estimate(self, m) / 20)
+    monkeypatch.setattr(MatrixFreeSelection, "alive_estimate", lambda self, m, wanted=None: estimate(self, m) / 20)
     x = cloud()
     assert_same(x, 60)
+
+
+@pytest.mark.parametrize("options", [{}, {"candidates": torch.arange(2, 350, 2)}, {"weights": torch.arange(350.0)}])
+@pytest.mark.parametrize("room", [0.02, 0.005])
+def test_some_candidates_are_gathered_for_while_no_other_can_win(monkeypatch, room, options):
+    """With room for few entries: what the likeliest candidates may use, until another might gain more."""
+    rules = {**RULES, "max_guesses": 4, "watched_points": 200, "least_gathered": 0}
+    use(monkeypatch, "cpu", "matrix-free", rules, tile_points=96)
+    portions, go_on = [], MatrixFreeSelection.go_on
+
+    def watched(self, count, bar):
+        before = len(self.picks)
+        go_on(self, count, bar)
+        portions.append((self.least, len(self.picks) - before, count))
+
+    monkeypatch.setattr(MatrixFreeSelection, "go_on", watched)
+    monkeypatch.setattr(CpuTiledGreedy, "room", lambda self, guesses: int(room * self.n**2))
+    spread = torch.tensor([0.1, 0.2, 0.5, 1, 1, 2, 2]).repeat_interleave(50)[:, None]
+    generator = torch.Generator().manual_seed(0)
+    x = 3 * torch.randn(7, 5, generator=generator).repeat_interleave(50, 0)
+    assert_same(x + spread * torch.randn(350, 5, generator=generator), 150, **options)
+    of_some = [made for least, made, _ in portions if least > 0]
+    assert len(of_some) > 1
+    assert sum(of_some) > 10
+    assert all(made == count for least, made, count in portions if least == -float("inf"))
 
 
 def test_near_ties_and_duplicates():

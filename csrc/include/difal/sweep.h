@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 
 #include "difal/coverage.h"
@@ -39,8 +40,9 @@ class TiledGreedy {
     double gain(int64_t t) const;
 
     // Starts a sweep over steps `first`..guesses(), in tiles of at most `block` points a side. With `entries` > 0 it
-    // also gathers what is alive after `alive_at` guesses, at most about that many entries (of 8 bytes).
-    void begin(int64_t first, int64_t alive_at, int64_t entries, int64_t block);
+    // also gathers what is alive after `alive_at` guesses, at most about that many entries (of 8 bytes); with `wanted`,
+    // (N,) flags, what these candidates may use of it. Without a guess from `first` on that is all it does.
+    void begin(int64_t first, int64_t alive_at, int64_t entries, int64_t block, const uint8_t* wanted = nullptr);
     // The tile of rows [row_begin, row_end) and columns [column_begin, column_end), two blocks or one block twice; any
     // pair of blocks once. `tile` holds the inner products, rows `stride` apart (readable for a multiple of 32
     // columns), overwritten; `transposed` is as large. Tiles that share no block may be given at the same time; the
@@ -65,6 +67,9 @@ class TiledGreedy {
     // `tile` holds the inner products of a batch with the columns, as for `tile`. Calls for other columns may run at
     // the same time.
     void retake(int64_t batch, int64_t column_begin, int64_t column_end, float* tile, int64_t stride);
+
+    // Lets go of the sums of the last sweep, and of coverage before that many guesses.
+    void forget(int64_t before);
 
     // Drops the entries of all rows whose coverage at `alive_at` is lower now than when they were gathered, and writes
     // those rows, (N,) at most; returns how many. They are gathered again by `gather_again` over all columns, once with
@@ -91,7 +96,11 @@ class TiledGreedy {
 
     // Greedy on what was gathered, from `alive_at` picks on, which are `picked` (alive_at,); all sums are let go.
     void start(double first_gain, const int64_t* picked);
-    void select(int64_t count, int64_t* picks, double* gains);
+    // Returns how many picks were made: fewer where the next one would gain no more than `least`, within a tie.
+    int64_t select(int64_t count, int64_t* picks, double* gains,
+                   double least = -std::numeric_limits<double>::infinity());
+    // Back to before a sweep, after so many picks in all: lets what was gathered go.
+    void resume(int64_t picks);
     double covered() const;
     CoverageStats stats() const;
     int64_t entries() const;  // alive at the start

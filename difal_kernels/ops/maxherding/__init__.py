@@ -46,7 +46,7 @@ def maxherding(
     memory_limit: int | None = None,
     backend: str = "auto",
     return_info: bool = False,
-    progress: bool = False,
+    progress: Any = False,
     sample_rows: int | None = None,
     seed: int = 0,
 ) -> Any:
@@ -76,7 +76,8 @@ def maxherding(
         memory_limit: bytes that the selection may use beyond the features; by default a share of what is free.
         backend: "auto", "cuda", "triton", "cpu" or "reference". `explain(maxherding, ...)` says which would run.
         return_info: return a `Selection` with gains, coverage and bandwidth instead of the indices alone.
-        progress: show a progress bar on standard error.
+        progress: show progress and the time left on standard error; or a function that is called with a line of text
+            now and then.
         sample_rows: not the exact selection, but one that chooses by the coverage of so many rows, drawn at random:
             where the exact one is too dear. All N may still be picked. Take ten times the budget or more. The result's
             `sampled` says how sure its coverage is. On the CPU only, in 2 to 4 bytes for each of sample_rows x N.

@@ -9,13 +9,13 @@ anew. What is alive is gathered, and the rest is greedy on that.
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import replace
 
 import torch
 
 from ..._progress import Progress
+from . import forecast
 from .bandwidth import sample_rows
 from .dense import cover_labeled
 from .kernel_functions import kernel_matrix
@@ -48,15 +48,21 @@ class MatrixFreeSelection:
 
     def __init__(self, device: Device, p: Problem, tiles: TiledGreedy, horizon: int):
         self.p, self.tiles, self.horizon, self.rules = p, tiles, horizon, device.guessing
+        self.device = device
+        self.teller: forecast.Teller | None = None
         self.n, self.torch_device = len(p.features), p.features.device
-        self.handed_out, self.started = 0, False
+        self.handed_out, self.started, self.ever_started = 0, False, False
         self.allowed = torch.zeros(self.n, dtype=torch.bool, device=self.torch_device)
         self.allowed[slice(None) if p.candidates is None else p.candidates.to(self.torch_device)] = True
         self.unit = float(p.weights.max()) or 1.0
+        self.told_apart = True  # see `compare`
         self.picks: list[int] = []
         self.gains: list[float] = []
         self.contested = 0
         self.known: torch.Tensor | None = None  # all gains after the picks so far, from the last sweep
+        self.upper: torch.Tensor | None = None  # and what no gain is above, from then on
+        self.least, self.gathered_for, self.gathered_at = -math.inf, self.n, 0  # see `gather`
+        self.caution = 1.0  # how much more was alive than the watched points said
         cover_labeled(tiles, p)
         self.covered_before = float(p.weights @ tiles.coverage(0))
         self.watch()
@@ -64,32 +70,87 @@ class MatrixFreeSelection:
     def more(self, count: int, bar: Progress) -> tuple[torch.Tensor, torch.Tensor]:
         """Make the next `count` picks, and their gains; within `tiles.working()`."""
         wanted = self.handed_out + count
-        self.tiles.report = functools.partial(bar.part, "pass over all pairs")
-        while len(self.picks) < wanted and not self.started:
-            known = len(self.picks)
-            self.prepare()
-            bar.update(min(len(self.picks), wanted) - known)
-        if len(self.picks) < wanted:
-            picks, gains = self.tiles.select(wanted - len(self.picks), bar)
-            self.picks += picks.tolist()
-            self.gains += gains.tolist()
+        self.tell(bar, wanted)
+        while len(self.picks) < wanted:
+            if self.started:
+                self.go_on(wanted - len(self.picks), bar)
+            else:
+                known = len(self.picks)
+                self.prepare()
+                bar.update(min(len(self.picks), wanted) - known)
         new, self.handed_out = slice(self.handed_out, wanted), wanted
         gains = torch.tensor(self.gains[new], dtype=torch.float64, device=self.torch_device)
         return torch.tensor(self.picks[new], dtype=torch.int64, device=self.torch_device), gains / self.n
 
+    def tell(self, bar: Progress, wanted: int) -> None:
+        """Tell `bar` how far this is from so many picks, where somebody wants to know."""
+        if self.teller is None and bar.enabled and self.torch_device.type == "cpu":
+            plan = forecast.plan_of(self.p, self.tiles, self.rules, wanted)
+            self.teller = forecast.Teller(bar, plan, forecast.calibrate(self.device, self.p))
+        if self.teller is not None:
+            self.teller.listen(bar, wanted)
+            self.tiles.report = self.teller.at
+
     def prepare(self) -> None:
         """Prove more picks; and, once few enough entries are alive, gather those for all the picks to come."""
         done = len(self.picks)
-        few_alive = self.guess()
-        self.tiles.sweep(done, few_alive)
-        self.prove(done)
-        if not few_alive:
-            return
+        self.guessed: list[int] = []
+        teller = self.teller
+        if teller is not None:
+            teller.expect(done, self.alive_estimate(self.tiles.coverage(done)))
+            teller.begin(forecast.GUESSING)
+        wanted = self.worth_gathering()
+        few_alive = wanted is not None or self.guess()
+        if teller is not None:
+            entries = min(self.alive_estimate(self.tiles.coverage(self.tiles.guesses())), self.tiles.capacity)
+            work = forecast.sweep_pairs(self.n, len(self.guessed), entries, few_alive)
+            teller.begin(forecast.SWEEP, work)
+        self.tiles.sweep(done, few_alive, wanted)
+        if teller is not None:
+            teller.begin(forecast.PROVING)
+        if self.guessed:
+            self.prove(done)
+        if few_alive:
+            self.gather(wanted)
+
+    def gather(self, wanted: torch.Tensor | None) -> None:
+        """Go on with what the last sweep gathered: of all, or of the `wanted` candidates as long as they gain more."""
         if not self.tiles.gather():
-            self.tiles.capacity = int(self.tiles.capacity / self.rules.slack)  # the sample said too little: guess on
+            self.caution *= self.rules.slack  # the sample said too little: guess on
             return
-        self.started, self.known = True, None
+        open_ = self.open()
+        self.gathered_for, self.gathered_at, self.least = int(open_.sum()), len(self.picks), -math.inf
+        if wanted is not None:
+            others = open_ & ~wanted
+            self.gathered_for = int((open_ & wanted).sum())
+            self.least = float(self.upper[others].max()) if bool(others.any()) else -math.inf
+        self.started = self.ever_started = True
+        self.known = None
+        if self.teller is not None:
+            self.teller.begin_picks(self.tiles.entries(), len(self.picks))
         self.tiles.start(-1.0 if self.first_gain is None else self.first_gain, self.picks)
+
+    def go_on(self, count: int, bar: Progress) -> None:
+        """Make up to `count` picks from what was gathered; back to sweeps where it says no more."""
+        teller, before = self.teller, len(self.picks)
+        if teller is not None:
+            teller.picks_from(before)
+        picks, gains = self.tiles.select(min(count, self.gathered_for), bar, self.least)
+        self.picks += picks.tolist()
+        self.gains += gains.tolist()
+        self.gathered_for -= len(picks)
+        if len(picks) == count:
+            return
+        if len(self.picks) == self.gathered_at:  # the bounds tell too little; the next sweep gives new ones
+            self.upper = None
+        self.started = False
+        self.tiles.resume(len(self.picks))
+
+    def open(self) -> torch.Tensor:
+        """Flags of the candidates that are not picked yet, (N,) bool."""
+        open_ = self.allowed.clone()
+        open_[self.picks] = False
+        return open_
 
     def add_labeled(self, labeled: torch.Tensor) -> bool:
         """Cover by more labeled rows; False where that is not possible at this stage."""
@@ -110,7 +171,7 @@ class MatrixFreeSelection:
         return (self.covered_before + math.fsum(self.gains[: self.handed_out])) / self.n
 
     def contested_picks(self) -> int:
-        return self.contested + (self.tiles.contested() if self.started else 0)
+        return self.contested + (self.tiles.contested() if self.ever_started else 0)
 
     # Guessing: nothing here has to be right.
 
@@ -123,20 +184,56 @@ class MatrixFreeSelection:
         kernel = kernel_matrix(p.features[rows], p.features[columns], p.kernel, p.bandwidth)
         self.watched_reach = kernel * (1 + self.tiles.entry_error[columns])
 
-    def alive_estimate(self, m: torch.Tensor) -> float:
-        """Estimate how many entries would be gathered at coverage m: pairs of which either may use the other."""
+    def alive_estimate(self, m: torch.Tensor, wanted: torch.Tensor | None = None) -> float:
+        """Estimate how many entries would be gathered at coverage m: pairs of which either may use the other.
+
+        With `wanted`, what these candidates may use.
+        """
         if self.p.kernel != "cosine":
             m = m.where(m < 1, torch.inf)  # fully covered; see CoverageLevel in csrc/cpu/greedy.h
-        alive = self.watched_reach > torch.minimum(m[self.watched[0]][:, None], m[self.watched[1]][None])
-        return float(alive.sum()) / alive.numel() * self.n * self.n
+        (rows, columns), candidate = self.watched, self.allowed if wanted is None else wanted
+        if not self.tiles.gathers_some:
+            candidate = torch.ones_like(candidate)
+        as_row = m[rows][:, None].where(candidate[columns][None], torch.inf)
+        alive = self.watched_reach > torch.minimum(as_row, m[columns][None].where(candidate[rows][:, None], torch.inf))
+        return float(alive.sum()) / alive.numel() * self.n * self.n * self.caution
+
+    def fits(self, alive: float, guesses: int) -> bool:
+        """Whether that many entries can be gathered by a sweep that proves so many guesses."""
+        return alive * self.rules.slack <= self.tiles.room(guesses)
+
+    def worth_gathering(self) -> torch.Tensor | None:
+        """Candidates to gather for where all is too much: a large share of them, those that may gain the most.
+
+        None where there is room for all, or nothing is known of them yet.
+        """
+        if not self.tiles.gathers_some or self.upper is None:
+            return None
+        level, open_ = self.tiles.coverage(len(self.picks)), self.open()
+        alive, most = self.alive_estimate(level), self.tiles.max_guesses
+        done = len(self.picks)
+        if self.fits(alive, 0) or self.fits(alive * done / (done + most), most):  # now, or after the next guesses
+            return None
+        for share in self.rules.shares_gathered:
+            wanted = largest(self.upper, open_, share)
+            if self.fits(self.alive_estimate(level, wanted), 0):
+                least = self.upper[open_ & ~wanted].max()
+                return wanted if self.picks_above(float(least)) >= self.rules.least_gathered else None
+        return None
+
+    def picks_above(self, gain: float) -> float:
+        """Picks ahead that gain more than this, if gains go on to fall as since half as many picks."""
+        done, best = len(self.picks), float(self.upper[self.open()].max())
+        half = max(1, done // 2)
+        if best <= gain or done < 4 or self.gains[half - 1] <= self.gains[-1]:
+            return 0.0
+        power = math.log(self.gains[half - 1] / max(self.gains[-1], 1e-300)) / math.log(done / half)
+        return done * ((best / max(gain, 1e-300)) ** (1 / power) - 1)
 
     def guess(self) -> bool:
         """Guess picks until few enough entries are alive; whether they are."""
         p, tiles, done = self.p, self.tiles, len(self.picks)
-        self.guessed: list[int] = []
-        open_ = self.allowed.clone()
-        open_[self.picks] = False
-        level = tiles.coverage(done)
+        open_, level = self.open(), tiles.coverage(done)
         if self.known is None:
             estimate = torch.zeros(self.n, dtype=torch.float64, device=self.torch_device)
             self.add_taken(estimate, p.weights.nonzero()[:, 0], level, torch.full_like(level, torch.inf))
@@ -145,13 +242,18 @@ class MatrixFreeSelection:
         most = self.rules.first_guesses if self.known is None else tiles.max_guesses
         while True:
             count = tiles.guesses()
-            few_alive = self.alive_estimate(level) * self.rules.slack <= tiles.capacity
+            few_alive = self.fits(self.alive_estimate(level), count - done)
             if few_alive or count - done == most or count == self.horizon:
                 return few_alive
+            enough = count > done and self.known is not None
             j = self.best_of_sample(estimate, open_)
+            if enough and not self.told_apart:  # each wrong guess would cost a tenth of a sweep
+                return False
             open_[j] = False
             tiles.guess(j)
             self.guessed.append(j)
+            if self.teller is not None:
+                self.teller.at(len(self.guessed) / max(forecast.USUAL_GUESSES, len(self.guessed) + 8))
             low, level = level, tiles.coverage(count + 1)
             self.add_taken(estimate.neg_(), (level > low).nonzero()[:, 0], low, level)
             estimate.neg_()
@@ -169,8 +271,14 @@ class MatrixFreeSelection:
         """Of the candidates that the sample likes best, the one with the largest gain over the whole pool."""
         step, rules = self.tiles.guesses(), self.rules
         tried = max(rules.tried, min(2 * rules.sample_rows, rules.first_tried // (step + 1) ** 2))
-        hopeful = torch.where(open_, estimate, -torch.inf).topk(min(tried, int(open_.sum()))).indices
-        gains = self.tiles.estimate_gains(hopeful, step)
+        estimate, count = torch.where(open_, estimate, -torch.inf), int(open_.sum())
+        while True:
+            hopeful = estimate.topk(min(tried, count)).indices
+            gains = self.tiles.estimate_gains(hopeful, step)
+            sure = self.compare(estimate[hopeful], gains / self.unit)
+            if sure or tried >= count or tried >= rules.most_tried:
+                break
+            tried = min(8 * tried, rules.most_tried)
         # Where rows were rounded before they were multiplied, float64 decides among gains that are near the best.
         margin = 2 * self.tiles.rows_rounding * float(gains.max())
         order = gains.argsort(descending=True, stable=True)[: rules.close]
@@ -180,26 +288,43 @@ class MatrixFreeSelection:
         exact = list(self.tiles.settle(close, step, lambda: 0.0))
         return int(close[torch.tensor(exact).argmax()])
 
+    def compare(self, estimates: torch.Tensor, gains: torch.Tensor) -> bool:
+        """Whether candidates that were estimated lower than these, best first, are likely to gain less than the best.
+
+        Estimates of near candidates are wrong by about the same, which leaves their order. Beside that, what is left of
+        a gain is small after many guesses, and what they took from it was told by a sample: then `told_apart` is False.
+        """
+        errors = estimates - gains
+        self.told_apart = float(errors.square().mean().sqrt()) <= self.rules.largest_error * float(gains.max())
+        spread = float(errors.std()) if len(errors) > 1 else 0.0
+        return float(estimates[-1] - errors.mean()) + spread < float(gains.max())
+
     # Proving.
 
     def prove(self, done: int) -> None:
         """Check each guess against all candidates, and put the right pick in the place of a wrong one."""
-        open_ = self.allowed.clone()
-        open_[self.picks] = False
+        open_ = self.open()
         for t in range(done, done + len(self.guessed)):
+            if self.teller is not None:
+                self.teller.at((t - done) / len(self.guessed))
             winner, gain = self.contest(t, self.guessed[t - done], open_)
             self.picks.append(winner)
             self.gains.append(gain)
             open_[winner] = False
             if winner != self.guessed[t - done]:
                 self.correct(t, t - done, winner)
-        self.known, _ = self.tiles.gains(done + len(self.guessed))
+        self.known, alive = self.tiles.gains(done + len(self.guessed))
+        self.upper = self.upper_bounds(self.known, alive)
+        self.tiles.forget()
+
+    def upper_bounds(self, gains: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
+        """What no gain is above, given the estimates of a sweep."""
+        return gains + self.tiles.entry_error * alive + self.tiles.drift(float(gains.max()))
 
     def contest(self, t: int, guess: int, open_: torch.Tensor) -> tuple[int, float]:
         """Find the pick of step t: the guess, or who beats it in float64."""
         gains, alive = self.tiles.gains(t)
-        upper = gains + self.tiles.entry_error * alive + self.tiles.drift(float(gains.max()))
-        upper = torch.where(open_, upper, -torch.inf)
+        upper = torch.where(open_, self.upper_bounds(gains, alive), -torch.inf)
         upper[guess] = -torch.inf
         best = self.tiles.gain(t)
         settled = {guess: best}
@@ -235,3 +360,9 @@ class MatrixFreeSelection:
         if self.p.kernel == "cosine":
             rows = torch.nn.functional.normalize(rows, dim=1)
         return int((rows[1:] - rows[0]).square().sum(1).argmin())
+
+
+def largest(values: torch.Tensor, open_: torch.Tensor, share: float) -> torch.Tensor:
+    """Flags of the open candidates with the largest values, about that share of them; (N,) bool."""
+    ordered = values[open_].sort(descending=True).values
+    return open_ & (values > ordered[int(share * (len(ordered) - 1))])

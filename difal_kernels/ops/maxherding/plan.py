@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..._progress import Progress
-from . import dense, matrix_free
+from . import dense, forecast, matrix_free
 from .primitives import Device
 from .problem import Batch, Problem
 from .result import Result
@@ -97,11 +98,19 @@ def explain(device: Device, batch: Batch) -> str:
         path = choose(device, p, limit)
         name = f"problem {b}: " if batch.batched else ""
         what = dense.describe(p, device.entry_bits(p)) if path == DENSE else matrix_free.describe()
+        if path == MATRIX_FREE and batch.device.type == "cpu":
+            what += f", about {seconds_text(forecast.estimated_seconds(device, p, limit))} seconds (an estimate)"
         lines.append(f"   {name}{what}, workspace {needed(device, p, path) / 2**20:.1f} MiB of {limit / 2**20:.0f} MiB")
     if batch.batched:
         count = len(groups(device, batch.problems, limit))
         lines.append(f"   {len(batch.problems)} problems in {count} group{'s' if count > 1 else ''} solved together")
     return "\n".join(lines)
+
+
+def seconds_text(seconds: float) -> str:
+    """With two digits of note, for an estimate."""
+    digits = 1 - math.floor(math.log10(max(seconds, 1e-3)))
+    return f"{round(seconds, digits):,.{max(0, digits)}f}"
 
 
 def run(device: Device, batch: Batch) -> list[Result]:

@@ -27,9 +27,13 @@ class Guessing:
         tried: candidates whose gain is estimated over the whole pool at each guess.
         first_tried: and, divided by t^2, at guess t: the first ones are dear to correct.
         close: candidates whose gain is computed in float64 at each guess, where products are too coarse to tell.
+        most_tried: and at most so many, where the sample does not tell which are the best.
+        largest_error: of the estimates, relative to the best gain, beyond which no more is guessed before a sweep.
+        least_gathered: picks that are worth gathering for some candidates alone.
         settled_together: rivals of a guess whose kernel columns are made together.
         watched_points: points whose kernel tells how much is alive.
         slack: how much more may be alive than they say.
+        shares_gathered: of the candidates, tried in this order where there is no room for what all of them may use.
     """
 
     max_guesses: int = 64
@@ -38,9 +42,13 @@ class Guessing:
     tried: int = 64
     first_tried: int = 8192
     close: int = 16
+    most_tried: int = 1024
+    largest_error: float = 0.25
+    least_gathered: int = 64
     settled_together: int = 64
     watched_points: int = 2048
-    slack: float = 1.3
+    slack: float = 1.2
+    shares_gathered: tuple[float, ...] = (0.7, 0.5, 0.35, 0.25, 0.15, 0.1)
 
 
 class Covers(Protocol):
@@ -89,7 +97,8 @@ class TiledGreedy(Covers, Protocol):
     """Greedy selection of one problem without its matrix; `matrix_free` says in which order these are called.
 
     Attributes:
-        capacity: alive entries that there is room for.
+        capacity: alive entries that there is room for, without a guess to prove.
+        gathers_some: whether `sweep` can gather for some candidates alone.
         max_guesses: guesses in one sweep that there is room for.
         entry_error: (N,) float64, the most that any estimated entry of a column can be wrong by.
         rows_rounding: how far rows are moved before they are multiplied, relative to their norms.
@@ -97,6 +106,7 @@ class TiledGreedy(Covers, Protocol):
     """
 
     capacity: int
+    gathers_some: bool
     max_guesses: int
     entry_error: torch.Tensor
     rows_rounding: float
@@ -128,8 +138,18 @@ class TiledGreedy(Covers, Protocol):
     def estimate_gains(self, points: torch.Tensor, t: int) -> torch.Tensor:
         """Gains of `points` at step t over the whole pool, estimated."""
 
-    def sweep(self, first: int, gather: bool) -> None:
-        """Make all tiles once: gains at all steps from `first` on; with `gather`, what is alive after the last."""
+    def room(self, guesses: int) -> int:
+        """Alive entries that there is room for, in a sweep that proves so many guesses."""
+
+    def sweep(self, first: int, gather: bool, wanted: torch.Tensor | None = None) -> None:
+        """Make all tiles once: gains at all steps from `first` on; with `gather`, what is alive after the last.
+
+        With `wanted`, (N,) flags, only what these candidates may use is gathered: no other one will be picked until
+        `resume`.
+        """
+
+    def forget(self) -> None:
+        """Let go of the sums of the last sweep, and of coverage before the last guess."""
 
     def gains(self, t: int) -> tuple[torch.Tensor, torch.Tensor]:
         """All gains at step t, and for each the weight of the rows it can still raise; (N,) float64."""
@@ -149,8 +169,14 @@ class TiledGreedy(Covers, Protocol):
     def start(self, first_gain: float, picked: Sequence[int]) -> None:
         """Go on with what was gathered; `picked` are the picks so far. first_gain < 0: there were none."""
 
-    def select(self, count: int, bar: Progress) -> tuple[torch.Tensor, torch.Tensor]:
-        """Make the next picks: points, and gains not divided by N."""
+    def select(self, count: int, bar: Progress, least: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Make the next picks: points, and gains not divided by N; fewer if one would gain no more than `least`."""
+
+    def entries(self) -> int:
+        """Alive entries at the start."""
+
+    def resume(self, picks: int) -> None:
+        """Go back to sweeps after so many picks in all; what was gathered is let go."""
 
     def covered(self) -> float:
         """sum_i w_i m_i."""

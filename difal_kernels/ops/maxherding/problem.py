@@ -25,6 +25,7 @@ from ..._checks import (
     check_finite,
     slices,
 )
+from ..._progress import Listener, as_progress
 from .bandwidth import median_bandwidth, sample_rows
 from .kernel_functions import KERNELS, SCALE_FREE, kernel_matrix
 
@@ -71,7 +72,7 @@ class Batch:
     problems: tuple[Problem, ...]
     batched: bool
     memory_limit: int | None
-    progress: bool
+    progress: bool | Listener
 
     @property
     def device(self) -> torch.device:
@@ -89,7 +90,7 @@ def prepare(
     bandwidth: Any = "median",
     lengths: Any = None,
     memory_limit: int | None = None,
-    progress: bool = False,
+    progress: Any = False,
     return_info: bool = False,
 ) -> Batch:
     """Validate the arguments of `maxherding`, but for `sample_rows` and `seed`."""
@@ -105,7 +106,7 @@ def prepare(
     budget = as_int(budget, "budget", low=0)
     if memory_limit is not None:
         as_int(memory_limit, "memory_limit", low=1)
-    progress, _ = as_bool(progress, "progress"), as_bool(return_info, "return_info")
+    progress, _ = as_progress(progress), as_bool(return_info, "return_info")
     count = len(x) if batched else 1
     sizes = _lengths(lengths, x, batched)
     pools = [x[b, :n] for b, n in enumerate(sizes)] if batched else [x]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -88,17 +89,40 @@ def cover(greedy: Any, operands: GemmOperands, rows: torch.Tensor, workers: Work
     greedy.cover(rows.data_ptr(), len(rows), out.data_ptr(), n, sq_norms.data_ptr())
 
 
-def run_picks(greedy: Any, picks: torch.Tensor, gains: torch.Tensor, bar: Progress) -> None:
-    """Fill `picks` and `gains`, in chunks of some tenths of a second, for Ctrl-C and the progress bar."""
-    done, chunk = 0, 16
-    while done < len(picks):
-        count = min(chunk, len(picks) - done)
+def in_chunks(count: int, some: Callable[[int, int], int], bar: Progress, chunk: int = 16) -> int:
+    """Make `count` picks in chunks of some tenths of a second, for Ctrl-C and the progress bar; how many were made.
+
+    Args:
+        count: picks.
+        some: makes so many picks after so many, and says how many it made: fewer to end it.
+        bar: counts them.
+        chunk: how many at first.
+    """
+    done = 0
+    while done < count:
+        wanted = min(chunk, count - done)
         began = time.monotonic()
-        greedy.select(count, picks[done:].data_ptr(), gains[done:].data_ptr())
-        done += count
-        bar.update(count)
-        if time.monotonic() - began < 0.1:
+        made = some(wanted, done)
+        done += made
+        bar.update(made)
+        if made < wanted:
+            break
+        took = time.monotonic() - began
+        if took < 0.1:
             chunk *= 2
+        elif took > 0.4:
+            chunk = max(1, chunk // 2)
+    return done
+
+
+def run_picks(greedy: Any, picks: torch.Tensor, gains: torch.Tensor, bar: Progress) -> None:
+    """Fill `picks` and `gains`."""
+
+    def some(most: int, done: int) -> int:
+        greedy.select(most, picks[done:].data_ptr(), gains[done:].data_ptr())
+        return most
+
+    in_chunks(len(picks), some, bar)
 
 
 def next_picks(greedy: Any, count: int, bar: Progress) -> tuple[torch.Tensor, torch.Tensor]:

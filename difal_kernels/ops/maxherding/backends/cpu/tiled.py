@@ -15,7 +15,7 @@ from difal_kernels._workers import Workers
 from ...bounds import column_entry_error, float64_drift
 from ...primitives import Guessing
 from ...problem import Problem
-from .greedy import cover, make_native, next_picks
+from .greedy import cover, in_chunks, make_native
 from .operands import GemmOperands, copy_bytes, cut
 from .tuning import CpuTuning
 
@@ -78,6 +78,8 @@ def rounds(count: int) -> Iterator[list[tuple[int, int]]]:
 class CpuTiledGreedy:
     """See `primitives.TiledGreedy`."""
 
+    gathers_some = True
+
     def __init__(self, p: Problem, guessing: Guessing, tuning: CpuTuning, limit: int, threads: int):
         self.p, self.n = p, len(p.features)
         size, self.stride = tile_shape(self.n, tuning)
@@ -85,7 +87,7 @@ class CpuTiledGreedy:
         spare = limit - fixed_bytes(p, guessing, tuning) - (threads - 1) * worker_bytes(p, tuning)
         with self.working():
             self.operands = GemmOperands(p, [size] * 2 * threads, self.workers, spare // 4, tuning)
-        spare -= self.operands.kept_bytes()
+        spare += guess_bytes(self.n, guessing.max_guesses) - self.operands.kept_bytes()
         self.multiply, self.part = self.operands.products.multiply, self.operands.products.part
         self.rows_rounding = self.operands.products.rounding
         self.size, self.blocks = size, cut(self.n, size)
@@ -100,11 +102,10 @@ class CpuTiledGreedy:
             "TiledGreedy", p, self.operands.features, self.operands.sq_norms, error, threads
         )
         self.entry_error = column_entry_error(error, p.kernel, self.operands.sq_norms, TERMS, tuning.roundings)
+        self.spare = spare  # for guesses and alive entries
         self.max_guesses = guessing.max_guesses
-        while self.max_guesses < 512 and guess_bytes(self.n, 2 * self.max_guesses) < spare // 8:
-            self.max_guesses *= 2
-        spare -= guess_bytes(self.n, self.max_guesses) - guess_bytes(self.n, guessing.max_guesses)
-        self.capacity = int(spare // BYTES_PER_ENTRY)
+        self.capacity = self.spare // BYTES_PER_ENTRY
+        self.wanted: torch.Tensor | None = None
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -202,8 +203,19 @@ class CpuTiledGreedy:
 
     # Proving.
 
-    def sweep(self, first: int, gather: bool) -> None:
-        self.native.begin(first, self.guesses(), self.capacity if gather else 0, self.size)
+    def room(self, guesses: int) -> int:
+        most = (self.spare - guess_bytes(self.n, guesses)) // BYTES_PER_ENTRY
+        return max(0, min(most, self.capacity))
+
+    def forget(self) -> None:
+        self.native.forget(self.guesses())
+
+    def sweep(self, first: int, gather: bool, wanted: torch.Tensor | None = None) -> None:
+        entries = self.room(self.guesses() - first) if gather else 0
+        self.wanted = None if wanted is None else wanted.to(torch.uint8)
+        self.native.begin(
+            first, self.guesses(), entries, self.size, 0 if self.wanted is None else self.wanted.data_ptr()
+        )
 
         def work(pair: tuple[int, int], slot: int) -> None:
             (b, e), (b2, e2) = self.blocks[pair[0]], self.blocks[pair[1]]
@@ -250,7 +262,7 @@ class CpuTiledGreedy:
         rows = torch.empty(self.n, dtype=torch.int64)
         rows = rows[: self.native.forget_lower(rows.data_ptr())]
         if 4 * len(rows) > self.n:  # cheaper all at once
-            self.sweep(self.guesses(), True)
+            self.sweep(self.guesses(), True, self.wanted)
         else:
             for some in rows.split(PREPARED):
                 self._gather_again(some)
@@ -282,12 +294,25 @@ class CpuTiledGreedy:
     # Greedy on what was gathered.
 
     def start(self, first_gain: float, picked: Sequence[int]) -> None:
-        self.operands.keep_no_more()
+        if self.wanted is None:
+            self.operands.keep_no_more()
         index = torch.tensor(picked, dtype=torch.int64)
         self.native.start(first_gain, index.data_ptr())
 
-    def select(self, count: int, bar: Progress) -> tuple[torch.Tensor, torch.Tensor]:
-        return next_picks(self.native, count, bar)
+    def select(self, count: int, bar: Progress, least: float) -> tuple[torch.Tensor, torch.Tensor]:
+        picks, gains = torch.empty(count, dtype=torch.int64), torch.empty(count, dtype=torch.float64)
+
+        def some(most: int, done: int) -> int:
+            return self.native.select_above(most, picks[done:].data_ptr(), gains[done:].data_ptr(), least)
+
+        made = in_chunks(count, some, bar, chunk=1)
+        return picks[:made], gains[:made]
+
+    def resume(self, picks: int) -> None:
+        self.native.resume(picks)
+
+    def entries(self) -> int:
+        return self.native.entries()
 
     def covered(self) -> float:
         return self.native.covered()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,9 @@ from ...problem import Batch, Problem, in_one_dtype
 from ...result import Result
 
 # A correction is done by GEMMs here as on the CPU, so the first guesses are made with as much care.
-GUESSING = Guessing(max_guesses=256, first_guesses=2, sample_rows=512, tried=128)
+GUESSING = Guessing(
+    max_guesses=256, first_guesses=2, sample_rows=512, tried=128, most_tried=128, largest_error=math.inf
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,6 +78,7 @@ class GpuTiledGreedy(GpuCoverage):
     """See `primitives.TiledGreedy`; a backend's own kernels are in the methods that end this class."""
 
     rows_rounding = 0.0
+    gathers_some = False
     entry_error: torch.Tensor
 
     def __init__(self, p: Problem, operands: GpuOperands, guessing: Guessing, spare: int, horizon: int):
@@ -158,7 +159,13 @@ class GpuTiledGreedy(GpuCoverage):
 
     # Proving.
 
-    def sweep(self, first: int, gather: bool) -> None:
+    def room(self, guesses: int) -> int:
+        return self.capacity
+
+    def forget(self) -> None:
+        """Sums and coverage are kept until the next sweep, or `start`."""
+
+    def sweep(self, first: int, gather: bool, wanted: torch.Tensor | None = None) -> None:
         self.first, steps = first, len(self.levels) - first
         # Sums are of multiples of a power of two, so that they are exact in any order.
         self.unit, self.magic = exact_sum_unit(self.total)
@@ -275,7 +282,13 @@ class GpuTiledGreedy(GpuCoverage):
         self.greedy = self.greedy_on(self.lists, level, open_, self.horizon - len(picked))
         self.greedy.start(first_gain)
 
-    def select(self, count: int, bar: Progress) -> tuple[torch.Tensor, torch.Tensor]:
+    def entries(self) -> int:
+        return len(self.lists.value)
+
+    def resume(self, picks: int) -> None:
+        raise NotImplementedError("all that is alive was gathered")
+
+    def select(self, count: int, bar: Progress, least: float) -> tuple[torch.Tensor, torch.Tensor]:
         (made,) = self.greedy.select(bar)
         return made
 
