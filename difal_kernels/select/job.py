@@ -26,7 +26,7 @@ from .errors import InputError
 from .methods import Centers, Herding, Selecting
 from .near_duplicates import drop_near_duplicates
 from .output import SavedProgress, picks_as_bytes, read_summary, write_whole
-from .pool import Pool, find_files, open_pool, take_rows
+from .pool import Pool, find_files, open_pool, out_of_number, take_rows
 from .reporting import Reporter, duration
 from .rows import STDIN, Names, read_labeled, read_lines, read_names, read_rows, read_weights
 
@@ -85,6 +85,10 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
         return DONE if finished["reached"] else NOT_REACHED
     n, d = samples.pool.features.shape
     report.line(f"{n:,} samples of {d} numbers ({dtype_name(samples.pool.features)}), method {args.method}")
+    jump = out_of_number([source.path for source in samples.pool.sources])
+    if jump is not None:
+        before, after = (path.name for path in jump)
+        report.line(f"mind the order of the rows, which is that of the names: {before} comes before {after}")
     saved = SavedProgress(paths.out, key)
     if args.overwrite:
         saved.remove()

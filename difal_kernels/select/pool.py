@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import itertools
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -66,6 +68,17 @@ def find_files(patterns: Sequence[str]) -> list[Path]:
             raise InputError(f"{path} is given twice; every row would be in the pool twice")
         seen.add(path.resolve())
     return files
+
+
+def out_of_number(files: Sequence[Path]) -> tuple[Path, Path] | None:
+    """Two files that follow each other though the number in the first name is the larger one; None if none do."""
+    for before, after in itertools.pairwise(files):
+        parts = [re.split(r"(\d+)", path.name) for path in (before, after)]
+        if parts[0][0::2] == parts[1][0::2] and before.parent == after.parent:
+            numbers = [[int(number) for number in part[1::2]] for part in parts]
+            if numbers[0] > numbers[1]:
+                return before, after
+    return None
 
 
 def open_pool(files: Sequence[Path], column: str | None, scratch: Path) -> Pool:

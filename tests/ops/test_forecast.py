@@ -72,10 +72,12 @@ def test_picks_take_less_and_less_time():
     bar, work, clock, rate = Progress(10_000, "", False), plan(), Clock(), 1e9
     teller = Teller(bar, work, rate, clock)
     teller.expect(0, work.alive(0))
-    teller.begin_picks(1e8, 100)
-    whole, told = forecast.picking_pairs(1e8, 100, 10_000) / rate, []
+    teller.begin(forecast.PICKING)
+    teller.entries = 1e8
+    teller.picks_from(100)
+    whole, told = work.picking_pairs(1e8, 100, 10_000) / rate, []
     for made in (0, 300, 600, 5000):
-        bar.done, spent = made, forecast.picking_pairs(1e8, 100, 100 + made) / rate
+        bar.done, spent = made, work.picking_pairs(1e8, 100, 100 + made) / rate
         clock.now = 100 + spent
         told.append(teller.left())
         assert told[-1] == pytest.approx(whole - spent, rel=1e-6)

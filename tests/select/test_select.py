@@ -296,3 +296,13 @@ class TestCoverageCurve:
         pytest.importorskip("matplotlib")
         coverage_curve(cloud(), 20).plot(tmp_path / "curve.svg")
         assert "<svg" in (tmp_path / "curve.svg").read_text()
+
+
+@pytest.mark.parametrize(("names", "warned"), [(["s-2", "s-10"], True), (["s-02", "s-10"], False), (["sa", "sb"], False)])
+def test_files_that_do_not_come_in_the_order_of_their_numbers_are_named(pool, command, names, warned):
+    for name, rows in zip(names, np.array_split(np.asarray(pool), 2), strict=True):
+        np.save(f"{name}.npy", rows)
+    code, _, err = command("s*.npy", "--budget", 5, "--out", "p.txt")
+    assert code == 0
+    assert ("s-10.npy comes before s-2.npy" in err) == warned
+    assert ("comes before" in err) == warned

@@ -45,17 +45,6 @@ class Phase:
     pairs: float
 
 
-def sweep_pairs(n: int, guesses: int, entries: float = 0.0, gathers: bool = False) -> float:
-    """Of one sweep that proves so many guesses, and gathers so many entries."""
-    plain = float(n) * n * (1 + STEP_COST * math.log1p(guesses))
-    return plain + (GATHER_COST * float(n) * n + ENTRY_COST * entries if gathers else 0.0)
-
-
-def picking_pairs(entries: float, done: int, budget: int) -> float:
-    """Of the picks from `done` on, from so many gathered entries."""
-    return entries * (START_COST + PICK_COST * math.log((budget + 1) / (done + 1)))
-
-
 @dataclass
 class Plan:
     """The work that is expected, from `done` picks on.
@@ -67,6 +56,7 @@ class Plan:
         most: guesses of one sweep that there is room for.
         share_alive: of the pairs, after so many picks; estimated.
         guess_pairs: of one guess.
+        relative: what a pair of a sweep costs, in units of one of 128 features: all else does not know D.
         first: guesses of the first sweep.
         slack: how much more room than alive entries is asked for.
     """
@@ -78,7 +68,19 @@ class Plan:
     share_alive: Callable[[int], float]
     guess_pairs: float
     first: int = 2
-    slack: float = 1.3
+    slack: float = 1.2
+    relative: float = 1.0
+
+    def sweep_pairs(self, guesses: int, entries: float = 0.0, gathers: bool = False) -> float:
+        """Of one sweep that proves so many guesses, and gathers so many entries."""
+        pairs = float(self.n) ** 2
+        more = STEP_COST * math.log1p(guesses) * pairs
+        more += GATHER_COST * pairs + ENTRY_COST * entries if gathers else 0.0
+        return pairs + more / self.relative
+
+    def picking_pairs(self, entries: float, done: int, until: int) -> float:
+        """Of the picks from `done` on, from so many gathered entries whose first gains are known."""
+        return entries * PICK_COST * math.log((until + 1) / (done + 1)) / self.relative
 
     def phases(self, done: int = 0) -> list[Phase]:
         """What is ahead, before any guess of the next sweep."""
@@ -94,11 +96,12 @@ class Plan:
             done += guesses
             entries = min(self.alive(done), self.room(guesses) / self.slack) if gathers else 0.0
             ahead.append(Phase(GUESSING, guesses * self.guess_pairs))
-            ahead.append(Phase(SWEEP, sweep_pairs(self.n, guesses, entries, gathers)))
+            ahead.append(Phase(SWEEP, self.sweep_pairs(guesses, entries, gathers)))
             ahead.append(Phase(PROVING, guesses * WRONG * CORRECTION_COST * float(self.n) ** 2))
             swept = True
             if gathers:
-                ahead.append(Phase(PICKING, picking_pairs(entries, done, until)))
+                first_gains = entries * START_COST / self.relative
+                ahead.append(Phase(PICKING, first_gains + self.picking_pairs(entries, done, until)))
                 done = until
         return [phase for phase in ahead if phase.pairs > 0]
 
@@ -135,6 +138,10 @@ class Forecast:
             self.ahead.pop(0)
         if self.ahead and self.ahead[0].name == phase.name:
             self.ahead.pop(0)
+        self.now, self.began = phase, self.clock()
+
+    def go_on(self, phase: Phase) -> None:
+        """The phase under way is over, and this one belongs to it."""
         self.now, self.began = phase, self.clock()
 
     def end(self) -> None:
@@ -186,7 +193,7 @@ class Teller:
         if now is not None and now.name == PICKING:
             first, shown = self.counted_from
             done = first + self.bar.done - shown
-            self.share = min(1.0, picking_pairs(self.entries, first, done) / max(now.pairs, 1e-9))
+            self.share = min(1.0, self.plan.picking_pairs(self.entries, first, done) / max(now.pairs, 1e-9))
         return self.forecast.left(self.share)
 
     def expect(self, done: int, alive: float) -> None:
@@ -209,16 +216,10 @@ class Teller:
         if self.forecast.now is not None:
             self.bar.part(self.forecast.now.name, share)
 
-    def begin_picks(self, entries: float, done: int) -> None:
-        """Picks from `done` on begin, from so many entries."""
-        self.entries = entries
-        self.picks_from(done)
-
     def picks_from(self, done: int) -> None:
         """The bar counts on from so many picks in all, which are made from what was gathered."""
-        self.counted_from = done, self.bar.done
-        if self.forecast.now is None or self.forecast.now.name != PICKING:
-            self.begin(PICKING, picking_pairs(self.entries, done, max(done, self.plan.budget)))
+        self.counted_from, self.share = (done, self.bar.done), 0.0
+        self.forecast.go_on(Phase(PICKING, self.plan.picking_pairs(self.entries, done, max(done, self.plan.budget))))
 
 
 def plan_of(p: Problem, tiles: TiledGreedy, rules: Guessing, budget: int) -> Plan:
@@ -233,6 +234,7 @@ def plan_of(p: Problem, tiles: TiledGreedy, rules: Guessing, budget: int) -> Pla
         guess_pairs=GUESS_COST * n * (min(n, rules.sample_rows) + min(n, rules.tried)),
         first=rules.first_guesses,
         slack=rules.slack,
+        relative=0.3 + 0.7 * p.features.shape[1] / 128,
     )
 
 

@@ -103,7 +103,7 @@ class MatrixFreeSelection:
         few_alive = wanted is not None or self.guess()
         if teller is not None:
             entries = min(self.alive_estimate(self.tiles.coverage(self.tiles.guesses())), self.tiles.capacity)
-            work = forecast.sweep_pairs(self.n, len(self.guessed), entries, few_alive)
+            work = teller.plan.sweep_pairs(len(self.guessed), entries, few_alive)
             teller.begin(forecast.SWEEP, work)
         self.tiles.sweep(done, few_alive, wanted)
         if teller is not None:
@@ -127,8 +127,10 @@ class MatrixFreeSelection:
         self.started = self.ever_started = True
         self.known = None
         if self.teller is not None:
-            self.teller.begin_picks(self.tiles.entries(), len(self.picks))
+            self.teller.begin(forecast.PICKING)
         self.tiles.start(-1.0 if self.first_gain is None else self.first_gain, self.picks)
+        if self.teller is not None:
+            self.teller.entries = self.tiles.entries()
 
     def go_on(self, count: int, bar: Progress) -> None:
         """Make up to `count` picks from what was gathered; back to sweeps where it says no more."""
