@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from features import SOURCES
+from tables import RESULTS, markdown, write
 
 GIB = 1 << 30
 LARGE = {  # source, N, D, budget, memory limit
@@ -136,21 +137,16 @@ def main() -> None:
     if sys.argv[1:2] == ["one"]:
         print(json.dumps(one(sys.argv[2])))
         return
-    results = Path(__file__).parent / "results" / "cpu"
     known = {}
     if sys.argv[1:]:  # these rows anew, the others as they were
-        known = {row["case"]: row for row in json.loads((results / "large.json").read_text())["rows"]}
+        known = {row["case"]: row for row in json.loads((RESULTS / "large.json").read_text())["rows"]}
     for name in sys.argv[1:] or (*LARGE, *ADVERSE):
         answer = subprocess.run([sys.executable, __file__, "one", name], stdout=subprocess.PIPE, text=True, check=True)
         known[name] = json.loads(answer.stdout.splitlines()[-1])
         print(known[name], file=sys.stderr)
     rows = [known[name] for name in (*LARGE, *HOURS, *ADVERSE) if name in known]
     result = {"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows}
-    (results / "large.json").write_text(json.dumps(result, indent=1) + "\n")
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    table = [columns, ["---"] * len(columns)]
-    table += [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in (r.get(c, "") for c in columns)] for r in rows]
-    (results / "large.md").write_text("".join(f"| {' | '.join(line)} |\n" for line in table))
+    write("large", result, markdown(rows))
 
 
 if __name__ == "__main__":

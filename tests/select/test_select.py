@@ -298,7 +298,9 @@ class TestCoverageCurve:
         assert "<svg" in (tmp_path / "curve.svg").read_text()
 
 
-@pytest.mark.parametrize(("names", "warned"), [(["s-2", "s-10"], True), (["s-02", "s-10"], False), (["sa", "sb"], False)])
+@pytest.mark.parametrize(
+    ("names", "warned"), [(["s-2", "s-10"], True), (["s-02", "s-10"], False), (["sa", "sb"], False)]
+)
 def test_files_that_do_not_come_in_the_order_of_their_numbers_are_named(pool, command, names, warned):
     for name, rows in zip(names, np.array_split(np.asarray(pool), 2), strict=True):
         np.save(f"{name}.npy", rows)
