@@ -1,9 +1,6 @@
 """Limits and properties: degenerate predictions, rounding, threads, instruction sets."""
 
 import math
-import os
-import subprocess
-import sys
 
 import hypothesis.extra.numpy as npst
 import numpy as np
@@ -14,6 +11,7 @@ from hypothesis import strategies as st
 
 import difal_kernels as dk
 from difal_kernels import _native
+from instruction_sets import run_under
 
 BACKENDS = ("reference", "cpu")
 TOLERANCE = 1e-6
@@ -263,12 +261,7 @@ except ValueError:
 def test_every_instruction_set(level):
     if _native.missing("_cpu"):
         pytest.skip(_native.missing("_cpu"))
-    environment = {**os.environ, "DIFAL_ISA": level}
-    done = subprocess.run(
-        [sys.executable, "-c", ISA_SCRIPT], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    ran, worst = done.stdout.split()
+    ran, worst = run_under(level, ISA_SCRIPT).split()
     assert float(worst) <= TOLERANCE
     if ran != level:
         pytest.skip(f"this processor goes up to {ran}, which was checked instead of {level}")

@@ -1,9 +1,5 @@
 """Products in 16-bit integers: within their bound, exact where they must be, and used where they are worth it."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -15,6 +11,7 @@ from difal_kernels.ops.maxherding.backends.cpu.operands import GemmOperands
 from difal_kernels.ops.maxherding.backends.cpu.products import Float32Products, Frame, Int16Products
 from difal_kernels.ops.maxherding.backends.cpu.tuning import CpuTuning
 from difal_kernels.ops.maxherding.problem import prepare
+from instruction_sets import run_under
 from int16_layout import integers_and_steps
 from selection import use
 
@@ -127,15 +124,7 @@ def check_all():
 @pytest.mark.parametrize("isa", ["generic", "vnni", "amx", "tiles"])
 def test_any_processor(isa):
     """The loops for other processors, as far as this one has them, and the model of tiles: bounds, integers, picks."""
-    run = subprocess.run(
-        [sys.executable, "-c", "import sys; sys.path.insert(0, '..')\nimport test_int16 as t\nt.check_all()"],
-        cwd=os.path.dirname(__file__),
-        env={**os.environ, "DIFAL_ISA": isa},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr
+    run_under(isa, "import test_int16 as t\nt.check_all()")
 
 
 def test_the_largest_bytes_do_not_leave_int32():
@@ -150,22 +139,12 @@ def test_the_largest_bytes_do_not_leave_int32():
 def test_tiles_have_the_smaller_error():
     """No step is made coarser for the sake of a group of 32, and a sum is rounded once."""
     script = (
-        "import sys; sys.path.insert(0, '..')\nimport test_int16 as t, torch\n"
+        "import test_int16 as t, torch\n"
         "p, x = t.Int16Products, t.rows('all as large', 9, 512) + 0.001 * t.rows('ordinary', 9, 512)\n"
         "frame = t.Frame(torch.zeros(512), 1.0)\n"
         "print(p.rounding_of(frame, x), p(frame, 512, 0.0).rel_err)"
     )
-    found = {}
-    for isa in ("generic", "tiles"):
-        run = subprocess.run(
-            [sys.executable, "-c", script],
-            cwd=os.path.dirname(__file__),
-            env={**os.environ, "DIFAL_ISA": isa},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        found[isa] = [float(word) for word in run.stdout.split()]
+    found = {isa: [float(word) for word in run_under(isa, script).split()] for isa in ("generic", "tiles")}
     assert found["tiles"][0] < found["generic"][0] / 3
     assert found["tiles"][1] < found["generic"][1] / 4
 
@@ -285,11 +264,5 @@ def test_a_pool_that_is_small_beside_its_matrix_is_rounded_once(options, monkeyp
 
 def test_the_processor_is_asked():
     assert CpuTuning().integers_are_faster() == load("_cpu").has_vnni()
-    run = subprocess.run(
-        [sys.executable, "-c", "from difal_kernels._native import load; print(load('_cpu').has_vnni())"],
-        env={**os.environ, "DIFAL_ISA": "avx2"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert run.stdout.strip() == "False"
+    code = "from difal_kernels._native import load; print(load('_cpu').has_vnni())"
+    assert run_under("avx2", code).strip() == "False"

@@ -1,11 +1,10 @@
 """The picks are the same with every instruction set that this processor has."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from instruction_sets import run_under
 
 SCRIPT = """
 import sys, torch
@@ -26,15 +25,6 @@ FIXTURE = Path(__file__).parents[1] / "fixtures" / "herding_clusters.safetensors
 
 @pytest.mark.parametrize("isa", ["generic", "avx2", "avx512"])
 def test_every_instruction_set_picks_the_same(isa):
-    environment = {**os.environ, "DIFAL_ISA": isa}
-    run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(FIXTURE)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr
-    used = run.stdout.strip()
+    used = run_under(isa, SCRIPT, FIXTURE).strip()
     if used != isa:
         pytest.skip(f"this processor runs {used}, not {isa}")

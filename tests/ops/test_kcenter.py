@@ -1,15 +1,12 @@
 """kcenter_greedy where products decide what is computed: the picks and distances of the reference, on every path."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from difal_kernels import explain, kcenter_greedy
 from difal_kernels._native import load
 from difal_kernels.ops.kcenter_greedy import cpu
+from instruction_sets import run_under
 
 pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 
@@ -88,15 +85,7 @@ def test_labeled_points_and_candidates(kind, two_threads):
 @pytest.mark.parametrize("isa", ["generic", "avx2", "avx512"])
 def test_every_instruction_set(isa):
     script = "import test_kcenter as t\nfor k in t.KINDS:\n    t.check(k, 500, 67, 80)\nt.check('gaussian', 500, 5, 80)"
-    run = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=os.path.dirname(__file__),
-        env={**os.environ, "DIFAL_ISA": isa},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr
+    run_under(isa, script)
 
 
 def engine_of(x, threads):

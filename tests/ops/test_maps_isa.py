@@ -1,10 +1,8 @@
 """hypercolumns and project_then_resize on every instruction set, each in a process limited to it."""
 
-import os
-import subprocess
-import sys
-
 import pytest
+
+from instruction_sets import run_under
 
 LEVELS = ["generic", "avx2", "avx512"]
 PROGRAM = """
@@ -29,12 +27,6 @@ print(_cpu.isa())
 
 @pytest.mark.parametrize("isa", LEVELS)
 def test_every_instruction_set(isa):
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        env={**os.environ, "DIFAL_ISA": isa, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() in LEVELS[: LEVELS.index(isa) + 1]  # the machine may have less than is allowed
+    assert (
+        run_under(isa, PROGRAM).strip() in LEVELS[: LEVELS.index(isa) + 1]
+    )  # the machine may have less than is allowed
