@@ -11,6 +11,7 @@
 #include "difal/isa.h"
 #include "difal/rows.h"
 #include "difal/sweep.h"
+#include "difal/threads.h"
 
 namespace {
 
@@ -332,6 +333,17 @@ void bind_farthest(py::module_& m) {
 
 PYBIND11_MODULE(_cpu, m) {
     m.doc() = "Native CPU kernels of difal_kernels; use the functions of difal_kernels instead.";
+    difal::set_interrupt_check([] {  // Ctrl-C: in Python's main thread alone, where this sets the exception
+        py::gil_scoped_acquire held;
+        return PyErr_CheckSignals() != 0;
+    });
+    py::register_exception_translator([](std::exception_ptr thrown) {
+        try {
+            if (thrown) std::rethrow_exception(thrown);
+        } catch (const difal::Interrupted&) {
+            if (!PyErr_Occurred()) PyErr_SetNone(PyExc_KeyboardInterrupt);
+        }
+    });
     m.def("isa", &difal::isa_name, "The instruction set that the kernels run with.");
     m.def("prepare_rows", &prepare_rows, py::call_guard<py::gil_scoped_release>(), "See csrc/include/difal/rows.h.");
     m.def("int16_rounding", &int16_rounding, py::call_guard<py::gil_scoped_release>(),

@@ -1,6 +1,7 @@
 #include "difal/threads.h"
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -21,7 +22,24 @@ long process() {
     return 0;
 #endif
 }
+
+std::atomic<bool (*)()> interrupt_check{nullptr};
+
+// Whether this thread has been asked to stop; asks no more often than ten times a second.
+bool is_interrupted() {
+    using Clock = std::chrono::steady_clock;
+    thread_local Clock::time_point next{};
+    bool (*check)() = interrupt_check.load(std::memory_order_relaxed);
+    const Clock::time_point now = Clock::now();
+    if (!check || now < next) return false;
+    next = now + std::chrono::milliseconds(100);
+    return check();
+}
 }  // namespace
+
+void set_interrupt_check(bool (*check)()) {
+    interrupt_check.store(check);
+}
 
 struct ThreadPool::State {
     const long home = process();  // a process forked from it has none of the threads
@@ -36,10 +54,15 @@ struct ThreadPool::State {
     std::atomic<int64_t> next{0};
     std::exception_ptr error;
 
-    void drain(const std::function<void(int64_t)>& work, int64_t total) {
+    // Whether the loop was interrupted; only the caller may find that it is.
+    bool drain(const std::function<void(int64_t)>& work, int64_t total, bool is_caller) {
         for (;;) {
+            if (is_caller && is_interrupted()) {
+                next.store(total);
+                return true;
+            }
             const int64_t i = next.fetch_add(1, std::memory_order_relaxed);
-            if (i >= total) return;
+            if (i >= total) return false;
             try {
                 work(i);
             } catch (...) {
@@ -59,7 +82,7 @@ struct ThreadPool::State {
             const auto* work = task;
             const int64_t total = count;
             lock.unlock();
-            drain(*work, total);
+            drain(*work, total, false);
             lock.lock();
             if (--busy == 0) done.notify_one();
         }
@@ -90,7 +113,10 @@ int ThreadPool::size() const {
 void ThreadPool::parallel_for(int64_t count, const std::function<void(int64_t)>& task) {
     State& s = *state_;
     if (s.workers.empty() || count <= 1 || process() != s.home) {
-        for (int64_t i = 0; i < count; ++i) task(i);
+        for (int64_t i = 0; i < count; ++i) {
+            if (is_interrupted()) throw Interrupted{};
+            task(i);
+        }
         return;
     }
     {
@@ -102,9 +128,13 @@ void ThreadPool::parallel_for(int64_t count, const std::function<void(int64_t)>&
         ++s.round;
     }
     s.start.notify_all();
-    s.drain(task, count);
+    const bool interrupted = s.drain(task, count, true);
     std::unique_lock<std::mutex> lock(s.mutex);
     s.done.wait(lock, [&] { return s.busy == 0; });
+    if (interrupted) {
+        s.error = nullptr;
+        throw Interrupted{};
+    }
     if (s.error) {
         std::exception_ptr error = s.error;
         s.error = nullptr;

@@ -20,12 +20,18 @@ class ThreadPool {
 
     // Calls task(i) for each i in [0, count), in any order, on any thread, and returns when all are done.
     // Work must be cut into tasks without looking at size(), so that results do not depend on it. The first
-    // exception of a task is thrown again here.
+    // exception of a task is thrown again here. Throws Interrupted, with some tasks left undone, where the check of
+    // `set_interrupt_check` asks for it: what the loop worked on is then of no use.
     void parallel_for(int64_t count, const std::function<void(int64_t)>& task);
 
   private:
     struct State;
     std::unique_ptr<State> state_;
 };
+
+struct Interrupted {};
+
+// `check` is called about ten times a second by threads that are in a parallel loop as its caller; true ends the loop.
+void set_interrupt_check(bool (*check)());
 
 }  // namespace difal
