@@ -40,7 +40,7 @@ def test_the_answer_that_counts():
 
 def test_no_class_fits_and_cannot_tell_are_kept_apart():
     answers = fold(answer("a", 1, 2, None, reason="none"), answer("a", 2, 2, None, reason="unsure"))
-    assert [answers.said(answers.current(("a", 2, x))) for x in (1, 2)] == ["none", "unsure"]
+    assert [answers.outcome(answers.current(("a", 2, x))) for x in (1, 2)] == ["none", "unsure"]
     assert [label.skipped for label in answers.labels()] == [True, True]
 
 

@@ -44,14 +44,14 @@ def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
 
 
 def pairs(answers: Answers) -> dict[Place, tuple]:
-    """What the owner and another annotator last said of each pixel that both were asked, before it was settled."""
+    """What the owner and another annotator last answered for each pixel that both were asked, before it was settled."""
     found = {}
     for place in answers.by_place:
         standing = [entry for entry in answers.standing(place) if entry["kind"] not in ("settle", "repeat", "known")]
         own = [entry for entry in standing if entry["annotator"] == answers.owner]
         other = [entry for entry in standing if entry["annotator"] != answers.owner]
         if own and other:
-            found[place] = answers.said(own[-1]), answers.said(other[-1])
+            found[place] = answers.outcome(own[-1]), answers.outcome(other[-1])
     return found
 
 
@@ -65,14 +65,14 @@ def disagreements(answers: Answers) -> list[Place]:
 
 
 def self_pairs(answers: Answers, annotator: str) -> list[tuple]:
-    """What an annotator said at first and when asked again, for each hidden repeat."""
+    """What an annotator answered at first and when asked again, for each hidden repeat."""
     found = []
     for place in answers.by_place:
-        said = [entry for entry in answers.standing(place) if entry["annotator"] == annotator]
-        firsts = [entry for entry in said if entry["kind"] not in ASIDE] or [e for e in said if e["kind"] == "second"]
-        for again in (entry for entry in said if entry["kind"] == "repeat"):
+        own = [entry for entry in answers.standing(place) if entry["annotator"] == annotator]
+        firsts = [entry for entry in own if entry["kind"] not in ASIDE] or [e for e in own if e["kind"] == "second"]
+        for again in (entry for entry in own if entry["kind"] == "repeat"):
             if firsts:
-                found.append((answers.said(firsts[-1]), answers.said(again)))
+                found.append((answers.outcome(firsts[-1]), answers.outcome(again)))
     return found
 
 

@@ -89,7 +89,7 @@ class Answers:
         """The class that an answer means now."""
         return self.classes.resolve(entry["class_id"])
 
-    def said(self, entry: Entry) -> int | str:
+    def outcome(self, entry: Entry) -> int | str:
         """The class, or the reason why there is none: what two answers are compared by."""
         class_id = self.class_of(entry)
         return entry["reason"] if class_id is None else class_id
@@ -97,8 +97,9 @@ class Answers:
     def filled(self, pick: Label) -> Label | None:
         """The pick with its answer, None if it has none."""
         entry = self.current(pick.place)
-        if entry is None:
-            return None
+        return None if entry is None else self._with_answer(pick, entry)
+
+    def _with_answer(self, pick: Label, entry: Entry) -> Label:
         class_id = self.class_of(entry)
         return dataclasses.replace(
             pick,
@@ -114,7 +115,7 @@ class Answers:
         found = []
         for place, entries in self.by_place.items():
             if (entry := self.current(place)) is not None:
-                found.append(self.filled(label_of(entries[0], entry["kind"])))
+                found.append(self._with_answer(label_of(entries[0], entry["kind"]), entry))
         return found
 
     def count(self) -> int:
@@ -174,7 +175,7 @@ def close_round(
                 open_ = {pick.place for pick in picks if answers.current(pick.place) is None}
             elif entry["type"] == "answer" and answers.current(place_of(entry)) is not None:
                 open_.discard(place_of(entry))
-    labels = [answers.filled(pick) for pick in rounds[-1]]
+    labels = [label for pick in rounds[-1] if (label := answers.filled(pick)) is not None]  # every one of them
     corrected = []
     for before in trained:
         now = answers.filled(before) or dataclasses.replace(before, class_id=None, class_name=None, skipped=True)

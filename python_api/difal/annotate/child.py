@@ -10,12 +10,19 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from difal.files import write_json
 
 MAY_DIE = 5  # times within `WITHIN` seconds, before it is left alone until somebody asks
 WITHIN = 60.0
+
+
+def pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
+    """Its standard input and output, which were opened as pipes."""
+    if process.stdin is None or process.stdout is None:
+        raise ValueError("the process was started without pipes")
+    return process.stdin, process.stdout
 
 
 class Child:
@@ -24,13 +31,13 @@ class Child:
     Args:
         folder: where its settings and its log go.
         settings: see `difal.annotate.worker.Worker`; `folder` of the run besides.
-        hear: called in a thread with every event, and with {"event": "died"} when it has ended by itself.
+        on_event: called in a thread with every event, and with {"event": "died"} when it has ended by itself.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], hear: Callable[[dict], None]):
-        self.folder, self.hear = Path(folder), hear
+    def __init__(self, folder: Path, settings: dict[str, Any], on_event: Callable[[dict], None]):
+        self.folder, self.on_event = Path(folder), on_event
         self.settings = settings
-        self.process: subprocess.Popen | None = None
+        self.process: subprocess.Popen[str] | None = None
         self.deaths: list[float] = []
         self._lock = threading.Lock()
         self._closing = False
@@ -59,8 +66,9 @@ class Child:
             if self.process is None:
                 return False
             try:
-                self.process.stdin.write(json.dumps(command) + "\n")
-                self.process.stdin.flush()
+                stdin, _ = pipes(self.process)
+                stdin.write(json.dumps(command) + "\n")
+                stdin.flush()
             except (OSError, ValueError):  # it has just died
                 return False
         return True
@@ -72,7 +80,7 @@ class Child:
         if process is not None:
             process.kill()
             process.wait()
-            process.stdin.close()
+            pipes(process)[0].close()
 
     def restart(self, settings: dict[str, Any]) -> None:
         """Go on with other settings."""
@@ -85,16 +93,16 @@ class Child:
     def gave_up(self) -> bool:
         return len(self.deaths) >= MAY_DIE
 
-    def _listen(self, process: subprocess.Popen) -> None:
+    def _listen(self, process: subprocess.Popen[str]) -> None:
         mendable = False
-        with process.stdout:
-            for line in process.stdout:
+        with pipes(process)[1] as stdout:
+            for line in stdout:
                 try:
                     event = json.loads(line)
                 except ValueError:  # cut short by its death
                     continue
                 mendable = mendable or bool(event.get("mendable"))
-                self.hear(event)
+                self.on_event(event)
         process.wait()
         with self._lock:
             if process is not self.process or self._closing:
@@ -104,6 +112,6 @@ class Child:
         self.deaths = [at for at in self.deaths if now - at < WITHIN] + [now]
         if mendable:  # something outside is wrong, and stays so until somebody mends it
             self.deaths = [now] * MAY_DIE
-        self.hear({"event": "died"})
+        self.on_event({"event": "died"})
         if not self.gave_up:
             self.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -111,7 +112,9 @@ class Coco:
     """
 
     def __init__(self, names: list[str]):
-        self.names, self.images, self.annotations = names, [], []
+        self.names = names
+        self.images: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
 
     def add(self, name: str, ids: np.ndarray) -> None:
         """Add an image's mask (H, W)."""

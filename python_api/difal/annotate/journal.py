@@ -44,7 +44,7 @@ class Journal:
         if is_new:
             _sync_folder(self.path.parent)
 
-    def __contains__(self, entry_id: str) -> bool:
+    def __contains__(self, entry_id: object) -> bool:
         return entry_id in self._ids
 
     def append(self, entries: Sequence[Entry]) -> list[Entry]:
