@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+import warnings
 from contextlib import suppress
 from typing import Any
 
@@ -10,6 +12,8 @@ import torch
 
 EXACT_IN_FLOAT32, EXACT_IN_FLOAT64 = 2**24, 2**53  # whole numbers up to these
 SHOWN = 60  # letters of a value in a message
+ROW_NUMBERS = ("id", "index", "idx", "row", "unnamed: 0", "level_0")  # what tables call them when they become columns
+MISSING = ("NAType", "NaTType")
 
 
 def to_array(value: Any, name: str) -> Any:
@@ -28,6 +32,7 @@ def to_array(value: Any, name: str) -> Any:
     if library == "pyarrow":
         return _from_arrow(value, name)
     if hasattr(value, "to_numpy"):  # pandas, polars
+        _check_columns(value, name)
         array = value.to_numpy()
         if array.dtype == object and library == "pandas":  # nullable columns: what is missing is NaN
             with suppress(TypeError, ValueError):
@@ -121,6 +126,36 @@ def _numbers(array: np.ndarray, value: Any, name: str) -> np.ndarray:
     columns = getattr(value, "columns", None)
     wrong = _not_numbers(array, columns)
     raise TypeError(f"`{name}` must hold numbers alone, got {type(value).__name__} {wrong}; leave it out")
+
+
+def _check_columns(value: Any, name: str) -> None:
+    """Refuse columns of text, dates or categories, which NumPy would turn into numbers; warn of one of row numbers."""
+    dtypes = getattr(value, "dtypes", None)
+    if getattr(value, "ndim", 0) != 2 or dtypes is None or not hasattr(value, "iloc"):
+        if getattr(getattr(value, "dtype", None), "kind", "f") in "Mm":
+            raise TypeError(f"`{name}` must hold numbers alone, got {type(value).__name__} of {value.dtype}")
+        return
+    for at, (column, dtype) in enumerate(zip(value.columns, dtypes, strict=True)):
+        kind = getattr(dtype, "kind", "O")
+        if kind not in "iufbcO" or (kind == "O" and not _are_numbers(value.iloc[:, at])):
+            raise TypeError(
+                f"`{name}` must hold numbers alone, got {type(value).__name__} with the column {show(column)}; "
+                f"leave it out"
+            )
+        if kind in "iu" and str(column).lower() in ROW_NUMBERS and len(value) > 1 and value.iloc[:, at].is_unique:
+            warnings.warn(
+                f"`{name}` has the column {show(column)}, a different whole number in each row, which counts as a "
+                f"feature; leave it out if it is an id",
+                stacklevel=2,
+            )
+
+
+def _are_numbers(column: Any) -> bool:
+    """Whether a column of objects holds numbers or nothing; `"12"` and dates are none."""
+    return all(
+        isinstance(one, numbers.Number | np.number | np.bool_) or one is None or type(one).__name__ in MISSING
+        for one in column
+    )
 
 
 def _not_numbers(array: np.ndarray, columns: Any) -> str:

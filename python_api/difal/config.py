@@ -21,6 +21,7 @@ from difal.errors import ConfigError
 from difal_kernels.ops.maxherding.kernel_functions import OF_FEATURES
 
 KERNELS = tuple(name for name in OF_FEATURES if name != "tophat")
+ENCODER_PIXELS = 1 << 22  # such as 2048 x 2048; what a network keeps of a pixel is hundreds of numbers
 # Earlier names of settings. Run folders, caches and YAML files that have them are still read.
 RENAMED = {"bank": "cache", "bank_seed": "feature_seed", "bank_dtype": "cache_dtype", "draws": "noise_samples"}
 # A finished or waiting run may be taken up again with other values of these; the rest must stay as they were.
@@ -47,7 +48,7 @@ class Config:
     seed: int = _option(0, "what", "seed of the heads and of random choices", low=0)
     rounds: int = _option(10, "budget", "rounds of labeling", low=1)
     budget: float = _option(0.1, "budget", "pixels per image and round; a round queries round(budget x images)")
-    labels: str | None = _option(None, "budget", "label file (JSONL or CSV) known before round 0")
+    labels: str | None = _option(None, "budget", "label file (JSONL or CSV), or run folder, known before round 0")
     oracle: str = _option(
         "auto",
         "budget",
@@ -67,6 +68,12 @@ class Config:
         "data",
         "masks that lack a class you named, or are mostly void: `stop`, or `accept` them",
         choices=("stop", "accept"),
+    )
+    encoder_pixels: int = _option(
+        ENCODER_PIXELS,
+        "data",
+        "most pixels that the encoder gets of an image; larger ones are reduced for it by a whole number; 0: any",
+        low=0,
     )
     limit: int | None = _option(None, "data", "use only the first LIMIT pool and test images", low=1)
     candidates: int = _option(4_000, "stage 1", "random candidate pixels per image", low=1)

@@ -8,6 +8,7 @@ several images at a time. (difal_kernels' own kernels give the same result on an
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,34 @@ def one_thread():
         yield
     finally:
         torch.set_num_threads(before)
+
+
+class PixelsInHand:
+    """Bounds the pixels of the images that are worked on at a time, whatever the number of threads.
+
+    Args:
+        most: pixels of all of them together; an image of more is worked on alone.
+    """
+
+    def __init__(self, most: int):
+        self.most, self.count = most, 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def take(self, pixels: int):
+        """Wait until there is room for an image of so many pixels, and hold it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.count == 0 or self.count + pixels <= self.most)
+            self.count += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.count -= pixels
+                self._changed.notify_all()
+
+
+in_hand = PixelsInHand(1 << 27)
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

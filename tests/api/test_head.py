@@ -91,8 +91,10 @@ def test_it_survives_its_file(tmp_path, name):
 
 
 def test_a_file_of_an_earlier_version_holds_the_mlp(tmp_path):
+    """It names no head, and had no constant to add to the scores of classes without a label."""
     head = head_of("mlp")
-    write_tensors(tmp_path / "head.safetensors", head.state_dict(), {"sizes": "13,128,32,4"})
+    tensors = {key: value for key, value in head.state_dict().items() if not key.endswith("constant")}
+    write_tensors(tmp_path / "head.safetensors", tensors, {"sizes": "13,128,32,4"})
     loaded = load_head(tmp_path / "head.safetensors")
     rows = torch.randn(5, 13)
     assert isinstance(loaded, MLPHead)
@@ -208,15 +210,32 @@ def test_the_lift_makes_a_class_of_few_labels_be_predicted_more(tmp_path):
     assert bool(alone.logits(context, np.arange(400)).isfinite().all())
 
 
-def test_classes_without_a_label_are_never_predicted(tmp_path):
+@every_head
+def test_classes_without_a_label_are_never_predicted(tmp_path, name):
+    """Also far from all labels, where a network may well prefer one that it saw none of; and after its file."""
     features, targets = blobs(60, classes=3)
-    ids = np.array([1, 4, 6])[targets]
-    head = train_head(features, ids, blobs(50, seed=2)[0], 8, config(tmp_path, "linear"))
-    scores = head.logits(np.concatenate([features, -100 * features]), np.arange(120))
-    assert set(scores.argmax(1).tolist()) <= {1, 4, 6}
-    assert float(scores.softmax(1)[:, [0, 2, 3, 5, 7]].max()) == 0
-    dropped = drop(scores, 0.5, torch.Generator().manual_seed(0))
-    assert bool((dropped[:, [0, 2, 3, 5, 7]] == ABSENT).all())
+    ids, absent = np.array([1, 4, 6])[targets], [0, 2, 3, 5, 7]
+    trained = train_head(features, ids, blobs(50, seed=2)[0], 8, config(tmp_path, name, epochs=2))
+    trained.save(tmp_path / "head.safetensors")
+    far = np.random.default_rng(3).normal(size=(500, features.shape[1])).astype(np.float32)
+    rows = np.concatenate([features, -100 * features, far])
+    for head in (trained, load_head(tmp_path / "head.safetensors")):
+        assert set(head.logits(rows, np.arange(len(rows))).argmax(1).tolist()) <= {1, 4, 6}
+    near = trained.logits(features, np.arange(60))
+    learned = trained.logits(features, np.arange(60), learned=True)
+    assert float(near.softmax(1)[:, absent].max()) == 0
+    if name == "linear":
+        dropped = drop(learned, 0.5, torch.Generator().manual_seed(0))
+        assert bool((dropped[:, absent] == ABSENT).all())
+    else:  # as in the paper, acquisition functions read the scores of all classes
+        assert float(learned[:, absent].min()) > ABSENT / 2
+
+
+@every_head
+def test_labels_of_one_class_predict_it_everywhere(tmp_path, name):
+    features, _ = blobs(40)
+    head = train_head(features, np.full(40, 2), blobs(50, seed=2)[0], 5, config(tmp_path, name))
+    assert set(head.logits(50 * features, np.arange(40)).argmax(1).tolist()) == {2}
 
 
 def test_a_column_that_does_not_vary_counts_nothing():

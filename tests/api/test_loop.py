@@ -37,7 +37,7 @@ def test_a_run_keeps_everything(tmp_path, cache):
     run_dir = RunDirectory(tmp_path)
     rounds = run_dir.rounds()
     assert len(rounds) == 3
-    assert lines[1] == "queries: 3 rounds x 5 = 15 pixels, of at most 40 (8 kept of each image)"
+    assert lines[1] == "queries: 3 rounds x 5 = 15 pixels, of at most 40 (8 kept of each image, --local)"
     assert len(lines) == 2 + 3
     assert "15 pixels queried" in lines[-1]
     places = [label.place for entry in rounds for label in entry.labels()]

@@ -62,7 +62,7 @@ def test_it_shows_what_the_run_directory_holds(finished):
     for policy in ("standard", "released"):
         assert f"{100 * last['miou'][policy]:.2f}</td>" in text
     for name, iou in zip(run_dir.facts()["classes"], last["class_iou"], strict=True):
-        value = "absent" if iou is None else f"{100 * iou:.1f}"
+        value = "absent" if iou is None else "no label" if name in last["unlabeled"] else f"{100 * iou:.1f}"
         assert re.search(rf'</span>{name}</td>((?!</tr>)[\s\S])*<td class="n">{value}</td>', text)
     assert "local herding" in text
     assert "training" in text

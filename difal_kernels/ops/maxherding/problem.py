@@ -268,7 +268,8 @@ def _candidates(value: Any, n: int, budget: int) -> torch.Tensor | None:
     ordered = index.unique()
     if len(ordered) != len(index):
         values, counts = index.unique(return_counts=True)
-        raise ValueError(f"`candidates` must not repeat, got {int(values[counts > 1][0])} more than once")
+        mask = "; a mask must be of type bool" if len(index) == n and int(values[-1]) <= 1 else ""
+        raise ValueError(f"`candidates` must not repeat, got {int(values[counts > 1][0])} more than once{mask}")
     if budget > len(ordered):
         raise ValueError(f"`budget` must be at most the number of candidates, {len(ordered)}, got {budget}")
     return ordered if len(ordered) < n else None

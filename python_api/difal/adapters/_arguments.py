@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from difal_kernels import maxherding, uherding
+from difal_kernels._arrays import show
 
 
 def count(value: Any, name: str, most: int, of: str) -> int:
@@ -41,9 +42,26 @@ def positions(values: Any, name: str, rows: int, of: str) -> np.ndarray:
         if found.shape != (rows,):
             raise ValueError(f"`{name}` is a mask of shape {found.shape}; it must be ({rows},), for each of the {of}")
         return np.flatnonzero(found)
-    found = found.astype(np.int64)
+    found = whole(found, name)
     if found.ndim != 1 or (len(found) and (found.min() < 0 or found.max() >= rows)):
         raise ValueError(f"`{name}` must be 1-D indices from 0 to {rows - 1}, or a mask, got {found.tolist()}"[:240])
+    return found
+
+
+def whole(values: np.ndarray, name: str) -> np.ndarray:
+    """Indices as int64, also of float or text, as some libraries hand them over; ValueError where one is not whole.
+
+    Example:
+        >>> whole(np.array(["1", "2"]), "lSet")
+        array([1, 2])
+    """
+    try:
+        found = values.astype(np.int64)
+        same = values.dtype.kind not in "fO" or np.array_equal(found, values.astype(np.float64))
+    except (TypeError, ValueError, OverflowError):
+        same = False
+    if not same:
+        raise ValueError(f"`{name}` must be whole numbers, got {show(values)}")
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from difal.adapters._arguments import count, float_array, herd, positions
+from difal.adapters._arguments import count, float_array, herd, positions, whole
 
 
 class MaxHerding:
@@ -111,7 +111,7 @@ def _indices(values: Any, name: str, samples: int) -> np.ndarray:
     index = np.asarray(values)
     if index.dtype == bool:
         index = positions(index, name, samples, "samples")
-    index = index.astype(np.int64)  # these codebases also hand over float and text
+    index = whole(index, name)
     if index.ndim != 1:
         raise ValueError(f"`{name}` must be 1-D, got shape {index.shape}")
     outside = index[(index < 0) | (index >= samples)]

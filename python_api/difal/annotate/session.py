@@ -46,6 +46,7 @@ class Session:
         repeats: share of questions that are asked a second time, unannounced.
         run_id: tells this run from others, in the page's store.
         save_classes: called with the classes that the page gave, before anything else is done with them.
+        log: called with each line about the data, and with what stops the child process.
     """
 
     def __init__(
@@ -59,10 +60,11 @@ class Session:
         keys: dict[str, str] | None = None,
         repeats: float = 0.0,
         save_classes: Callable[[list[str]], Config] | None = None,
+        log: Callable[[str], None] = lambda line: None,
     ):
         self.config, self.data, self.start = config, data, None if start is None else tuple(start)
         self.annotator, self.keys, self.repeats, self.run_id = annotator, keys or {}, repeats, run_id
-        self.save_classes = save_classes
+        self.save_classes, self.log = save_classes, log
         assign_keys(self.start or (), self.keys if self.start else {})
         self.folder = config.run_folder() / "annotate"
         self.journal = Journal(self.folder / "journal.jsonl")
@@ -129,8 +131,10 @@ class Session:
                 self.phase = DONE if kind == "done" else ASKING
                 if kind == "waiting" and not self._open_picks():
                     self._advance()  # every pick had been answered as a spare question
-            elif kind == "said":
+            elif kind in ("said", "found"):
                 self.message = event["line"]
+                if kind == "found":
+                    self.log(event["line"])
             elif kind == "spare":
                 self.spare = [self._spare(*place) for place in event.get("questions", ())]
             elif kind == "live" and "error" not in event:
@@ -147,6 +151,7 @@ class Session:
                 self.exported = event
             elif kind == "failed":
                 self.message = event["error"]
+                self.log(f"difal: error: {event['error']}")
             elif kind == "died":
                 self.at_work.clear()
                 if self.child.gave_up:

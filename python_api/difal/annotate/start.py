@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import getpass
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from difal.data import Data
 from difal.errors import ConfigError, LabelError, UnknownClassesError
 from difal.files import exclusive, read_json, write_json
 from difal.presets import make_config
-from difal.run.directory import RunDirectory
+from difal.run.directory import RunDirectory, absolute_paths, at_their_place
 from difal.run.labels import Label
 from difal.run.oracles import PersonOracle
 from difal.run.start import open_run_data
@@ -46,7 +46,7 @@ def label_config(settings: dict[str, Any], file: str | Path | None = None, prese
         if run_dir.exists or begun.is_file():
             if file or preset:
                 raise ConfigError(f"{out} holds a run, which has its settings; leave out --preset and --config")
-            stored = run_dir.config() if run_dir.exists else read_json(begun)["config"]
+            stored = run_dir.config() if run_dir.exists else _begun(read_json(begun))
             if "classes" in settings and stored.get("classes") is None:
                 settings = {key: value for key, value in settings.items() if key != "classes"}
             config = resumed_config(stored, {**settings, "out": str(out)})
@@ -58,6 +58,11 @@ def label_config(settings: dict[str, Any], file: str | Path | None = None, prese
     if not out and (RunDirectory(folder).exists or (folder / FOLDER / "session.json").is_file()):
         return label_config({**settings, "out": str(folder)}, file, preset)
     return dataclasses.replace(config, out=str(folder))
+
+
+def _begun(stored: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a session whose run has not begun."""
+    return at_their_place(stored["config"], stored.get("paths", {}))
 
 
 def open_data(config: Config) -> tuple[Data, bool]:
@@ -79,6 +84,7 @@ def open_session(
     annotator: str | None = None,
     keys: dict[str, str] | None = None,
     repeats: float = 0.0,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Session:
     """A session at the run in `config.run_folder()`; call its `open` to begin.
 
@@ -88,6 +94,7 @@ def open_session(
         annotator: who answers; default: the user of this machine.
         keys: keys by class name.
         repeats: share of questions asked twice, at least 0 and at most 0.5.
+        log: called with each line about the data, once the session is open, and with what stops it.
 
     Raises:
         UserError: something outside the program is wrong; the message names it and the cure.
@@ -110,7 +117,8 @@ def open_session(
 
     def save(classes: list[str] | None) -> Config:
         now = config if classes is None else dataclasses.replace(config, classes=",".join(classes))
-        write_json(path, {"run": run_id, "config": now.to_dict(), "classes": classes})
+        paths = absolute_paths(now)
+        write_json(path, {"run": run_id, "config": now.to_dict(), "paths": paths, "classes": classes})
         return now
 
     config = save(list(data.classes) if known else None)
@@ -123,6 +131,7 @@ def open_session(
         keys=keys,
         repeats=repeats,
         save_classes=save,
+        log=log,
     )
 
 

@@ -32,11 +32,11 @@ from difal.config import Config
 from difal.encoders.lazy import LazyEncoder
 from difal.errors import UserError
 from difal.features.cache import images_done
-from difal.features.compute import make_features
+from difal.features.compute import look, make_features
 from difal.files import exclusive, read_json
 from difal.run.directory import RunDirectory
 from difal.run.loop import Loop
-from difal.run.start import open_run_data
+from difal.run.start import budget_line, open_run_data
 
 FIRST_ASKED = 4  # images that are encoded before the first questions can be about them
 NICENESS = 10  # the page and the server come first
@@ -100,6 +100,8 @@ class Worker:
             os._exit(1)
 
     def _run_rounds(self) -> None:
+        found = look(self.config, self.data, self.load_encoder, self.feature_folder, self._found)
+        self._found(budget_line(self.config, len(self.data.train)))
         if self.config.labels is None:  # else the loop makes them, given the labels' pixels
             make_features(
                 self.config,
@@ -107,7 +109,7 @@ class Worker:
                 self.load_encoder,
                 self.feature_folder,
                 wave=FIRST_ASKED,
-                log=self._say,
+                found=found,
                 noise=reads_noise(self.config),
             )
         if not self.has_classes:
@@ -118,7 +120,7 @@ class Worker:
                 self.changed.wait_for(lambda: self.rounds is not None)
                 self.config.rounds, self.rounds, self.busy = self.rounds, None, True
             oracle = JournalOracle(self.run_dir.folder, self.data.classes)
-            loop = Loop(self.config, self.run_dir, self.data, self.load_encoder, self._say, oracle)
+            loop = Loop(self.config, self.run_dir, self.data, self.load_encoder, self._say, oracle, found)
             loop.begin(self.config, resume=self.run_dir.exists)
             note_classes(self.run_dir, self.data.classes)
             self.send({"event": "working"})
@@ -133,6 +135,9 @@ class Worker:
                 self.send({"event": "encoded", "done": done, "of": images})
             before = done
             time.sleep(0.3)
+
+    def _found(self, line: str) -> None:
+        self.send({"event": "found", "line": line})
 
     def _say(self, line: str) -> None:
         self.send({"event": "said", "line": line})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import webbrowser
+from functools import partial
 from pathlib import Path
 
 from difal.annotate.export import export_run
@@ -76,6 +77,7 @@ def main(args: argparse.Namespace) -> int:
         annotator=args.annotator,
         keys=args.keys,
         repeats=args.repeats,
+        log=partial(print, flush=True),
     )
     if args.studio:
         print(f"{take_label_studio(session, args.studio)} answers from {args.studio}")

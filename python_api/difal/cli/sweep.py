@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
     if args.resume and not (args.resume / "sweep.yaml").is_file():
         raise ValueError(f"{args.resume} is no folder of a sweep: it holds no sweep.yaml")
     file = args.resume / "sweep.yaml" if args.resume else args.config
-    given = {name: value for name in OWN if (value := getattr(args, name)) is not None}
+    given = {name: value for name in OWN if (value := getattr(args, name, None)) is not None}
     values = {**(read_sweep(file) if file else {}), **given_settings(args), **given}
     out = args.out or args.resume or Path("sweeps") / (Path(str(values.get("data", ""))).name or "sweep")
     values.pop("out", None)

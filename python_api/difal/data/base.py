@@ -26,6 +26,7 @@ from difal.data.images import (
 from difal.data.masks import read_mask
 from difal.data.values import IGNORE, MaskValues
 from difal.errors import DataError
+from difal.threads import in_hand
 
 __all__ = ["IGNORE", "Data", "FileSplit", "FunctionSplit", "Look", "Split", "distinct_colors"]
 
@@ -67,6 +68,14 @@ class Split(abc.ABC):
     def fingerprint(self) -> dict:
         """What must be equal for features computed earlier to be used again."""
         return {"ids": list(self.ids)}
+
+    def shapes(self) -> list[tuple[int, int]]:
+        """(H, W) of each image as it is read, where the files' headers say so; else nothing."""
+        return []
+
+    def pixels(self, index: int) -> int:
+        """Pixels of an image as it is decoded, where its file's header says so; else 0."""
+        return 0
 
     def look(self, index: int) -> Look | None:
         """What an image and its mask hold, asked of all before any is encoded; None where they are made, not read."""
@@ -119,6 +128,7 @@ class FileSplit(Split):
         self.classes, self.size, self.void, self.values, self.largest = classes, size, tuple(void), values, largest
         self.has_masks = masks is not None
         self.ranges: ValueRanges = ValueRanges(self.images)
+        self._shapes: list[tuple[int, int]] | None = None
         if len(set(self.ids)) < len(self.ids):
             twice = next(name for name in self.ids if self.ids.count(name) > 1)
             raise DataError(f"two images have the name {twice!r} ({self.images[0].parent}); rename one")
@@ -132,6 +142,21 @@ class FileSplit(Split):
     def original(self, index: int) -> np.ndarray:
         """(H, W, 3) uint8 as in the file, not resized; large ones reduced."""
         return read_image(self.images[index], None, self.ranges, self.largest)
+
+    def shapes(self) -> list[tuple[int, int]]:
+        if self._shapes is None:
+            self._shapes = [self._shape(path) for path in self.images]
+        return self._shapes
+
+    def _shape(self, path: Path) -> tuple[int, int]:
+        try:
+            return (self.size, self.size) if self.size else read_shape(path, self.largest)
+        except DataError:  # `look` says why
+            return 0, 0
+
+    def pixels(self, index: int) -> int:
+        height, width = read_shape(self.images[index], self.largest)
+        return height * width
 
     def file_shape(self, index: int) -> tuple[int, int]:
         """(H, W) of the image in its file, upright."""
@@ -155,10 +180,11 @@ class FileSplit(Split):
 
     def look(self, index: int) -> Look:
         try:
-            picture = read_picture(self.images[index], self.largest)
-            if is_deep(picture.kind):
-                range_of(picture.kind, self.images[index], self.ranges)
-            counts = np.bincount(self.mask(index).ravel(), minlength=256) if self.has_masks else None
+            with in_hand.take(self.pixels(index)):
+                picture = read_picture(self.images[index], self.largest)
+                if is_deep(picture.kind):
+                    range_of(picture.kind, self.images[index], self.ranges)
+                counts = np.bincount(self.mask(index).ravel(), minlength=256) if self.has_masks else None
             shape = self.file_shape(index)
         except DataError as error:
             return Look(str(error))

@@ -20,6 +20,7 @@ from PIL import Image
 
 from difal.data import tiff
 from difal.data.listing import HEIC_ENDINGS, reads_heic
+from difal.data.profiles import profile_name
 from difal.errors import DataError
 
 LARGEST = 89_478_485  # pixels, Pillow's own limit; images above it are read reduced
@@ -161,6 +162,8 @@ def read_image(
         values = scale_to_8_bit(values, low, high, picture.nodata)
     if values.ndim == 2:
         values = np.repeat(values[..., None], 3, 2)
+    if size is None or values.shape[:2] == (size, size):
+        return np.require(values, requirements=("C", "W"))
     return resize(Image.fromarray(np.ascontiguousarray(values)), size, Image.Resampling.BILINEAR)
 
 
@@ -246,12 +249,15 @@ def read_picture(path: Path, largest: int = LARGEST) -> Picture:
             page = tiff.read_page(path, factor)
         values = opaque(page.values, page.alpha, path)
         values = turn_upright(values, page.orientation)
-        return Picture(values, kind_name(values.dtype, values.ndim == 3), factor, page.unused, page.nodata)
+        unused = (*page.unused, page.profile) if page.profile else page.unused
+        return Picture(values, kind_name(values.dtype, values.ndim == 3), factor, unused, page.nodata)
     with open_picture(path) as picture:
         factor = reduction((picture.height, picture.width), largest)
         unused: tuple[str, ...] = ()
         if (frames := getattr(picture, "n_frames", 1)) > 1:
             unused = (f"frames 2 to {frames}" if frames > 2 else "frame 2",)
+        if profile := profile_name(picture.info.get("icc_profile")):
+            unused = (*unused, profile)
         with _one_at_a_time(factor > 1):
             try:
                 if is_deep_png(path, picture):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections import Counter
 from pathlib import Path
 
@@ -131,8 +132,11 @@ def _drop_used(listing: Listing, folder: Path, masks: bool) -> None:
 
 
 def _text(path: Path) -> str:
+    """UTF-8, or what says by its byte-order mark that it is UTF-16."""
+    content = path.read_bytes()
+    utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return content.decode("utf-16" if utf_16 else "utf-8-sig")
     except UnicodeDecodeError:
         raise DataError(f"{path} is not UTF-8 text; save it as UTF-8") from None
 
@@ -178,7 +182,7 @@ def _matching(images: Listing, root: Path, folder: Path) -> list[Path]:
         if own and len(own) > 1:
             raise DataError(f"{path} has {len(own)} masks, {own[0]} and {own[1]}; take all but one out of the folder")
         masks.append(own[0] if own else folder / f"{_bare(path, root)}.png")
-    _all_there(images.images, masks)
+    _all_there(images.images, masks, listing)
     for path in listing.images:
         if path not in set(masks):
             images.leave_out(path, "masks without an image")
@@ -192,11 +196,23 @@ def _bare(path: Path, root: Path) -> str:
     return path.relative_to(root).with_suffix("").as_posix()
 
 
-def _all_there(images: list[Path], masks: list[Path]) -> None:
+def _all_there(images: list[Path], masks: list[Path], listing: Listing | None = None) -> None:
     missing = [(image, mask) for image, mask in zip(images, masks, strict=True) if not mask.is_file()]
     if missing:
         image, mask = missing[0]
         raise DataError(
-            f"{image} has no mask {mask} ({len(missing)} of {len(images)} images lack theirs); add the masks, "
-            f"or take the mask folder away to label by hand"
+            f"{image} has no mask {mask} ({len(missing)} of {len(images)} images lack theirs)"
+            f"{_instead(listing, mask)}; add the masks, or take the mask folder away to label by hand"
         )
+
+
+def _instead(listing: Listing | None, mask: Path) -> str:
+    """What a folder of masks has in place of one that is looked for."""
+    if listing is None:
+        return ""
+    same = [path for path in listing.images if mask_stem(path.stem).lower() == mask.stem.lower()]
+    if same:
+        return f". There is {same[0]}: masks go by the image's name, in folders as the images' are"
+    if listing.left_out:
+        return f". {listing.root} holds {'; '.join(listing.lines())}"
+    return f". {listing.root} is empty" if not listing.images else f". Its first is {listing.images[0]}"

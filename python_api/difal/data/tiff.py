@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from difal.data.profiles import profile_name
 from difal.errors import DataError
 
 ORIENTATION_TAG = 274
@@ -27,6 +28,7 @@ class Page(NamedTuple):
     nodata: float | None
     unused: tuple[str, ...]
     palette: np.ndarray | None = None  # (n, 3) uint8
+    profile: str | None = None  # of its colours, which is not applied
 
 
 class Header(NamedTuple):
@@ -77,7 +79,7 @@ def read_page(path: Path, reduce: int = 1, indices: bool = False) -> Page:
         nodata = page.nodata if page.tags.get("GDAL_NODATA") is not None else None
         _check_kind(page, path)
         _check_whole(page, path)
-        orientation, palette = _orientation(page), _palette(page)
+        orientation, palette, profile = _orientation(page), _palette(page), profile_name(page.iccprofile)
         size = (-(-page.imagelength // reduce), -(-page.imagewidth // reduce))
         source, factor = (page, reduce) if indices else _level(file, page, reduce)
         try:
@@ -97,7 +99,7 @@ def read_page(path: Path, reduce: int = 1, indices: bool = False) -> Page:
         rows, columns = ((np.arange(n) / r).astype(int) for n, r in zip(size, raise_to, strict=True))
         values = values[rows][:, columns]
         alpha = None if alpha is None else alpha[rows][:, columns]
-    return Page(values, alpha, orientation, nodata, (*unused, *bands), palette)
+    return Page(values, alpha, orientation, nodata, (*unused, *bands), palette, profile)
 
 
 def block_mean(values: np.ndarray, factor: int) -> np.ndarray:

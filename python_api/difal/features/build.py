@@ -35,7 +35,7 @@ from difal.features.cache import (
 )
 from difal.features.pixels import draw_candidates, encode, pixel_features
 from difal.files import TMP, crash_point, read_json, write_json, write_tensors
-from difal.threads import in_order
+from difal.threads import in_hand, in_order
 from difal.timing import StageClock
 from difal_kernels import maxherding
 
@@ -240,6 +240,10 @@ class PoolImages:
 
     def make(self, index: int) -> dict[str, np.ndarray]:
         """Everything of one image, in the cache's number formats; several threads may be at it."""
+        with in_hand.take(self.pool.pixels(index)):
+            return self._make(index)
+
+    def _make(self, index: int) -> dict[str, np.ndarray]:
         config, name = self.config, self.pool.ids[index]
         with self.clock("images"):
             image = self.pool.image(index)

@@ -23,6 +23,7 @@ from numpy.lib.format import open_memmap
 from difal.config import RENAMED, Config
 from difal.data.base import Split
 from difal.errors import ConfigError
+from difal.features.checks import may_be_reduced
 from difal.files import derive_seed, digest, read_json
 
 SETS = ("local", "random")
@@ -125,6 +126,7 @@ def cache_settings(
         **encoder_settings(config, load_encoder),
         "given": digest(sorted(map(tuple, given))) if given else None,
         **{name: getattr(config, name) for name in names},
+        "encoder_pixels": config.encoder_pixels if may_be_reduced(pool.shapes(), config) else 0,
         "noise_samples": config.noise_samples if noise else 0,
         **({} if config.void == "ask" else {"void": config.void}),
     }
@@ -152,6 +154,7 @@ def check_settings(path: Path, wanted: dict) -> dict:
     if not isinstance(meta, dict) or not isinstance(meta.get("settings"), dict):
         raise StaleCache(f"{path} is damaged; delete {path.parent} to have the features made again")
     settings = {RENAMED.get(name, name): value for name, value in meta["settings"].items()}
+    settings.setdefault("encoder_pixels", 0)  # earlier versions passed every image whole
     for name, value in {**dict.fromkeys(settings), **wanted}.items():
         found = settings.get(name)
         if name == "encoder" and wanted.get("weights") and wanted["weights"] == settings.get("weights"):

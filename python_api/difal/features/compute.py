@@ -57,7 +57,7 @@ def make_features(
         raise ValueError("`folder` or `config.cache` must name the folder of the features")
     folder = Path(folder or str(config.cache))
     looked: list[Survey] = []  # rank 0 alone has a survey; every rank waits for it
-    parallel.on_first_rank(lambda: looked.append(found or _look(config, data, load_encoder, folder, log)))
+    parallel.on_first_rank(lambda: looked.append(found or look(config, data, load_encoder, folder, log)))
     with parallel.hold(folder, wait=True):
         parallel.on_first_rank(lambda: _keep_survey(looked[0], folder))
         cache = build_cache(folder / "pool", data.train, load_encoder, config, given, wave, noise)
@@ -68,14 +68,24 @@ def make_features(
     return cache, test
 
 
-def _look(config: Config, data: Data, load_encoder: Callable, folder: Path, log: Callable[[str], None]) -> Survey:
-    """Look at all images, masks and the encoder, and say what there is; nothing is written."""
+def look(config: Config, data: Data, load_encoder: Callable, folder: Path, log: Callable[[str], None]) -> Survey:
+    """Look at all images, masks and the encoder, and say what there is; nothing is written.
+
+    Args:
+        config, data, load_encoder, folder: as for `make_features`.
+        log: called with each line.
+
+    Raises:
+        ConfigError: the encoder or the settings do not suit the images.
+        DataError: an image or a mask cannot be used.
+    """
     found = survey(data, config.mask_check, folder / SURVEY)
     for line in found.lines:
         log(line)
     check_smallest(config, found.shapes)
     if not settings_file(folder / "pool").is_file():
-        check_encoder(config, data.train, load_encoder, found.shapes)
+        for line in check_encoder(config, data.train, load_encoder, found.shapes):
+            log(line)
     return found
 
 

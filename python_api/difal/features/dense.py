@@ -20,6 +20,11 @@ def dense_logits(head: Head, maps: Sequence[torch.Tensor], size: tuple[int, int]
     return _every_pixel(head, maps, size, head.rest)
 
 
+def dense_learned(head: Head, maps: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+    """As `dense_logits`, of the scores that acquisition functions read."""
+    return _every_pixel(head, maps, size, head.learned_rest)
+
+
 def dense_classes(head: Head, maps: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
     """(B, H, W) uint8 most likely class of every pixel; logits never exist for all of them at once."""
     return _every_pixel(head, maps, size, lambda rows: head.rest(rows).argmax(1).to(torch.uint8))

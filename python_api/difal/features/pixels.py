@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from difal.config import Config
+from difal.data.tiff import block_mean
 from difal.errors import DataError
 from difal.files import derive_seed
 from difal.threads import one_thread
@@ -43,14 +45,45 @@ def to_input(image: np.ndarray, channels: int = 3) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()[None] / 127.5 - 1
 
 
+def encoder_reduction(encoder, height: int, width: int, most: int) -> int:
+    """The smallest whole number by which an image is reduced for the encoder to get, and to see, at most `most` pixels.
+
+    Args:
+        encoder: its `working_size`, if it has one, says at which size its network sees an image.
+        height, width: of the image.
+        most: pixels; 0 for any number.
+
+    Returns:
+        1 where nothing has to be reduced, or where that does not help.
+
+    Raises:
+        ValueError: the encoder takes no image of this size.
+    """
+    seen = getattr(encoder, "working_size", lambda *size: size)
+    if not most or max(height * width, math.prod(seen(height, width))) <= most:
+        return 1
+    for factor in range(2, max(height, width) + 1):
+        size = -(-height // factor), -(-width // factor)
+        try:
+            if math.prod(size) <= most and math.prod(seen(*size)) <= most:
+                return factor
+        except ValueError:  # no multiple of its stride
+            continue
+    return 1
+
+
 @one_thread()
 @torch.no_grad()
 def encode(encoder, image: np.ndarray, name: str, noise_samples: Sequence[int], config: Config) -> list[torch.Tensor]:
     """The encoder's maps of one image under several noise samples: a list of (noise_samples, C, h, w) on the CPU.
 
+    An image of more than `encoder_pixels`, or that the network would see at more, is reduced by the mean of blocks; its
+    maps are of the whole image all the same.
+
     On a CPU each draw is a pass of its own on one thread: what a convolution gives depends, in its last bits, on the
     batch and on the number of threads. Other devices take all noise samples in one pass.
     """
+    image = block_mean(image, encoder_reduction(encoder, *image.shape[:2], config.encoder_pixels))
     height, width = image.shape[:2]
     alone = torch.device(config.device).type == "cpu"
     images = to_input(image, getattr(encoder, "in_channels", 3)).to(config.device)

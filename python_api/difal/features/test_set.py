@@ -21,12 +21,13 @@ from difal.config import Config
 from difal.data.base import Split
 from difal.errors import DataError
 from difal.features.cache import FORMAT, check_settings, encoder_settings
+from difal.features.checks import may_be_reduced
 from difal.features.dense import dense_classes
 from difal.features.pixels import encode, pixel_features
 from difal.files import crash_point, derive_seed, digest, write_json, write_tensors
 from difal.heads import Head
 from difal.metrics import confusion_matrix
-from difal.threads import in_order
+from difal.threads import in_hand, in_order
 from difal.timing import StageClock
 
 
@@ -43,6 +44,7 @@ class TestSet:
             "pool": digest(split.fingerprint()),
             **encoder_settings(config, load_encoder),
             **{name: getattr(config, name) for name in ("feature_seed", "cache_dtype", "test_pixels")},
+            "encoder_pixels": config.encoder_pixels if may_be_reduced(split.shapes(), config) else 0,
         }
         parallel.on_first_rank(self._plan)
         self.meta = check_settings(self._settings_file(), self.settings)
@@ -111,6 +113,10 @@ class TestSet:
 
     def _make(self, index: int) -> dict[str, torch.Tensor]:
         """What is kept of an image: its maps in the encoder's order, or `points` and `features`."""
+        with in_hand.take(self.split.pixels(index)):
+            return self._made(index)
+
+    def _made(self, index: int) -> dict[str, torch.Tensor]:
         name, dtype = self.split.ids[index], getattr(torch, self.config.cache_dtype)
         with self.clock("images"):
             image = self.split.image(index)

@@ -18,6 +18,18 @@ ABSENT = -1e4  # the score of a class without a label: its probability is 0 in f
 HEADS: dict[str, type[Head]] = {}
 
 
+class Constant(nn.Module):
+    """Adds a constant to each of C scores, 0 until it is set."""
+
+    def __init__(self, classes: int):
+        super().__init__()
+        self.constant: torch.Tensor
+        self.register_buffer("constant", torch.zeros(classes))
+
+    def forward(self, scores: torch.Tensor) -> torch.Tensor:
+        return scores + self.constant
+
+
 class Head(nn.Module):
     """A per-pixel classifier that begins with a linear layer: scores = rest(project(features)).
 
@@ -66,7 +78,11 @@ class Head(nn.Module):
 
         Those of `forward` differ where a head changes them for the sake of prediction.
         """
-        return self(features)
+        return self.learned_rest(self.project(features))
+
+    def learned_rest(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`learned` of what `project` gives."""
+        return self.rest(hidden)
 
     @one_thread()
     @torch.no_grad()

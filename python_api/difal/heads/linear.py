@@ -7,20 +7,8 @@ import torch
 from torch import nn
 
 from difal.config import Config
-from difal.heads.base import ABSENT, Head, register
+from difal.heads.base import ABSENT, Constant, Head, register
 from difal.heads.logistic import standardised_logistic
-
-
-class Constant(nn.Module):
-    """Adds a constant to each of C scores, 0 until it is set."""
-
-    def __init__(self, classes: int):
-        super().__init__()
-        self.constant: torch.Tensor
-        self.register_buffer("constant", torch.zeros(classes))
-
-    def forward(self, scores: torch.Tensor) -> torch.Tensor:
-        return scores + self.constant
 
 
 @register
@@ -45,8 +33,8 @@ class LinearHead(Head):
         self.project = nn.utils.skip_init(nn.Linear, features, classes)  # training or a file fills it
         self.rest = Constant(classes)
 
-    def learned(self, features: torch.Tensor) -> torch.Tensor:
-        return self.project(features)
+    def learned_rest(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden
 
     @classmethod
     @torch.no_grad()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from difal.config import Config
-from difal.heads.base import Head, as_float, drop, register
+from difal.heads.base import ABSENT, Constant, Head, as_float, drop, register
 
 T_MAX = 5  # epochs from the full learning rate to none, then back: the schedule is periodic
 
@@ -21,8 +24,12 @@ class MLPHead(Head):
     enter the BatchNorm statistics and nothing else: the original computed those over whole images, of which the labeled
     pixels are a biased sample. Afterwards the running statistics are replaced by those of the whole context. Adam,
     cosine schedule stepped per epoch.
+
+    Classes without a label are never predicted: after training `ABSENT` is added to their scores. Acquisition functions
+    read the scores without it, as in the paper.
     """
 
+    rest: nn.Sequential
     name = "mlp"
     summary = "the paper's: two hidden layers with BatchNorm, trained by Adam"
 
@@ -37,7 +44,16 @@ class MLPHead(Head):
             nn.ReLU(),
             nn.BatchNorm1d(second),
             nn.Linear(second, classes),
+            Constant(classes),
         )
+
+    def learned_rest(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.rest[:-1](hidden)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        """As torch's; heads of earlier versions lack the constant, which was 0."""
+        given = {f"rest.{len(self.rest) - 1}.constant": torch.zeros(self.classes), **state_dict}
+        return super().load_state_dict(given, *args, **options)
 
     @classmethod
     def train_on(
@@ -78,6 +94,9 @@ class MLPHead(Head):
                 optimizer.step()
             schedule.step()
         _settle_batchnorm(head, torch.cat([x, z]))
+        absent = torch.ones(classes, dtype=torch.bool, device=y.device)
+        absent[y] = False
+        head.rest[-1].constant[absent] = ABSENT
         return head.cpu().eval()
 
 

@@ -20,8 +20,8 @@ from difal.errors import ConfigError
 from difal.files import write_text
 from difal.metrics import POLICIES
 from difal.report import figures
-from difal.run.directory import RunDirectory, classes_at_start
-from difal.run.labels import Label, read_labels
+from difal.run.directory import Round, RunDirectory, classes_at_start
+from difal.run.labels import Label, read_labels, what_is_missing
 
 
 def write_report(run: str | Path, out: str | Path | None = None) -> Path:
@@ -73,6 +73,7 @@ def context(run_dir: RunDirectory) -> dict[str, Any]:
         "points": points,
         "curve": Markup(figures.learning_curve(points)) if points else "",
         "outlook": outlook(points),
+        "missing": _missing(rounds, labels),
         "tiles": _tiles(labels, points, stages),
         "classes": _classes(facts, labels, points[-1]) if points else [],
         "clicks": _clicks(facts, labels) if labels else None,
@@ -114,6 +115,16 @@ def outlook(points: list[dict]) -> str:
         f"At the pace of the last {len(recent)} rounds, twice as many labels ({2 * points[-1]['labeled']}) would bring "
         f"about {slope:.0f} points of mIoU more; the pace usually falls."
     )
+
+
+def _missing(rounds: list[Round], labels: list[Label]) -> list[str]:
+    """What the last head cannot have learnt; the labels from before the run count in the rounds' tests alone."""
+    last = next((entry for entry in reversed(rounds) if entry.has("head.safetensors")), None)
+    if last is None:
+        return []
+    known = last.folder.parents[1] / "known.jsonl"
+    before = read_labels(known, last.classes) if known.is_file() else []
+    return what_is_missing([*before, *(one for one in labels if one.round <= last.index)], last.classes, last.merged)
 
 
 def _annotation(run_dir: RunDirectory, facts: dict) -> dict[str, Any] | None:
@@ -162,6 +173,7 @@ def _classes(facts: dict, labels: list[Label], last: dict) -> list[dict[str, Any
             "share": pixels[i] / max(1, sum(pixels)),
             "clicks": clicks[i],
             "iou": iou,
+            "labeled": name not in last.get("unlabeled", ()),
         }
         for i, (name, iou) in enumerate(zip(facts["classes"], last["class_iou"], strict=False))
     ]

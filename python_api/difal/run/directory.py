@@ -27,13 +27,14 @@ from typing import Any
 import yaml
 
 from difal.config import Config, read_yaml
+from difal.encoders.loading import encoder_names
 from difal.errors import ConfigError
 from difal.files import digest_file, read_json, write_json, write_text
 from difal.heads import Head, load_head, made_of
 from difal.run.labels import Label, labels_digest, read_labels, write_label_file
 
 # The settings that run folders of earlier versions lack, as those versions had them.
-EARLIER = {"head": "mlp", "skips": "ask"}
+EARLIER = {"head": "mlp", "skips": "ask", "encoder_pixels": 0}
 
 
 class RunDirectory:
@@ -55,20 +56,11 @@ class RunDirectory:
         write_text(self.folder / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
 
     def config(self) -> dict[str, Any]:
-        """The run's settings; a path that is not there from this working directory is that of the run's own."""
+        """The run's settings, with files and folders where they were when it began, whatever the working directory."""
         if not self.exists:
             raise ConfigError(f"{self.folder} is no run folder: it holds no config.yaml")
         values = {**EARLIER, **read_yaml(self.folder / "config.yaml")}
-        for name, path in self.facts().get("paths", {}).items():
-            if values.get(name) and not Path(values[name]).exists() and Path(path).exists():
-                values[name] = path
-        return values
-
-    @staticmethod
-    def paths(config: Config) -> dict[str, str]:
-        """The settings that name files or folders, as absolute paths."""
-        given = {name: getattr(config, name) for name in ("data", "encoder", "cache")}
-        return {name: str(Path(path).resolve()) for name, path in given.items() if path and Path(path).exists()}
+        return at_their_place(values, self.facts().get("paths", {}))
 
     def facts(self) -> dict[str, Any]:
         path = self.folder / "run.json"
@@ -199,6 +191,26 @@ class Round:
             totals = self.stages()
             clock.add_to(totals)
             write_json(self.folder / "stages.json", totals)
+
+
+def absolute_paths(config: Config) -> dict[str, str]:
+    """The settings that name files or folders, as absolute paths."""
+    given = {name: getattr(config, name) for name in ("data", "encoder", "cache", "labels")}
+    if config.data.partition(":")[0] == "scenes":
+        del given["data"]
+    if config.encoder in encoder_names():
+        del given["encoder"]
+    return {name: str(Path(path).resolve()) for name, path in given.items() if path and Path(path).exists()}
+
+
+def at_their_place(values: dict[str, Any], paths: Mapping[str, str]) -> dict[str, Any]:
+    """Settings with the absolute `paths` that are there, in place of those relative to another working directory."""
+    elsewhere = {
+        name: path
+        for name, path in paths.items()
+        if values.get(name) and Path(path).exists() and Path(values[name]).resolve() != Path(path)
+    }
+    return {**values, **elsewhere}
 
 
 def classes_at_start(facts: dict[str, Any]) -> list[str] | None:

@@ -66,6 +66,21 @@ def labels_digest(labels: Sequence[Label]) -> str:
     return digest([[*label.place, label.class_id] for label in labels if label.class_id is not None])
 
 
+def unlabeled(labels: Sequence[Label], classes: Sequence[str], merged: Collection[int] = ()) -> list[str]:
+    """The classes, but those merged into others, of which there is no label: a head never predicts them."""
+    present = {label.class_id for label in labels}
+    return [name for i, name in enumerate(classes) if i not in present and i not in merged]
+
+
+def what_is_missing(labels: Sequence[Label], classes: Sequence[str], merged: Collection[int] = ()) -> list[str]:
+    """Lines about what a head cannot have learnt from these labels: classes without any, or all labels of one class."""
+    named = {label.class_id for label in labels if label.class_id is not None}
+    absent = unlabeled(labels, classes, merged)
+    if len(named) == 1 and absent:
+        return [f"all labels are {classes[named.pop()]}, which is all that is predicted"]
+    return [f"no label yet of {', '.join(absent)}, which is not predicted"] if named and absent else []
+
+
 def write_label_file(path: Path, labels: Sequence[Label]) -> None:
     write_text(path, to_jsonl(labels))
 

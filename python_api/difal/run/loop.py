@@ -18,7 +18,7 @@ import numpy as np
 from difal import __version__, parallel
 from difal.acquisition import check_acquisition, is_sharded, reads_noise, select, training_dropout
 from difal.config import Config
-from difal.data import Data, open_config_data
+from difal.data import Data
 from difal.data.contents import digests
 from difal.data.survey import Survey, kept_survey
 from difal.earlier_names import renamed_argument
@@ -30,11 +30,12 @@ from difal.features.test_set import TestSet
 from difal.files import crash_point, digest
 from difal.heads import check_head, train_head
 from difal.metrics import merge_classes, summary
-from difal.run.directory import Round, RunDirectory, classes_at_start
-from difal.run.labels import Label, labels_digest, write_label_file
-from difal.run.oracles import MaskOracle, Oracle, PersonOracle, WaitingForLabels, known_labels
+from difal.run.directory import Round, RunDirectory, absolute_paths, classes_at_start
+from difal.run.known import known_labels
+from difal.run.labels import Label, labels_digest, unlabeled, what_is_missing, write_label_file
+from difal.run.oracles import MaskOracle, Oracle, PersonOracle, WaitingForLabels
 from difal.run.pictures import draw_pictures
-from difal.run.start import check_contents, check_unchanged, pool_files, ranges_of, settle
+from difal.run.start import check_contents, check_unchanged, open_run_data, pool_files, ranges_of, settle
 from difal.timing import StageClock
 
 Status = Literal["done", "waiting"]
@@ -73,7 +74,7 @@ def run(
     if resume and not run_dir.exists:
         raise ConfigError(f"there is no run to resume in {run_dir.folder}")
     _refuse_another_run(run_dir, resume)
-    data = data or open_config_data(config)
+    data = data or open_run_data(config, run_dir)
     local = dataclasses.replace(config, device=parallel.own_device(config.device))
     load_encoder = LazyEncoder(local, encoder)
     if run_dir.begun:
@@ -122,7 +123,7 @@ class Loop:
             for line in self.found.lines if self.found else ():
                 self.log(line)
         if self.config.labels is not None and not (resume and self._known_file().is_file()):
-            write_label_file(self._known_file(), known_labels(Path(self.config.labels), self.data))
+            write_label_file(self._known_file(), known_labels(Path(self.config.labels), self.data, self.log))
         files = self.found.files if self.found else {}
         if self.run_dir.begun:
             check_contents(self.run_dir.facts(), files)
@@ -134,7 +135,7 @@ class Loop:
             version=__version__,
             data=self.data.name,
             pool=self._pool(),
-            paths=self.run_dir.paths(config),
+            paths=absolute_paths(config),
             pool_files=pool_files(self.data, files),
             ranges=ranges_of(self.data),
             **self._class_facts(self.run_dir.facts()),
@@ -327,6 +328,7 @@ class Loop:
             skipped = sum(label.skipped for label in labels)
             facts = {"round": entry.index, "queried": len(labels), "labeled": len(labels) - skipped}
             facts["test_pixels"] = int(count.sum())
+            facts["unlabeled"] = unlabeled(labels, entry.classes, entry.merged)
             made_of = {"head": entry.head_digest(), "test": self.test_digest}
             entry.write_metrics({**facts, **summary(merge_classes(count, entry.merged)), "made_of": made_of})
             crash_point("metrics")
@@ -350,6 +352,8 @@ class Loop:
         elif not entry.has("head.safetensors"):
             line += ", none of them with a class: no head yet"
         self.log(line)
+        for note in what_is_missing(queried, entry.classes, entry.merged):
+            self.log(f"round {entry.index}: {note}")
 
     def _draw(self) -> None:
         with self.clock("pictures"):

@@ -236,27 +236,3 @@ def to_png(picture: Image.Image, texts: Mapping[str, str] | None = None) -> byte
         kept.add_text(name, text)
     picture.save(buffer, "PNG", pnginfo=kept)
     return buffer.getvalue()
-
-
-def known_labels(path: Path, data: Data) -> list[Label]:
-    """Labels made before the run, checked against the pool: each image known, each pixel inside it."""
-    index = {name: i for i, name in enumerate(data.train.ids)}
-    labels = [label for label in read_labels(path, data.classes) if label.answered]
-    sizes: dict[str, tuple[int, int]] = {}
-    for label in labels:
-        if label.image not in index:
-            raise LabelError(f"{path}: there is no pool image {label.image!r}; the first is {data.train.ids[0]!r}")
-        if label.image not in sizes:
-            sizes[label.image] = data.train.image(index[label.image]).shape[:2]
-        height, width = sizes[label.image]
-        if (label.height or height, label.width or width) != (height, width):
-            raise LabelError(
-                f"{path}: pixel x={label.x}, y={label.y} of {label.image} was labeled at "
-                f"{label.width} x {label.height} pixels, the image has {width} x {height} now; set --size as it was"
-            )
-        if not (0 <= label.x < width and 0 <= label.y < height):
-            raise LabelError(
-                f"{path}: pixel x={label.x}, y={label.y} lies outside of {label.image} ({width} x {height})"
-            )
-        label.round, label.height, label.width = -1, height, width
-    return labels

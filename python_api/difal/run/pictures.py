@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from difal.acquisition.base import Predictions
 from difal.acquisition.edald import rate
 from difal.config import Config
 from difal.data import Data
-from difal.features.dense import dense_logits
+from difal.features.dense import dense_classes, dense_learned
 from difal.features.pixels import encode
 from difal.files import write_tensors
 from difal.run.directory import RunDirectory
@@ -47,15 +48,16 @@ def draw_pictures(run_dir: RunDirectory, data: Data, load_encoder: Callable, con
             continue
         image = data.train.image(index)
         size = _drawn_size(image.shape[:2])
-        maps = (encode(load_encoder(), image, name, [draw], config) for draw in range(config.noise_samples + 1))
-        logits = torch.cat([dense_logits(head, one, size) for one in maps])
+        first = encode(load_encoder(), image, name, [0], config)
+        others = (encode(load_encoder(), image, name, [draw + 1], config) for draw in range(config.noise_samples))
+        logits = torch.cat([dense_learned(head, one, size) for one in itertools.chain([first], others)])
         logits = logits.flatten(1, 2).movedim(1, 0)  # (H W, 1 + K, C), fixed noise first
         entropy = difal_kernels.entropy(logits[:, 0])
         dald = difal_kernels.dald(logits[:, 1:])
         edald = rate(Predictions(logits[:, 0], logits[:, 1:], generator, config))  # as it ranks, with its `compat`
         tensors = {
             "image": torch.from_numpy(_drawn(image, size, Image.Resampling.LANCZOS)),
-            "prediction": logits[:, 0].argmax(1).reshape(size).to(torch.uint8),
+            "prediction": dense_classes(head, first, size)[0],
             "entropy": entropy.reshape(size).half(),
             "dald": dald.reshape(size).half(),
             "edald": edald.reshape(size).half(),

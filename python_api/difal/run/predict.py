@@ -27,17 +27,19 @@ from difal.data.readers import open_images
 from difal.data.survey import described, look_at, read_shape, unused
 from difal.encoders.lazy import LazyEncoder
 from difal.errors import ConfigError, DataError
-from difal.features.checks import check_sizes
+from difal.features.checks import check_sizes, may_be_reduced
 from difal.features.dense import dense_classes
 from difal.features.pixels import encode
 from difal.files import digest, digest_file, exclusive, read_json, write_bytes, write_json
 from difal.heads import Head
+from difal.heads.base import ABSENT
 from difal.run.directory import Round, RunDirectory
 from difal.run.oracles import to_png
-from difal.threads import in_order
+from difal.threads import in_hand, in_order
 
 FORMAT = 1  # of the masks; counts among what made them
 TASK = "predict.json"
+ROWS = 512  # of an image that are drawn at a time
 MADE_BY, PIXELS = "difal made by", "difal pixels"  # texts in a mask's file
 DONE, MISSING, STALE, BY_HAND = "done", "missing", "stale", "changed by hand"
 DAMAGE = (OSError, SyntaxError, ValueError)  # of Pillow, for a file that it cannot read
@@ -109,15 +111,19 @@ def predict(
         "folder": str(Path(images).resolve()),
         "images": contents(split, known=before.get("images")),
     }
-    made = {name: _made_by(task, name) for name in split.ids}
+    made = {
+        name: _made_by(task, name, config.encoder_pixels if may_be_reduced([shape], config) else 0)
+        for name, shape in zip(split.ids, split.shapes(), strict=True)
+    }
     states = {name: _state(out, name, made[name]) for name in split.ids}
     _refuse_others(out, before, split.ids)
     missing = [at for at, name in enumerate(split.ids) if states[name] in (MISSING, STALE)]
     shapes = _look(split, missing, listing.lines(), log)
-    for line in _state_lines(states):
+    for line in [*_state_lines(states), *_never_predicted(head, facts["classes"])]:
         log(line)
     if missing:
-        check_sizes(load_encoder(), config.encoder, shapes)
+        for line in check_sizes(load_encoder(), config, shapes):
+            log(line)
         _check_width(head, head_file, load_encoder())
     with exclusive(out):
         write_json(out / TASK, task)
@@ -138,11 +144,16 @@ def _predict_one(
     index: int,
 ) -> None:
     name = split.ids[index]
-    whole = split.original(index)
-    seen = split.image(index) if config.size else whole
-    maps = encode(load_encoder(), seen, name, [0], config)
-    found = dense_classes(head, maps, whole.shape[:2])[0].numpy()
-    write_bytes(_picture_file(out, name), _jpeg(_blend(whole, colors[found])))
+    with in_hand.take(split.pixels(index)):
+        whole = split.original(index)
+        seen = split.image(index) if config.size else whole
+        maps = encode(load_encoder(), seen, name, [0], config)
+        found = dense_classes(head, maps, whole.shape[:2])[0].numpy()
+        _write(out, name, made, whole, found, colors)
+
+
+def _write(out: Path, name: str, made: dict[str, str], whole: np.ndarray, found: np.ndarray, colors) -> None:
+    write_bytes(_picture_file(out, name), _jpeg(_blend(whole, found, colors)))
     texts = {MADE_BY: made[name], PIXELS: _pixels_digest(found)}
     write_bytes(_mask_file(out, name), to_png(_indexed(found, colors), texts))  # last: a mask has its picture
 
@@ -155,11 +166,12 @@ def _picture_file(out: Path, name: str) -> Path:
     return out / "pictures" / f"{name}.jpg"
 
 
-def _made_by(task: dict, name: str) -> str:
+def _made_by(task: dict, name: str, encoder_pixels: int) -> str:
     """The digest of all that a mask depends on; an encoder without a digest counts by its name."""
     _, _, image = task["images"][name]
     encoder = task["encoder"]["weights"] or task["encoder"]["name"]
-    return digest([task["head"], encoder, task["settings"], task["colors"], task["ranges"], name, image])
+    large = [encoder_pixels] if encoder_pixels else []
+    return digest([task["head"], encoder, task["settings"], task["colors"], task["ranges"], name, image, *large])
 
 
 def _pixels_digest(ids: np.ndarray) -> str:
@@ -180,6 +192,18 @@ def _state(out: Path, name: str, made: str) -> str:
     if texts.get(PIXELS) != _pixels_digest(ids):
         return BY_HAND
     return DONE if texts.get(MADE_BY) == made and _picture_file(out, name).is_file() else STALE
+
+
+def _never_predicted(head: Head, classes: Sequence[str]) -> list[str]:
+    """A line about the classes of which the head has seen no label."""
+    scores = head(torch.zeros(1, head.project.in_features, device=head.project.weight.device))[0]
+    absent = [name for name, score in zip(classes, scores.tolist(), strict=False) if score < ABSENT / 2]
+    absent += classes[len(scores) :]
+    if len(absent) == len(classes) - 1:
+        return [
+            f"all labels were {next(name for name in classes if name not in absent)}, which is all that is predicted"
+        ]
+    return [f"no label was of {', '.join(absent)}, which is not predicted"] if absent else []
 
 
 def _state_lines(states: dict[str, str]) -> list[str]:
@@ -271,8 +295,14 @@ def _indexed(ids: np.ndarray, colors: np.ndarray) -> Image.Image:
     return picture
 
 
-def _blend(image: np.ndarray, colored: np.ndarray) -> Image.Image:
-    return Image.blend(Image.fromarray(image), Image.fromarray(colored), 0.5)
+def _blend(image: np.ndarray, ids: np.ndarray, colors: np.ndarray) -> Image.Image:
+    """The image and its classes' colours, half of each; a few rows at a time, since Pillow takes 4 bytes a pixel."""
+    blended = np.empty_like(image)
+    for top in range(0, len(image), ROWS):
+        rows = slice(top, top + ROWS)
+        shown, colored = Image.fromarray(image[rows]), Image.fromarray(colors[ids[rows]])
+        blended[rows] = np.asarray(Image.blend(shown, colored, 0.5))
+    return Image.fromarray(blended)
 
 
 def _jpeg(picture: Image.Image) -> bytes:

@@ -19,17 +19,32 @@ from difal.features.checks import check_encoder, check_smallest
 from difal.features.compute import SURVEY
 from difal.files import digest
 from difal.run.directory import RunDirectory, classes_at_start
-from difal.run.oracles import known_labels
+from difal.run.known import known_labels
 
-QUERIES = "queries: "
+ANEW = "start another run with another --out, and with --labels RUN, by which it keeps this run's labels"
+QUERIES, ENCODER = "queries: ", "encoder: "
 
 
 def open_run_data(config: Config, run_dir: RunDirectory) -> Data:
-    """The data of a run that is gone on with, in its order; or of one that is to begin."""
+    """The data of a run that is gone on with, in its order; or of one that is to begin.
+
+    Raises:
+        DataError: they are not where they were; says how to name their new place.
+    """
+    if run_dir.exists and config.data and not _is_made(config.data) and not Path(config.data).exists():
+        raise DataError(
+            f"the images of this run were in {config.data}, and are not there any more; give --data with the folder "
+            f"where they are now"
+        )
     data = open_config_data(config)
     if run_dir.begun:
         in_the_runs_order(run_dir.facts(), data)
     return data
+
+
+def _is_made(data: str) -> bool:
+    """Whether data are drawn and not read."""
+    return data.partition(":")[0] == "scenes"
 
 
 def settle(config: Config, data: Data, run_dir: RunDirectory, load_encoder: LazyEncoder) -> Survey:
@@ -46,10 +61,11 @@ def settle(config: Config, data: Data, run_dir: RunDirectory, load_encoder: Lazy
         known_labels(Path(config.labels), data)
     features = Path(config.cache) if config.cache else run_dir.feature_folder()
     found = survey(data, config.mask_check, features / SURVEY)
-    lines = [line for line in found.lines if not line.startswith(QUERIES)]  # of an earlier budget
-    found.lines = [*lines, check_budget(config, len(data.train), found.shapes)]
+    lines = [line for line in found.lines if not line.startswith((QUERIES, ENCODER))]  # of earlier settings
+    queries = check_budget(config, len(data.train), found.shapes)
     if not settings_file(features / "pool").is_file():
-        check_encoder(config, data.train, load_encoder, found.shapes)
+        lines += check_encoder(config, data.train, load_encoder, found.shapes)
+    found.lines = [*lines, queries]
     return found
 
 
@@ -60,7 +76,7 @@ def check_classes(facts: dict, data: Data) -> None:
     if changed:
         raise ConfigError(
             f"the classes were {', '.join(before or ())} when the run began and are {', '.join(now)} now; put them "
-            f"back, add new ones after the last, or start another run with another --out"
+            f"back, add new ones after the last, or {ANEW}"
         )
 
 
@@ -81,7 +97,7 @@ def check_weights(facts: dict, load_encoder: LazyEncoder) -> None:
     if before not in (None, now):
         raise ConfigError(
             f"the encoder {load_encoder.config.encoder!r} has other weights than when the run began (digest {now}, was "
-            f"{before}); put the old ones back, or start another run with another --out"
+            f"{before}); put the old ones back, or {ANEW}"
         )
 
 
@@ -136,8 +152,7 @@ def in_the_runs_order(facts: dict, data: Data) -> None:
 
 def _changed(what: str) -> str:
     return (
-        f"the pool has changed since the run began ({what}; names and contents count): put it back as it was, or "
-        f"start another run with another --out and --labels of this one's rounds (RUN/rounds/NNN/labels.jsonl)"
+        f"the pool has changed since the run began ({what}; names and contents count): put it back as it was, or {ANEW}"
     )
 
 
@@ -147,16 +162,29 @@ def check_budget(config: Config, images: int, shapes: Sequence[tuple[int, int]] 
     Raises:
         ConfigError: there are not as many pixels to choose among; says what to give.
     """
-    name = pixels_of(config.acquisition)
-    kept = getattr(config, name)
-    wanted, most = config.rounds * config.round_budget(images), max(1, round(config.share * kept * images))
-    what = f"{config.rounds} rounds x {config.round_budget(images)} = {wanted} pixels"
+    wanted, most = _queries(config, images)
     if wanted > most:
+        name = pixels_of(config.acquisition)
         needed = -(-wanted // max(1, round(config.share * images)))
         candidates = f" --candidates {needed}" if needed > config.candidates else ""
         raise ConfigError(
-            f"{what} are to be asked, but only {most} can be: {kept} are kept of each image (--{name}). Give --{name} "
+            f"{config.rounds} rounds x {config.round_budget(images)} = {wanted} pixels are to be asked, but only "
+            f"{most} can be: {getattr(config, name)} are kept of each image (--{name}). Give --{name} "
             f"{needed}{candidates}, or fewer --rounds, or a smaller --budget"
         )
     check_smallest(config, shapes)
-    return f"{QUERIES}{what}, of at most {most} ({kept} kept of each image)"
+    return budget_line(config, images)
+
+
+def budget_line(config: Config, images: int) -> str:
+    """A line that says how many queries the rounds make, and how many they can at most."""
+    name = pixels_of(config.acquisition)
+    wanted, most = _queries(config, images)
+    what = f"{config.rounds} rounds x {config.round_budget(images)} = {wanted} pixels"
+    return f"{QUERIES}{what}, of at most {most} ({getattr(config, name)} kept of each image, --{name})"
+
+
+def _queries(config: Config, images: int) -> tuple[int, int]:
+    """How many pixels the rounds are to ask, and how many there are to choose among."""
+    kept = getattr(config, pixels_of(config.acquisition))
+    return config.rounds * config.round_budget(images), max(1, round(config.share * kept * images))

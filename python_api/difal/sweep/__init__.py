@@ -27,14 +27,14 @@ from filelock import BaseFileLock
 
 from difal import parallel
 from difal.acquisition import check_acquisition, reads_noise
-from difal.config import MAY_CHANGE, Config, check_keys, read_mapping
+from difal.config import ENCODER_PIXELS, MAY_CHANGE, Config, check_keys, read_mapping
 from difal.data import open_config_data
 from difal.earlier_names import renamed_argument
 from difal.errors import ConfigError, DataError, UserError
 from difal.features.compute import make_features
 from difal.files import digest, write_bytes, write_json, write_text
 from difal.presets import check_encoder, make_config
-from difal.run.directory import RunDirectory
+from difal.run.directory import RunDirectory, absolute_paths
 from difal.sweep.runs import Key, collect, run_unclaimed
 from difal.sweep.table import curves, table
 
@@ -57,7 +57,7 @@ FEATURES = (
     *("void", "feature_seed", "cache_dtype", "test_pixels"),
 )
 EARLIER = {"bank_per_seed": "features_per_seed"}  # names in sweep.yaml files of earlier versions
-OWN = ("presets", "acquisitions", "seeds", "jobs", "features_per_seed", "results")
+OWN = ("presets", "acquisitions", "seeds", "jobs", "features_per_seed", "results", "paths")
 
 
 @dataclass
@@ -72,6 +72,7 @@ class Sweep:
         jobs: runs at a time; 0 for one a core on a CPU, one on another device.
         features_per_seed: compute features for each seed anew, so that candidates and noise vary with it, too.
         results: where the table, the plot and their figures go; None for `out`.
+        paths: where files and folders are that the settings name relative to another working directory.
     """
 
     out: Path
@@ -82,6 +83,7 @@ class Sweep:
     jobs: int = 0
     features_per_seed: bool = False
     results: Path | None = None
+    paths: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.out, self.results = Path(self.out), None if self.results is None else Path(self.results)
@@ -115,13 +117,28 @@ class Sweep:
         name = f"{key.acquisition}-seed{key.seed}"
         config.out = str(self.out / "runs" / key.preset / name)
         if config.cache is None:
-            config.cache = str(self.out / "caches" / digest({name: getattr(config, name) for name in FEATURES}))
+            features = {name: getattr(config, name) for name in FEATURES}
+            if config.encoder_pixels != ENCODER_PIXELS:
+                features["encoder_pixels"] = config.encoder_pixels
+            config.cache = str(self.out / "caches" / digest(features))
+        for name in ("data", "encoder", "cache", "labels"):
+            setattr(config, name, self.place(getattr(config, name)))
         return config
+
+    def place(self, path: str | None) -> str | None:
+        """A path as it was when the sweep began, if it is there."""
+        found = self.paths.get(path or "")
+        return found if found and Path(found).exists() else path
 
     def to_dict(self) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in OWN}
         values |= {name: list(values[name]) for name in ("presets", "acquisitions", "seeds")}
-        values["results"] = None if self.results is None else str(self.results)
+        values["results"] = None if self.results is None else str(self.results.resolve())
+        values["paths"] = dict(self.paths)
+        for config in map(self.config, self.runs()):
+            named = {name: getattr(config, name) for name in ("data", "encoder", "cache", "labels")}
+            absolute = absolute_paths(config)
+            values["paths"] |= {named[name]: path for name, path in absolute.items() if named[name] != path}
         return {**values, **self.settings}
 
 
@@ -224,7 +241,7 @@ def _check_same(config: Config) -> None:
         return
     before = Config(**run_dir.config()).to_dict()
     for name, value in config.to_dict().items():
-        if name not in MAY_CHANGE | {"out", "cache", "pictures"} and before[name] != value:
+        if name not in MAY_CHANGE | {"out", "cache", "pictures", "encoder_pixels"} and before[name] != value:
             raise ConfigError(
                 f"{run_dir.folder} was begun with {name} = {before[name]!r}, this sweep has {value!r}; "
                 f"give it the old setting, or another --out"
@@ -268,7 +285,9 @@ def _write(plan: Sweep, done: dict[Key, dict]) -> None:
 
 def _portable(plan: Sweep) -> dict[str, Any]:
     """The plan, without this machine's folders."""
-    values = {name: value for name, value in plan.to_dict().items() if name not in ("cache", "results", "jobs")}
+    values = {
+        name: value for name, value in plan.to_dict().items() if name not in ("cache", "results", "jobs", "paths")
+    }
     if not str(values.get("data", "")).startswith("scenes"):
         values["data"] = Path(str(values.get("data", ""))).name
     return values
