@@ -96,6 +96,16 @@ def test_masks_are_masks_in_every_adapter():
         assert greedy.select_coreset_idxs(given) == greedy.select_coreset_idxs(np.flatnonzero(MASK).tolist())
 
 
+def test_indices_that_are_not_whole_are_refused():
+    from difal.adapters.deep_al import MaxHerding
+
+    same = MaxHerding(None, ["0", "1"], np.arange(2.0, 60.0), 5, features=X).select_samples()[0]
+    assert np.array_equal(same, MaxHerding(None, [0, 1], np.arange(2, 60), 5, features=X).select_samples()[0])
+    for wrong in ([0.5], [np.nan], ["a"], [None]):
+        with pytest.raises(ValueError, match="`lSet` must be whole numbers, got"):
+            MaxHerding(None, np.array(wrong), np.arange(2, 60), 5, features=X)
+
+
 def test_masks_of_initial_subsets():
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     from difal.adapters.facility_location import FacilityLocationSelection

@@ -13,7 +13,7 @@ from difal.run.start import budget_line
 
 
 def lines_of(label, last):
-    """What the command prints up to a line that begins with `last`; nothing more for two minutes ends it."""
+    """What the command prints up to a line that begins with `last`; nothing more for five minutes ends it."""
     found = []
 
     def read():
@@ -24,7 +24,7 @@ def lines_of(label, last):
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
-    reader.join(120)
+    reader.join(300)
     return found
 
 

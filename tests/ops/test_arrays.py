@@ -97,6 +97,33 @@ def test_a_column_that_is_no_number_is_named():
         maxherding(frame, 1)
 
 
+def test_dates_and_numbers_as_text_are_no_numbers():
+    """NumPy makes numbers of both, nanoseconds of the dates."""
+    pandas = pytest.importorskip("pandas")
+    for values in (["7", "12"], pandas.to_datetime(["2020-01-01", "2021-01-01"])):
+        frame = pandas.DataFrame({"a": [1.0, 2.0], "when": values})
+        with pytest.raises(TypeError, match="`features` must hold numbers alone, got DataFrame with the column 'when'"):
+            maxherding(frame, 1)
+    frame = pandas.DataFrame({"a": pandas.array([1, 3, 2], object), "b": [0.5, 1.5, 2.5]})
+    assert maxherding(frame, 2).tolist() == maxherding(frame.to_numpy(dtype=float), 2).tolist()
+
+
+def test_row_numbers_among_the_columns_are_warned_of():
+    """As they are left by `reset_index` and by CSV files; they may be meant."""
+    pandas = pytest.importorskip("pandas")
+    plain = pandas.DataFrame(X)
+    with pytest.warns(UserWarning, match="has the column 'index', a different whole number in each row"):
+        maxherding(plain.reset_index(), 2)
+    assert maxherding(plain, 2).tolist() == maxherding(X, 2).tolist()
+    same = plain.assign(id=1)  # nothing that numbers rows
+    assert maxherding(same.rename(columns=str), 2).tolist() == maxherding(same.to_numpy(), 2).tolist()
+
+
+def test_a_mask_that_is_not_bool_says_so():
+    with pytest.raises(ValueError, match="got 0 more than once; a mask must be of type bool"):
+        maxherding(X, 1, candidates=(np.arange(60) % 3 == 0).astype(np.uint8))
+
+
 def test_rows_of_several_lengths_are_refused():
     arrow = pytest.importorskip("pyarrow")
     with pytest.raises(TypeError, match="rows of one length"):
