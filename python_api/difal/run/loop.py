@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -326,7 +326,7 @@ class Loop:
         for entry, count in zip(entries, counts, strict=True):
             labels = self._queried(entry.index + 1)
             skipped = sum(label.skipped for label in labels)
-            facts = {"round": entry.index, "queried": len(labels), "labeled": len(labels) - skipped}
+            facts: dict[str, Any] = {"round": entry.index, "queried": len(labels), "labeled": len(labels) - skipped}
             facts["test_pixels"] = int(count.sum())
             facts["unlabeled"] = unlabeled(labels, entry.classes, entry.merged)
             made_of = {"head": entry.head_digest(), "test": self.test_digest}
