@@ -17,6 +17,7 @@ CASES = {
     "one-pixel": ((1, 1), [(3, 4, 6), (2, 1, 1)], 2),
     "finer than the image": ((6, 10), [(7, 31, 20), (2, 7, 10), (3, 6, 10)], 2),
     "one side finer": ((12, 12), [(5, 40, 2), (4, 3, 50)], 1),
+    "sizes that repeat": ((16, 20), [(5, 4, 6), (3, 8, 8), (4, 4, 6), (2, 4, 6), (6, 8, 8)], 2),
     "wide": ((3, 300), [(17, 2, 140), (9, 3, 300)], 1),
 }
 LAYOUTS = ("contiguous", "channels-last", "sliced", "transposed", "expanded")

@@ -95,8 +95,9 @@ def project_then_resize(
         interpolating, concatenating, normalising and multiplying in float64 to 1e-5 of |W|. Where the corners
         cancel (|v|^2 below a thousandth of the corners' mean) the pixel is computed from its own float64
         hypercolumn instead. The GEMMs are torch's and follow `torch.set_float32_matmul_precision`.
-        GEMM work: O C_l H_l W_l per map instead of O C_l H W. Workspace, of one image at a time: O + 10
-        numbers per cell of each map smaller than the image, one float64 per pixel, and one chunk of rows.
+        GEMM work: O C_l H_l W_l per map instead of O C_l H W. Maps of one size are added up before they are
+        resized. Workspace, of one image at a time: O + 10 numbers per cell of each size of map smaller than the
+        image, 10 more for the largest size that several maps share, one float64 per pixel, and one chunk of rows.
 
     References:
         Kim et al., Diffusion-Driven Two-Stage Active Learning, arXiv 2510.22229, section 3 (the head).

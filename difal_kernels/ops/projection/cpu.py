@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,13 @@ class Split:
     same: list[int]
     finer: list[int]
 
+    def by_size(self, maps: Sequence[torch.Tensor]) -> dict[tuple[int, int], list[int]]:
+        """The coarse maps by (h, w). Those of one size are projected into one sum, which is resized once."""
+        found: dict[tuple[int, int], list[int]] = {}
+        for i in self.coarse:
+            found.setdefault((maps[i].shape[2], maps[i].shape[3]), []).append(i)
+        return found
+
 
 def split(problem) -> Split:
     sizes = [tuple(m.shape[2:]) for m in problem.maps]
@@ -39,15 +47,17 @@ def split(problem) -> Split:
 def plan(problem) -> str:
     parts, (height, width) = split(problem), problem.size
     size = problem.weight.element_size()
-    cells = sum(problem.maps[i].shape[2:].numel() for i in parts.coarse)
+    sizes = parts.by_size(problem.maps)
+    cells = sum(h * w for h, w in sizes)
     finer = sum(problem.maps[i].shape[1] for i in parts.finer)
     outputs, channels = problem.weight.shape
     gram = 8 * (GRAM_MAPS if problem.normalize else 1)
+    second = max((h * w for (h, w), alike in sizes.items() if len(alike) > 1), default=0)  # until it is added
     chunk = problem.rows_per_chunk * width * (outputs + finer) * size
+    kept = cells * (outputs * size + gram) + second * gram + 8 * height * width
     return (
-        f"   per image: {cells * (outputs * size + gram) + 8 * height * width:,} bytes of projected maps and "
-        f"norms, chunks of {problem.rows_per_chunk} rows with {chunk:,} bytes; dense features would take "
-        f"{height * width * channels * size:,} bytes"
+        f"   per image: {kept:,} bytes of projected maps and norms, chunks of {problem.rows_per_chunk} rows with "
+        f"{chunk:,} bytes; dense features would take {height * width * channels * size:,} bytes"
     )
 
 
@@ -74,12 +84,14 @@ def filler(problem, image: int):
     for i in parts.same:
         norms += gram_maps(i, self_only=True)[0]
     projected = []
-    for i in parts.coarse:
-        view = problem.maps[i][image]
-        gram = gram_maps(i, self_only=not problem.normalize)
-        values = problem.weight.new_empty(view.shape[1] * view.shape[2], outputs)
-        multiply(view, weights[i], values, add=False)
-        projected.append((values, gram, *view.shape[1:]))
+    for (map_height, map_width), alike in parts.by_size(problem.maps).items():
+        values = problem.weight.new_empty(map_height * map_width, outputs)
+        gram = gram_maps(alike[0], self_only=not problem.normalize)
+        for step, i in enumerate(alike):
+            if step > 0:
+                gram += gram_maps(i, self_only=not problem.normalize)
+            multiply(problem.maps[i][image], weights[i], values, add=step > 0)
+        projected.append((values, gram, map_height, map_width))
     finer_weight = torch.cat([weights[i] for i in parts.finer], dim=1).T if parts.finer else None
 
     def fill(begin: int, end: int, out: torch.Tensor) -> None:
