@@ -249,8 +249,8 @@ def read_picture(path: Path, largest: int = LARGEST) -> Picture:
             page = tiff.read_page(path, factor)
         values = opaque(page.values, page.alpha, path)
         values = turn_upright(values, page.orientation)
-        unused = (*page.unused, page.profile) if page.profile else page.unused
-        return Picture(values, kind_name(values.dtype, values.ndim == 3), factor, unused, page.nodata)
+        parts = (*page.unused, page.profile) if page.profile else page.unused
+        return Picture(values, kind_name(values.dtype, values.ndim == 3), factor, parts, page.nodata)
     with open_picture(path) as picture:
         factor = reduction((picture.height, picture.width), largest)
         unused: tuple[str, ...] = ()

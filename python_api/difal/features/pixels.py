@@ -83,7 +83,8 @@ def encode(encoder, image: np.ndarray, name: str, noise_samples: Sequence[int], 
     On a CPU each draw is a pass of its own on one thread: what a convolution gives depends, in its last bits, on the
     batch and on the number of threads. Other devices take all noise samples in one pass.
     """
-    image = block_mean(image, encoder_reduction(encoder, *image.shape[:2], config.encoder_pixels))
+    height, width = image.shape[:2]
+    image = block_mean(image, encoder_reduction(encoder, height, width, config.encoder_pixels))
     height, width = image.shape[:2]
     alone = torch.device(config.device).type == "cpu"
     images = to_input(image, getattr(encoder, "in_channels", 3)).to(config.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -96,7 +96,7 @@ class MLPHead(Head):
         _settle_batchnorm(head, torch.cat([x, z]))
         absent = torch.ones(classes, dtype=torch.bool, device=y.device)
         absent[y] = False
-        head.rest[-1].constant[absent] = ABSENT
+        cast(Constant, head.rest[-1]).constant[absent] = ABSENT
         return head.cpu().eval()
 
 

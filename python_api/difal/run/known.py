@@ -89,7 +89,7 @@ def _answers(run_dir: RunDirectory) -> list[Label]:
 def _today(label: Label, classes: Sequence[str], folder: Path) -> int | None:
     if label.class_id is None:
         return None
-    if label.class_name not in classes:
+    if label.class_name is None or label.class_name not in classes:
         raise LabelError(
             f"{folder} has labels of the class {label.class_name!r}, which is not among the classes "
             f"{', '.join(classes)}; name it as well"
