@@ -1,12 +1,14 @@
 """Compiles every Triton kernel for every architecture and tabulates registers and spills: `make triton-compile`.
 
-Needs triton and no GPU. Ends with an error if a kernel spills more than ALLOWED bytes to local memory.
+Needs triton and no GPU. Ends with an error if a kernel spills more than ALLOWED bytes to local memory, or, where it
+multiplies on tensor cores, if the loop that does so reads or writes what was spilled more than HOT times a turn.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -17,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from difal_kernels.ops import _triton
 
 ALLOWED = 40  # bytes, as in compile_cuda.py
+HOT = 2
 
 
 def compile_one(job: tuple[int, str]) -> _triton.Compiled:
@@ -24,24 +27,43 @@ def compile_one(job: tuple[int, str]) -> _triton.Compiled:
     return _triton.compile_ahead(_triton.builds()[which], arch)
 
 
+def loop_of(c: _triton.Compiled) -> str:
+    products = sum("MMA" in name for name in c.loop)
+    return f"{len(c.loop)} / {products} / {c.additions_in_loop} / {c.spills_in_loop}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--archs", default=";".join(_triton.ARCHS), help="compute capabilities, such as '90;120'")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--kernels", default="", help="a regular expression of the names wanted, such as 'fill'")
     options = parser.parse_args()
     archs = options.archs.split(";")
-    names = [build.name for build in _triton.builds()]
-    jobs = [(which, arch) for which in range(len(names)) for arch in archs]
+    builds = _triton.builds()
+    wanted = [which for which, build in enumerate(builds) if re.search(options.kernels, build.name)]
+    names = list(dict.fromkeys(builds[which].name for which in wanted))
+    jobs = [(which, arch) for which in wanted for arch in archs if arch in builds[which].archs]
     with ProcessPoolExecutor(options.jobs) as pool:
         done = list(pool.map(compile_one, jobs))
     cells = {(c.name, c.arch): c for c in done}
     print("registers per thread, after + the bytes spilled, after / the bytes of shared memory per block\n")
     print(f"| kernel | {' | '.join('sm_' + a for a in archs)} |\n| --- |{' --- |' * len(archs)}")
     for name in names:
-        row = [cells[name, arch] for arch in archs]
-        said = [f"{c.registers}{f' +{c.spilled}' if c.spilled else ''} / {c.shared}" for c in row]
+        row = [cells.get((name, arch)) for arch in archs]
+        said = [f"{c.registers}{f' +{c.spilled}' if c.spilled else ''} / {c.shared}" if c else "" for c in row]
         print(f"| `{name}` | {' | '.join(said)} |")
-    worst = max((c.spilled for c in done), default=0)
+    print(
+        "\nthe loop on tensor cores: instructions, products, float32 additions, reads and writes of what was spilled\n"
+    )
+    print(f"| kernel | {' | '.join('sm_' + a for a in archs)} |\n| --- |{' --- |' * len(archs)}")
+    for name in names:
+        row = [cells.get((name, arch)) for arch in archs]
+        if any(c and c.loop for c in row):
+            print(f"| `{name}` | {' | '.join(loop_of(c) if c else '' for c in row)} |")
+    hot = max((c.spills_in_loop for c in done), default=0)
+    if hot > HOT:
+        sys.exit(f"a loop on tensor cores reads or writes what was spilled {hot} times, {HOT} are allowed")
+    worst = max((c.spilled for c in done if not c.loop), default=0)
     if worst > ALLOWED:
         sys.exit(f"a kernel spills {worst} bytes, {ALLOWED} are allowed")
 

@@ -116,7 +116,7 @@ def local(m: Machine, backend: str = "cuda") -> dict:
     some = m.pick(2, 1)
     naive = [naive_seconds(m, x[b], budget, width) for b in range(some)]
     per_image = sum(making + budget * each for making, each, _ in naive) / some
-    moved = images * (4 * n * n * (2 + 1 + 3.4) + 2 * n * d)  # made and mirrored, read once, then 3.4 N rows
+    moved = images * (4 * n * n * (1 + 1 + 4.3) + 2 * n * d)  # made and mirrored, read once, then 4.3 N rows
     return {
         "seconds": seconds,
         "naive_seconds": per_image * images,

@@ -22,6 +22,7 @@ import torch
 from difal_kernels._progress import Progress
 from difal_kernels.ops.maxherding.backends import BACKENDS
 from difal_kernels.ops.maxherding.backends.gpu import GUESSING, GpuTuning
+from difal_kernels.ops.maxherding.backends.gpu.operands import CHUNKS
 from difal_kernels.ops.maxherding.bounds import error_model, tensor_core_rel_err
 from difal_kernels.ops.maxherding.matrix_free import MatrixFreeSelection
 from difal_kernels.ops.maxherding.plan import needed
@@ -124,7 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*", default=[*DENSE, *TILED], help="; ".join([*DENSE, *TILED]))
     parser.add_argument("--scale", type=float, default=1.0, help="share of the points, and of a long budget")
-    parser.add_argument("--chunk", type=int, default=GpuTuning().chunk, help="products that a tensor core adds up")
+    parser.add_argument("--chunk", type=int, default=CHUNKS[False], help="products that a tensor core adds up")
     parser.add_argument("--budget", type=int, help="fewer picks than the case has")
     parser.add_argument("--dimension", type=int, help="numbers of a row, of the matrix-free cases")
     parser.add_argument("--out", type=Path, help="a JSON file that the rows are added to")

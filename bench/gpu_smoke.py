@@ -31,19 +31,20 @@ from difal_kernels.ops.maxherding.backends import BACKENDS  # noqa: E402
 from difal_kernels.ops.maxherding.backends.cuda.greedy import CudaGreedy  # noqa: E402
 from difal_kernels.ops.maxherding.backends.cuda.operands import CudaOperands  # noqa: E402
 from difal_kernels.ops.maxherding.backends.cuda.tiled import CudaTiledGreedy  # noqa: E402
-from difal_kernels.ops.maxherding.backends.gpu.operands import multiplies_halves  # noqa: E402
+from difal_kernels.ops.maxherding.backends.gpu import operands as gpu_operands  # noqa: E402
+from difal_kernels.ops.maxherding.bounds import entry_bound  # noqa: E402
+from difal_kernels.ops.maxherding.kernel_functions import kernel_matrix  # noqa: E402
 from difal_kernels.ops.maxherding.problem import prepare  # noqa: E402
 from gpu_cases import BLOCKS, TIMESTEPS, Machine, clusters  # noqa: E402
 
 WIDTH = 1.5
 PHASES = {
     "prepare": (CudaOperands, "__init__"),
-    "gemm": (CudaOperands, "multiply"),
-    "fill": (CudaOperands, "fill"),
+    "products": (CudaOperands, "fill"),
     "start": (CudaGreedy, "start"),
     "select": (CudaGreedy, "select"),
-    "tiles": (CudaTiledGreedy, "make_tiles"),
-    "lists": (CudaTiledGreedy, "fill_lists"),
+    "tiles with their products": (CudaTiledGreedy, "make_tiles"),
+    "lists with their products": (CudaTiledGreedy, "fill_lists"),
 }
 
 
@@ -61,11 +62,45 @@ def facts(m: Machine) -> None:
             said = subprocess.run(query, capture_output=True, text=True, timeout=20)
             say(driver_and_clocks=said.stdout.strip())
     say(cuda_backend=_gpu.unavailable() or "can run", triton_backend=_triton.unavailable() or "can run")
-    for dtype in (torch.bfloat16, torch.float16):
-        if not multiplies_halves(dtype, m.device):
-            # All that follows would be measured on products that cost ten times as much.
-            raise SystemExit(f"this torch has no float32 products of {dtype}; install torch 2.9 or later")
-    say(products_of_half_precision="on tensor cores" if m.device.type == "cuda" else "emulated")
+
+
+def product(m: Machine) -> None:
+    """The product itself, first of all: half precision goes to the tensor cores as it is, float32 in halves, and no
+    kernel value is further from float64's than its bound."""
+    n, d = m.pick((2000, 6144), (70, 200))
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        (p,) = prepare(clusters(m, n, d, dtype=dtype), 2, bandwidth=WIDTH).problems
+        began = time.perf_counter()
+        with _triton.on(m.device):
+            own = CudaOperands(p, BACKENDS["cuda"].tuning)
+            got = own.fill(torch.empty(n, n, device=m.device), own.every, own.every, mirrored=True)
+        want = kernel_matrix(p.features, p.features, p.kernel, p.bandwidth)
+        bound = entry_bound(own.error, p.kernel, want, own.sq_norms[:, None] + own.sq_norms) + 1e-7 * want
+        worst = float(((got - want).abs() / bound).max())
+        m.wait()
+        say(
+            features=str(dtype), products_of=str(own.matrix.dtype), as_they_are=own.raw, instruction=instruction(m),
+            bound=own.error.sq_dist_rel_err, error_over_bound=worst,
+            seconds_with_compilation=time.perf_counter() - began,
+        )  # fmt: skip
+        if own.raw != (dtype in gpu_operands.HALVES) or own.matrix.dtype == torch.float32:
+            # All that follows would be measured on products that cost three times as much.
+            raise SystemExit(f"{dtype} does not go to the tensor cores as it should")
+        if not worst <= 1:
+            raise SystemExit(f"a kernel value of {dtype} is {worst:.3g} times its bound from the truth")
+
+
+def instruction(m: Machine) -> str:
+    """What multiplies in the compiled product; an error if that is no tensor core."""
+    if m.device.type != "cuda":
+        return "interpreted"
+    from difal_kernels.ops.maxherding.backends.gpu.product_kernels import fill
+
+    codes = [made.asm["ptx"] for cache in fill.device_caches.values() for made in cache[0].values()]
+    for name in ("wgmma.mma_async", "tcgen05.mma", "mma.sync"):
+        if codes and all(name in code for code in codes):
+            return name
+    raise SystemExit("the product was not compiled for tensor cores")
 
 
 def pick(m: Machine) -> None:
@@ -132,6 +167,8 @@ def phases(m: Machine) -> Iterator[Callable[[], dict]]:
             began = mark()
             out = before[name](self, *arguments, **options)
             spans.append((name, began, mark()))
+            if name == "prepare" and self.features.dtype in gpu_operands.HALVES and not self.raw:
+                raise SystemExit("features of half precision were widened: the figures would be of another product")
             if name == "select":
                 counts.extend(self.counts(b) for b in range(len(self.tasks)))
             return out
@@ -212,16 +249,26 @@ def gather(m: Machine) -> None:
         say(case="hypercolumns", backend=backend, images=images, seconds=m.time(run, 5)[0])
 
 
-def chunks(m: Machine) -> None:
-    """The local case with shorter and longer sums on the tensor cores: what a bound costs and what it saves."""
-    images, n, d, budget = m.pick((16, 10_000, 6144, 50), (2, 60, 64, 5))
-    x = torch.stack([clusters(m, n, d, seed) for seed in range(images)])
-    own = BACKENDS["cuda"]
-    for chunk in m.pick((2048, 512, 128), (64, 16)):
-        BACKENDS["cuda"] = replace(own, tuning=replace(own.tuning, chunk=chunk))
-        run = lambda: maxherding(x, budget, bandwidth=WIDTH, backend="cuda")  # noqa: E731
-        timed(m, f"local, chunk {chunk}", run, True, 0.15 * images / 64)
-    BACKENDS["cuda"] = own
+def products(m: Machine) -> None:
+    """Operations a second of the product, half of the square, with its kernel function; with two and three stages, and
+    beside torch's product of the whole square."""
+    n, d = m.pick((10_000, 6144), (70, 200))
+    for dtype in (torch.bfloat16, torch.float32):
+        x = clusters(m, n, d, dtype=dtype)
+        (p,) = prepare(x, 2, bandwidth=WIDTH).problems
+        out = torch.empty(n, n, device=m.device)
+        own = CudaOperands(p, BACKENDS["cuda"].tuning)
+        before = gpu_operands.stages_on
+        for stages in m.pick((2, 3), (2,)):
+            gpu_operands.stages_on = lambda device, own=stages: own
+            with contextlib.suppress(RuntimeError), _triton.on(m.device):  # three stages are too many for some
+                seconds, _ = m.time(lambda own=own, out=out: own.fill(out, own.every, own.every, mirrored=True), 3)
+                say(
+                    case="products", features=str(dtype), stages=stages, seconds=seconds, operations=n * n * d / seconds
+                )
+        gpu_operands.stages_on = before
+        seconds, _ = m.time(lambda x=x: torch.mm(x, x.T), 3)
+        say(case="products", features=str(dtype), by="torch.mm", seconds=seconds, operations=2 * n * n * d / seconds)
 
 
 def bench_dry_run(m: Machine) -> None:
@@ -231,11 +278,12 @@ def bench_dry_run(m: Machine) -> None:
 
 STEPS: dict[str, Callable[[Machine], None]] = {
     "facts": facts,
+    "product": product,
     "pick": pick,
     "exact": exact,
     "local": select("local", (64, 10_000, 6144, 50), (2, 60, 16, 5), 0.15, True),
     "camvid": select("camvid", (1, 18_350, 6144, 9175), (1, 150, 16, 40), 0.2, True),
-    "chunks": chunks,
+    "products": products,
     "edald": scores,
     "hypercolumns": gather,
     "cityscapes": select("cityscapes", (1, 148_750, 6144, 74_375), (1, 120, 8, 30), 10, False),

@@ -1,6 +1,7 @@
-"""Instructions of the innermost loops of a kernel, from its disassembly; needs nvcc and cuobjdump, no GPU.
+"""Instructions of the innermost loops of a kernel, from its disassembly; no GPU is needed.
 
-    python bench/sass_loops.py csrc/cuda/disagreement.cu 'disagreement_kernel.*IfLi1ELb0'
+    python bench/sass_loops.py csrc/cuda/disagreement.cu 'disagreement_kernel.*IfLi1ELb0'     nvcc and cuobjdump do it
+    python bench/sass_loops.py triton 'score.DIMS=1, INPUT=0.*COMBINED=True.*CLASSES_LAST=0'  triton does, by build
 
 A loop is what a branch backwards encloses. `float64` counts arithmetic and comparisons, `convert` conversions from and
 to float64, which take several times as long as float32 operations on every GPU.
@@ -9,8 +10,10 @@ to float64, which take several times as long as float32 operations on every GPU.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -43,6 +46,28 @@ def instructions(source: Path, kernel: str, arch: str) -> list[tuple[int, str, s
     return [(int(a, 16), opcode, operands) for a, opcode, operands in LINE.findall(matching[0])]
 
 
+def of_triton(name: str, arch: str) -> list[tuple[int, str, str]]:
+    """The same of a Triton kernel, the first of its builds whose name matches."""
+    os.environ["TRITON_INTERPRET"] = "0"
+    sys.path.insert(0, str(ROOT))
+    from difal_kernels.ops import _triton
+
+    build = next(build for build in _triton.builds() if re.search(name, build.name))
+    said = _triton.disassembly(_triton.binary(build, arch)[0])
+    code: list[tuple[int, str, str]] = []
+    labels: dict[str, str] = {}
+    waiting: list[str] = []
+    for line in said.splitlines():
+        if label := re.match(r"(\.L_x_\d+):", line):
+            waiting.append(label[1])
+        elif found := LINE.search(line):
+            labels |= dict.fromkeys(waiting, found[1])
+            waiting = []
+            code.append((int(found[1], 16), found[2], found[3]))
+    place = re.compile(r"`\((\.L_x_\d+)\)")
+    return [(a, opcode, place.sub(lambda m: "0x" + labels.get(m[1], "0"), text)) for a, opcode, text in code]
+
+
 def loops(code: list[tuple[int, str, str]]) -> list[tuple[int, int]]:
     """Innermost ones, from the first address to the branch back."""
     found = []
@@ -59,7 +84,8 @@ def main() -> None:
     parser.add_argument("kernel", help="a regular expression of the mangled name")
     parser.add_argument("--arch", default="90")
     options = parser.parse_args()
-    code = instructions(options.source, options.kernel, options.arch)
+    triton = str(options.source) == "triton"
+    code = (of_triton if triton else instructions)(*([] if triton else [options.source]), options.kernel, options.arch)
     print(f"| loop | all | {' | '.join(CLASSES)} |\n| --- | --- |{' --- |' * len(CLASSES)}")
     for begin, end in loops(code):
         inside = [opcode for address, opcode, _ in code if begin <= address <= end]

@@ -45,7 +45,6 @@ difal::cuda::Estimate estimate_of(const py::kwargs& from) {
     e.error.tolerance = from["tolerance"].cast<float>();
     e.error.relative = from["relative"].cast<float>();
     e.error.absolute = from["absolute"].cast<float>();
-    e.product = from["product"].cast<float>();
     e.sq_norms = pointer<const float>(from, "sq_norms");
     return e;
 }
@@ -124,7 +123,7 @@ void bind_sweep(py::module_& m) {
     });
     m.def("coverage_column", [](At at, int64_t rows, int64_t point, const py::kwargs& from) {
         difal::cuda::Column column = {};
-        column.products = pointer<const float>(from, "products");
+        column.values = pointer<const float>(from, "values");
         column.rows = rows;
         column.point = point;
         column.weights = pointer<const double>(from, "weights");
@@ -159,23 +158,10 @@ void bind_coverage(py::module_& m) {
         difal::cuda::coverage_select(queue(at), address<const CoverageTask>(tasks), count, most_columns, sparse,
                                      address<unsigned>(arrivals), picks, threads);
     });
-    m.def("coverage_fill", [](At at, std::uintptr_t gram, int64_t stride, std::array<int64_t, 4> range,
-                              std::uintptr_t columns, const py::kwargs& how) {
-        const difal::cuda::Panel panel{address<float>(gram),
-                                       stride,
-                                       range[0],
-                                       range[1],
-                                       range[2],
-                                       range[3],
-                                       address<const int64_t>(columns),
-                                       how["symmetric"].cast<bool>(),
-                                       how["symmetric"].cast<bool>()};
-        difal::cuda::coverage_fill(queue(at), points_of(how), estimate_of(how), panel);
-    });
-    m.def("coverage_cover", [](At at, std::uintptr_t products, int64_t stride, int64_t row_begin, int64_t row_end,
+    m.def("coverage_cover", [](At at, std::uintptr_t values, int64_t stride, int64_t row_begin, int64_t row_end,
                                int64_t count, std::uintptr_t others, std::uintptr_t sq_norms, std::uintptr_t norms,
                                std::uintptr_t exact, std::uintptr_t rounded, const py::kwargs& how) {
-        const difal::cuda::Cover cover{address<const float>(products),
+        const difal::cuda::Cover cover{address<const float>(values),
                                        stride,
                                        row_begin,
                                        row_end,

@@ -14,12 +14,6 @@ __device__ inline float bound_of(KernelKind kind, const ErrorModel& error, float
 #undef DIFAL_CALL
 }
 
-__device__ inline float value_of(KernelKind kind, const ErrorModel& error, float g, float s_i, float s_j) {
-#define DIFAL_CALL(K) value_of_product<K>(error, g, s_i, s_j)
-    DIFAL_EACH_KIND(DIFAL_CALL);
-#undef DIFAL_CALL
-}
-
 // Could an entry with this estimate reach above m? Never says no wrongly, and costs no division.
 __device__ inline bool may_reach(const ErrorModel& error, float k, float m) {
     return k + k * (2 * error.tolerance + error.relative) + error.absolute > m;

@@ -170,19 +170,5 @@ __device__ void exact_of_lanes(const Points& p, bool wanted, int64_t row, int64_
     }
 }
 
-// The value of an entry that its estimate leaves open, for each lane that says so; by the whole warp.
-__device__ inline float settle_lanes(const Points& p, bool open, int64_t row, int64_t point, float k) {
-    unsigned mask = __ballot_sync(kAllLanes, open);
-    for (; mask != 0; mask &= mask - 1u) {
-        const int from = __ffs(mask) - 1;
-        const int64_t rows[1] = {__shfl_sync(kAllLanes, row, from)};
-        const int64_t other = __shfl_sync(kAllLanes, point, from);
-        double value[1];
-        exact_against_point<1>(p, rows, other, value);
-        if (lane() == from) k = static_cast<float>(value[0]);
-    }
-    return k;
-}
-
 }  // namespace cuda
 }  // namespace difal

@@ -33,23 +33,28 @@ __device__ Corners corners_of(const FeatureMap& map, int64_t image, int64_t row,
     return corners;
 }
 
-template <typename T>
-__device__ double value_at(const FeatureMap& map, const Corners& corners, int64_t c) {
-    const T* data = static_cast<const T*>(map.data) + c * map.stride_c;
-    return corners.weight[0] * wide(data[corners.offset[0]]) + corners.weight[1] * wide(data[corners.offset[1]]) +
-           corners.weight[2] * wide(data[corners.offset[2]]) + corners.weight[3] * wide(data[corners.offset[3]]);
-}
-
-// visit(channel of the row, value) for this thread's channels of one map.
+// visit(channel of the row, value) for this thread's channels of one map. Addresses are stepped, not made anew: a
+// product of 64-bit integers is several instructions, and there are four corners.
 template <typename T, typename Visit>
-__device__ void each_of_type(const FeatureMap& map, const Corners& corners, int64_t start, Visit&& visit) {
+__device__ void each_of_type(const FeatureMap& map, const Corners& corners, int start, Visit&& visit) {
+    const T* data = static_cast<const T*>(map.data) + static_cast<int64_t>(threadIdx.x) * map.stride_c;
+    const T* corner[4] = {data + corners.offset[0], data + corners.offset[1], data + corners.offset[2],
+                          data + corners.offset[3]};
+    const double weight[4] = {corners.weight[0], corners.weight[1], corners.weight[2], corners.weight[3]};
+    const int64_t step = static_cast<int64_t>(blockDim.x) * map.stride_c;
+    const int channels = static_cast<int>(map.channels);
 #pragma unroll 4
-    for (int64_t c = threadIdx.x; c < map.channels; c += blockDim.x) visit(start + c, value_at<T>(map, corners, c));
+    for (int c = static_cast<int>(threadIdx.x); c < channels; c += static_cast<int>(blockDim.x)) {
+        const double value = weight[0] * wide(*corner[0]) + weight[1] * wide(*corner[1]) +
+                             weight[2] * wide(*corner[2]) + weight[3] * wide(*corner[3]);
+        for (int k = 0; k < 4; ++k) corner[k] += step;
+        visit(start + c, value);
+    }
 }
 
 template <typename Visit>
 __device__ void each_value(const Maps& maps, int count, const Corners* corners, Visit&& visit) {
-    int64_t start = 0;
+    int start = 0;
     for (int m = 0; m < count; ++m) {
         const FeatureMap& map = maps.at[m];
         switch (map.type) {
@@ -65,7 +70,7 @@ __device__ void each_value(const Maps& maps, int count, const Corners* corners, 
             default:
                 each_of_type<double>(map, corners[m], start, visit);
         }
-        start += map.channels;
+        start += static_cast<int>(map.channels);
     }
 }
 
@@ -100,7 +105,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     __syncthreads();
     double sum = 0;
-    each_value(maps, map_count, corners, [&](int64_t c, double value) {
+    each_value(maps, map_count, corners, [&](int c, double value) {
         sum += value * value;
         if (staged) row[c] = static_cast<Row>(value);
     });
@@ -112,7 +117,7 @@ __global__ void __launch_bounds__(kThreads)
         for (int64_t c = threadIdx.x; c < job.channels; c += blockDim.x)
             store(job.out_type, job.out, begin + c, static_cast<double>(row[c]) * scale);
     } else {
-        each_value(maps, map_count, corners, [&](int64_t c, double value) {
+        each_value(maps, map_count, corners, [&](int c, double value) {
             store(job.out_type, job.out, begin + c, static_cast<double>(static_cast<Row>(value)) * scale);
         });
     }

@@ -159,21 +159,20 @@ __global__ void __launch_bounds__(256) column_kernel(Points points, Estimate est
     const int64_t i = segment * kSegment + lane(), j = column.point;
     const bool here = lane() < kSegment && i < column.rows;
     const ErrorModel& error = estimate.error;
-    float k = 0, bound = 0, m = 0;
+    const float k = here ? column.values[i] : 0.0f;
+    float bound = 0;
     double gain = 0, slack = 0;
-    bool open = false;
     if (here) {
-        const float s_i = estimate.sq_norms[i], s_j = estimate.sq_norms[j];
-        k = value_of(points.kind, error, column.products[i] * estimate.product, s_i, s_j);
-        open = k == kUncertain || i == j;
+        ErrorModel own = error;
+        if (i == j) own.sq_dist_rel_err = 0;
+        bound = bound_of(points.kind, own, k, estimate.sq_norms[i] + estimate.sq_norms[j]);
     }
     if (column.new_exact) {
-        bool live = open;
+        bool live = here && i == j;
         if (here) {
             const double before = column.exact[i];
             column.new_exact[i] = before;
             column.new_rounded[i] = column.rounded[i];
-            bound = bound_of(points.kind, error, k, estimate.sq_norms[i] + estimate.sq_norms[j]);
             live = live || k + bound > column.rounded[i];
         }
         __syncwarp();  // the copies are there before they are raised
@@ -189,12 +188,8 @@ __global__ void __launch_bounds__(256) column_kernel(Points points, Estimate est
         if (lane() == 0) column.gain[segment] = gain;
         return;
     }
-    k = settle_lanes(points, open, i, j, k);
     if (here) {
-        m = column.rounded[i];
-        ErrorModel own = error;
-        if (i == j) own.sq_dist_rel_err = 0;
-        bound = bound_of(points.kind, own, k, estimate.sq_norms[i] + estimate.sq_norms[j]);
+        const float m = column.rounded[i];
         const double w = column.weights[i];
         if (k > m) gain = w * (static_cast<double>(k) - static_cast<double>(m));
         if (k + bound > m) slack = w * static_cast<double>(bound);

@@ -29,7 +29,7 @@ import torch
 
 from . import _gpu
 
-ARCHS = ("80", "90", "100", "120")  # compute capabilities that every kernel must compile for
+ARCHS = ("80", "86", "89", "90", "100", "120")  # compute capabilities that every kernel must compile for
 AOT_BUILDS = ("maxherding.backends.triton.aot_builds", "disagreement.aot_builds", "hypercolumns.aot_builds")
 
 
@@ -43,6 +43,7 @@ class Build:
         constants: the `tl.constexpr` arguments.
         options: num_warps and num_stages of the launch.
         aligned: arguments that are multiples of 16 bytes at every launch, usually the pointers.
+        archs: those on which it is launched so.
     """
 
     kernel: Any
@@ -50,6 +51,7 @@ class Build:
     constants: dict[str, Any] = field(default_factory=dict)
     options: dict[str, int] = field(default_factory=dict)
     aligned: tuple[str, ...] = ()
+    archs: tuple[str, ...] = ARCHS
 
     @property
     def name(self) -> str:
@@ -62,13 +64,27 @@ class Build:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What came out: registers and bytes spilled per thread, bytes of shared memory per block."""
+    """What came out: registers and bytes spilled per thread, bytes of shared memory per block.
+
+    `loop`: the instructions of the loop that multiplies on tensor cores, where there is one.
+    """
 
     name: str
     arch: str
     registers: int
     spilled: int
     shared: int
+    loop: tuple[str, ...] = ()
+
+    @property
+    def spills_in_loop(self) -> int:
+        """How often a turn of it reads or writes what was spilled."""
+        return self.loop.count("LDL") + self.loop.count("STL")
+
+    @property
+    def additions_in_loop(self) -> int:
+        """Its float32 additions: what tensor cores have summed goes to a second sum."""
+        return self.loop.count("FADD") + 2 * self.loop.count("FADD2")
 
 
 @cache
@@ -134,6 +150,13 @@ def builds() -> list[Build]:
 
 def compile_ahead(build: Build, arch: str) -> Compiled:
     """Compile for a compute capability such as "90"; needs no GPU. Raises what Triton or ptxas raise."""
+    cubin, shared = binary(build, arch)
+    registers, spilled = _resources(cubin)
+    return Compiled(build.name, arch, registers, spilled, shared, tuple(_tensor_core_loop(disassembly(cubin))))
+
+
+def binary(build: Build, arch: str) -> tuple[bytes, int]:
+    """The compiled code, and bytes of shared memory per block."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -145,20 +168,46 @@ def compile_ahead(build: Build, arch: str) -> Compiled:
     source = ASTSource(build.kernel, signature, constexprs=build.constants, attrs=attrs)
     target = GPUTarget("cuda", int(arch), 32)
     made = triton.compile(source, target=target, options=dict(build.options))
-    registers, spilled = _resources(made.asm["cubin"])
-    return Compiled(build.name, arch, registers, spilled, made.metadata.shared)
+    return made.asm["cubin"], made.metadata.shared
 
 
-def _resources(cubin: bytes) -> tuple[int, int]:
-    """Registers, and bytes of stack (which Triton's kernels use for nothing but spills), by the cuobjdump of triton."""
+def disassembly(cubin: bytes) -> str:
+    return _said(cubin, "nvdisasm", "-c")
+
+
+def _said(cubin: bytes, tool: str, option: str) -> str:
+    """What a tool that comes with triton says of compiled code."""
     import triton
 
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    path = Path(triton.__file__).parent / "backends/nvidia/bin" / tool
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        run = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True)
-    found = re.search(r"REG:(\d+) STACK:(\d+)", run.stdout)
+        return subprocess.run([path, option, file.name], capture_output=True, text=True, check=True).stdout
+
+
+def _resources(cubin: bytes) -> tuple[int, int]:
+    """Registers, and bytes of stack, which Triton's kernels use for nothing but spills."""
+    said = _said(cubin, "cuobjdump", "-res-usage")
+    found = re.search(r"REG:(\d+) STACK:(\d+)", said)
     if found is None:
-        raise RuntimeError(f"cuobjdump said nothing of registers: {run.stdout}{run.stderr}")
+        raise RuntimeError(f"cuobjdump said nothing of registers: {said}")
     return int(found[1]), int(found[2])
+
+
+def _tensor_core_loop(said: str) -> list[str]:
+    """Instructions of the shortest loop with a product on tensor cores, which a branch backwards ends; or none."""
+    code: list[str] = []
+    labels: dict[str, int] = {}
+    loops = []
+    for line in said.splitlines():
+        if label := re.match(r"(\.L_x_\d+):", line):
+            labels[label[1]] = len(code)
+        elif found := re.match(r"\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9]*)(.*)", line):
+            code.append(found[1])
+            back = re.search(r"\((\.L_x_\d+)\)", found[2])
+            if found[1] == "BRA" and back and back[1] in labels:
+                inside = code[labels[back[1]] :]
+                if any("MMA" in name for name in inside):
+                    loops.append(inside)
+    return min(loops, key=len, default=[])

@@ -13,6 +13,7 @@ from difal_kernels.ops.maxherding import bounds
 from difal_kernels.ops.maxherding.backends import BACKENDS
 from difal_kernels.ops.maxherding.backends.cpu.greedy import make_native
 from difal_kernels.ops.maxherding.backends.cpu.products import Float32Products, Frame, Int16Products
+from difal_kernels.ops.maxherding.backends.gpu.operands import split as halve
 from difal_kernels.ops.maxherding.bounds import ROUNDINGS, UNIT, ErrorModel
 from difal_kernels.ops.maxherding.kernel_functions import KERNEL_FUNCTIONS, OF_FEATURES, kernel_matrix
 from difal_kernels.ops.maxherding.problem import Problem
@@ -113,6 +114,16 @@ def int16_sum(r):
     return worst
 
 
+def split(r):
+    """Two bfloat16 numbers for one of float32, and three products of theirs."""
+    x = torch.cat([numbers(2000, 1), 1 + 2.0**-8 - torch.arange(1, 64)[:, None] * 2.0**-20]).float()
+    high, low = torch.empty(2, *x.shape, dtype=torch.bfloat16)
+    halve(x, high, low)
+    x, high, low = x.double(), high.double(), low.double()
+    made = high @ high.T + high @ low.T + low @ high.T
+    return float(((made - x @ x.T).abs() / (x @ x.T)).max()) / (r.second_order * r.split * 2.0**-16)
+
+
 def native_values(kernel, products, sq_norms, error, features=None, bandwidth=1.0):
     """What csrc makes of inner products of point 0 with all others: entries 1 to N - 1 of row 0."""
     n = len(sq_norms)
@@ -179,11 +190,11 @@ def second_order(r):
     return max(opposite(h)[1] for h in bandwidths()) / allowed
 
 
-STAGES = (row, unit_row, sq_norm, sq_dist, product, int16_sum, evaluation, coverage, value, entry, second_order)
+STAGES = (row, unit_row, sq_norm, sq_dist, product, int16_sum, split, evaluation, coverage, value, entry, second_order)
 
 
 def test_every_rounding_has_a_stage():
-    """A tensor core's sums need a GPU: tests/gpu drives them where there is one."""
+    """A tensor core's sums are driven where its kernels run: tests/triton/test_product.py."""
     assert {stage.__name__ for stage in STAGES} == {field.name for field in fields(ROUNDINGS)} - {"tensor_core"}
 
 

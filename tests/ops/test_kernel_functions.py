@@ -34,7 +34,7 @@ def test_the_codes_are_those_of_csrc():
 
 
 def test_the_codes_are_those_of_the_triton_kernels():
-    text = (MAXHERDING / "backends/triton/arithmetic.py").read_text()
+    text = (MAXHERDING / "backends/gpu/arithmetic.py").read_text()
     for name, function in KERNEL_FUNCTIONS.items():
         assert f"\n{name.upper()} = tl.constexpr({function.code})\n" in text
 
@@ -130,4 +130,4 @@ def test_csrc_and_triton_have_the_constants_of_the_bounds():
     assert f"kSteps = {bounds.STEPS}.0f" in header.read_text()
     factor = f"{bounds.ROUNDINGS.second_order}"
     assert f"times({factor}f, estimated" in (ROOT / "csrc/include/difal/estimate.h").read_text()
-    assert f"near * 0 + {factor}, " in (MAXHERDING / "backends/triton/arithmetic.py").read_text()
+    assert f"near * 0 + {factor}, " in (MAXHERDING / "backends/gpu/arithmetic.py").read_text()

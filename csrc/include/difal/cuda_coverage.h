@@ -23,10 +23,9 @@ struct Points {
     KernelKind kind;
 };
 
-// Inner products to kernel values: how, and how wrong.
+// How wrong estimated kernel values are.
 struct Estimate {
     ErrorModel error;
-    float product;          // times a GEMM's number is the inner product in units of the bandwidth
     const float* sq_norms;  // (N,) the s_i of ErrorModel
 };
 
@@ -107,24 +106,10 @@ void coverage_start(Queue queue, const CoverageTask* tasks, int count, int64_t m
 void coverage_select(Queue queue, const CoverageTask* tasks, int count, int64_t most_columns, bool sparse,
                      unsigned* arrivals, int64_t picks, int threads);
 
-// Inner products to kernel values, in place. The symmetric one reads rows [row_begin, row_end) and the columns up to
-// each row's own, and writes both halves; the other takes any rectangle, whose columns are `columns` or, if null,
-// `column_begin` and on.
-struct Panel {
-    float* gram;
-    int64_t stride;
-    int64_t row_begin, row_end;
-    int64_t column_begin, column_end;
-    const int64_t* columns;
-    bool symmetric;
-    bool diagonal;  // column c is point c: entries (i, i) are made exact
-};
-void coverage_fill(Queue queue, const Points& points, const Estimate& estimate, const Panel& panel);
-
-// Raises m of rows [row_begin, row_end) to what `count` other points give: products is (rows, count), `others` their
-// features, type and dimension as the points', contiguous; scales and norms as the points'.
+// Raises m of rows [row_begin, row_end) to what `count` other points give: values is (rows, count), kernel values or
+// kUncertain, `others` their features, type, dimension and stride as the points'; scales and norms as the points'.
 struct Cover {
-    const float* products;
+    const float* values;
     int64_t stride, row_begin, row_end, count;
     const void* others;
     const float* sq_norms;
@@ -169,11 +154,11 @@ struct Lists {
 };
 void coverage_gather(Queue queue, const Points& points, const Estimate& estimate, const Tile& tile, const Lists& lists);
 
-// Column `point` against the coverage (exact, rounded), from its inner products with all N. Per segment of kSegment
-// rows: the estimated gain and its bound, or, if `new_exact` is given, the float64 gain and the coverage with the
+// Column `point` against the coverage (exact, rounded), from its estimated kernel values. Per segment of kSegment rows:
+// the estimated gain and its bound, or, if `new_exact` is given, the float64 gain and the coverage with the
 // point.
 struct Column {
-    const float* products;
+    const float* values;
     int64_t rows, point;
     const double *weights, *exact;
     const float* rounded;

@@ -48,7 +48,7 @@ def shape_of_tile(classes: int, class_stride: int) -> dict[str, int]:
 
 
 def options(tile: dict[str, int]) -> dict[str, int]:
-    return {"num_warps": 4 if tile["CLASSES"] * tile["POSITIONS"] <= 4 * NUMBERS else 8, "enable_fp_fusion": False}
+    return {"num_warps": 4 if tile["CLASSES"] * tile["POSITIONS"] <= 4 * NUMBERS else 8, "enable_fp_fusion": True}
 
 
 def run(problem: Problem) -> tuple[dict[str, torch.Tensor], int]:

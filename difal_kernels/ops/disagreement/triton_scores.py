@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from .._triton import kernel
-from ..maxherding.backends.triton.arithmetic import exp_minus
+from ..maxherding.backends.gpu.arithmetic import exp_minus
 
 PROBS = tl.constexpr(2)  # of problem.INPUTS; log-probabilities are logits with one more check
 LOG_PROBS = tl.constexpr(1)

@@ -72,11 +72,11 @@ def gather(
 
 @kernel
 def normalise(work, squares, out, width: tl.int64, NORMALIZE: tl.constexpr, BLOCK: tl.constexpr):
-    """One row of `work` to `out`, which may be the same, divided by its norm; a row of zeros stays."""
+    """One row of `work` to `out`, which may be the same, over its norm; a row of zeros stays."""
     point = tl.program_id(0).to(tl.int64)
     norm = tl.sqrt(tl.load(squares + point))
-    norm = tl.where((norm > 0) & NORMALIZE, norm, 1.0)
+    scale = 1 / tl.where((norm > 0) & NORMALIZE, norm, 1.0)
     for begin in range(0, width, BLOCK):
         c = begin + tl.arange(0, BLOCK)
-        value = wide(tl.load(work + point * width + c, mask=c < width, other=0.0)) / norm
+        value = wide(tl.load(work + point * width + c, mask=c < width, other=0.0)) * scale
         tl.store(out + point * width + c, narrow(value, out.dtype.element_ty), mask=c < width)

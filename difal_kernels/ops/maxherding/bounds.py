@@ -29,7 +29,8 @@ class Roundings:
         sq_dist: of s_i + s_j, in that sum (1) and in subtracting 2 g from it (2, since |q| <= 2 (s_i + s_j)).
         product: of |a_i| |a_j|, in each of the D products and additions of a float32 GEMM.
         int16_sum: of |a_i| |a_j|, in a product of 16-bit rows besides one for each group: the two steps.
-        tensor_core: of |a_i| |a_j|, in each product and addition of a tensor core, which does not round as IEEE says.
+        tensor_core: of |a_i| |a_j|, in each product that a tensor core adds up, which does not round as IEEE says.
+        split: of |a_i| |a_j|, in units of 2^-16: what is left out where float32 rows are sums of two bfloat16 numbers.
         evaluation: of k, in f(q), at a given q.
         coverage: of m, rounded to float32.
         value: of k, in a float64 kernel value rounded to float32.
@@ -43,7 +44,8 @@ class Roundings:
     sq_dist: float = 3
     product: float = 1
     int16_sum: float = 2
-    tensor_core: float = 4
+    tensor_core: float = 3
+    split: float = 2
     evaluation: float = 6
     coverage: float = 1
     value: float = 1
@@ -99,9 +101,17 @@ def int16_rel_err(sums: int, rounding: float, r: Roundings = ROUNDINGS) -> float
     return error / (1 - error) * (1 + rounding) ** 2 + 2 * rounding + rounding**2
 
 
-def tensor_core_rel_err(dimension: int, chunk: int, r: Roundings = ROUNDINGS) -> float:
-    """The same of a tensor core's sums of `chunk` products of half precision, added up in float32; docs/kernels.md."""
-    return r.tensor_core * (min(chunk, dimension) + -(-dimension // chunk)) * UNIT
+def tensor_core_rel_err(dimension: int, chunk: int, r: Roundings = ROUNDINGS, products: int = 1) -> float:
+    """The same of a tensor core's sums over `chunk` numbers at a time, added up in float32; docs/kernels.md.
+
+    `products`: how many are made of each pair of numbers.
+    """
+    return (r.tensor_core * products * min(chunk, dimension) + r.product * -(-dimension // chunk)) * UNIT
+
+
+def split_rel_err(dimension: int, chunk: int, r: Roundings = ROUNDINGS) -> float:
+    """The same where rows are sums of two bfloat16 numbers, of whose four products the least is left out."""
+    return tensor_core_rel_err(dimension, chunk, r, products=3) + r.split * 2.0**-16
 
 
 def error_model(kernel: str, product_rel_err: float, stored_in_16_bits: bool = False, r: Roundings = ROUNDINGS):

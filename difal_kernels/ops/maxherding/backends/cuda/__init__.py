@@ -1,4 +1,4 @@
-"""An NVIDIA GPU: inner products by torch's GEMM, everything around them in csrc/cuda."""
+"""An NVIDIA GPU: kernel values by the product of backends/gpu, which is in Triton, all that follows in csrc/cuda."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from difal_kernels.ops import _gpu
+from difal_kernels.ops import _gpu, _triton
 
 from ...primitives import DenseMemory, Guessing
 from ...problem import Batch, Problem
@@ -26,13 +26,13 @@ class CudaBackend(GpuBackend):
     stacked: bool = False
 
     def unavailable(self) -> str | None:
-        return _gpu.unavailable()
+        return _gpu.unavailable() or _triton.unavailable()
 
     def supports(self, batch: Batch) -> str | None:
         return self.unavailable() or _gpu.wrong_device(batch.device) or self.supports_rows(batch)
 
     def active(self, device: torch.device) -> AbstractContextManager[None]:
-        return _gpu.on(device)
+        return _triton.on(device)
 
     def dense_memory(self, p: Problem, alone: bool = True) -> DenseMemory:
         return dense.memory(p, self.tuning)

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import torch
 
-from difal_kernels._precision import full_precision
 from difal_kernels._progress import Progress
 from difal_kernels.ops._gpu import FLOAT_CODES
 
@@ -17,19 +16,19 @@ from ...kernel_functions import KERNEL_FUNCTIONS
 from ...primitives import DenseMemory
 from ...problem import Problem
 from ..gpu import GpuTuning
-from ..gpu.operands import label_bytes, operand_bytes
+from ..gpu.operands import copy_bytes, label_bytes, operand_bytes
 from .greedy import CudaGreedy, Task, workspace_bytes
 from .operands import CudaOperands
 
 
 def memory(p: Problem, tuning: GpuTuning) -> DenseMemory:
-    n, d = p.features.shape
-    copy = 0 if p.features.is_contiguous() else n * d * p.features.element_size()
+    n = len(p.features)
+    copy = copy_bytes(p)
     if p.kernel == "precomputed":
         copy = n * n * (8 if p.features.dtype == torch.float64 else 4)
         passing = 12 * p.features.numel()
     else:
-        passing = operand_bytes(p) + label_bytes(p, tuning) + (0 if symmetric(p) else 4 * columns(p) * d)
+        passing = operand_bytes(p) + label_bytes(p, tuning)
     width = padded(columns(p), tuning.row_multiple)
     return DenseMemory(kept=4 * n * width + copy + workspace_bytes(n, columns(p)), passing=passing)
 
@@ -56,16 +55,9 @@ class CudaMatrix(Task):
             self.native |= self.operands.native()
 
     def fill(self) -> None:
-        operands, square, n, step = self.operands, symmetric(self.p), self.rows, self.tuning.rows_at_once
-        chosen = None if self.points is None else operands.matrix[self.points]
-        with full_precision(gpu=True):
-            for b in range(0, n, step):
-                e = min(b + step, n)
-                last = e if square else self.columns
-                operands.multiply(
-                    operands.matrix[b:e], operands.matrix[:e] if square else chosen, self.gram[b:e, :last]
-                )
-                operands.fill(self.gram.data_ptr(), self.gram.stride(0), (b, e, 0, last), self.points, square)
+        own, square = self.operands, symmetric(self.p)
+        chosen = own.every if self.points is None else self.points
+        own.fill(self.gram[:, : self.columns], own.every, chosen, mirrored=square)
 
     def copy(self) -> None:
         """The kernel itself is the matrix, copied once."""
@@ -81,7 +73,6 @@ class CudaMatrix(Task):
             "bandwidth": 1.0,
             "type": FLOAT_CODES[exact.dtype],
             "kind": KERNEL_FUNCTIONS["precomputed"].code,
-            "product": 1.0,
             "sq_norms": sq_norms.data_ptr(),
             **precomputed_model(exact.dtype, self.tuning.roundings).native(),
         }

@@ -15,11 +15,6 @@ from ..gpu.operands import GpuOperands
 
 
 class CudaOperands(GpuOperands):
-    def rows_of(self, features: torch.Tensor) -> torch.Tensor:
-        """Rows that begin on 16 bytes wherever they can: a kernel value is then summed in one order in any of them."""
-        features = features.contiguous()
-        return features if features.data_ptr() % 16 == 0 else features.clone()
-
     def norms_of(self, features: torch.Tensor) -> torch.Tensor:
         """As the kernels sum inner products."""
         out = torch.empty(len(features), dtype=torch.float64, device=features.device)
@@ -55,24 +50,9 @@ class CudaOperands(GpuOperands):
             "bandwidth": self.bandwidth,
             "type": FLOAT_CODES[features.dtype],
             "kind": KERNEL_FUNCTIONS[self.kernel].code,
-            "product": self.product,
             "sq_norms": sq_norms.data_ptr(),
             **self.error.native(),
         }
-
-    def fill(
-        self, at: int, stride: int, block: tuple[int, int, int, int], points: torch.Tensor | None, symmetric: bool
-    ) -> None:
-        """Turn inner products at address `at` into kernel values, of rows and columns [begin, end) or of `points`."""
-        load("_cuda").coverage_fill(
-            queue(self.device),
-            at,
-            stride,
-            block,
-            0 if points is None else points.data_ptr(),
-            symmetric=symmetric,
-            **self.native(),
-        )
 
 
 class CudaCoverage(GpuCoverage):
@@ -80,7 +60,7 @@ class CudaCoverage(GpuCoverage):
 
     def cover_block(
         self,
-        products: torch.Tensor,
+        values: torch.Tensor,
         begin: int,
         end: int,
         rows: torch.Tensor,
@@ -89,8 +69,8 @@ class CudaCoverage(GpuCoverage):
     ) -> None:
         load("_cuda").coverage_cover(
             queue(rows.device),
-            products.data_ptr(),
-            products.stride(0),
+            values.data_ptr(),
+            values.stride(0),
             begin,
             end,
             len(rows),

@@ -17,7 +17,7 @@ from ...primitives import DenseGreedy, DenseMemory, Guessing, Solve, TiledGreedy
 from ...problem import Batch, Problem, in_one_dtype
 from ...result import Result
 
-# A correction is done by GEMMs here as on the CPU, so the first guesses are made with as much care.
+# A correction is done by products here as on the CPU, so the first guesses are made with as much care.
 GUESSING = Guessing(
     max_guesses=256, first_guesses=2, sample_rows=512, tried=128, most_tried=128, largest_error=math.inf
 )
@@ -29,16 +29,13 @@ class GpuTuning:
 
     Attributes:
         tile_points: rows and columns of a tile, without the matrix.
-        rows_at_once: rows of the matrix per GEMM.
-        labels_at_once: labeled rows per GEMM.
+        rows_at_once: points that are covered at a time.
+        labels_at_once: labeled rows that cover them at a time.
         row_multiple: rows of the matrix are a multiple of so many numbers apart.
         max_entries: alive entries that are worth gathering: a sweep is cheaper than lists that are longer.
         list_room: entries of a list beyond those counted.
         guessed_at_once: kernel rows that are made at a time for guessing.
-        chunk: products that a tensor core adds up before they go to a float32 sum.
-        cached_sums: bytes of those sums that are made at a time, so that they wait for the next chunk in the L2 cache.
         max_tensor_core_err: largest relative error of a kernel value that a tensor core's sums may cause.
-        half_products: whether torch multiplies half precision into float32; None to try it.
         roundings: what the bounds are made from.
     """
 
@@ -49,10 +46,7 @@ class GpuTuning:
     max_entries: int = 3 << 30
     list_room: int = 32
     guessed_at_once: int = 128
-    chunk: int = 512
-    cached_sums: int = 16 << 20
     max_tensor_core_err: float = 2.0**-11
-    half_products: bool | None = None
     roundings: Roundings = ROUNDINGS
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from difal_kernels._precision import full_precision
-
 from .operands import GpuOperands
 
 
@@ -22,15 +20,14 @@ class GpuCoverage:
 
     def cover(self, rows: torch.Tensor) -> None:
         operands, n = self.operands, len(self.exact)
-        rows = rows.to(operands.features.dtype).contiguous()
+        rows = operands.aligned_rows(rows.to(operands.features.dtype))
         matrix, sq_norms, norms = operands.others(rows)
         step = min(operands.tuning.rows_at_once, n)
-        products = torch.empty(step, len(rows), dtype=torch.float32, device=rows.device)
+        values = torch.empty(step, len(rows), dtype=torch.float32, device=rows.device)
         for b in range(0, n, step):
             e = min(b + step, n)
-            with full_precision(gpu=True):
-                operands.multiply(operands.matrix[b:e], matrix, products[: e - b])
-            self.cover_block(products[: e - b], b, e, rows, sq_norms, norms)
+            operands.fill_with(values[: e - b], operands.every[b:e], matrix, sq_norms)
+            self.cover_block(values[: e - b], b, e, rows, sq_norms, norms)
 
     def cover_with(self, coverage: torch.Tensor) -> None:
         self.exact.copy_(coverage)
@@ -38,12 +35,15 @@ class GpuCoverage:
 
     def cover_block(
         self,
-        products: torch.Tensor,
+        values: torch.Tensor,
         begin: int,
         end: int,
         rows: torch.Tensor,
         sq_norms: torch.Tensor,
         norms: torch.Tensor | None,
     ) -> None:
-        """Raise m of points [begin, end) to what labeled `rows` give, of which `products` has the inner products."""
+        """Raise m of points [begin, end) to what labeled `rows`, as far apart as the pool's, give.
+
+        `values` has the estimates, some UNCERTAIN.
+        """
         raise NotImplementedError

@@ -9,11 +9,9 @@ from typing import Any
 
 import torch
 
-from difal_kernels._precision import full_precision
 from difal_kernels._progress import Progress
 
 from ...bounds import TOLERANCE, exact_sum_unit
-from ...kernel_functions import kernel_of_scaled_square
 from ...primitives import Guessing
 from ...problem import Problem
 from .covered import GpuCoverage
@@ -74,6 +72,18 @@ class Lists:
         return {f"list_{name}": getattr(self, name).data_ptr() for name in ("begin", "length", "point", "value")}
 
 
+@dataclass
+class Tile:
+    """Kernel values of rows [b, e) and columns [b2, e2), on and left of the diagonal; `place` is b, e, b2, e2."""
+
+    values: torch.Tensor
+    place: tuple[int, int, int, int]
+
+    @property
+    def on_diagonal(self) -> bool:
+        return self.place[0] == self.place[2]
+
+
 class GpuTiledGreedy(GpuCoverage):
     """See `primitives.TiledGreedy`; a backend's own kernels are in the methods that end this class."""
 
@@ -104,23 +114,12 @@ class GpuTiledGreedy(GpuCoverage):
     def working(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def products(self, index: torch.Tensor, others: torch.Tensor | None = None) -> torch.Tensor:
-        """Inner products of some points with all, or with rows of `operands.matrix`; float32."""
-        others = self.operands.matrix if others is None else others
-        out = self.make(torch.float32, len(index), len(others))
-        with full_precision(gpu=True):
-            self.operands.multiply(self.operands.matrix[index], others, out)
-        return out
+    def values(self, points: torch.Tensor, columns: torch.Tensor | None = None) -> torch.Tensor:
+        """Estimates of k between some points and all, or some others, float32; none is uncertain."""
+        columns = self.operands.every if columns is None else columns
+        return self.operands.fill(self.make(torch.float32, len(points), len(columns)), points, columns)
 
     # Guessing.
-
-    def estimated_rows(self, index: torch.Tensor) -> torch.Tensor:
-        """Kernel values of some points with all as torch estimates them, (len(index), N) float32: for guesses alone."""
-        k, sq_norms = self.products(index), self.operands.sq_norms
-        if self.p.kernel == "cosine":
-            return k.clamp_(min=0)
-        k.mul_(-2 * self.operands.product).add_(sq_norms).add_(sq_norms[index][:, None]).clamp_(min=0)
-        return kernel_of_scaled_square(k, self.p.kernel)
 
     def coverage(self, t: int) -> torch.Tensor:
         return self.levels[t].exact
@@ -130,12 +129,12 @@ class GpuTiledGreedy(GpuCoverage):
 
     def guess(self, j: int) -> None:
         index = torch.tensor([j], device=self.device)
-        self.levels.append(self.raised(self.pool, j, self.products(index)[0], self.levels[-1])[0])
+        self.levels.append(self.raised(self.pool, j, self.values(index)[0], self.levels[-1])[0])
 
-    def raised(self, points: PointSet, j: int, products: torch.Tensor, level: Level) -> tuple[Level, torch.Tensor]:
+    def raised(self, points: PointSet, j: int, values: torch.Tensor, level: Level) -> tuple[Level, torch.Tensor]:
         """The coverage of `points` with point j of them, and its float64 gain."""
         new = Level(torch.empty_like(level.exact), torch.empty_like(level.rounded))
-        gain, _ = self.column(points, j, products, level, new)
+        gain, _ = self.column(points, j, values, level, new)
         return new, gain.sum()
 
     def gain(self, t: int) -> float:
@@ -147,14 +146,14 @@ class GpuTiledGreedy(GpuCoverage):
         step = self.operands.tuning.guessed_at_once
         for b in range(0, len(rows), step):
             part = slice(b, b + step)
-            taken = torch.minimum(self.estimated_rows(rows[part]), high[part, None])
+            taken = torch.minimum(self.values(rows[part]), high[part, None])
             out += weights[part].float() @ taken.sub_(low[part, None]).clamp_(min=0)
 
     def estimate_gains(self, points: torch.Tensor, t: int) -> torch.Tensor:
         level, weights = self.levels[t].rounded, self.weights.float()
         step = self.operands.tuning.guessed_at_once
         return torch.cat(
-            [self.estimated_rows(some).sub_(level).clamp_(min=0) @ weights for some in points.split(step)]
+            [self.values(some).sub_(level).clamp_(min=0) @ weights for some in points.split(step)]
         ).double()
 
     # Proving.
@@ -190,7 +189,7 @@ class GpuTiledGreedy(GpuCoverage):
 
     def settle(self, points: torch.Tensor, t: int, threshold: Callable[[], float]) -> Iterator[float]:
         level = self.levels[t]
-        for j, row in zip(points.tolist(), self.products(points), strict=True):
+        for j, row in zip(points.tolist(), self.values(points), strict=True):
             gain, bound = self.column(self.pool, j, row, level, None)
             if float(gain.sum() + bound.sum()) < threshold():
                 yield -1.0
@@ -200,7 +199,7 @@ class GpuTiledGreedy(GpuCoverage):
     def replace(self, t: int, points: Sequence[int], moved: int) -> None:
         old, base = self.levels, self.levels[t]
         winner = torch.tensor(points[:1], device=self.device)
-        new, _ = self.raised(self.pool, points[0], self.products(winner)[0], base)
+        new, _ = self.raised(self.pool, points[0], self.values(winner)[0], base)
         changed = ((new.exact > base.exact) | (old[t + moved].exact > base.exact)).nonzero()[:, 0]
         before = self.rounded_levels(t, changed)
         self.levels = [*old[: t + 1], *self.covered_anew(changed, old[t:], points)]
@@ -214,7 +213,7 @@ class GpuTiledGreedy(GpuCoverage):
         step = self.operands.tuning.rows_at_once
         for b in range(0, len(changed), step):
             some = slice(b, b + step)
-            kernel = self.kernel_columns(changed[some]).T.contiguous()  # (rows, N)
+            kernel = self.values(changed[some])
             done = Events.of(after[some], weights[some], differs[some])
             undone = Events.of(before[some], weights[some], differs[some])
             undone_sums = torch.zeros_like(self.taken[t - self.first :])
@@ -230,10 +229,10 @@ class GpuTiledGreedy(GpuCoverage):
         """The levels after old[0] with these guesses instead, of which only `rows` are covered otherwise."""
         levels, count = [], len(rows)
         index = torch.tensor(points, device=self.device)
-        products = self.products(index, self.operands.matrix[rows]) if count else None
+        values = self.values(index, rows) if count else None
         both = torch.cat([rows, index])
         own = PointSet(
-            self.operands.rows_of(self.operands.features[both]),
+            self.operands.aligned_rows(self.operands.features[both]),
             self.operands.sq_norms[both],
             None if self.operands.norms is None else self.operands.norms[both],
             self.weights[both],
@@ -241,7 +240,7 @@ class GpuTiledGreedy(GpuCoverage):
         level = Level(old[0].exact[rows], old[0].rounded[rows])
         for g, was in enumerate(old[1:]):
             if count:
-                level, _ = self.raised(own, count + g, products[g], level)
+                level, _ = self.raised(own, count + g, values[g], level)
             new = Level(was.exact.clone(), was.rounded.clone())
             new.exact[rows], new.rounded[rows] = level.exact, level.rounded
             levels.append(new)
@@ -298,29 +297,55 @@ class GpuTiledGreedy(GpuCoverage):
     def contested(self) -> int:
         return self.greedy.contested(0)
 
+    # Tiles, which are kernel values when a backend's own kernels read them.
+
+    def tiles(self) -> Iterator[Tile]:
+        """Make each tile of the half matrix in turn, in the place of the last one; those on the diagonal are whole."""
+        n, operands = self.n, self.operands
+        step = min(operands.tuning.tile_points, n)
+        space = self.make(torch.float32, step * step)
+        for b in range(0, n, step):
+            e = min(b + step, n)
+            for b2 in range(0, b + 1, step):
+                e2 = min(b2 + step, n)
+                values = space[: (e - b) * (e2 - b2)].view(e - b, e2 - b2)
+                operands.fill(values, operands.every[b:e], operands.every[b2:e2], mirrored=b == b2)
+                yield Tile(values, (b, e, b2, e2))
+
+    def make_tiles(self, events: Events) -> None:
+        """Add to `taken` and `alive`, and to `counts` where that is not None."""
+        floor, allowed = self.levels[-1].rounded, self.allowed.to(torch.uint8)
+        for tile in self.tiles():
+            self.take_tile(tile, events)
+            if self.counts is not None:
+                self.gather_tile(tile, floor, allowed, self.counts, None)
+
+    def fill_lists(self, floor: torch.Tensor, allowed: torch.Tensor, lists: Lists) -> None:
+        """Gather what is alive at coverage `floor`; no list beyond its room."""
+        for tile in self.tiles():
+            self.gather_tile(tile, floor, allowed, lists.length, lists)
+
     # Each backend's own.
 
     def column(
-        self, points: PointSet, j: int, products: torch.Tensor, level: Level, new: Level | None
+        self, points: PointSet, j: int, values: torch.Tensor, level: Level, new: Level | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Partial sums of the gain of point j of `points` from as many of them as `level` has: in float64, and the
-        coverage with it to `new`; or, without that, estimated, and of the estimate's bound."""
+        """Partial sums of the gain of point j of `points` from as many of them as `level` has, whose estimated `values`
+        are given: in float64, and the coverage with it to `new`; or, without that, estimated, and of the bound."""
         raise NotImplementedError
 
-    def make_tiles(self, events: Events) -> None:
-        """Make all tiles of the half matrix: add to `taken` and `alive`, and to `counts` where that is not None."""
+    def take_tile(self, tile: Tile, events: Events) -> None:
+        """Add to `taken` and `alive` what rows take from columns, and, off the diagonal, columns from rows."""
         raise NotImplementedError
 
-    def kernel_columns(self, points: torch.Tensor) -> torch.Tensor:
-        """Estimates of k between all and `points`, (N, len(points)) float32; none is uncertain."""
+    def gather_tile(
+        self, tile: Tile, floor: torch.Tensor, allowed: torch.Tensor, length: torch.Tensor, lists: Lists | None
+    ) -> None:
+        """Add to `length` the alive entries of each point in a tile, and put them at the ends of `lists`."""
         raise NotImplementedError
 
     def take(self, kernel: torch.Tensor, events: Events, taken: torch.Tensor, alive: torch.Tensor) -> None:
         """Add what rows take from all candidates, given their rows of `kernel`, (rows, N)."""
-        raise NotImplementedError
-
-    def fill_lists(self, floor: torch.Tensor, allowed: torch.Tensor, lists: Lists) -> None:
-        """Gather what is alive at coverage `floor`; no list beyond its room."""
         raise NotImplementedError
 
     def greedy_on(self, lists: Lists, level: Level, open_: torch.Tensor, budget: int) -> Any:

@@ -1,4 +1,4 @@
-"""Triton, for a GPU without nvcc: tiles of GEMM and kernel function in one, and the greedy loop."""
+"""Triton, for a GPU without nvcc: the product of backends/gpu, and the greedy loop."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from ...problem import Batch, Problem
 from ..gpu import GUESSING, GpuBackend, GpuTuning
 from . import dense, tiled
 
-MAX_POINTS = 65_535 * dense.SIDE  # of a grid's second dimension: tiles side by side
-
 
 @dataclass(frozen=True, kw_only=True)
 class TritonBackend(GpuBackend):
@@ -32,11 +30,7 @@ class TritonBackend(GpuBackend):
         return _triton.unavailable()
 
     def supports(self, batch: Batch) -> str | None:
-        reason = self.unavailable() or _triton.wrong_device(batch.device) or self.supports_rows(batch)
-        most = max(len(p.features) for p in batch.problems)
-        if reason is None and most > MAX_POINTS:
-            return f"it takes {MAX_POINTS} points at most, got {most}"
-        return reason
+        return self.unavailable() or _triton.wrong_device(batch.device) or self.supports_rows(batch)
 
     def active(self, device: torch.device) -> AbstractContextManager[None]:
         return _triton.on(device)

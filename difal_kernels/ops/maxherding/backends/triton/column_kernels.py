@@ -4,7 +4,7 @@ import triton.language as tl
 
 from difal_kernels.ops._triton import kernel
 
-from .arithmetic import (
+from ..gpu.arithmetic import (
     UNCERTAIN,
     address_of,
     bound_of,
@@ -13,7 +13,6 @@ from .arithmetic import (
     exact_values,
     multiple,
     reach_of,
-    value_of,
 )
 from .greedy_kernels import BOUND_MAGIC, COLUMNS, GROUP, KNOWN, MAGIC, OPEN, RISES, SETTLED, TILE, WIDTH
 
@@ -115,46 +114,39 @@ def lower_sparse(
 
 @kernel
 def column(
-    products, features_at, stride: tl.int64, dimension: tl.int64, norms_at, reals, model, sq_norms, weights, exact,
+    values, features_at, stride: tl.int64, dimension: tl.int64, norms_at, reals, model, sq_norms, weights, exact,
     rounded, new_exact, new_rounded, gain, bound, rows: tl.int64, point: tl.int64, KIND: tl.constexpr,
     DTYPE: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
-    """One candidate against a coverage, GROUP rows a program, from its inner products with all.
+    """One candidate against a coverage, GROUP rows a program, from estimates of the kernel between it and all.
 
     EXACT: its float64 gain and the coverage with it; else its estimated gain and the bound of that.
     """
     group = tl.program_id(0).to(tl.int64)
     i = group * GROUP + tl.arange(0, GROUP)
     here = i < rows
-    sq_dist_rel_err, relative, absolute, tolerance, product = error_model(model)
+    sq_dist_rel_err, relative, absolute, tolerance, _ = error_model(model)
     total = tl.load(sq_norms + i, mask=here, other=0.0) + tl.load(sq_norms + point)
-    k = value_of(
-        tl.load(products + i, mask=here, other=0.0) * product, total, sq_dist_rel_err, absolute, tolerance, KIND
-    )
-    unsure = here & ((k == UNCERTAIN) | (i == point))
+    total = tl.where(i == point, 0.0, total)
+    k = tl.load(values + i, mask=here, other=-1.0)
     m = tl.load(rounded + i, mask=here, other=4.0)
     w = tl.load(weights + i, mask=here, other=0.0)
-    wanted = unsure
+    off = bound_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
     if EXACT:
-        wanted = unsure | (here & (k + bound_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND) > m))
-    value = k.to(tl.float64)
-    if tl.max(wanted.to(tl.int32), axis=0) > 0:
-        features = address_of(features_at, DTYPE)
-        norms = address_of(norms_at, tl.float64)
-        made = exact_values(
-            features, stride, dimension, norms, i, features, i * 0 + point, norms, wanted, tl.load(reals), KIND
-        )
-        value = tl.where(wanted, made, value)
-    if EXACT:
+        wanted = here & ((k + off > m) | (i == point))
+        value = tl.zeros([GROUP], tl.float64)
+        if tl.max(wanted.to(tl.int32), axis=0) > 0:
+            features = address_of(features_at, DTYPE)
+            norms = address_of(norms_at, tl.float64)
+            value = exact_values(
+                features, stride, dimension, norms, i, features, i * 0 + point, norms, wanted, tl.load(reals), KIND
+            )
         before = tl.load(exact + i, mask=here, other=4.0)
         rises = wanted & (value > before)
         tl.store(new_exact + i, tl.where(rises, value, before), mask=here)
         tl.store(new_rounded + i, tl.where(rises, value.to(tl.float32), m), mask=here)
         tl.store(gain + group, tl.sum(tl.where(rises, w * (value - before), 0.0), axis=0))
     else:
-        k = value.to(tl.float32)
-        total = tl.where(i == point, 0.0, total)
-        off = bound_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
         above = tl.where(here & (k > m), w * (k.to(tl.float64) - m.to(tl.float64)), 0.0)
         tl.store(gain + group, tl.sum(above, axis=0))
         tl.store(bound + group, tl.sum(tl.where(here & (k + off > m), w * off.to(tl.float64), 0.0), axis=0))
@@ -162,7 +154,7 @@ def column(
 
 @kernel
 def cover(
-    products, products_stride: tl.int64, features_at, stride: tl.int64, dimension: tl.int64, norms_at, reals, model,
+    values, values_stride: tl.int64, features_at, stride: tl.int64, dimension: tl.int64, norms_at, reals, model,
     sq_norms, others_at, other_sq_norms, other_norms_at, exact, rounded, begin: tl.int64,
     end: tl.int64, count: tl.int64, KIND: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
@@ -170,8 +162,8 @@ def cover(
     reach above it."""
     i = begin + tl.program_id(0).to(tl.int64) * GROUP + tl.arange(0, GROUP)
     here = i < end
-    sq_dist_rel_err, relative, absolute, tolerance, product = error_model(model)
-    line = products + (i - begin)[:, None] * products_stride
+    sq_dist_rel_err, relative, absolute, tolerance, _ = error_model(model)
+    line = values + (i - begin)[:, None] * values_stride
     sq_norm_i = tl.load(sq_norms + i, mask=here, other=0.0)
     best = tl.load(exact + i, mask=here, other=4.0)
     floor = best
@@ -180,8 +172,7 @@ def cover(
         l = first + lanes
         inside = here[:, None] & (l < count)[None, :]
         total = sq_norm_i[:, None] + tl.load(other_sq_norms + l, mask=l < count, other=0.0)[None, :]
-        g = tl.load(line + l[None, :], mask=inside, other=0.0) * product
-        k = value_of(g, total, sq_dist_rel_err, absolute, tolerance, KIND)
+        k = tl.load(line + l[None, :], mask=inside, other=0.0)
         off = bound_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
         least = k.to(tl.float64) - off.to(tl.float64)
         sure = inside & (k != UNCERTAIN)
@@ -195,8 +186,7 @@ def cover(
         l = first + lanes
         inside = here[:, None] & (l < count)[None, :]
         total = sq_norm_i[:, None] + tl.load(other_sq_norms + l, mask=l < count, other=0.0)[None, :]
-        g = tl.load(line + l[None, :], mask=inside, other=0.0) * product
-        k = value_of(g, total, sq_dist_rel_err, absolute, tolerance, KIND)
+        k = tl.load(line + l[None, :], mask=inside, other=0.0)
         off = bound_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
         reaches = inside & ((k == UNCERTAIN) | (k.to(tl.float64) + off.to(tl.float64) >= floor[:, None]))
         columns = tl.sum(reaches.to(tl.int32), axis=0)

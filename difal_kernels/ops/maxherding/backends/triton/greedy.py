@@ -13,9 +13,9 @@ from difal_kernels.ops._triton import interpreted
 
 from ...kernel_functions import KERNEL_FUNCTIONS
 from ...problem import Problem
-from .operands import GROUP, OPTIONS, WIDTH, triton_type
+from ..gpu.operands import OPTIONS, WIDTH, triton_type
 
-TILE = 64  # as in greedy_kernels.py
+TILE, GROUP = 64, 16  # as in greedy_kernels.py
 CONTENDERS, PARTS = 32, 64  # columns settled in a turn, at most, and programs that settle one
 TAKERS, LOWERERS = 1024, 8  # programs that take, at most, and that lower a tile of columns
 TURNS = 256  # turns queued before the host asks how far the selections are

@@ -19,7 +19,7 @@ import triton.language as tl
 
 from difal_kernels.ops._triton import kernel
 
-from .arithmetic import address_of, bound_of, error_model, exact_values, multiple, reach_of
+from ..gpu.arithmetic import address_of, bound_of, error_model, exact_values, multiple, reach_of
 
 OPEN = tl.constexpr(0)
 SETTLED = tl.constexpr(1)

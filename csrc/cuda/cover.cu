@@ -1,5 +1,4 @@
-// Inner products to kernel values: the pass between the GEMM and the greedy loop. And the coverage that labeled points
-// give, and norms.
+// The coverage that labeled points give, and norms.
 #include "bounds.h"
 #include "difal/cuda_coverage.h"
 #include "exact.h"
@@ -9,49 +8,16 @@ namespace difal {
 namespace cuda {
 namespace {
 
-constexpr int kSide = 32;  // of a square that a block transforms, and transposes through shared memory
-
-// One square of a panel per block, 8 warps of 4 rows each. On and left of the diagonal only, if symmetric.
-__global__ void __launch_bounds__(256, 4) fill_kernel(Points points, Estimate estimate, Panel panel) {
-    float* transposed = reinterpret_cast<float*>(shared_memory());  // (kSide, kSide + 1)
-    const int64_t row0 = panel.row_begin + static_cast<int64_t>(blockIdx.y) * kSide;
-    const int64_t column0 = panel.column_begin + static_cast<int64_t>(blockIdx.x) * kSide;
-    if (panel.symmetric && column0 >= row0 + kSide) return;
-    for (int r = warp_in_block(); r < kSide; r += warps_in_block()) {
-        const int64_t i = row0 + r, c = column0 + lane();
-        const bool here = i < panel.row_end && c < panel.column_end && (!panel.symmetric || c <= i);
-        float* at = panel.gram + i * panel.stride + c;
-        int64_t point = c;
-        float k = 0;
-        if (here) {
-            if (panel.columns) point = panel.columns[c];
-            const float g = *at * estimate.product;
-            k = value_of(points.kind, estimate.error, g, estimate.sq_norms[i], estimate.sq_norms[point]);
-        }
-        // The diagonal is made exact: nothing is charged for it.
-        k = settle_lanes(points, here && (k == kUncertain || (panel.diagonal && c == i)), i, point, k);
-        if (here) *at = k;
-        if (panel.symmetric) transposed[lane() * (kSide + 1) + r] = k;
-    }
-    if (!panel.symmetric) return;
-    __syncthreads();
-    for (int r = warp_in_block(); r < kSide; r += warps_in_block()) {
-        const int64_t c = column0 + r, i = row0 + lane();
-        if (i < panel.row_end && c < i && c < panel.column_end)
-            panel.gram[c * panel.stride + i] = transposed[r * (kSide + 1) + lane()];
-    }
-}
-
 // A warp per row: first a floor from all estimates, then float64 for every one that could be above it.
 __global__ void __launch_bounds__(256) cover_kernel(Points points, Estimate estimate, Cover cover) {
     const int64_t i = cover.row_begin + static_cast<int64_t>(blockIdx.x) * warps_in_block() + warp_in_block();
     if (i >= cover.row_end) return;
-    const float* line = cover.products + (i - cover.row_begin) * cover.stride;
+    const float* line = cover.values + (i - cover.row_begin) * cover.stride;
     const float s_i = estimate.sq_norms[i];
     const ErrorModel& error = estimate.error;
     double floor = cover.exact[i];
     for (int64_t l = lane(); l < cover.count; l += kWarp) {
-        const float k = value_of(points.kind, error, line[l] * estimate.product, s_i, cover.sq_norms[l]);
+        const float k = line[l];
         if (k == kUncertain) continue;
         const double least =
             static_cast<double>(k) - static_cast<double>(bound_of(points.kind, error, k, s_i + cover.sq_norms[l]));
@@ -63,7 +29,7 @@ __global__ void __launch_bounds__(256) cover_kernel(Points points, Estimate esti
         const int64_t l = first + lane();
         bool open = false;
         if (l < cover.count) {
-            const float k = value_of(points.kind, error, line[l] * estimate.product, s_i, cover.sq_norms[l]);
+            const float k = line[l];
             const float bound = bound_of(points.kind, error, k, s_i + cover.sq_norms[l]);
             open = k == kUncertain || static_cast<double>(k) + static_cast<double>(bound) >= floor;
         }
@@ -73,7 +39,7 @@ __global__ void __launch_bounds__(256) cover_kernel(Points points, Estimate esti
             const int64_t rows[1] = {i};
             double value[1];
             const double norm = points.kind == KernelKind::cosine ? cover.norms[other] : 0.0;
-            exact_values<1>(points, rows, row_of(points, cover.others, other, points.dimension), norm, value);
+            exact_values<1>(points, rows, row_of(points, cover.others, other, points.stride), norm, value);
             best = value[0] > best ? value[0] : best;
         }
     }
@@ -119,14 +85,6 @@ unsigned blocks_for(int64_t count, int64_t each) {
 }
 
 }  // namespace
-
-void coverage_fill(Queue queue, const Points& points, const Estimate& estimate, const Panel& panel) {
-    const int64_t rows = panel.row_end - panel.row_begin, columns = panel.column_end - panel.column_begin;
-    if (rows <= 0 || columns <= 0) return;
-    // gridDim.y holds 65,535 at most: two million rows
-    launch(fill_kernel, queue, dim3(blocks_for(columns, kSide), blocks_for(rows, kSide)), kThreads,
-           panel.symmetric ? sizeof(float) * kSide * (kSide + 1) : 0, false, points, estimate, panel);
-}
 
 void coverage_cover(Queue queue, const Points& points, const Estimate& estimate, const Cover& cover) {
     if (cover.row_end <= cover.row_begin) return;

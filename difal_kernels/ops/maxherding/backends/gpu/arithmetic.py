@@ -209,29 +209,3 @@ def exact_values(
 def multiple(v, magic):
     """v rounded to a multiple of a power of two u, given 1.5 * 2^52 u; such multiples add up without rounding."""
     return (v + magic) - magic
-
-
-@triton.jit
-def dot_tile(a, b, rows, columns, row_end, column_end, units, WIDEN: tl.constexpr, SIDE: tl.constexpr):
-    """Inner products of a's rows with b's, (SIDE, SIDE) float32. Rows are `units` * 64 numbers apart, zeros at the end.
-
-    Sums of 512 products are made by the tensor cores (or, in float32, by ieee multiply-adds) and added up in float32:
-    the longer a sum, the wider the bound of what a tensor core may lose. Loops inside each other, since the compiler
-    would make one sum of a chain. WIDEN: the interpreter knows no products of bfloat16.
-    """
-    K: tl.constexpr = 32 if a.dtype.element_ty == tl.float32 else 64
-    lanes = tl.arange(0, K)
-    own = a + rows[:, None] * (units * 64) + lanes[None, :]
-    theirs = b + columns[:, None] * (units * 64) + lanes[None, :]
-    total = tl.zeros([SIDE, SIDE], tl.float32)
-    for first in range(0, units * 64, 512):
-        part = tl.zeros([SIDE, SIDE], tl.float32)
-        for d in range(first, tl.minimum(first + 512, units * 64), K):
-            x = tl.load(own + d, mask=(rows < row_end)[:, None], other=0.0)
-            y = tl.load(theirs + d, mask=(columns < column_end)[:, None], other=0.0)
-            if WIDEN:
-                x = x.to(tl.float32)
-                y = y.to(tl.float32)
-            part = tl.dot(x, tl.trans(y), part, input_precision="ieee")
-        total += part
-    return total
