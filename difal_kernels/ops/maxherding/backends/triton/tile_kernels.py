@@ -7,6 +7,8 @@ from difal_kernels.ops._triton import kernel
 
 from ..gpu.arithmetic import error_model, multiple, reach_of
 
+OTHERS = tl.constexpr(32)  # entries of a list that `gather` takes together: with 64 the registers do not suffice
+
 
 @triton.jit
 def take_direction(
@@ -81,8 +83,8 @@ def gather(
     floor_own = tl.load(floor + own, mask=here, other=4.0)
     open_own = tl.load(allowed + own, mask=here, other=0) != 0
     s_own = tl.load(sq_norms + own, mask=here, other=0.0)
-    for first in range(other_begin, other_end, SIDE):
-        other = first + tl.arange(0, SIDE).to(tl.int64)
+    for first in range(other_begin, other_end, OTHERS):
+        other = first + tl.arange(0, OTHERS).to(tl.int64)
         there = other < other_end
         inside = here[:, None] & there[None, :]
         if TURNED:
