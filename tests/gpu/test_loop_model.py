@@ -43,7 +43,7 @@ def test_counters_of_the_kernel_are_those_of_the_model(device, kernel, looser, d
     assert (load("_cuda").CONTENDERS, load("_cuda").KEPT, load("_cuda").SEGMENT) == (CONTENDERS, KEPT, SEGMENT)
     x = torch.nn.functional.normalize(blobs(300, d=96, clusters=5, spread=3.0), dim=1).to(dtype).to(device)
     halves = dtype == torch.bfloat16  # else rows are split, and a bound has more to it
-    roundings = Roundings(tensor_core=max(3, looser * (4 if halves else 0.25)), split=max(2, looser / 10))
+    roundings = Roundings(tensor_core=max(3, looser * (4 if halves else 0.35)), split=max(2, looser / 10))
     picks, counted, expected, model = run(x, 40, kernel, roundings=roundings)
     assert picks == expected == maxherding(x.cpu(), 40, kernel=kernel, backend="reference").tolist()
     for name in ("rounds", "settled_candidates", "float64_rows", "rows_updated", "barriers"):
