@@ -60,14 +60,15 @@ class GpuOperands:
         raw_sq_norms = self._sq_norms_of_raw_rows()
         self.raw = raw_sq_norms is not None
         self.product = 1 / self.bandwidth**2 if self.raw else 1.0
-        self.center = None if self.raw or self.cosine else self.features.mean(0, dtype=torch.float64)
+        self.center: Any = None if self.raw or self.cosine else self.features.mean(0, dtype=torch.float64)
         if raw_sq_norms is not None:
             self.matrix, self.sq_norms = self.features, raw_sq_norms
         else:
             self.matrix, self.sq_norms = self._prepare(self.features, self.norms)
         self.units = -(-d // CHUNKS[not self.raw])
-        rel_err = tensor_core_rel_err if self.raw else split_rel_err
-        self.error = error_model(p.kernel, rel_err(d, CHUNKS[not self.raw], tuning.roundings), r=tuning.roundings)
+        r = tuning.roundings
+        rel_err = tensor_core_rel_err(d, CHUNKS[False], r) if self.raw else split_rel_err(d, CHUNKS[True], r)
+        self.error = error_model(p.kernel, rel_err, r=r)
         self.model = packed_model(self.error, self.product, self.device)
         self.reals = torch.tensor([self.bandwidth], dtype=torch.float64, device=self.device)
         self.every = torch.arange(len(self.features), device=self.device)
