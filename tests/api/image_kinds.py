@@ -199,6 +199,11 @@ def cut(path, picture):
     return picture
 
 
+def empty(path, picture):
+    path.write_bytes(b"")
+    return picture
+
+
 def text(path, picture):
     path.write_text("hello")
     return picture
@@ -277,6 +282,7 @@ KINDS = {
     "tiff without data here and there": Kind("tif", no_data, "float grey"),
     "tiff of complex numbers": Kind("tif", complex_numbers, fault="holds complex64 values"),
     "png cut short": Kind("png", cut, fault="cannot be decoded"),
+    "nothing": Kind("webp", empty, fault="is not a readable image"),
     "text": Kind("jpg", text, fault="is not a readable image"),
 }
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,6 +120,23 @@ def test_a_float_image_without_a_number_is_black(tmp_path):
     assert not data.train.image(0).any()
 
 
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    for folder in ("open", "shut"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(a_picture(8, 8)).save(tmp_path / folder / "a.png")
+    listed = Path.iterdir
+
+    def refuse(path):
+        if path == tmp_path / "shut":
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    listing = list_photographs(tmp_path)
+    assert listing.images == [tmp_path / "open/a.png"]
+    assert listing.lines() == ["1 folders that may not be read: shut/"]
+
+
 # Random folders ------------------------------------------------------------------------------------------------------
 
 STEMS = ("a", "b c", "É", "photo.v2", "mask", "x_label", "IMG_0001", "-n", "ab#c%20")
@@ -142,11 +160,11 @@ WHOLE_FOLDERS = {
     "old run": ("config.yaml", "of difal run"),
     "old prediction": ("predict.json", "of difal predict"),
 }
-LINKS = ("none", "file", "folder", "loop", "broken")
+LINKS = ("none", "file", "folder", "loop", "broken", "itself")
 
-files = st.dictionaries(
-    st.tuples(st.sampled_from(FOLDERS), st.sampled_from(STEMS)),
-    st.tuples(st.sampled_from(sorted(KINDS)), st.integers(1, 40), st.integers(1, 40), st.booleans()),
+files = st.dictionaries(  # a stem may come in several kinds
+    st.tuples(st.sampled_from(FOLDERS), st.sampled_from(STEMS), st.sampled_from(sorted(KINDS)), st.booleans()),
+    st.tuples(st.integers(1, 40), st.integers(1, 40), st.booleans()),
     min_size=1,
     max_size=6,
 )
@@ -155,13 +173,16 @@ files = st.dictionaries(
 def write_random(root, entries, others, folders, link):
     """The folder, and by path below it: the kind and what is shown of each picture, the reason for everything else."""
     pictures, named = {}, {}
-    for seed, ((folder, stem), (kind, height, width, masked)) in enumerate(sorted(entries.items())):
-        name = "/".join(filter(None, (folder, f"{stem}.{KINDS[kind].ending}")))
+    for seed, ((folder, stem, kind, upper), (height, width, masked)) in enumerate(sorted(entries.items())):
+        ending = KINDS[kind].ending.upper() if upper else KINDS[kind].ending
+        name = "/".join(filter(None, (folder, f"{stem}.{ending}")))
+        if (root / name).exists() or name in named:  # of another kind with the same ending
+            continue
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         pictures[name] = kind, KINDS[kind].write(root / name, a_picture(height, width, seed))
         if masked:
             beside = name.rpartition(".")[0] + "_mask.png"
-            if not (root / beside).exists():
+            if not (root / beside).exists() and beside not in pictures:
                 Image.fromarray(np.zeros((height, width), np.uint8)).save(root / beside)
                 named[beside] = "masks beside their image"
     for name in others:
@@ -188,6 +209,9 @@ def write_random(root, entries, others, folders, link):
     elif link == "loop":
         os.symlink(root, root / "loop")
         named["loop"] = "linked folders that were read already"
+    elif link == "itself":
+        os.symlink(root / "self.png", root / "self.png")
+        named["self.png"] = "links that lead nowhere"
     elif link == "broken":
         os.symlink(root / "nowhere.png", root / "broken.png")
         named["broken.png"] = "links that lead nowhere"
@@ -213,6 +237,7 @@ def test_every_file_of_a_folder_is_used_as_it_is_shown_or_named(tmp_path_factory
     data = open_data(root, classes=("a", "b"))  # as `run`, `label` and `encode` see it
     new, _ = open_images(root)  # as `predict` does
     assert [path.as_posix() for path in new.images] == [path.as_posix() for path in data.train.images]
+    assert len({name.lower() for name in new.ids}) == len({name.lower() for name in data.train.ids})
     assert sum(int(line.split()[0]) for line in data.left_out) == len(named)
     good = {}
     for index, name in enumerate(data.train.ids):

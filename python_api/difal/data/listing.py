@@ -132,7 +132,13 @@ def _walk(root: Path, listing: Listing, masks: bool = False, test: Path | None =
     seen = {os.path.realpath(root)}
 
     def walk(folder: Path) -> None:
-        inside = sorted(folder.iterdir())
+        try:
+            inside = sorted(folder.iterdir())
+        except PermissionError:
+            if folder == root:
+                raise
+            listing.leave_out(folder, "folders that may not be read")
+            return
         stems = {path.stem for path in inside if path.suffix.lower() in endings}
         for path in inside:
             reason = "the test set" if path == test else _reason(path, endings, stems, masks)
