@@ -43,9 +43,12 @@ def check(run):
         assert [pick.place for pick in now.picks()] == [pick.place for pick in before.picks()]
         assert [label.class_id for label in now.labels()] == [label.class_id for label in before.labels()]
         found, wanted = now.metrics(), before.metrics()
-        assert found.keys() - {"made_of"} == wanted.keys()
+        assert found.keys() - {"made_of", "unlabeled"} == wanted.keys()
         assert found["queried"] == wanted["queried"] == 3 * (now.index + 1)
-        assert found["pixel_accuracy"] == pytest.approx(wanted["pixel_accuracy"], abs=0.02)
+        if found.get("unlabeled"):  # of which earlier versions predicted some all the same
+            assert found["pixel_accuracy"] > wanted["pixel_accuracy"] - 0.02
+        else:
+            assert found["pixel_accuracy"] == pytest.approx(wanted["pixel_accuracy"], abs=0.02)
 
 
 @pytest.mark.parametrize("name", ["killed", "encoding"])

@@ -153,6 +153,7 @@ def test_everything_is_looked_at_first(done, images, tmp_path):
     assert told == [
         "images: 5 images, 8-bit colour, 32 x 32 pixels",
         "left out: 1 .heic files (pip install 'difal-kernels[heic]'): photo.heic",
+        f"no label was of {', '.join(RunDirectory(done).round(1).metrics()['unlabeled'])}, which is not predicted",
     ]
 
 

@@ -351,9 +351,7 @@ class Loop:
             line += f", test mIoU {100 * metrics['miou']['standard']:.2f} %"
         elif not entry.has("head.safetensors"):
             line += ", none of them with a class: no head yet"
-        self.log(line)
-        for note in what_is_missing(queried, entry.classes, entry.merged):
-            self.log(f"round {entry.index}: {note}")
+        self.log("; ".join([line, *what_is_missing(queried, entry.classes, entry.merged)]))
 
     def _draw(self) -> None:
         with self.clock("pictures"):
