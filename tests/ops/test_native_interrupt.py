@@ -25,6 +25,11 @@ def stop(*_):
     raise Stop
 
 
+def select_under_a_timer(native, picks, gains):
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    native.select(len(picks), picks.data_ptr(), gains.data_ptr())
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_one_long_native_call_ends_early_on_a_signal(threads):
     """All picks in one call, without a chance for Python to run in between."""
@@ -39,9 +44,8 @@ def test_one_long_native_call_ends_early_on_a_signal(threads):
     picks, gains = torch.full((n,), -1), torch.empty(n, dtype=torch.float64)
     before = signal.signal(signal.SIGALRM, stop)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        with pytest.raises(Stop):
-            greedy.native.select(n, picks.data_ptr(), gains.data_ptr())
+        with pytest.raises(Stop):  # whenever it comes
+            select_under_a_timer(greedy.native, picks, gains)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
