@@ -3,33 +3,43 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
+PIP    := $(BIN)/python -m pip install --quiet --progress-bar on
 
-.PHONY: venv test demo label photo bench peers kcenter products docs smoke sanitize lint types cuda-compile gpu-wheel triton-compile clean
+.PHONY: venv loop test demo label photo bench peers kcenter products docs smoke sanitize lint types cuda-compile gpu-wheel triton-compile clean
 venv: $(VENV)/.installed
+loop: $(VENV)/.loop
 
-# The stamp is written last: an install that was cut short is taken up again.
-$(VENV)/.installed: $(SOURCES)
-	@echo "Installing into $(VENV), torch included: this takes some minutes and says nothing meanwhile."
+# The stamps are written last: an install that was cut short is taken up again.
+$(VENV)/.loop: $(SOURCES)
+	@echo "Installing the package into $(VENV), torch included: some minutes, 1 to 2 GB."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[loop,test,bench,docs]"
-	@# Baal's own requirements bring all of Jupyter; its heuristics need these. anomalib's bring OpenVINO; its coreset needs none.
-	$(BIN)/python -m pip install --quiet --no-deps "baal==2.1.0" "structlog<23" torchmetrics lightning-utilities
-	$(BIN)/python -m pip install --quiet --no-deps "anomalib==2.7.0"
+	$(PIP) --constraint constraints.txt --editable ".[loop]"
 	touch $@
+
+$(VENV)/.installed: $(SOURCES)
+	@echo "Installing the package, and what its tests, benchmarks and docs need, into $(VENV): some minutes, 3 GB."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(PIP) --constraint constraints.txt --editable ".[loop,test,bench,docs]"
+	@echo "The package is installed; now two of the libraries that it is tested beside."
+	@# Baal's own requirements bring all of Jupyter; its heuristics need these. anomalib's bring OpenVINO; its coreset needs none.
+	$(PIP) --no-deps "baal==2.1.0" "structlog<23" torchmetrics lightning-utilities
+	$(PIP) --no-deps "anomalib==2.7.0"
+	touch $@ $(VENV)/.loop
 
 # Two processes, each with files of its own; OpenMP's threads do not spin while they wait, since the cores are shared.
 test: venv
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile
 
 # Six rounds on drawn scenes, 54 pixels queried; ends with where the report is.
-demo: venv
+demo: loop
 	rm -rf demo/scenes
 	$(BIN)/difal run --data scenes:36,12,0 --rounds 6 --budget 0.25 --candidates 2000 --noise-samples 3 \
 		--cache demo/cache --out demo/scenes
 
 # The annotator in the browser, on drawn scenes; Ctrl+C stops it, the same command goes on.
-label: venv
+label: loop
 	$(BIN)/difal label --data scenes:24,8,0 --out demo/label
 
 # Fifty pixels of a photograph, beside the naive loop.

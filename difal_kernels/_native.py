@@ -8,7 +8,7 @@ from typing import Any
 
 CURES = {
     "_cpu": "reinstall with a C++17 compiler present (`pip install --force-reinstall --no-deps difal-kernels`)",
-    "_cuda": "reinstall with nvcc on the PATH and DIFAL_CUDA=1",
+    "_cuda": "it serves GPUs of NVIDIA alone; for one, reinstall with nvcc on the PATH and DIFAL_CUDA=1",
 }
 
 

@@ -51,7 +51,7 @@ def main() -> None:
             axis.imshow(picture)
     used = len({label.image for label in labels})
     titles = (
-        f"{len(labels)} queried pixels in {used} images",
+        f"{len(labels)} queried pixels in {used} of {len(data.train)} images",
         "an image never seen",
         f"predicted ({100 * miou:.0f} % mIoU)",
         "the truth",

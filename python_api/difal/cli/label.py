@@ -18,8 +18,8 @@ from difal.presets import check_encoder
 HELP = "label pixels in the browser"
 DESCRIPTION = """\
 Opens a page that asks for one pixel after another, learns while you answer, and shows what the model thinks. Starts a
-run or goes on with the one in --out, also with one that `difal run` is waiting in. Every answer is on the disk before
-the next is asked; the command may be stopped at any time, and goes on where it was.
+run or goes on with the one in --out, also with one that `difal run` is waiting in. An answer counts
+as kept once it is on the disk; the command may be stopped at any time, and goes on where it was.
 
 Without --classes the page asks for their names first. DATA is a folder of images, see `difal run --help`.
 

@@ -248,7 +248,10 @@ def _head(run_dir: RunDirectory, index: int | None) -> tuple[Head, Path, int | s
 def _trained(run_dir: RunDirectory, index: int | None) -> Round:
     trained = [entry for entry in run_dir.rounds() if entry.has("head.safetensors")] if run_dir.facts() else []
     if not trained:
-        raise ConfigError(f"{run_dir.folder} has no trained head yet; label a round and `difal run --resume` first")
+        raise ConfigError(
+            f"{run_dir.folder} has no trained head yet; label pixels (`difal label --out` or `difal run --resume` with "
+            f"this folder), and give the training that follows the first labels a minute"
+        )
     if index is None:
         return trained[-1]
     for entry in trained:
