@@ -1,19 +1,24 @@
 """How long an annotator waits for the first question, for a prediction by a new head, and for all images.
 
-    python bench/label_waits.py        bench/results/cpu/label_waits.md and .json
+    python bench/label_waits.py             bench/results/cpu/label_waits.md and .json
+    python bench/label_waits.py --busy 6    label_waits_busy.*: beside six processes that compute without a pause
 
 First question: from the start of the command to the question drawn, 60 photographs of 1200 x 800 pixels that nothing
-is known of. Predictions: 60 images of 256 x 256 pixels. All of them are opened a minute after the last of 30 answers,
-as by somebody who labels on meanwhile, and once more with another head. Needs chromium and Playwright.
+is known of. Predictions: 60 images of 256 x 256 pixels. All of them are opened as soon as the page knows of the first
+head, stay open while the next one is trained, and are opened after the command was started again. Needs chromium and
+Playwright.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
@@ -73,21 +78,42 @@ def by_mask(page, pool) -> None:
     next_question(page, here)
 
 
-def gallery(page) -> float:
-    """Seconds until all images show their predictions."""
-    began = time.monotonic()
+def gallery(page, exact: bool = False) -> tuple[float, float]:
+    """Seconds until all images show their predictions, and until these are the head's at every pixel, if asked."""
+    began, head = time.monotonic(), int(page.get_attribute("body", "data-live"))
     page.keyboard.press("i")
-    head = page.get_attribute("body", "data-live")
-    page.wait_for_selector(f"#tiles[data-version='{head}']", timeout=600_000)
-    seconds = time.monotonic() - began
+    found = [until_all(page, "version", head) - began]
+    if exact:
+        found.append(until_all(page, "exact", head) - began)
     page.keyboard.press("Escape")
+    question(page)
+    return found[0], found[-1]
+
+
+def until_all(page, mark: str, head: int) -> float:
+    """The time when all images show the predictions of `head`."""
+    while int(page.get_attribute("#tiles", f"data-{mark}") or 0) < head:
+        page.wait_for_timeout(20)
+    return time.monotonic()
+
+
+def next_gallery(page) -> float:
+    """Seconds from the next head, which is being trained, until all images show its predictions; they are open."""
+    before = int(page.get_attribute("body", "data-live"))
+    page.keyboard.press("i")
+    while (head := int(page.get_attribute("body", "data-live"))) == before:
+        page.wait_for_timeout(20)
+    began = time.monotonic()
+    seconds = until_all(page, "version", head) - began
+    page.keyboard.press("Escape")
+    question(page)
     return seconds
 
 
 def predictions(chromium, folder: Path) -> dict[str, float]:
     """Seconds from a new head to its prediction over the image shown, and until all images show theirs."""
     data = write_folder(folder / "images", masks=True, count=IMAGES, size=256)
-    pool = open_data(data).train
+    pool, known = open_data(data).train, "body:not([data-live='0'])[data-trained='true']"
     with Label(folder / "run", *flags(data=data, rounds=2, budget=1, pictures=0)) as label:
         page = chromium.new_page()
         page.add_init_script(PROBE)
@@ -95,10 +121,11 @@ def predictions(chromium, folder: Path) -> dict[str, float]:
         page.wait_for_selector("body[data-phase='asking']", timeout=600_000)
         for _ in range(30):
             by_mask(page, pool)
-        page.wait_for_selector("body:not([data-live='0'])[data-trained='true']", timeout=600_000)
-        page.wait_for_timeout(60_000)
-        first = gallery(page)
-        question(page)
+        page.wait_for_selector(known, timeout=600_000)
+        first, exact = gallery(page, exact=True)
+        for _ in range(9):
+            by_mask(page, pool)
+        training = next_gallery(page)
         page.keyboard.press("o")
         page.wait_for_selector("#whole[data-head]:not([data-head=''])", timeout=60_000)
         waits = []
@@ -112,28 +139,58 @@ def predictions(chromium, folder: Path) -> dict[str, float]:
             page.wait_for_timeout(200)
             when = next(at for drawn, at in page.evaluate("drawn") if drawn >= version)
             waits.append(when / 1000 - made)
-        again = gallery(page)
+        page.goto("about:blank")
+        page.close()
+    with Label(folder / "run") as label:
+        page = chromium.new_page()
+        page.goto(label.url)
+        page.wait_for_selector("body:not([data-live='0'])[data-question*='.']", timeout=600_000)
+        again, _ = gallery(page)
+        page.goto("about:blank")
         page.close()
     return {
         "a new head's prediction over the image, median": statistics.median(waits),
         "the same, longest of five heads": max(waits),
-        "all 60 images with their predictions": first,
-        "the same by another head": again,
+        "all 60 images with their predictions, opened at the first head": first,
+        "the same, by the head at every pixel": exact,
+        "all 60 images by the next head, where they were open while it was trained": training,
+        "all 60 images, opened with the first question of a command that was started again": again,
     }
 
 
+@contextmanager
+def busy(count: int):
+    """Keep `count` processes computing meanwhile."""
+    found = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in found:
+            process.kill()
+            process.wait()
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--busy", type=int, default=0, help="processes that compute meanwhile")
+    others = parser.parse_args().busy
     need_browser()
     from playwright.sync_api import sync_playwright
 
     load = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright, launch(playwright) as chromium:
+    with (
+        busy(others),
+        tempfile.TemporaryDirectory() as folder,
+        sync_playwright() as playwright,
+        launch(playwright) as chromium,
+    ):
         found = {**first_question(chromium, Path(folder)), **predictions(chromium, Path(folder))}
     load = (load, os.getloadavg()[0])
     table = [{"wait": name, "seconds": round(seconds, 2)} for name, seconds in found.items()]
-    report = markdown(table, ("until", "s"), "g") + f"\n`python bench/label_waits.py`, {load_line(load)}.\n"
+    flag, name = (f" --busy {others}", "label_waits_busy") if others else ("", "label_waits")
+    report = markdown(table, ("until", "s"), "g") + f"\n`python bench/label_waits.py{flag}`, {load_line(load)}.\n"
     print(report)
-    write("label_waits", {"waits": table, "load": load}, report)
+    write(name, {"waits": table, "load": load}, report)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def main() -> None:
         question(page)
         page.screenshot(path=out / "label_question.png")
         page.keyboard.press("i")
-        page.wait_for_selector("#tiles[data-version]", timeout=600_000)
+        page.wait_for_selector("#tiles[data-exact]", timeout=600_000)
         page.screenshot(path=out / "label_images.png")
         page.click("#tiles button >> nth=3")
         page.wait_for_selector("#legend button", timeout=60_000)

@@ -36,18 +36,24 @@ class Annotator:
         label: the server's process.
         profile: folder of the browser's profile; what the page keeps survives the browser there.
         data: what is labeled.
+        touch: whether it has a touch screen.
     """
 
-    def __init__(self, playwright, label: Label, profile: Path, data: str):
-        self.playwright, self.label, self.profile = playwright, label, profile
+    def __init__(self, playwright, label: Label, profile: Path, data: str, touch: bool = False):
+        self.playwright, self.label, self.profile, self.touch = playwright, label, profile, touch
         self.data = open_data(data)
         self.keys = assign_keys(self.data.classes)
         self.open()
 
     def open(self) -> None:
         self.context = self.playwright.chromium.launch_persistent_context(
-            str(self.profile), executable_path=CHROMIUM, args=FLAGS, viewport={"width": 900, "height": 640}
+            str(self.profile),
+            executable_path=CHROMIUM,
+            args=FLAGS,
+            viewport={"width": 900, "height": 640},
+            has_touch=self.touch,
         )
+        self.context.set_default_timeout(WAIT)
         self.page = self.context.pages[0]
         self.visit()
 
@@ -97,12 +103,15 @@ class Annotator:
                 found.append(int(path.parent.name))
         return found
 
-    def answer(self) -> str:
-        """Answer the question shown, by its key; its id."""
+    def answer(self, tap: bool = False) -> str:
+        """Answer the question shown, by its key or by a tap; its id."""
         here = question(self.page)
         image, row, column = place(here)
         class_id = int(self.data.train.mask(image)[row, column])
-        self.page.keyboard.press("-" if class_id == IGNORE else self.keys[class_id])
+        if tap:
+            self.page.tap("#none" if class_id == IGNORE else f"#classes [data-class-id='{class_id}']")
+        else:
+            self.page.keyboard.press("-" if class_id == IGNORE else self.keys[class_id])
         next_question(self.page, here)
         return here
 

@@ -21,7 +21,7 @@ FLAGS = [
     "--disable-component-update", "--disable-sync", "--force-color-profile=srgb",
 ]  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]
-WAIT = 60_000  # milliseconds; a busy machine is no fault
+WAIT = 1000 * int(os.environ.get("DIFAL_WAIT", 60))  # milliseconds; a busy machine is no fault
 
 
 def need_browser() -> None:
@@ -38,30 +38,41 @@ def need_browser() -> None:
         pytest.skip(f"{missing} is not installed")
 
 
+def _heed_interrupts() -> None:
+    """Shells have the jobs that they start in the background ignore SIGINT, which `Label.stop` sends."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Label:
     """`difal label` in a process of its own.
 
     Args:
         folder: the run folder.
         arguments: what else is on its command line.
+        browser: a program that is started with the page's address; default: none is.
     """
 
-    def __init__(self, folder: Path, *arguments: str):
-        self.folder, self.arguments = Path(folder), arguments
+    def __init__(self, folder: Path, *arguments: str, browser: Path | None = None):
+        self.folder, self.arguments, self.browser = Path(folder), arguments, browser
         self.start()
 
-    def start(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "difal", "label", "--out", str(self.folder), "--no-browser"]
+    def start(self) -> None:
+        command = [sys.executable, "-m", "difal", "label", "--out", str(self.folder)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "python_api"), str(ROOT), *sys.path])}
+        if self.browser is None:
+            command.append("--no-browser")
+        else:
+            environment["BROWSER"] = str(self.browser)
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / "label.log", "ab") as log:
             self.process = subprocess.Popen(
-                [*command, *(arguments or self.arguments)],
+                [*command, *self.arguments],
                 env=environment,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
                 cwd=self.folder,
+                preexec_fn=_heed_interrupts,
             )
         line = self.process.stdout.readline()
         found = re.search(r"http://\S+", line)

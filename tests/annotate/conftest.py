@@ -2,7 +2,7 @@
 
 import pytest
 
-from annotate.browser import launch, need_browser
+from annotate.browser import WAIT, launch, need_browser
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +32,7 @@ def open_page(chromium):
     def open_(label, browser=chromium, **options):
         size = {} if options.get("no_viewport") else {"viewport": {"width": 1100, "height": 760}}
         contexts.append(browser.new_context(color_scheme="light", **size, **options))
+        contexts[-1].set_default_timeout(WAIT)
         page = contexts[-1].new_page()
         page.faults, page.hosts = [], set()
         page.on("pageerror", lambda error: page.faults.append(str(error)))

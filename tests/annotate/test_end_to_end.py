@@ -23,6 +23,8 @@ COMPARED = ("picks.jsonl", "head.safetensors", "metrics.json")
 # The whole check is `DIFAL_KILLS=50 DIFAL_ANSWERS=300 pytest tests/annotate/test_end_to_end.py`.
 KILLS, ANSWERS, ROUNDS = int(os.environ.get("DIFAL_KILLS", 4)), int(os.environ.get("DIFAL_ANSWERS", 24)), 3
 BUDGET = ANSWERS / ROUNDS / 6  # a round and image, of six
+# `DIFAL_HAND=keys` or `taps` with `DIFAL_ANSWERS=300`: a whole session by one of them alone.
+HAND = os.environ.get("DIFAL_HAND", "both")
 pytestmark = pytest.mark.timeout(300 + 60 * KILLS)
 
 
@@ -47,11 +49,13 @@ def decided(folder) -> dict[str, bytes]:
 
 
 def test_equal_to_the_masks_run(playwright, settings, by_masks, tmp_path):
-    folder = tmp_path / "run"
+    """By keys and taps in turn, or by one of them alone."""
+    folder, given = tmp_path / "run", 0
     with Label(folder, *flags(**settings)) as label:
-        annotator = Annotator(playwright, label, tmp_path / "profile", settings["data"])
+        annotator = Annotator(playwright, label, tmp_path / "profile", settings["data"], touch=HAND != "keys")
         while not annotator.done():
-            annotator.answer()
+            annotator.answer(tap={"keys": False, "taps": True}.get(HAND, given % 2 == 1))
+            given += 1
         acknowledged(annotator.page)
         annotator.close()
     assert decided(folder) == by_masks
@@ -90,7 +94,7 @@ class Killer:
     def _kill_server(self) -> bool:
         self.label.kill()
         time.sleep(self.rng.uniform(0, 0.5))
-        self.label.start("--no-browser")
+        self.label.start()
         return True
 
     def _kill_child(self) -> bool:
@@ -125,7 +129,7 @@ def answer_and_kill_both(label, annotator) -> list[str]:
     label.kill()
     given = [annotator.answer() for _ in range(4)]
     annotator.kill()
-    label.start("--no-browser")
+    label.start()
     annotator.open()
     question(annotator.page)
     acknowledged(annotator.page)

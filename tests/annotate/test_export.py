@@ -23,6 +23,7 @@ from difal.annotate.start import label_config, open_session, take_filled_in
 from difal.data import open_data
 from difal.data.scenes import CLASSES
 from difal.encoders.lazy import LazyEncoder
+from difal.features.cache import Pixel
 from difal.run.directory import RunDirectory
 from difal.run.labels import read_labels
 from difal.run.loop import run
@@ -143,6 +144,22 @@ def train_live_head(folder, config) -> None:
     model.live(pixels, len(answers.classes.names), answers.lines)
 
 
+def test_the_first_questions_come_before_an_image_is_encoded(scenes, tmp_path):
+    """They are pixels whose features the cache will have, and are not asked again."""
+    config = settings(scenes, tmp_path / "run", oracle="masks", rounds=1)
+    data, run_dir, encoder = open_data(str(scenes)), RunDirectory(tmp_path / "run"), LazyEncoder(config, FakeEncoder())
+    model = LiveModel(config, data, encoder, run_dir, run_dir.feature_folder())
+    first = model.spare([], 5)
+    again = model.spare([one[:3] for one in first["questions"]], 7)
+    pixels = [tuple(one[:3]) for one in first["questions"] + again["questions"]]
+    assert (first["encoded"], len(set(pixels))) == (0, 12)
+    assert {tuple(one[3:]) for one in first["questions"]} == {(32, 32)}
+    assert encoder().passes == 0
+    run(config, encoder=FakeEncoder(), log=len)
+    assert model.spare([], 1)["encoded"] == len(data.train)
+    assert all(model.cache.find(Pixel(*pixel)) is not None for pixel in pixels)
+
+
 def test_images_are_made_ready_while_nothing_is_asked(scenes, tmp_path, monkeypatch):
     config = settings(scenes, tmp_path / "masks", oracle="masks", rounds=1)
     run(config, encoder=FakeEncoder(), log=len)
@@ -156,6 +173,15 @@ def test_images_are_made_ready_while_nothing_is_asked(scenes, tmp_path, monkeypa
     before = encoder().passes
     model.live([[0, 1, 1, 0], [1, 9, 9, 1]], len(data.classes), 2)
     passes = encoder().passes
+    monkeypatch.setattr(live, "SKETCH_REACH", 1e-3)  # to itself
+    fresh = LiveModel(config, data, encoder, run_dir, run_dir.feature_folder())
+    assert fresh.sketch([2, 0]) == {"images": [2, 0], "version": 1}
+    ids = np.array(Image.open(fresh.folder / "views/2.sketch.png"))
+    at = fresh.cache.arrays["local.points"][2]
+    seen = fresh.head.logits(np.float32(fresh.cache.arrays["local.features"][2]), np.arange(len(at))).argmax(1)
+    assert ids.shape == (32, 32)
+    assert set(np.unique(ids)) <= {0, 1}  # the classes that the head was given
+    assert [ids[row, column] for row, column in at] == seen.tolist()
     assert [model.predict([index])["version"] for index in range(4)] == [1] * 4
     assert (before, encoder().passes) == (4, passes)  # no image is encoded again
     small = LiveModel(config, data, encoder, run_dir, run_dir.feature_folder())
@@ -192,7 +218,7 @@ def test_label_takes_over_what_was_filled_in_by_hand(scenes, tmp_path):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     for _ in range(2):  # the second time all of it is in the journal
         session = open_session(label_config({"out": str(folder)}), annotator="ann")
-        session._read_rounds()
+        session.background.read_rounds()
         take_filled_in(session)
         assert [(one["x"], one["y"]) for one in session.next([])] == [(lines[i]["x"], lines[i]["y"]) for i in (1, 3)]
         kinds = [(one["kind"], one["class_id"]) for one in session.journal.entries]

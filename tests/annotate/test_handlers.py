@@ -13,7 +13,7 @@ from PIL import Image
 from annotate.sessions import answer, quiet_session, sent
 from difal.annotate import session as session_module
 from difal.annotate.handlers import LARGEST_BODY, PAGE_FILES, Gate, Request, handle
-from difal.annotate.images import OVERVIEW_SIDE, Images, window_at
+from difal.annotate.images import OVERVIEW_SIDE, THUMBNAIL_SIDE, Images, window_at
 from difal.annotate.journal import read_journal
 from difal.annotate.questions import Question
 from difal.annotate.server import HOST, Server, token_of, usual_port
@@ -116,9 +116,15 @@ def test_wrong_methods(session):
     "query", ["", "image=-1", "image=5", "image=a", "image=1e0", "image=../0", "image=99999999999"]
 )
 def test_images_go_by_number(session, query):
-    response = get(session, f"/api/overview?{query}")
-    assert response.status == 400
-    assert "image must be a number from 0 to 4" in json.loads(response.body)["error"]
+    for picture in ("overview", "thumbnail", "sketch"):
+        response = get(session, f"/api/{picture}?{query}")
+        assert response.status == 400
+        assert "image must be a number from 0 to 4" in json.loads(response.body)["error"]
+
+
+def test_there_is_no_sketch_without_a_head(session):
+    assert get(session, "/api/sketch?image=1").status == 404
+    assert get(session, "/api/view?image=1&part=classes").status == 404
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"3", b"[" * 100_000, b"\xff"])
@@ -213,7 +219,7 @@ def test_the_second_page_is_told(session, monkeypatch):
 
 def test_questions_come_once(session):
     name = session.data.train.ids[2]
-    session.spare = [Question("spare", (name, row, 3), 32, 32) for row in range(10)]
+    session.background.spare = [Question("spare", (name, row, 3), 32, 32) for row in range(10)]
     first = post(session, "next", {"have": []})[1]["questions"]
     assert [one["id"] for one in first] == [f"spare.2.{row}.3" for row in range(session_module.AHEAD)]
     assert (first[0]["x"], first[0]["y"], first[0]["image"]) == (3, 0, 2)
@@ -224,8 +230,8 @@ def test_questions_come_once(session):
 
 def test_a_spare_pixel_that_became_a_pick_is_asked_once(session):
     name = session.data.train.ids[2]
-    session.spare = [Question("spare", (name, row, 3), 32, 32) for row in range(3)]
-    session.rounds = [[Label(f"000-{row}", name, 3, row, 32, 32, 0, row) for row in (1, 2, 8)]]
+    session.background.spare = [Question("spare", (name, row, 3), 32, 32) for row in range(3)]
+    session.background.rounds = [[Label(f"000-{row}", name, 3, row, 32, 32, 0, row) for row in (1, 2, 8)]]
     asked = [one["id"] for one in session.next([])]
     assert asked == ["round.2.1.3", "round.2.2.3", "round.2.8.3", "spare.2.0.3"]
 
@@ -248,7 +254,7 @@ def test_another_annotator_is_asked_the_same_and_settles(tmp_path):
 
 def test_repeats_come_unannounced_and_change_nothing(tmp_path):
     session = quiet_session(tmp_path / "run", repeats=0.1)
-    session.spare = [Question("spare", (session.data.train.ids[0], row, 3), 32, 32) for row in range(31)]
+    session.background.spare = [Question("spare", (session.data.train.ids[0], row, 3), 32, 32) for row in range(31)]
     asked = []
     while found := session.next([]):
         one = found[0]
@@ -269,7 +275,7 @@ def test_classes_given_in_the_page(tmp_path):
         return session.config
 
     session = quiet_session(tmp_path / "run", start=None, save_classes=save)
-    session.child.restart = lambda settings: saved.append(settings["classes"])
+    session.background.child.restart = lambda settings: saved.append(settings["classes"])
     assert session.state("p")["phase"] == "setup"
     assert session.next([]) == []
     assert post(session, "classes", {"classes": ["sky", "sky"]})[0] == 400
@@ -289,6 +295,8 @@ def test_pictures_are_exact_or_reduced():
     small = np.array(Image.open(io.BytesIO(images.overview(0))))
     assert (small == pixels["small"]).all()
     assert Image.open(io.BytesIO(images.overview(1))).size == (OVERVIEW_SIDE, round(1500 * OVERVIEW_SIDE / 2600))
+    assert (np.array(Image.open(io.BytesIO(images.thumbnail(0)))) == pixels["small"]).all()
+    assert Image.open(io.BytesIO(images.thumbnail(1))).size == (THUMBNAIL_SIDE, round(1500 * THUMBNAIL_SIDE / 2600))
     for x, y in ((0, 0), (2599, 1499), (1300, 700)):
         left, top, width, height = window_at(x, y, 2600, 1500)
         found = np.array(Image.open(io.BytesIO(images.window(1, x, y))))

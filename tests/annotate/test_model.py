@@ -45,8 +45,9 @@ def run(halves, tmp_path_factory, chromium):
     }  # fmt: skip
     with Label(tmp_path_factory.mktemp("run"), *flags(**settings)) as label:
         page = chromium.new_page()
+        page.set_default_timeout(WAIT)
         page.goto(label.url)
-        for _ in range(12):  # the first round
+        while not page.inner_text("#counts").startswith("round 2"):
             here = question(page)
             page.keyboard.press(right_key(here))
             next_question(page, here)
@@ -134,12 +135,13 @@ def test_the_prediction_over_the_image(open_page, run):
     page.wait_for_selector("body[data-trained='true']", timeout=WAIT)  # no other head comes in between
     here = question(page)
     assert page.get_attribute("#overlay", "aria-pressed") == "false"  # hidden by default
+    size = page.query_selector("#whole").bounding_box()
     page.fill("#opacity", "100")
     page.evaluate("document.activeElement.blur()")
     page.keyboard.press("o")
     page.wait_for_selector("#legend button", timeout=WAIT)
+    assert page.query_selector("#whole").bounding_box() == size  # the legend takes nothing of it
     page.keyboard.down("h")
-    page.wait_for_timeout(300)  # the legend takes its place
     plain, free = drawn(page), away_from(here)
     page.keyboard.up("h")
     covered = when_changed(page, plain)
@@ -224,10 +226,71 @@ def test_clicks_where_she_wants(open_page, run):
     assert page.faults == []
 
 
+def test_closer_and_farther(open_page, run):
+    """By wheel, drag, fingers and keys; the pixel under the pointer stays there, and is the one that a click marks."""
+    page = open_page(run, has_touch=True)
+    question(page)
+    page.wait_for_selector("body[data-trained='true']", timeout=WAIT)  # no other head comes in between
+    page.keyboard.press("o")
+    page.wait_for_selector("#legend button", timeout=WAIT)
+    whole = drawn(page)
+    box = page.query_selector("#whole").bounding_box()
+    scale = min(box["width"], box["height"]) / SIZE
+    x, y = 40, 24
+    at = [box[side] + (box[length] - SIZE * scale) / 2 + (one + 0.5) * scale
+          for side, length, one in (("x", "width", x), ("y", "height", y))]  # fmt: skip
+    page.mouse.move(*at)
+    for _ in range(8):
+        page.mouse.wheel(0, -100)
+    when_changed(page, whole)
+    page.wait_for_timeout(200)
+    page.mouse.click(*at)
+    page.wait_for_selector("#leave:not([hidden])", timeout=WAIT)
+    page.wait_for_selector(f"#magnified[data-at='{x},{y}']", timeout=WAIT)
+    page.mouse.move(*at)
+    page.mouse.down()
+    page.mouse.move(at[0] + 6 * 1.2**8 * scale, at[1], steps=6)  # six pixels of the image
+    page.mouse.up()
+    assert page.get_attribute("#magnified", "data-at") == f"{x},{y}"  # a drag marks nothing
+    page.mouse.click(*at)
+    page.wait_for_selector(f"#magnified[data-at='{x - 6},{y}']", timeout=WAIT)
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    question(page)
+    page.keyboard.press("Home")
+    page.wait_for_timeout(100)
+    assert (drawn(page) == whole).all()
+    fingers = page.context.new_cdp_session(page)
+    for kind, apart in (("touchStart", 20), ("touchMove", 60), ("touchMove", 100), ("touchEnd", None)):
+        points = [] if apart is None else [{"x": at[0] + side * apart, "y": at[1], "id": side} for side in (0, 1)]
+        fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    when_changed(page, whole)
+    page.keyboard.press("Home")
+    page.wait_for_timeout(100)
+    assert (drawn(page) == whole).all()
+    page.keyboard.press("PageUp")
+    when_changed(page, whole)
+    page.keyboard.press("PageDown")
+    page.wait_for_timeout(100)
+    assert (drawn(page) == whole).all()
+    page.keyboard.press("o")
+    assert page.faults == []
+
+
+def test_a_sketch_is_the_prediction_where_colours_tell(open_page, run):
+    """The halves are far apart in colour: away from where they meet a pixel's class is that of its half."""
+    ready(open_page, run).wait_for_selector("body[data-trained='true']", timeout=WAIT)
+    address, _, token = run.url.partition("#")
+    with urlopen(Request(f"{address}api/sketch?image=2", headers={"X-Difal-Token": token})) as response:
+        ids = np.array(Image.open(io.BytesIO(response.read())))
+    assert (ids[:, : SIZE // 4] == 0).all()
+    assert (ids[:, 3 * SIZE // 4 :] == 1).all()
+
+
 def test_all_images_with_their_predictions(open_page, run, halves):
     page = ready(open_page, run)
     page.keyboard.press("i")
-    page.wait_for_selector("#tiles[data-version]", timeout=WAIT)
+    page.wait_for_selector("#tiles[data-exact]", timeout=WAIT)
     tiles = page.query_selector_all("#tiles button")
     assert len(tiles) == 3
     for tile, path in zip(tiles, sorted(halves.iterdir()), strict=True):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -12,10 +14,12 @@ from PIL import Image
 from annotate.annotators import flags
 from annotate.browser import WAIT, Label, acknowledged, all_ready, launch, next_question, place, question
 from difal.annotate.journal import of_type, read_journal
+from difal.data import open_data
 from difal.data.base import read_image
 
 QUICK = flags(candidates=100, local=8, random=8, noise_samples=1, epochs=5, pictures=0, threads=1)
 CLASSES = "sky,road,tree,water"
+LOAD = "import sys, urllib.request as web; web.urlopen(sys.argv[1]).read(); print(sys.argv[1])"
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +33,30 @@ def photos(tmp_path_factory):
     Image.fromarray(rng.integers(0, 256, (90, 140, 3), np.uint8)).save(folder / "c_turned.jpg", exif=turned, quality=95)
     large = np.kron(rng.integers(0, 256, (500, 750, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
     Image.fromarray(large).save(folder / "d_large.png", compress_level=1)
+    deep = rng.integers(500, 9000, (60, 80)).astype(np.uint16)
+    Image.fromarray(deep).save(folder / "e_deep.png")
     return folder
 
 
 @pytest.fixture(scope="module")
 def run(photos, tmp_path_factory):
+    """A run whose address the command opened in a browser of our own, which loads the page and writes it down."""
+    folder = tmp_path_factory.mktemp("run")
+    browser = folder / "browser"
+    browser.write_text(f'#!/bin/sh\n{sys.executable} -c "{LOAD}" "$1" >> {folder}/opened\n')
+    browser.chmod(0o700)
     arguments = [*flags(data=photos, classes=CLASSES, rounds=1, budget=6), *QUICK]
-    with Label(tmp_path_factory.mktemp("run"), *arguments) as label:
+    with Label(folder / "run", *arguments, browser=browser) as label:
         yield label
+
+
+def test_the_browser_is_opened_with_the_token(run):
+    opened = run.folder.parent / "opened"
+    until = time.monotonic() + WAIT / 1000
+    while time.monotonic() < until and not (opened.is_file() and opened.read_text()):
+        time.sleep(0.05)
+    assert opened.read_text().split() == [run.url]
+    assert len(run.url.partition("#")[2]) >= 43
 
 
 def asked_color(page, scale: float) -> np.ndarray:
@@ -50,9 +70,19 @@ def asked_color(page, scale: float) -> np.ndarray:
     return screen[top + 2 : top + cell["size"] - 2, left + 2 : left + cell["size"] - 2].reshape(-1, 3)
 
 
+def when_painted(page, scale: float, wanted: np.ndarray, tolerance: float = 0) -> np.ndarray:
+    """`asked_color` as soon as it is what is wanted, or what it is after some seconds."""
+    for _ in range(100):  # on a machine that is busy
+        shown = asked_color(page, scale).astype(float)
+        if abs(shown - wanted).max() <= tolerance:
+            break
+        page.wait_for_timeout(50)
+    return shown
+
+
 @pytest.mark.parametrize("scale", [1, 1.25, 2])
 def test_the_asked_pixel_is_seen_as_it_is_in_the_file(playwright, open_page, run, photos, scale):
-    files = sorted(photos.iterdir())
+    files, pool = sorted(photos.iterdir()), open_data(str(photos), classes=CLASSES.split(",")).train
     with launch(playwright, f"--force-device-scale-factor={scale}", "--window-size=1100,760") as chromium:
         page = open_page(run, chromium, no_viewport=True)  # a viewport would set the scale itself
         page.wait_for_selector("body[data-phase='asking']", timeout=WAIT)
@@ -62,13 +92,15 @@ def test_the_asked_pixel_is_seen_as_it_is_in_the_file(playwright, open_page, run
             image, row, column = place(here)
             if image not in seen:
                 seen.add(image)
-                wanted = read_image(files[image])[row, column]
-                for _ in range(40):  # until it is painted, on a machine that is busy
-                    page.wait_for_timeout(250)
-                    shown = asked_color(page, scale)
-                    if (shown == wanted).all():
-                        break
-                assert (shown == wanted).all(), (files[image].name, row, column)
+                wanted = pool.image(image)[row, column]
+                if files[image].name == "e_deep.png":  # 16 bits, of which the pool's range is shown
+                    deep = np.array(Image.open(files[image]))
+                    low, high = pool.ranges["16-bit grey"]
+                    scaled = np.clip((deep[row, column] - low) / (high - low), 0, 1)
+                    assert abs(wanted - 255 * scaled).max() <= 0.5
+                else:
+                    assert (wanted == read_image(files[image])[row, column]).all()
+                assert (when_painted(page, scale, wanted) == wanted).all(), (files[image].name, row, column)
             if len(seen) == len(files):
                 break
             page.keyboard.press(".")  # another image, please
@@ -77,6 +109,33 @@ def test_the_asked_pixel_is_seen_as_it_is_in_the_file(playwright, open_page, run
         assert page.evaluate("devicePixelRatio") == scale
         assert page.faults == []
         page.goto("about:blank")  # as in `open_page`
+
+
+def test_brightness_and_contrast_change_what_is_seen_alone(open_page, run, photos):
+    """And `b` gives the file's colours back."""
+    page, pool = open_page(run), open_data(str(photos), classes=CLASSES.split(",")).train
+    here = question(page)
+    image, row, column = place(here)
+    plain = pool.image(image)[row, column]
+    assert (when_painted(page, 1, plain) == plain).all()
+    page.fill("#brightness", "60")
+    dark = np.round(plain * 0.6)
+    assert abs(when_painted(page, 1, dark, 2) - dark).max() <= 2
+    page.fill("#contrast", "150")
+    both = np.clip((plain * 0.6 / 255 - 0.5) * 1.5 + 0.5, 0, 1) * 255
+    assert abs(when_painted(page, 1, both, 3) - both).max() <= 3
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("3")
+    next_question(page, here)
+    acknowledged(page)
+    last = of_type(read_journal(run.folder / "annotate/journal.jsonl"), "answer")[-1]
+    assert (last["image"], last["y"], last["x"], last["class_id"]) == (pool.ids[image], row, column, 2)
+    page.keyboard.press("Backspace")
+    assert question(page) == here
+    page.keyboard.press("b")
+    assert (when_painted(page, 1, plain) == plain).all()
+    acknowledged(page)
+    assert page.faults == []
 
 
 def test_keys_undo_back_and_reasons(open_page, run):
@@ -124,8 +183,31 @@ def test_fingers_can_hit_everything(open_page, run):
     )
     assert len(sizes) > 12
     assert [one for one in sizes if min(one[1:]) < 44] == []
-    page.tap("#classes button >> nth=1")
-    next_question(page, here)
+    before = len(of_type(read_journal(run.folder / "annotate/journal.jsonl"), "answer"))
+    taps = ["#classes button >> nth=1", "#unsure", "#none", "#classes button >> nth=3"]
+    asked = []
+    for target in taps:
+        asked.append(here)
+        page.tap(target)
+        next_question(page, here)
+        here = question(page)
+    page.tap("#undo")
+    assert question(page) == asked[-1]
+    page.tap("#later")
+    next_question(page, asked[-1])
+    page.tap("#back")
+    assert question(page) == asked[2]
+    page.tap("#classes button >> nth=0")  # instead of "no class fits"
+    page.wait_for_selector("#forward:disabled")
+    acknowledged(page)
+    lines = read_journal(run.folder / "annotate/journal.jsonl")
+    answers = of_type(lines, "answer")[before:]
+    assert [(one["class_id"], one["reason"]) for one in answers] == [
+        (1, None), (None, "unsure"), (None, "none"), (3, None), (0, None),
+    ]  # fmt: skip
+    assert of_type(lines, "retract")[-1]["of"] == answers[3]["id"]
+    assert of_type(lines, "later")[-1]["x"] == place(asked[3])[2]
+    assert page.faults == []
 
 
 def test_nothing_is_asked_of_another_host(open_page, run):
@@ -147,6 +229,14 @@ def test_every_control_has_a_name_and_can_be_reached(open_page, run):
         ".map((one) => one.outerHTML)"
     )
     assert nameless == []
+    all_ready(page)
+    for _ in range(2):  # each question is said to those who hear the page
+        here = question(page)
+        _, row, column = place(here)
+        said = page.inner_text("#announced[role=status]")
+        assert said.startswith(f"Pixel at column {column + 1}, row {row + 1} of "), said
+        page.keyboard.press(".")
+        next_question(page, here)
     page.keyboard.press("?")
     page.wait_for_selector("#help-dialog[open]")
     assert "undo" in page.inner_text("#help-body")

@@ -59,6 +59,7 @@ def test_in_a_notebook(chromium, tmp_path, monkeypatch):
     [(_, stack)] = notebook._shown.values()
     with stack, listening(Notebook) as port:
         page = chromium.new_page()
+        page.set_default_timeout(WAIT)
         page.goto(f"http://127.0.0.1:{port}/")
         inner = page.wait_for_selector("iframe").content_frame()
         inner.wait_for_selector("#setup-dialog[open]", timeout=WAIT)

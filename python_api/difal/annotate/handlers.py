@@ -20,13 +20,13 @@ from difal.errors import LabelError
 LARGEST_BODY = 1 << 20
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 TOKEN_HEADER = "x-difal-token"
+SCRIPTS = (
+    "main", "net", "store", "asking", "drawing", "lens", "classes", "overlay", "gallery", "help", "panels",
+)  # fmt: skip
 PAGE_FILES = {
     "": ("index.html", "text/html; charset=utf-8"),
     "style.css": ("style.css", "text/css; charset=utf-8"),
-    **{
-        f"{name}.js": (f"{name}.js", "text/javascript; charset=utf-8")
-        for name in ("main", "net", "store", "asking", "drawing", "classes", "overlay", "gallery", "help", "panels")
-    },
+    **{f"{name}.js": (f"{name}.js", "text/javascript; charset=utf-8") for name in SCRIPTS},
 }
 
 
@@ -193,10 +193,23 @@ def _view(session: Session, query: dict[str, str]) -> Response:
     part = query.get("part")
     if part not in ("classes", "unsure"):
         raise LabelError("part must be classes or unsure")
-    found = session.view(image, part)
+    found = session.background.view(image, part)
     if found is None:
         return problem(404, "there is no prediction yet")
     return Response(200, found[0], "image/png", {"X-Difal-Version": str(found[1])})
+
+
+def _thumbnail(session: Session, query: dict[str, str]) -> Response:
+    image = _number(query, "image", len(session.data.train))
+    return Response(200, session.images.thumbnail(image), "image/png")
+
+
+def _sketch(session: Session, query: dict[str, str]) -> Response:
+    found = session.background.sketch(_number(query, "image", len(session.data.train)))
+    if found is None:
+        return problem(404, "there is no prediction yet")
+    content, version, exact = found
+    return Response(200, content, "image/png", {"X-Difal-Version": str(version), "X-Difal-Exact": str(int(exact))})
 
 
 def _answers(session: Session, query: dict[str, str]) -> Response:
@@ -243,7 +256,9 @@ def _export(session: Session, body: dict) -> dict:
 GET: dict[str, Callable[[Session, dict[str, str]], Response]] = {
     "api/overview": _overview,
     "api/window": _window,
+    "api/thumbnail": _thumbnail,
     "api/view": _view,
+    "api/sketch": _sketch,
     "api/answers": _answers,
     "api/recent": lambda session, query: Response(200, _json({"recent": session.recent()})),
 }

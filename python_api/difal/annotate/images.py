@@ -12,6 +12,7 @@ from PIL import Image
 from difal.data.base import Split
 
 OVERVIEW_SIDE = 1280  # longer side in pixels, from which on the page gets the whole image reduced
+THUMBNAIL_SIDE = 240  # longer side, in pixels, of an image among all images
 WINDOW = 320  # side in pixels of the window around a question
 KEPT = 600 << 20  # bytes of decoded images kept
 
@@ -26,7 +27,7 @@ class Images:
     def __init__(self, split: Split):
         self.split = split
         self._decoded: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._overviews: OrderedDict[int, bytes] = OrderedDict()
+        self._reduced: OrderedDict[tuple[int, int], bytes] = OrderedDict()  # by image and side
         self._lock = threading.Lock()
         self._locks: dict[int, threading.Lock] = {}
 
@@ -54,21 +55,22 @@ class Images:
 
     def overview(self, index: int) -> bytes:
         """The whole image as PNG: exact if no side is above `OVERVIEW_SIDE`, else reduced."""
+        return self._at_most(index, OVERVIEW_SIDE)
+
+    def thumbnail(self, index: int) -> bytes:
+        """The whole image as PNG, its longer side at most `THUMBNAIL_SIDE`."""
+        return self._at_most(index, THUMBNAIL_SIDE)
+
+    def _at_most(self, index: int, side: int) -> bytes:
         with self._lock:
-            if index in self._overviews:
-                self._overviews.move_to_end(index)
-                return self._overviews[index]
-        image = self.decoded(index)
-        longest = max(image.shape[:2])
-        picture = Image.fromarray(image)
-        if longest > OVERVIEW_SIDE:
-            sides = [max(1, round(side * OVERVIEW_SIDE / longest)) for side in picture.size]
-            picture = picture.resize(sides, Image.Resampling.LANCZOS, reducing_gap=2.0)
-        content = _png(picture)
+            if (index, side) in self._reduced:
+                self._reduced.move_to_end((index, side))
+                return self._reduced[index, side]
+        content = _png(reduced(self.decoded(index), side))
         with self._lock:
-            self._overviews[index] = content
-            while sum(map(len, self._overviews.values())) > KEPT // 8 and len(self._overviews) > 1:
-                self._overviews.popitem(last=False)
+            self._reduced[index, side] = content
+            while sum(map(len, self._reduced.values())) > KEPT // 8 and len(self._reduced) > 1:
+                self._reduced.popitem(last=False)
         return content
 
     def window(self, index: int, x: int, y: int) -> bytes:
@@ -76,6 +78,15 @@ class Images:
         image = self.decoded(index)
         left, top, width, height = window_at(x, y, image.shape[1], image.shape[0])
         return _png(Image.fromarray(np.ascontiguousarray(image[top : top + height, left : left + width])))
+
+
+def reduced(image: np.ndarray, side: int) -> Image.Image:
+    """An image (H, W, 3) as it is, or resized to a longer side of `side` pixels if it is larger."""
+    picture, longest = Image.fromarray(image), max(image.shape[:2])
+    if longest <= side:
+        return picture
+    sides = [max(1, round(length * side / longest)) for length in picture.size]
+    return picture.resize(sides, Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
 def window_at(x: int, y: int, width: int, height: int) -> tuple[int, int, int, int]:

@@ -1,4 +1,4 @@
-"""Label Studio: a labeling configuration, annotated tasks, and its JSON export read back."""
+"""Label Studio: a task for each image with all its labeled pixels, and such an export read back."""
 
 from __future__ import annotations
 
@@ -6,30 +6,18 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from xml.sax.saxutils import quoteattr
+from urllib.parse import unquote
 
-from difal.annotate.classes import PALETTE, Classes
+from difal.annotate.classes import Classes, palette
 from difal.errors import LabelError
+from difal.run.label_studio import address, read_tasks, to_labeling_config
 from difal.run.labels import Label, label_studio_point
 
 
 def labeling_config(classes: Classes) -> str:
     """The labeling configuration for a project whose tasks are those of `to_tasks`."""
-    lines = [
-        f"    <Label value={quoteattr(classes.names[i])} background={quoteattr(PALETTE[i % len(PALETTE)])}/>"
-        for i in classes.open
-    ]
-    return "\n".join(
-        [
-            "<View>",
-            '  <KeyPointLabels name="point" toName="image" strokeWidth="1">',
-            *lines,
-            "  </KeyPointLabels>",
-            '  <Image name="image" value="$image" zoom="true" zoomControl="true"/>',
-            "</View>",
-            "",
-        ]
-    )
+    colors = palette(len(classes.names))
+    return to_labeling_config([classes.names[i] for i in classes.open], [colors[i] for i in classes.open], skip=False)
 
 
 def to_tasks(labels: Sequence[Label], prefix: str = "") -> str:
@@ -45,7 +33,7 @@ def to_tasks(labels: Sequence[Label], prefix: str = "") -> str:
             by_image.setdefault(label.image, []).append(label)
     tasks = [
         {
-            "data": {"image": prefix + name, "image_id": name},
+            "data": {"image": address(name, prefix), "image_id": name},
             "annotations": [{"result": [{"id": label.id, **label_studio_point(label)} for label in here]}],
         }
         for name, here in by_image.items()
@@ -65,15 +53,13 @@ def read_export(path: str | Path, images: Sequence[str], classes: Sequence[str])
         LabelError: the file, a task, an image or a class cannot be used; names it.
     """
     try:
-        tasks = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise LabelError(f"{path} cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
-        raise LabelError(f"{path} is not JSON; export the project as JSON") from None
-    if not isinstance(tasks, list):
-        raise LabelError(f"{path} must hold a list of tasks; export the project as JSON, not as JSON-MIN")
+    except UnicodeDecodeError:
+        raise LabelError(f"{path} is not UTF-8 text; export the project as JSON") from None
     found: dict[tuple, Label] = {}
-    for number, task in enumerate(tasks, 1):
+    for number, task in enumerate(read_tasks(text, Path(path)), 1):
         where = f"{path} task {number}"
         try:
             name = _image_of(task["data"], images, where)
@@ -92,10 +78,10 @@ def read_export(path: str | Path, images: Sequence[str], classes: Sequence[str])
 def _image_of(data: dict, images: Sequence[str], where: str) -> str:
     if data.get("image_id") in images:
         return data["image_id"]
-    address = str(data["image"])
-    fitting = [name for name in images if address.endswith(name) or Path(address).stem == name]
+    given = unquote(str(data["image"]))
+    fitting = [name for name in images if given.endswith(name) or Path(given).stem == name]
     if not fitting:
-        raise LabelError(f"{where} is about {address!r}, which is no image of the pool; the first is {images[0]!r}")
+        raise LabelError(f"{where} is about {given!r}, which is no image of the pool; the first is {images[0]!r}")
     return max(fitting, key=len)
 
 

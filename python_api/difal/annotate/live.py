@@ -8,6 +8,7 @@ predictions over the images, and the exported masks.
 from __future__ import annotations
 
 import math
+import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,18 +18,24 @@ import torch
 from PIL import Image
 
 from difal.acquisition import training_dropout
+from difal.annotate.images import reduced
 from difal.config import Config
 from difal.data import Data
 from difal.encoders.lazy import LazyEncoder
-from difal.features.cache import FeatureCache, Pixel, images_done
+from difal.features.cache import SETS, FeatureCache, Pixel, images_done
 from difal.features.dense import dense_classes, dense_view
-from difal.features.pixels import encode, pixel_features
-from difal.files import read_json, write_bytes, write_json
+from difal.features.pixels import draw_candidates, encode, pixel_features
+from difal.files import TMP, read_json, write_json
 from difal.heads import train_head
 from difal.run.directory import RunDirectory
 from difal.run.oracles import to_png
+from difal.threads import in_order
 from difal_kernels import maxherding
 
+FIRST_ASKED = 4  # images that the first questions are about, before any is encoded
+SKETCH_SIDE = 80  # longer side, in cells, of a sketched prediction
+# How far a pixel's class reaches in a sketch: as a share of the longer side, and in levels of a colour.
+SKETCH_REACH, SKETCH_LEVELS = 0.06, 25.0
 VIEW_SIDE = 1024  # longer side, in pixels, of a prediction shown over its image
 KEPT_MAPS = 1 << 30  # bytes of feature maps kept in memory, for predictions by the next head
 
@@ -52,6 +59,7 @@ class LiveModel:
         self.cache_folder = feature_folder / "pool"
         self.maps: OrderedDict[int, list[torch.Tensor]] = OrderedDict()
         self.clicked: dict[Pixel, np.ndarray] = {}  # features of pixels that are not in the cache
+        self.small: dict[int, np.ndarray] = {}  # images at the size of their sketches
         self.cache: FeatureCache | None = None
         self.head, self.version, self.classes = run_dir.live_head(), 0, 0
         if self.head is not None:
@@ -69,7 +77,7 @@ class LiveModel:
         """The next pixels by coverage among the images that are encoded, given those asked so far."""
         done = self.encoded()
         if not done:
-            return {"questions": [], "encoded": 0}
+            return {"questions": self._first(asked, count), "encoded": 0}
         points = self.cache.arrays["local.points"][:done]
         features = np.asarray(self.cache.arrays["local.features"][:done], np.float32)
         given = [Pixel(*place) for place in asked if place[0] < done]
@@ -91,6 +99,32 @@ class LiveModel:
             image, at = divmod(int(row), points.shape[1])
             found.append([image, *map(int, points[image, at]), *self.cache.size(image)])
         return {"questions": found, "encoded": done}
+
+    def _first(self, asked: list[list[int]], count: int) -> list[list[int]]:
+        """What to ask before an image is encoded: among the pixels that the cache will keep of the first images
+        whatever their features are, those that cover colours and positions."""
+        if self.config.labels is not None or self.config.void == "avoid":
+            return []  # those pixels are drawn another way
+        places, rows = [], []
+        for index, name in enumerate(self.data.train.ids[:FIRST_ASKED]):
+            image = self.data.train.image(index)
+            size = image.shape[:2]
+            points = draw_candidates(name, size, self.config, np.zeros((0, 2), np.int64))[: self.config.random]
+            colors = image[points[:, 0], points[:, 1]] / 255
+            rows.append(np.concatenate([colors, points / max(size)], 1))
+            places += [[index, *map(int, point), *size] for point in points]
+        features, known = np.concatenate(rows).astype(np.float32), {tuple(place) for place in asked}
+        given = np.array([tuple(place[:3]) in known for place in places])
+        if given.all():
+            return []
+        picks = maxherding(
+            features,
+            min(count, int((~given).sum())),
+            labeled=features[given] if given.any() else None,
+            candidates=np.flatnonzero(~given),
+            kernel="rbf",
+        )
+        return [places[at] for at in np.asarray(picks)]
 
     def live(self, labels: list[list[int]], classes: int, lines: int) -> dict:
         """Train the live head on (image, row, column, class) labels; `lines` of the journal made them."""
@@ -119,20 +153,55 @@ class LiveModel:
         return {"version": self.version, "guesses": [[*pixel, one, round(chance, 4)] for pixel, one, chance in pairs]}
 
     def predict(self, images: list[int]) -> dict:
-        """Draw what the live head thinks of the first of `images`: class ids and uncertainty, one PNG each."""
-        index = images[0]
+        """Draw what the live head thinks of images: class ids and uncertainty, one PNG each."""
         if self.head is None:
-            return {"image": index, "version": 0}
-        maps, size = self._maps(index)
-        scale = min(1.0, VIEW_SIDE / max(size))
-        view = tuple(max(1, round(side * scale)) for side in size)
-        ids, entropy = dense_view(self.head, maps, view)
-        most = math.log(max(2, self.classes))
-        unsure = (entropy[0] / most * 255).clamp(0, 255).round().to(torch.uint8)
+            return {"images": images, "version": 0}
+        for index, (maps, size) in zip(images, self._maps(images), strict=True):
+            scale = min(1.0, VIEW_SIDE / max(size))
+            view = tuple(max(1, round(side * scale)) for side in size)
+            ids, entropy = dense_view(self.head, maps, view)
+            most = math.log(max(2, self.classes))
+            unsure = (entropy[0] / most * 255).clamp(0, 255).round().to(torch.uint8)
+            self._draw(f"{index}.unsure.png", unsure.numpy())
+            self._draw(f"{index}.classes.png", ids[0].numpy())
+        return {"images": images, "version": self.version}
+
+    def _draw(self, name: str, values: np.ndarray) -> None:
+        """Write a picture, whole or not at all; it need not outlive the machine: it is drawn again when asked for."""
         folder = self.folder / "views"
-        write_bytes(folder / f"{index}.unsure.png", to_png(Image.fromarray(unsure.numpy())))
-        write_bytes(folder / f"{index}.classes.png", to_png(Image.fromarray(ids[0].numpy())))
-        return {"image": index, "version": self.version}
+        folder.mkdir(parents=True, exist_ok=True)
+        neighbour = folder / f"{TMP}{name}"
+        neighbour.write_bytes(to_png(Image.fromarray(values)))
+        os.replace(neighbour, folder / name)
+
+    def sketch(self, images: list[int]) -> dict:
+        """Draw roughly what the live head thinks of images, without encoding them: class ids, a small PNG each.
+
+        The head sees the pixels of the cache alone, a hundred or so of an image. Every other pixel gets the mean of
+        their probabilities, weighted by how close they are in position and in colour.
+        """
+        if self.head is None or self.encoded() < len(self.data.train):
+            return {"images": images, "version": 0}
+        for index in images:
+            self._draw(f"{index}.sketch.png", self._sketch(index))
+        return {"images": images, "version": self.version}
+
+    def _sketch(self, index: int) -> np.ndarray:
+        """(h, w) uint8 class ids."""
+        points = np.concatenate([self.cache.arrays[f"{name}.points"][index] for name in SETS])
+        features = np.concatenate([self.cache.arrays[f"{name}.features"][index] for name in SETS])
+        logits = self.head.logits(np.asarray(features, np.float32), np.arange(len(points)))
+        if index not in self.small:
+            self.small[index] = np.asarray(reduced(self.data.train.image(index), SKETCH_SIDE))
+        small = self.small[index]
+        height, width = small.shape[:2]
+        at = ((points + 0.5) * np.array(small.shape[:2]) / self.cache.size(index)).astype(int)
+        rows = np.stack(np.mgrid[:height, :width], -1) / (SKETCH_REACH * max(height, width))
+        cells = np.concatenate([rows, small / SKETCH_LEVELS], -1).reshape(-1, 5).astype(np.float32)
+        kept = cells.reshape(height, width, 5)[at[:, 0], at[:, 1]]
+        apart = (cells**2).sum(1)[:, None] + (kept**2).sum(1) - 2 * cells @ kept.T
+        weights = np.exp((apart.min(1, keepdims=True) - apart) / 2)
+        return (weights @ logits.softmax(1).numpy()).argmax(1).reshape(height, width).astype(np.uint8)
 
     def prepare(self) -> bool:
         """Keep the maps of one more image, so that it is shown at once; False if all are kept or there is no room."""
@@ -140,7 +209,7 @@ class LiveModel:
         each = self._kept_bytes() / max(1, len(self.maps))
         if not missing or self.encoded() < len(self.data.train) or self._kept_bytes() + each > KEPT_MAPS:
             return False
-        self._maps(missing[0])
+        self._maps(missing[:1])
         return True
 
     def _kept_bytes(self) -> int:
@@ -150,27 +219,33 @@ class LiveModel:
         """Each image's id and predicted class ids (H, W), at the size at which the run sees it."""
         if self.head is not None:
             for index, name in enumerate(self.data.train.ids):
-                maps, size = self._maps(index)
+                [(maps, size)] = self._maps([index])
                 yield name, dense_classes(self.head, maps, size)[0].numpy()
 
-    def _maps(self, index: int) -> tuple[list[torch.Tensor], tuple[int, int]]:
-        """The encoder's maps of an image, and the image's size."""
-        if index in self.maps:
+    def _maps(self, images: list[int]) -> list[tuple[list[torch.Tensor], tuple[int, int]]]:
+        """The encoder's maps of images, and each one's size; several are encoded at a time."""
+        missing = [index for index in images if index not in self.maps]
+        if missing:
+            _ = self.load_encoder()  # before there are several threads
+        made = dict(zip(missing, in_order(self._encode, missing), strict=True))
+        found = [made.get(index) or self.maps[index] for index in images]
+        for index, one in zip(images, found, strict=True):
+            self.maps[index] = one
             self.maps.move_to_end(index)
-            return self.maps[index]
-        image = self.data.train.image(index)
-        maps = encode(self.load_encoder(), image, self.data.train.ids[index], [0], self.config)
-        self.maps[index] = maps, image.shape[:2]
         while self._kept_bytes() > KEPT_MAPS and len(self.maps) > 1:
             self.maps.popitem(last=False)
-        return self.maps[index]
+        return found
+
+    def _encode(self, index: int) -> tuple[list[torch.Tensor], tuple[int, int]]:
+        image = self.data.train.image(index)
+        return encode(self.load_encoder(), image, self.data.train.ids[index], [0], self.config), image.shape[:2]
 
     def _features(self, pixels: list[Pixel]) -> np.ndarray:
         """(n, D) features: the cache's, or the encoder's for pixels that it does not hold."""
         kept = {pixel: self.cache.find(pixel) for pixel in dict.fromkeys(pixels)}
         for pixel, row in kept.items():
             if row is None and pixel not in self.clicked:
-                maps, size = self._maps(pixel.image)
+                [(maps, size)] = self._maps([pixel.image])
                 rows = pixel_features(maps, np.array([pixel[1:]]), size, self.data.train.ids[pixel.image])
                 self.clicked[pixel] = rows[0].astype(self.cache.arrays["local.features"].dtype)
         return np.stack([self.clicked[p] if kept[p] is None else kept[p] for p in pixels])

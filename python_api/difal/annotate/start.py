@@ -137,10 +137,10 @@ def open_session(
 
 def take_filled_in(session: Session) -> int:
     """Journal what was filled into `to_label.*` by hand; how many answers that were."""
-    if not session.rounds or session.start is None:
+    if not session.background.rounds or session.start is None:
         return 0
     oracle = PersonOracle(session.data, session.config.run_folder())
-    return _take(session, [label for label in oracle.filled_in(session.rounds[-1]) or () if label.answered])
+    return _take(session, [label for label in oracle.filled_in(session.background.rounds[-1]) or () if label.answered])
 
 
 def take_label_studio(session: Session, path: Path) -> int:
@@ -158,10 +158,10 @@ def _take(session: Session, labels: Sequence[Label]) -> int:
     """Journal labels made elsewhere; those that were taken before count once."""
     sent = [
         {
-            "id": f"known-{session.index[label.image]}-{label.y}-{label.x}-{label.class_id}",
+            "id": f"known-{session.background.index[label.image]}-{label.y}-{label.x}-{label.class_id}",
             "type": "answer",
             "kind": "known",
-            "image": session.index[label.image],
+            "image": session.background.index[label.image],
             "x": label.x,
             "y": label.y,
             "class_id": label.class_id,

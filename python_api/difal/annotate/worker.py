@@ -18,6 +18,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,9 @@ from difal.run.directory import RunDirectory
 from difal.run.loop import Loop
 from difal.run.start import budget_line, open_run_data
 
-FIRST_ASKED = 4  # images that are encoded before the first questions can be about them
-NICENESS = 10  # the page and the server come first
+WAVE = 4  # images that are encoded between two writes: spare questions are soon about them
+NICENESS = 10  # the page and the server come first, once there is something to ask
+AT_ONCE = {"predict": 2, "sketch": 4}  # images that are drawn before something more urgent may come in between
 IDLE = 1.0  # seconds without a command, after which images are made ready to be shown
 
 
@@ -65,6 +67,7 @@ class Worker:
             "guess": self.model.guess,
             "spare": self.model.spare,
             "live": self.model.live,
+            "sketch": self.model.sketch,
             "predict": self.model.predict,
             "export": partial(export, self.run_dir, self.data, self.model),
         }
@@ -72,20 +75,23 @@ class Worker:
         self.waiting: dict[str, dict] = {}
         self.rounds: int | None = None  # how many to do, once there is a command to go on
         self.busy = True  # with the pool's features or a round
+        self.nice = False
 
     def start(self) -> None:
+        if self.model.head is not None:  # of an earlier process, trained on we do not know how many of the lines
+            self.send({"event": "live", "version": self.model.version, "lines": 0})
         for work in (self._run_rounds, self._run_soon, self._watch_encoding):
             threading.Thread(target=self._guarded, args=(work,), daemon=True).start()
 
     def take(self, command: dict) -> None:
-        """Accept a command. Predictions of several images may wait; else the newer command of a kind replaces."""
+        """Accept a command. Pictures of several images may wait; else the newer command of a kind replaces."""
         with self.changed:
             if command["op"] == "advance":
                 self.rounds = command["rounds"]
-            elif command["op"] == "predict":
-                before = self.waiting.get("predict", {"images": []})["images"]
+            elif command["op"] in AT_ONCE:
+                before = self.waiting.get(command["op"], {"images": []})["images"]
                 images = [*command["images"], *(image for image in before if image not in command["images"])]
-                self.waiting["predict"] = {**command, "images": images}
+                self.waiting[command["op"]] = {**command, "images": images}
             else:
                 self.waiting[command["op"]] = command
             self.changed.notify_all()
@@ -100,6 +106,8 @@ class Worker:
             os._exit(1)
 
     def _run_rounds(self) -> None:
+        if not self.has_classes:
+            self._give_way()  # nothing is asked before she has named them
         found = look(self.config, self.data, self.load_encoder, self.feature_folder, self._found)
         self._found(budget_line(self.config, len(self.data.train)))
         if self.config.labels is None:  # else the loop makes them, given the labels' pixels
@@ -108,7 +116,7 @@ class Worker:
                 self.data,
                 self.load_encoder,
                 self.feature_folder,
-                wave=FIRST_ASKED,
+                wave=WAVE,
                 found=found,
                 noise=reads_noise(self.config),
             )
@@ -123,6 +131,7 @@ class Worker:
             loop = Loop(self.config, self.run_dir, self.data, self.load_encoder, self._say, oracle, found)
             loop.begin(self.config, resume=self.run_dir.exists)
             note_classes(self.run_dir, self.data.classes)
+            self._give_way()
             self.send({"event": "working"})
             status = loop.run()
             self.send({"event": status, "rounds": len(self.run_dir.rounds())})
@@ -153,21 +162,38 @@ class Worker:
             with self.changed:
                 kind = next(kind for kind in self.soon if kind in self.waiting)  # the most urgent first
                 command = self.waiting.pop(kind)
-                if kind == "predict" and len(command["images"]) > 1:
-                    self.waiting["predict"] = {**command, "images": command["images"][1:]}
-                    command = {**command, "images": command["images"][:1]}
+                most = AT_ONCE.get(kind)
+                if most is not None and len(command["images"]) > most:
+                    self.waiting[kind] = {**command, "images": command["images"][most:]}
+                    command = {**command, "images": command["images"][:most]}
             try:
                 answer = self.soon[kind](**{key: value for key, value in command.items() if key != "op"})
             except UserError as error:
                 answer = {"error": str(error)}
             self.send({"event": kind, **answer})
+            if answer.get("questions"):
+                self._give_way()
+
+    def _give_way(self) -> None:
+        """Let other processes go first, from the first questions on."""
+        with self.changed:
+            if self.nice:
+                return
+            self.nice = True
+        threads = Path("/proc/self/task")
+        if not threads.is_dir():
+            os.nice(NICENESS)
+            return
+        before = os.getpriority(os.PRIO_PROCESS, 0)
+        for thread in threads.iterdir():  # here a thread is nice for itself and for those that it starts
+            with suppress(OSError):  # it has ended
+                os.setpriority(os.PRIO_PROCESS, int(thread.name), before + NICENESS)
 
 
 def main() -> None:
     """Serve the process that started this one."""
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever prints, prints to the log
-    os.nice(NICENESS)
     lock = threading.Lock()
 
     def send(event: dict) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import threading
 import webbrowser
 from functools import partial
 from pathlib import Path
@@ -92,5 +93,5 @@ def main(args: argparse.Namespace) -> int:
 
 def announce(server: Server, browser: bool) -> None:
     print(f"label at  {server.url}\nstop with Ctrl+C; every answer is kept", flush=True)
-    if browser:
-        webbrowser.open(server.url)
+    if browser:  # in a thread: some browsers return only when they are closed
+        threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()

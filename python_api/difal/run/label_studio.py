@@ -1,4 +1,7 @@
-"""Label Studio: tasks, the labeling configuration they need, and what is exported read back."""
+"""Label Studio: a task for each pixel, the labeling configuration, and what is exported read back.
+
+`difal.annotate.label_studio` has tasks of another kind, an image each with many points, and shares what is common.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def to_tasks(rows: Sequence[dict], prefix: str = "") -> str:
         {
             "data": {
                 **row,
-                "image": prefix + (quote(row["image"]) if prefix else row["image"]),
+                "image": address(row["image"], prefix),
                 "image_id": row["image"],
             },
             "predictions": [{"result": [{"id": "pixel", **point(row)}]}],
@@ -34,6 +37,11 @@ def to_tasks(rows: Sequence[dict], prefix: str = "") -> str:
         for row in rows
     ]
     return json.dumps(tasks, indent=1, ensure_ascii=False) + "\n"
+
+
+def address(image: str, prefix: str = "") -> str:
+    """An image's address in a task: its name behind `prefix`."""
+    return prefix + quote(image) if prefix else image
 
 
 def point(row: dict) -> dict:
@@ -53,18 +61,35 @@ def point(row: dict) -> dict:
     }
 
 
-def to_labeling_config(classes: Sequence[str], colors: Sequence[Sequence[int]]) -> str:
-    """The labeling configuration (XML) of a project for the tasks."""
+def to_labeling_config(classes: Sequence[str], colors: Sequence[Sequence[int]], skip: bool = True) -> str:
+    """The labeling configuration (XML) of a project for the tasks, with a label for skipped pixels if `skip`."""
     labels = "".join(
         f'    <Label value="{html.escape(name)}" background="#{red:02x}{green:02x}{blue:02x}"/>\n'
-        for name, (red, green, blue) in zip(classes, colors, strict=True)
+        for name, (red, green, blue) in zip(
+            [*classes, SKIP] if skip else classes, [*colors, (0, 0, 0)] if skip else colors, strict=True
+        )
     )
     return (
         '<View>\n  <Image name="image" value="$image" zoom="true" zoomControl="true"/>\n'
-        '  <KeyPointLabels name="point" toName="image">\n'
-        f'{labels}    <Label value="{SKIP}" background="#000000"/>\n'
-        "  </KeyPointLabels>\n</View>\n"
+        f'  <KeyPointLabels name="point" toName="image">\n{labels}  </KeyPointLabels>\n</View>\n'
     )
+
+
+def read_tasks(text: str, path: Path) -> list[dict]:
+    """The tasks of a JSON export.
+
+    Raises:
+        LabelError: it is no such file; says how to make one.
+    """
+    try:
+        tasks = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise LabelError(f"{path} is not JSON ({error}); export it again") from None
+    if not isinstance(tasks, list) or not all(
+        isinstance(task, dict) and isinstance(task.get("data"), dict) for task in tasks
+    ):
+        raise LabelError(f"{path} must be a list of tasks, as Label Studio exports under JSON (not JSON-MIN or CSV)")
+    return tasks
 
 
 def read_export(text: str, path: Path) -> list[tuple[str, dict]]:
@@ -75,16 +100,8 @@ def read_export(text: str, path: Path) -> list[tuple[str, dict]]:
     Raises:
         LabelError: not such a file, two annotations of a task that disagree, or a point that was moved.
     """
-    try:
-        tasks = json.loads(text)
-    except ValueError as error:
-        raise LabelError(f"{path} is not JSON ({error}); export it again") from None
-    if not isinstance(tasks, list) or not all(
-        isinstance(task, dict) and isinstance(task.get("data"), dict) for task in tasks
-    ):
-        raise LabelError(f"{path} must be a list of tasks, as Label Studio exports under JSON (not JSON-MIN or CSV)")
     rows = []
-    for number, task in enumerate(tasks, 1):
+    for number, task in enumerate(read_tasks(text, path), 1):
         where = f"{path} task {task.get('id', number)}"
         row = {key: value for key, value in task["data"].items() if key != "image_id"}
         row["image"] = task["data"].get("image_id", row.get("image"))

@@ -65,11 +65,15 @@ function ring(context, u, v, radius, unit) {
   }, 1.5 * unit);
 }
 
-// Where the whole image lies in its view: `scale` device pixels a pixel of the image.
+// Where the image lies in the view of the whole, `scale` device pixels a pixel of the image: in its middle, or as far
+// as the lens has gone into it.
 export function fit(view, width, height) {
-  const scale = Math.min(view.canvas.width / width, view.canvas.height / height);
-  const left = Math.floor((view.canvas.width - width * scale) / 2);
-  const top = Math.floor((view.canvas.height - height * scale) / 2);
+  const { zoom, x, y } = view.lens ?? { zoom: 1, x: 0.5, y: 0.5 };
+  const scale = zoom * Math.min(view.canvas.width / width, view.canvas.height / height);
+  const start = (side, whole, middle) => (whole <= side ? Math.floor((side - whole) / 2)
+    : Math.round(Math.min(0, Math.max(side - whole, side / 2 - middle * whole))));
+  const left = start(view.canvas.width, width * scale, x);
+  const top = start(view.canvas.height, height * scale, y);
   return { scale, left, top };
 }
 
@@ -83,6 +87,10 @@ export function drawWhole(view, shown, layer, points) {
   context.imageSmoothingQuality = "medium";
   const box = [left, top, shown.width * scale, shown.height * scale];
   context.drawImage(shown.whole, ...box);
+  if (shown.exact !== shown.whole && scale > shown.whole.width / shown.width) { // the whole comes reduced
+    const { exact, origin } = shown;
+    context.drawImage(exact, left + origin.x * scale, top + origin.y * scale, exact.width * scale, exact.height * scale);
+  }
   if (layer) {
     context.globalAlpha = layer.opacity;
     context.imageSmoothingEnabled = false;
@@ -151,4 +159,5 @@ export function drawMagnified(view, shown) {
     view.context.fillRect(x + side - wide, y, wide, side);
   }
   view.canvas.dataset.pixel = JSON.stringify({ x: at.x, y: at.y, size });
+  view.canvas.dataset.at = `${shown.x},${shown.y}`;
 }

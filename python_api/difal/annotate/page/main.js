@@ -6,6 +6,7 @@ import { Asking, prepare } from "./asking.js";
 import { byKey, classes, drawButtons, nameOf, resolve, setClasses, swatch } from "./classes.js";
 import { View, drawMagnified, drawNeighbourhood, drawWhole, fit } from "./drawing.js";
 import { layerOf, load, overlay, predicted, recolor, visible, wantedPart } from "./overlay.js";
+import { Lens } from "./lens.js";
 import { Gallery } from "./gallery.js";
 import { fillHelp } from "./help.js";
 import { manageClasses, search, setUp, showResults, time } from "./panels.js";
@@ -35,6 +36,7 @@ const views = {
 };
 const asking = new Asking(() => show());
 const gallery = new Gallery($("tiles"), explore);
+const lens = new Lens(views.whole, shown, redraw);
 
 // -- what is shown
 
@@ -72,6 +74,7 @@ function show() {
   draw();
   const ready = Boolean(explored || one?.pictures);
   if (one !== shownQuestion || !ready) overlaySeen = false;
+  if (one !== shownQuestion && !explored) lens.reset(); // where the ring is in sight
   if (!explored && one?.pictures && asking.shownAt === null) asking.painted();
   shownQuestion = one;
   overlaySeen ||= visible() && ready;
@@ -82,6 +85,7 @@ function show() {
   $("whole").classList.toggle("exploring", Boolean(explored) || visible());
   showWaiting(one);
   showQuestion(one);
+  announce(one);
   const guess = explored ? null : guessOf(one);
   $("confirm").hidden = !guess;
   if (guess) $("confirm").replaceChildren(swatch(classes[guess.class_id]), `${nameOf(guess.class_id)}?`, kbd("Space"));
@@ -117,6 +121,18 @@ function showQuestion(one) {
     text = one.kind === "settle" ? "Two annotators differ here. Which class is it?" : "Which class is the pixel in the frame?";
   }
   if ($("question").textContent !== text) $("question").textContent = text;
+}
+
+// Tells a screen reader of each new question; what else changes at an answer is left unsaid.
+let announced = "";
+function announce(one) {
+  const key = explored || !one?.pictures ? "" : `${one.id}.${asking.at}`;
+  if (key === announced) return;
+  announced = key;
+  if (!key) return;
+  const guess = guessOf(one);
+  $("announced").textContent = `Pixel at column ${one.x + 1}, row ${one.y + 1} of ${one.name}.`
+    + (guess ? ` The model's guess: ${nameOf(guess.class_id)}.` : "");
 }
 
 function showWaiting(one) {
@@ -184,6 +200,7 @@ async function explore(image, at = null) {
   const before = explored?.before ?? { on: overlay.on, unsure: overlay.unsure };
   const points = answers.map((one) => ({ x: one.x, y: one.y,
     color: one.class_id === null ? "#888" : classes[one.class_id]?.color ?? "#888" }));
+  if (explored ? explored.image !== image : asking.current?.image !== image) lens.reset();
   explored = { ...place, ...(await prepare(place)), points, marked: at !== null, entry: null, before };
   if (!overlay.on && !overlay.unsure) overlay.on = true;
   await refreshLayer();
@@ -211,22 +228,21 @@ async function mark(x, y) {
   Object.assign(now, { x, y, marked: true, entry: null });
   const pictures = await prepare(now);
   if (explored === now && now.x === x && now.y === y) Object.assign(now, pictures);
+  lens.follow(x, y);
   show();
 }
 
 function pointed(event) {
   const now = shown();
   if (!now) return null;
-  const box = $("whole").getBoundingClientRect();
   const { scale, left, top } = fit(views.whole, now.width, now.height);
-  const u = ((event.clientX - box.left) * $("whole").width) / box.width;
-  const v = ((event.clientY - box.top) * $("whole").height) / box.height;
+  const { u, v } = lens.at(event);
   const [x, y] = [Math.floor((u - left) / scale), Math.floor((v - top) / scale)];
   return x >= 0 && y >= 0 && x < now.width && y < now.height ? { x, y } : null;
 }
 
 $("whole").addEventListener("click", (event) => {
-  const at = pointed(event);
+  const at = lens.dragged ? null : pointed(event);
   if (!at) return;
   if (explored) mark(at.x, at.y);
   else if (visible()) explore(asking.current.image, at);
@@ -336,6 +352,9 @@ const COMMANDS = {
   i: openGallery,
   b: asInFile,
   m: lightOrDark,
+  PageUp: () => lens.nearer(),
+  PageDown: () => lens.farther(),
+  Home: () => lens.reset(),
   Escape: () => (explored ? leaveImage() : closeGallery()),
 };
 
@@ -353,6 +372,13 @@ function movePixel(event) {
   mark(Math.min(explored.width - 1, Math.max(0, explored.x + far * step[0])),
     Math.min(explored.height - 1, Math.max(0, explored.y + far * step[1])));
   return true;
+}
+
+// With Shift the arrows pan, where they do not move the frame.
+function panned(event) {
+  const step = event.shiftKey && $("gallery").hidden && STEPS[event.key];
+  if (step) lens.step(...step);
+  return Boolean(step);
 }
 
 // The key that a class or command goes by, whatever the keyboard's layout: digits by their place.
@@ -375,9 +401,9 @@ document.addEventListener("keydown", (event) => {
   const typing = event.target.closest?.("input[type=text], textarea, select");
   const onControl = event.target.closest?.("button, input");
   if (typing || (onControl && ["Enter", "Tab"].includes(event.key))) return;
-  if (onControl?.type === "range" && event.key.startsWith("Arrow")) return;
+  if (onControl?.type === "range" && /^(Arrow|Page|Home|End)/.test(event.key)) return;
   if (!$("gallery").hidden && !["Escape", "i", "?", "m"].includes(event.key)) return;
-  if (movePixel(event)) {
+  if (movePixel(event) || panned(event)) {
     event.preventDefault();
     return;
   }

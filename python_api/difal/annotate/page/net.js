@@ -80,7 +80,8 @@ export async function picture(path, urgent = true) {
       colorSpaceConversion: "none",
       premultiplyAlpha: "none",
     });
-    return { bitmap, version: Number(response.headers.get("X-Difal-Version") || 0) };
+    const said = (name) => Number(response.headers.get(`X-Difal-${name}`) || 0);
+    return { bitmap, version: said("Version"), exact: said("Exact") === 1 };
   } finally {
     atWork -= 1;
     waiting.shift()?.();
