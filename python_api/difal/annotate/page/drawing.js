@@ -70,8 +70,8 @@ function ring(context, u, v, radius, unit) {
 export function fit(view, width, height) {
   const { zoom, x, y } = view.lens ?? { zoom: 1, x: 0.5, y: 0.5 };
   const scale = zoom * Math.min(view.canvas.width / width, view.canvas.height / height);
-  const start = (side, whole, middle) => (whole <= side ? Math.floor((side - whole) / 2)
-    : Math.round(Math.min(0, Math.max(side - whole, side / 2 - middle * whole))));
+  const start = (side, whole, middle) => (zoom === 1 ? Math.floor((side - whole) / 2)
+    : Math.round(side / 2 - middle * whole));
   const left = start(view.canvas.width, width * scale, x);
   const top = start(view.canvas.height, height * scale, y);
   return { scale, left, top };

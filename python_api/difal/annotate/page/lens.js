@@ -84,12 +84,12 @@ export class Lens {
   }
 
   set(zoom, scale, left, top, shown) {
-    const middle = (side, length, start) => {
-      const [half, whole] = [side / 2, length * scale];
-      return whole <= side ? 0.5 : Math.min(1 - half / whole, Math.max(half / whole, (half - start) / whole));
-    };
+    // The image may leave the view's edges, but never its middle.
+    const middle = (side, whole, start) => Math.min(1, Math.max(0, (side / 2 - start) / whole));
     const { width, height } = this.view.canvas;
-    this.view.lens = { zoom, x: middle(width, shown.width, left), y: middle(height, shown.height, top) };
+    this.view.lens = zoom < 1.001 ? { zoom: 1, x: 0.5, y: 0.5 } : {
+      zoom, x: middle(width, shown.width * scale, left), y: middle(height, shown.height * scale, top),
+    };
     this.changed();
   }
 
