@@ -61,7 +61,7 @@ class Background:
         self.last_entry = time.monotonic()
         self.exported: dict | None = None
         self.closed = False
-        self.child = Child(self.folder, self._settings(), self._hear)
+        self.child = Child(self.folder, self._settings(), self._on_event)
 
     def _set(self, config: Config, data: Data, start: Sequence[str] | None, answers: Answers) -> None:
         self.config, self.data, self.answers = config, data, answers
@@ -114,7 +114,7 @@ class Background:
             "classes": None if self.start is None else list(self.start),
         }
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Wake whoever waits for news."""
         with self.changed:
             self.version += 1
@@ -122,7 +122,7 @@ class Background:
 
     # -- what the child says
 
-    def _hear(self, event: dict) -> None:
+    def _on_event(self, event: dict) -> None:
         kind = event["event"]
         with self.changed:
             self.at_work.discard(kind)
@@ -168,14 +168,15 @@ class Background:
                 self._advance()
             if "error" in event and kind != "failed":
                 self.message = event["error"]
-        self.tell()
+        self.notify()
 
     def _spare(self, image: int, row: int, column: int, height: int, width: int) -> Question:
         return Question("spare", (self.data.train.ids[image], row, column), height, width)
 
     def read_rounds(self) -> None:
         """Read the picks of every round so far."""
-        found, folder = [], self.config.run_folder() / "rounds"
+        found: list[list[Label]] = []
+        folder = self.config.run_folder() / "rounds"
         while (path := folder / f"{len(found):03d}" / "picks.jsonl").is_file():
             found.append(read_labels(path, self.data.classes))
         self.rounds = found

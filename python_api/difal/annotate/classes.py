@@ -148,7 +148,8 @@ def assign_keys(names: Sequence[str], asked: dict[str, str] | None = None) -> di
     Raises:
         ConfigError: a chosen key is a command's or another class's, or the name is no class's.
     """
-    asked, keys = asked or {}, {}
+    asked = asked or {}
+    keys: dict[int, str] = {}
     for name, key in asked.items():
         if name not in names:
             raise ConfigError(f"`--keys` names {name!r}, which is no class; the classes are {', '.join(names)}")

@@ -92,7 +92,7 @@ def _int(sent: dict, key: str, low: int, high: int) -> int:
 
 def _choice(sent: dict, key: str, choices: Sequence[str]) -> str:
     value = sent.get(key)
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise LabelError(f"{key} must be one of {', '.join(choices)}, got {repr(value)[:40]}")
     return value
 

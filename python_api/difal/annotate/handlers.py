@@ -120,17 +120,16 @@ def handle(request: Request, session: Session, gate: Gate) -> Response:
         return refused
     if request.method == "GET" and request.path in PAGE_FILES:
         name, kind = PAGE_FILES[request.path]
-        return Response(200, resources.files("difal.annotate").joinpath("page", name).read_bytes(), kind)
-    routes = {"GET": GET, "POST": POST}.get(request.method, {})
-    if request.path not in routes:
+        return Response(200, (resources.files("difal.annotate") / "page" / name).read_bytes(), kind)
+    if request.path not in {"GET": set(GET), "POST": set(POST)}.get(request.method, ()):
         known = request.path in GET or request.path in POST or request.path in PAGE_FILES
         return problem(405 if known else 404, "there is nothing here")
     try:
         if request.method == "GET":
-            return routes[request.path](session, request.query)
+            return GET[request.path](session, request.query)
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             return problem(415, "the body must be JSON, with the content type application/json")
-        return Response(200, _json(routes[request.path](session, _object(request.body))))
+        return Response(200, _json(POST[request.path](session, _object(request.body))))
     except LabelError as error:
         return problem(400, str(error))
     except OSError as error:  # the disk is full, say: the page keeps its answers and sends them again

@@ -26,7 +26,7 @@ from difal.features.cache import SETS, FeatureCache, Pixel, images_done
 from difal.features.dense import dense_classes, dense_view
 from difal.features.pixels import draw_candidates, encode, pixel_features
 from difal.files import TMP, read_json, write_json
-from difal.heads import train_head
+from difal.heads import Head, train_head
 from difal.run.directory import RunDirectory
 from difal.run.oracles import to_png
 from difal.threads import in_order
@@ -57,10 +57,10 @@ class LiveModel:
         self.config, self.data, self.load_encoder = config, data, load_encoder
         self.folder = run_dir.folder / "annotate"
         self.cache_folder = feature_folder / "pool"
-        self.maps: OrderedDict[int, list[torch.Tensor]] = OrderedDict()
+        self.maps: OrderedDict[int, tuple[list[torch.Tensor], tuple[int, int]]] = OrderedDict()
         self.clicked: dict[Pixel, np.ndarray] = {}  # features of pixels that are not in the cache
         self.small: dict[int, np.ndarray] = {}  # images at the size of their sketches
-        self.cache: FeatureCache | None = None
+        self._cache: FeatureCache | None = None
         self.head, self.version, self.classes = run_dir.live_head(), 0, 0
         if self.head is not None:
             facts = read_json(self.folder / "head.json")
@@ -69,9 +69,16 @@ class LiveModel:
     def encoded(self) -> int:
         """How many images have their features, from the first on."""
         done = images_done(self.cache_folder)
-        if done and self.cache is None:
-            self.cache = FeatureCache(self.cache_folder)
+        if done and self._cache is None:
+            self._cache = FeatureCache(self.cache_folder)
         return done
+
+    @property
+    def cache(self) -> FeatureCache:
+        """The feature cache, of which `encoded` images can be read."""
+        if self._cache is None:
+            raise ValueError("no image is encoded yet")
+        return self._cache
 
     def spare(self, asked: list[list[int]], count: int) -> dict:
         """The next pixels by coverage among the images that are encoded, given those asked so far."""
@@ -158,8 +165,8 @@ class LiveModel:
             return {"images": images, "version": 0}
         for index, (maps, size) in zip(images, self._maps(images), strict=True):
             scale = min(1.0, VIEW_SIDE / max(size))
-            view = tuple(max(1, round(side * scale)) for side in size)
-            ids, entropy = dense_view(self.head, maps, view)
+            height, width = (max(1, round(side * scale)) for side in size)
+            ids, entropy = dense_view(self.head, maps, (height, width))
             most = math.log(max(2, self.classes))
             unsure = (entropy[0] / most * 255).clamp(0, 255).round().to(torch.uint8)
             self._draw(f"{index}.unsure.png", unsure.numpy())
@@ -183,20 +190,20 @@ class LiveModel:
         if self.head is None or self.encoded() < len(self.data.train):
             return {"images": images, "version": 0}
         for index in images:
-            self._draw(f"{index}.sketch.png", self._sketch(index))
+            self._draw(f"{index}.sketch.png", self._sketch(self.head, index))
         return {"images": images, "version": self.version}
 
-    def _sketch(self, index: int) -> np.ndarray:
+    def _sketch(self, head: Head, index: int) -> np.ndarray:
         """(h, w) uint8 class ids."""
         points = np.concatenate([self.cache.arrays[f"{name}.points"][index] for name in SETS])
         features = np.concatenate([self.cache.arrays[f"{name}.features"][index] for name in SETS])
-        logits = self.head.logits(np.asarray(features, np.float32), np.arange(len(points)))
+        logits = head.logits(np.asarray(features, np.float32), np.arange(len(points)))
         if index not in self.small:
             self.small[index] = np.asarray(reduced(self.data.train.image(index), SKETCH_SIDE))
         small = self.small[index]
         height, width = small.shape[:2]
         at = ((points + 0.5) * np.array(small.shape[:2]) / self.cache.size(index)).astype(int)
-        rows = np.stack(np.mgrid[:height, :width], -1) / (SKETCH_REACH * max(height, width))
+        rows = np.moveaxis(np.mgrid[:height, :width], 0, -1) / (SKETCH_REACH * max(height, width))
         cells = np.concatenate([rows, small / SKETCH_LEVELS], -1).reshape(-1, 5).astype(np.float32)
         kept = cells.reshape(height, width, 5)[at[:, 0], at[:, 1]]
         apart = (cells**2).sum(1)[:, None] + (kept**2).sum(1) - 2 * cells @ kept.T
@@ -238,14 +245,17 @@ class LiveModel:
 
     def _encode(self, index: int) -> tuple[list[torch.Tensor], tuple[int, int]]:
         image = self.data.train.image(index)
-        return encode(self.load_encoder(), image, self.data.train.ids[index], [0], self.config), image.shape[:2]
+        height, width = image.shape[:2]
+        return encode(self.load_encoder(), image, self.data.train.ids[index], [0], self.config), (height, width)
 
     def _features(self, pixels: list[Pixel]) -> np.ndarray:
         """(n, D) features: the cache's, or the encoder's for pixels that it does not hold."""
-        kept = {pixel: self.cache.find(pixel) for pixel in dict.fromkeys(pixels)}
-        for pixel, row in kept.items():
+        rows_of: dict[Pixel, np.ndarray] = {}
+        for pixel in dict.fromkeys(pixels):
+            row = self.cache.find(pixel)
             if row is None and pixel not in self.clicked:
                 [(maps, size)] = self._maps([pixel.image])
                 rows = pixel_features(maps, np.array([pixel[1:]]), size, self.data.train.ids[pixel.image])
                 self.clicked[pixel] = rows[0].astype(self.cache.arrays["local.features"].dtype)
-        return np.stack([self.clicked[p] if kept[p] is None else kept[p] for p in pixels])
+            rows_of[pixel] = self.clicked[pixel] if row is None else row
+        return np.stack([rows_of[pixel] for pixel in pixels])

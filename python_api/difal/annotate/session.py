@@ -93,7 +93,7 @@ class Session:
             self.browsers[page] = browser
             crashed = alone and browser is not None and browser == self.browsers.get(self.page)
             self._claim(page, take or crashed)
-        self.background.tell()
+        self.background.notify()
         return self.state(page)
 
     def leave(self, page: str) -> dict:
@@ -101,7 +101,7 @@ class Session:
         with self.changed:
             if self.page == page:
                 self.page = ""
-        self.background.tell()
+        self.background.notify()
         return {}
 
     def wait(self, page: str, seen: int, seconds: float = POLL) -> dict:
@@ -182,9 +182,9 @@ class Session:
         name, row, column = one.place
         image, _, _ = self.background.pixel(one.place)
         number = f".{self.answers.lines}" if one.kind == "repeat" else ""
-        guess = self.background.guesses.get(one.place)
-        if guess is not None:
-            guess = {"class_id": self.answers.classes.resolve(guess[0]), "chance": guess[1]}
+        guess = None
+        if (known := self.background.guesses.get(one.place)) is not None:
+            guess = {"class_id": self.answers.classes.resolve(known[0]), "chance": known[1]}
         return {
             "id": f"{one.kind}.{self._place_id(one)}{number}",
             "kind": one.kind,
@@ -255,7 +255,7 @@ class Session:
             if new:
                 about_classes = any(entry["type"] == "class" or self._is_of_class(entry) for entry in new)
                 self.background.answered(round_was_open, about_classes)
-        self.background.tell()
+        self.background.notify()
         return [entry["id"] for entry in entries]
 
     def _is_of_class(self, entry: Entry) -> bool:
@@ -271,7 +271,7 @@ class Session:
             LabelError: a name cannot be used, or the run has classes.
         """
         with self.changed:
-            if self.start is not None:
+            if self.start is not None or self.save_classes is None:
                 raise LabelError("the run has its classes; add one, or rename one")
             classes = Classes()
             for name in names:
@@ -286,27 +286,27 @@ class Session:
             self.answers = Answers(self.start)
             self.answers.add(self.journal.entries)
             self.background.begin(self.config, self.data, self.start, self.answers)
-        self.background.tell()
+        self.background.notify()
 
     def more_rounds(self, rounds: int) -> None:
         """Go on after the last round."""
         with self.changed:
             self.config = dataclasses.replace(self.config, rounds=self.config.rounds + rounds)
             self.background.more_rounds(self.config)
-        self.background.tell()
+        self.background.notify()
 
     def export(self) -> dict:
         """Have everything written to RUN/export; the state's `exported` says when it is."""
         with self.changed:
             self.background.export()
-        self.background.tell()
+        self.background.notify()
         return {}
 
     def try_again(self) -> None:
         """Start the child anew after it gave up."""
         with self.changed:
             self.background.try_again()
-        self.background.tell()
+        self.background.notify()
 
     def answers_of(self, image: int) -> list[dict]:
         """The answered pixels of an image, for the page to draw and to edit."""
@@ -315,8 +315,8 @@ class Session:
             for place in self.answers.by_place:
                 entry = self.answers.current(place) if place[0] == name else None
                 if entry is not None:
-                    said = {"class_id": self.answers.class_of(entry), "reason": entry["reason"]}
-                    found.append({"x": place[2], "y": place[1], "kind": entry["kind"], "entry": entry["id"], **said})
+                    chosen = {"class_id": self.answers.class_of(entry), "reason": entry["reason"]}
+                    found.append({"x": place[2], "y": place[1], "kind": entry["kind"], "entry": entry["id"], **chosen})
             return found
 
     def class_changes(self) -> list[dict]:

@@ -125,8 +125,9 @@ class Worker:
         while True:
             with self.changed:
                 self.busy = self.rounds is not None
-                self.changed.wait_for(lambda: self.rounds is not None)
-                self.config.rounds, self.rounds, self.busy = self.rounds, None, True
+                while (rounds := self.rounds) is None:
+                    self.changed.wait()
+                self.config.rounds, self.rounds, self.busy = rounds, None, True
             oracle = JournalOracle(self.run_dir.folder, self.data.classes)
             loop = Loop(self.config, self.run_dir, self.data, self.load_encoder, self._say, oracle, found)
             loop.begin(self.config, resume=self.run_dir.exists)
