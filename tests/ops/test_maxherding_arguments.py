@@ -23,7 +23,7 @@ def test_explain_and_dispatch(monkeypatch):
         explain("herding", blobs(10), 1)
     from difal_kernels.ops.maxherding.backends import cpu
 
-    monkeypatch.setattr(cpu, "missing", lambda name: "not built; reinstall with a compiler")
+    monkeypatch.setattr(cpu._cpu, "unavailable", lambda: "not built; reinstall with a compiler")
     with pytest.raises(BackendUnavailableError, match="reinstall with a compiler"):
         maxherding(blobs(10), 1, backend="cpu")
     assert maxherding(blobs(10), 1, return_info=True).backend == "reference"

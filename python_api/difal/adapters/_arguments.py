@@ -56,7 +56,8 @@ def whole(values: np.ndarray, name: str) -> np.ndarray:
         array([1, 2])
     """
     try:
-        found = values.astype(np.int64)
+        with np.errstate(invalid="ignore"):  # NaN has no whole number, which the comparison finds
+            found = values.astype(np.int64)
         same = values.dtype.kind not in "fO" or np.array_equal(found, values.astype(np.float64))
     except (TypeError, ValueError, OverflowError):
         same = False
