@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import selection
-from difal_kernels import explain, maxherding
+from difal_kernels import MaxHerding, explain, maxherding
 from difal_kernels.ops.maxherding.backends import BACKENDS
 from difal_kernels.ops.maxherding.backends.cpu.tiled import CpuTiledGreedy
 from difal_kernels.ops.maxherding.kernel_functions import OF_FEATURES
@@ -170,6 +170,31 @@ def test_some_candidates_are_gathered_for_while_no_other_can_win(monkeypatch, ro
     assert len(of_some) > 1
     assert sum(of_some) > 10
     assert all(made == count for least, made, count in portions if least == -float("inf"))
+
+
+def test_a_sample_that_sees_nothing_alive_ends_too(monkeypatch):
+    """Watched rows are of one cluster and watched columns of the other: the pairs between say that no entry is alive."""
+    use(monkeypatch, "cpu", "matrix-free", {**RULES, "watched_points": 600}, tile_points=96)
+    x = torch.randn(600, 8, generator=torch.Generator().manual_seed(0))
+    x[:, 0] += 1000.0 * (torch.arange(600) % 2)
+    assert_same(x, 20, bandwidth=16.0)
+
+
+def test_gains_that_hardly_fall_have_no_end_in_sight():
+    selection = MatrixFreeSelection.__new__(MatrixFreeSelection)
+    selection.upper, selection.allowed = torch.full((6,), 2.0, dtype=torch.float64), torch.ones(6, dtype=torch.bool)
+    selection.picks, selection.gains = [0, 1, 2, 3], [1.0 + 2e-9, 1.0 + 1e-9, 1.0, 1.0]
+    assert selection.picks_above(1.0) == float("inf")
+    selection.gains = [8.0, 4.0, 2.0, 2.0]  # a half since half as many: four times the picks for a quarter
+    assert selection.picks_above(0.5) == pytest.approx(4 * (4.0 - 1.0))
+
+
+def test_labels_count_when_a_selection_is_opened_again():
+    x = cloud(400, 64)
+    herding = MaxHerding(x, memory_limit=least(x, 400))
+    herding.add_labeled(x)
+    with pytest.raises(ValueError, match=r"`memory_limit` is \d+ bytes .* needs at least \d+; raise it"):
+        herding.select(1)
 
 
 def test_near_ties_and_duplicates():

@@ -120,7 +120,7 @@ class MaxHerding:
             raise BackendUnavailableError(f"MaxHerding cannot stay open here: {reason}")
         self._lock = threading.Lock()
         self._back = back_converter(features)
-        self._problem: Problem = batch.problems[0]
+        self._batch, self._problem = batch, batch.problems[0]
         self._limit = plan.memory_limit(self._device, batch)
         plan.check_limit(self._device, batch, self._limit)
         self._open: DenseSelection | MatrixFreeSelection | None = None
@@ -210,6 +210,7 @@ class MaxHerding:
     def _opened(self) -> DenseSelection | MatrixFreeSelection:
         if self._open is None:
             p = self._without_picks()
+            plan.check_limit(self._device, replace(self._batch, problems=(p,)), self._limit)  # labels take memory, too
             if plan.choose(self._device, p, self._limit) == plan.DENSE:
                 self._open = DenseSelection(self._device, [p])
             else:

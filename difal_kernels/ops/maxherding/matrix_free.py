@@ -63,6 +63,7 @@ class MatrixFreeSelection:
         self.upper: torch.Tensor | None = None  # and what no gain is above, from then on
         self.least, self.gathered_for, self.gathered_at = -math.inf, self.n, 0  # see `gather`
         self.caution = 1.0  # how much more was alive than the watched points said
+        self.least_guesses, self.overflowed = 0, False  # since a sweep had no room for what was alive
         cover_labeled(tiles, p)
         self.covered_before = float(p.weights @ tiles.coverage(0))
         self.watch()
@@ -116,8 +117,12 @@ class MatrixFreeSelection:
     def gather(self, wanted: torch.Tensor | None) -> None:
         """Go on with what the last sweep gathered: of all, or of the `wanted` candidates as long as they gain more."""
         if not self.tiles.gather():
-            self.caution *= self.rules.slack  # the sample said too little: guess on
+            # The sample said too little, perhaps nothing at all: no further sweep gathers before more picks are proven.
+            self.caution *= self.rules.slack
+            self.least_guesses = max(1, 2 * self.least_guesses)
+            self.overflowed = True
             return
+        self.least_guesses = 0
         open_ = self.open()
         self.gathered_for, self.gathered_at, self.least = int(open_.sum()), len(self.picks), -math.inf
         if wanted is not None:
@@ -209,7 +214,7 @@ class MatrixFreeSelection:
 
         None where there is room for all, or nothing is known of them yet.
         """
-        if not self.tiles.gathers_some or self.upper is None:
+        if not self.tiles.gathers_some or self.upper is None or self.overflowed:
             return None
         level, open_ = self.tiles.coverage(len(self.picks)), self.open()
         alive, most = self.alive_estimate(level), self.tiles.max_guesses
@@ -227,10 +232,11 @@ class MatrixFreeSelection:
         """Picks ahead that gain more than this, if gains go on to fall as since half as many picks."""
         done, best = len(self.picks), float(self.upper[self.open()].max())
         half = max(1, done // 2)
-        if best <= gain or done < 4 or self.gains[half - 1] <= self.gains[-1]:
+        if best <= max(gain, 0.0) or done < 4 or self.gains[half - 1] <= self.gains[-1]:
             return 0.0
         power = math.log(self.gains[half - 1] / max(self.gains[-1], 1e-300)) / math.log(done / half)
-        return done * ((best / max(gain, 1e-300)) ** (1 / power) - 1)
+        rise = math.log(best / max(gain, 1e-300))
+        return done * math.expm1(rise / power) if rise < 700 * power else math.inf
 
     def guess(self) -> bool:
         """Guess picks until few enough entries are alive; whether they are."""
@@ -242,10 +248,12 @@ class MatrixFreeSelection:
         else:
             estimate = self.known / self.unit
         most = self.rules.first_guesses if self.known is None else tiles.max_guesses
+        self.overflowed = False
         while True:
             count = tiles.guesses()
             few_alive = self.fits(self.alive_estimate(level), count - done)
-            if few_alive or count - done == most or count == self.horizon:
+            ready = few_alive and count - done >= self.least_guesses
+            if ready or count - done == most or count == self.horizon:
                 return few_alive
             enough = count > done and self.known is not None
             j = self.best_of_sample(estimate, open_)
