@@ -173,7 +173,7 @@ def test_some_candidates_are_gathered_for_while_no_other_can_win(monkeypatch, ro
 
 
 def test_a_sample_that_sees_nothing_alive_ends_too(monkeypatch):
-    """Watched rows are of one cluster and watched columns of the other: the pairs between say that no entry is alive."""
+    """Watched rows are of one cluster, watched columns of the other: between them no entry is alive."""
     use(monkeypatch, "cpu", "matrix-free", {**RULES, "watched_points": 600}, tile_points=96)
     x = torch.randn(600, 8, generator=torch.Generator().manual_seed(0))
     x[:, 0] += 1000.0 * (torch.arange(600) % 2)
@@ -189,12 +189,12 @@ def test_gains_that_hardly_fall_have_no_end_in_sight():
     assert selection.picks_above(0.5) == pytest.approx(4 * (4.0 - 1.0))
 
 
-def test_labels_count_when_a_selection_is_opened_again():
-    x = cloud(400, 64)
-    herding = MaxHerding(x, memory_limit=least(x, 400))
-    herding.add_labeled(x)
-    with pytest.raises(ValueError, match=r"`memory_limit` is \d+ bytes .* needs at least \d+; raise it"):
-        herding.select(1)
+@pytest.mark.parametrize("count", [1, 300])
+def test_labels_join_a_selection_that_has_the_least_memory(count):
+    x, labeled = cloud(300, 64), cloud(300, 64, seed=1)[:count]
+    herding = MaxHerding(x, memory_limit=least(x, 300))
+    herding.add_labeled(labeled)
+    assert torch.equal(herding.select(10), maxherding(x, 10, labeled=labeled, backend="reference"))
 
 
 def test_near_ties_and_duplicates():

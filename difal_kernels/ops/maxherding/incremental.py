@@ -63,7 +63,8 @@ class MaxHerding:
 
     Args:
         features: (N, D) as for `maxherding`, on the CPU; not to be changed while the object lives.
-        labeled, candidates, weights, kernel, bandwidth, memory_limit: as for `maxherding`.
+        labeled, candidates, weights, kernel, bandwidth, memory_limit: as for `maxherding`; the memory of points that
+            join later comes on top where the limit has no room for them.
         picked: `indices` and `gains` of an earlier object with the same arguments, which this one then goes on from:
             in another process, say. The picks of both together are those of one call.
 
@@ -120,7 +121,7 @@ class MaxHerding:
             raise BackendUnavailableError(f"MaxHerding cannot stay open here: {reason}")
         self._lock = threading.Lock()
         self._back = back_converter(features)
-        self._batch, self._problem = batch, batch.problems[0]
+        self._problem: Problem = batch.problems[0]
         self._limit = plan.memory_limit(self._device, batch)
         plan.check_limit(self._device, batch, self._limit)
         self._open: DenseSelection | MatrixFreeSelection | None = None
@@ -210,11 +211,11 @@ class MaxHerding:
     def _opened(self) -> DenseSelection | MatrixFreeSelection:
         if self._open is None:
             p = self._without_picks()
-            plan.check_limit(self._device, replace(self._batch, problems=(p,)), self._limit)  # labels take memory, too
-            if plan.choose(self._device, p, self._limit) == plan.DENSE:
+            limit = max(self._limit, plan.least_limit(self._device, p))  # labels that joined take memory, too
+            if plan.choose(self._device, p, limit) == plan.DENSE:
                 self._open = DenseSelection(self._device, [p])
             else:
-                tiles = self._device.tiled_greedy(p, self._limit, self.remaining)
+                tiles = self._device.tiled_greedy(p, limit, self.remaining)
                 with tiles.working():
                     self._open = MatrixFreeSelection(self._device, p, tiles, self.remaining)
         return self._open

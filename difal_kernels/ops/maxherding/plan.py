@@ -38,11 +38,16 @@ def choose(device: Device, p: Problem, limit: int) -> str:
     return next((path for path in possible if needed(device, p, path) <= limit), possible[-1])
 
 
+def least_limit(device: Device, p: Problem) -> int:
+    """The smallest limit in bytes within which some path can work."""
+    dense_least = device.dense_memory(p, alone=False).total
+    return min(dense_least if path == DENSE else device.tiled_memory(p) for path in paths(device, p))
+
+
 def check_limit(device: Device, batch: Batch, limit: int) -> None:
     """Raise ValueError where no path can work within `limit` bytes."""
     for b, p in enumerate(batch.problems):
-        dense_least = device.dense_memory(p, alone=False).total
-        least = min(dense_least if path == DENSE else device.tiled_memory(p) for path in paths(device, p))
+        least = least_limit(device, p)
         if least > limit:
             where = f"problem {b} of the batch" if batch.batched else "this selection"
             source = device.memory_name if batch.memory_limit is None else "`memory_limit`"
