@@ -189,9 +189,10 @@ def test_gains_that_hardly_fall_have_no_end_in_sight():
     assert selection.picks_above(0.5) == pytest.approx(4 * (4.0 - 1.0))
 
 
-@pytest.mark.parametrize("count", [1, 300])
+@pytest.mark.parametrize("count", [1, 1200])
 def test_labels_join_a_selection_that_has_the_least_memory(count):
-    x, labeled = cloud(300, 64), cloud(300, 64, seed=1)[:count]
+    x = cloud(300, 64)
+    labeled = x.repeat(4, 1)[:count]
     herding = MaxHerding(x, memory_limit=least(x, 300))
     herding.add_labeled(labeled)
     assert torch.equal(herding.select(10), maxherding(x, 10, labeled=labeled, backend="reference"))
