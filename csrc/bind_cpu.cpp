@@ -73,7 +73,8 @@ py::class_<Engine> bind_engine(py::module_& m, const char* name, const char* doc
                          std::uintptr_t allowed, int32_t kind, double bandwidth, float sq_dist_rel_err, float tolerance,
                          float relative, float absolute, float quantization_err, std::uintptr_t sq_norms,
                          std::uintptr_t covered, std::uintptr_t row_sq_norms, std::uintptr_t matrix,
-                         int64_t matrix_stride, bool is_short, bool symmetric, double first_gain, int threads) {
+                         int64_t matrix_stride, bool is_short, bool symmetric, double first_gain, std::uintptr_t order,
+                         int threads) {
                  CoverageProblem p;
                  p.rows = rows;
                  p.columns = columns;
@@ -96,6 +97,7 @@ py::class_<Engine> bind_engine(py::module_& m, const char* name, const char* doc
                  p.is_short = is_short;
                  p.symmetric = symmetric;
                  p.first_gain = first_gain;
+                 p.order = address<const int64_t>(order);
                  return new Engine(p, threads);
              }),
              py::kw_only(), py::arg("rows"), py::arg("columns"), py::arg("dimension"), py::arg("type"),
@@ -104,7 +106,8 @@ py::class_<Engine> bind_engine(py::module_& m, const char* name, const char* doc
              py::arg("sq_dist_rel_err"), py::arg("tolerance"), py::arg("relative"), py::arg("absolute"),
              py::arg("quantization_err") = 0.0f, py::arg("sq_norms"), py::arg("covered") = 0,
              py::arg("row_sq_norms") = 0, py::arg("matrix") = 0, py::arg("matrix_stride") = 0,
-             py::arg("is_short") = false, py::arg("symmetric"), py::arg("first_gain"), py::arg("threads"))
+             py::arg("is_short") = false, py::arg("symmetric"), py::arg("first_gain"), py::arg("order") = 0,
+             py::arg("threads"))
         .def(
             "cover",
             [](Engine& self, std::uintptr_t labeled, int64_t count, std::uintptr_t products, int64_t stride,

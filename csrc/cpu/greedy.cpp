@@ -257,7 +257,8 @@ int64_t Greedy::choose() {
     if (first_gain < 0) first_gain = best;
     int64_t winner = p.columns;
     for (int64_t j : settled_) {
-        if (settled_gain_[j] >= best - tie(best)) winner = std::min(winner, j);
+        if (settled_gain_[j] < best - tie(best)) continue;
+        if (winner == p.columns || place(j) < place(winner)) winner = j;
     }
     return winner;
 }

@@ -97,6 +97,7 @@ class Greedy {
     virtual void raise(const std::vector<RowRise>& rises) = 0;
 
     int64_t point(int64_t column) const { return p.candidates ? p.candidates[column] : column; }
+    int64_t place(int64_t column) const { return p.order ? p.order[column] : column; }  // what ties go by
     float sq_norm_of(int64_t column) const { return p.sq_norms[point(column)]; }
     // Could an entry with this estimate reach above m? Never says no wrongly, and costs no division.
     bool may_reach(float k, float m) const {

@@ -119,10 +119,12 @@ void TiledGreedy::tile(int64_t row_begin, int64_t row_end, int64_t column_begin,
         });
     }
     if (s.gathers_only) return;
-    s.take_from(s.blocks[row_begin / s.block], tile, stride, column_begin, columns);
+    const int64_t own = row_begin / s.block, other = column_begin / s.block;
+    const int64_t row = row_begin - own * s.block, column = column_begin - other * s.block;
+    s.take_from(s.blocks[own], row, row + rows, tile - row * stride, stride, column_begin, columns);
     if (diagonal) return;
     coverage_kernels().float32.transpose(tile, stride, rows, columns, transposed, stride);
-    s.take_from(s.blocks[column_begin / s.block], transposed, stride, row_begin, rows);
+    s.take_from(s.blocks[other], column, column + columns, transposed - column * stride, stride, row_begin, rows);
 }
 
 bool TiledGreedy::gathered() const {
@@ -213,7 +215,7 @@ void TiledGreedy::retake(int64_t batch, int64_t column_begin, int64_t column_end
         fill_row(s.p, s.exact, s.changed[r], tile + (r - begin) * stride, column_begin, column_end - column_begin,
                  s.p.sq_norms + column_begin, scratch(column_end - column_begin + 1));
     }
-    s.take_from(s.changes[batch], tile, stride, column_begin, column_end - column_begin);
+    s.take_from(s.changes[batch], 0, end - begin, tile, stride, column_begin, column_end - column_begin);
 }
 
 int64_t TiledGreedy::forget_lower(int64_t* rows) {

@@ -89,12 +89,18 @@ struct TiledGreedy::State final : Greedy {
         return out;
     }
 
-    // What a tile's rows take from the candidates [column, column + width), given their kernel values.
-    void take_from(const TileEvents& rows, const float* k, int64_t stride, int64_t column, int64_t width) {
+    // What rows [row_begin, row_end) of a tile take from the candidates [column, column + width), given their kernel
+    // values; row 0 is at k, whether or not it is one of them.
+    void take_from(const TileEvents& rows, int64_t row_begin, int64_t row_end, const float* k, int64_t stride,
+                   int64_t column, int64_t width) {
+        const auto at_row = [](const RiseEvent& event, int64_t row) { return event.row < row; };
         for (int64_t t = 0; t + 1 < static_cast<int64_t>(rows.begin.size()); ++t) {
-            const int64_t begin = rows.begin[t], count = rows.begin[t + 1] - begin, at = t * p.rows + column;
-            if (count == 0) continue;
-            simd_.take_gains(p.error, k, stride, width, rows.events.data() + begin, count, taken.data() + at,
+            const auto first = rows.events.begin() + rows.begin[t], last = rows.events.begin() + rows.begin[t + 1];
+            const auto begin = std::lower_bound(first, last, row_begin, at_row);
+            const auto end = std::lower_bound(begin, last, row_end, at_row);
+            if (begin == end) continue;
+            const int64_t at = t * p.rows + column;
+            simd_.take_gains(p.error, k, stride, width, &*begin, end - begin, taken.data() + at,
                              weight_alive.data() + at);
         }
     }

@@ -23,6 +23,8 @@ struct CoverageProblem {
     const void* features = nullptr;       // (points, D) contiguous; precomputed: the (N, N) kernel
     int64_t points = 0;                   // N, or more where only some of them are covered
     const int64_t* covered = nullptr;     // (N,) the points that are covered; null: row i is point i
+    const int64_t* order = nullptr;       // (points,) where each point is in `features`, and what ties go by, if points
+                                          // are in another order here; null: where it is. Not beside `covered`
     int64_t feature_stride = 0;           // elements from row to row
     const double* weights = nullptr;      // (N,)
     const int64_t* candidates = nullptr;  // (M,) pool index of each column; null: column j is point j

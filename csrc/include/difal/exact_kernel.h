@@ -22,13 +22,14 @@ class ExactKernel {
     void against_other(const void* y, int64_t index, const int32_t* rows, int64_t count, double* out) const;
 
   private:
-    void against(const void* y, double norm, const int32_t* points, int64_t count, double* out) const;
-    const int32_t* points_of(const int32_t* rows, int64_t count) const;
+    void against(const void* y, double norm, const int32_t* feature_rows, int64_t count, double* out) const;
+    int64_t feature_row(int64_t point) const;
+    const int32_t* feature_rows(const int32_t* ids, int64_t count, const int64_t* of) const;
     double norm(const void* y) const;
-    const void* row_at(int64_t index, std::vector<float>& room) const;
+    const void* row_at(int64_t feature_row, std::vector<float>& room) const;
 
     const CoverageProblem& p_;
-    std::vector<double> norms_;  // cosine only
+    std::vector<double> norms_;  // of the rows of the features; cosine only
 };
 
 }  // namespace difal

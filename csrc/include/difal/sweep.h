@@ -44,9 +44,11 @@ class TiledGreedy {
     // (N,) flags, what these candidates may use of it. Without a guess from `first` on that is all it does.
     void begin(int64_t first, int64_t alive_at, int64_t entries, int64_t block, const uint8_t* wanted = nullptr);
     // The tile of rows [row_begin, row_end) and columns [column_begin, column_end), two blocks or one block twice; any
-    // pair of blocks once. `tile` holds the inner products, rows `stride` apart (readable for a multiple of 32
-    // columns), overwritten; `transposed` is as large. Tiles that share no block may be given at the same time; the
-    // order in which a block's tiles come decides the last bits of the sums and the order of what is alive.
+    // pair of blocks once at most. Of two blocks it may be a part, where no entry of the rest is above any coverage
+    // that counts. `tile` holds the inner products, rows `stride` apart (readable for a multiple of 32 columns),
+    // overwritten; `transposed` has room for their transpose. Both lie in a matrix of a whole tile, where that part
+    // would be. Tiles that share no block may be given at the same time; the order in which a block's tiles come
+    // decides the last bits of the sums and the order of what is alive.
     void tile(int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end, float* tile,
               float* transposed, int64_t stride);
     // Whether all that is alive was kept; false if it was too much.
@@ -64,8 +66,8 @@ class TiledGreedy {
     static constexpr int64_t kBatch = 256;
     int64_t replace(int64_t t, const int64_t* points, int64_t count, int64_t moved, float* products);
     void changed_rows(int64_t* rows) const;
-    // `tile` holds the inner products of a batch with the columns, as for `tile`. Calls for other columns may run at
-    // the same time.
+    // `tile` holds the inner products of a batch with the columns, as for `tile`. Columns may be left out that no entry
+    // of these rows is above the coverage at step t for. Calls for other columns may run at the same time.
     void retake(int64_t batch, int64_t column_begin, int64_t column_end, float* tile, int64_t stride);
 
     // Lets go of the sums of the last sweep, and of coverage before that many guesses.

@@ -31,8 +31,12 @@ def make_native(
     threads: int,
     matrix: torch.Tensor | None = None,
     symmetric: bool = True,
+    order: torch.Tensor | None = None,
 ) -> tuple[Any, Any]:
-    """Make the native class `name` for this problem; and the tensors that must outlive it, the matrix last."""
+    """Make the native class `name` for this problem; and the tensors that must outlive it, the matrix last.
+
+    With `order` the problem's weights and candidates, and `sq_norms`, are by position: point order[i] is at i.
+    """
     allowed = None
     if p.candidates is not None and symmetric:
         allowed = torch.zeros(len(features), dtype=torch.uint8)
@@ -63,9 +67,10 @@ def make_native(
         first_gain=-1.0 if p.first_gain is None else p.first_gain * p.row_count,
         threads=threads,
         quantization_err=error.quantization_err,
+        order=0 if order is None else order.data_ptr(),
         **error.native(),
     )
-    return greedy, (features, weights, candidates, allowed, sq_norms, p.rows, row_sq_norms, matrix)
+    return greedy, (features, weights, candidates, allowed, sq_norms, p.rows, row_sq_norms, order, matrix)
 
 
 def cover(greedy: Any, operands: GemmOperands, rows: torch.Tensor, workers: Workers) -> None:
@@ -80,8 +85,9 @@ def cover(greedy: Any, operands: GemmOperands, rows: torch.Tensor, workers: Work
         if products is operands.products:
             other = operands.covered_block(begin, end, 2 * slot + 1)
         else:
-            index = slice(begin, end) if operands.covered is None else operands.covered[begin:end]
-            other = products.prepare(operands.features[index], products.empty(end - begin))
+            covered = operands.covered
+            features = operands.take(begin, end) if covered is None else operands.at(covered[begin:end])
+            other = products.prepare(features, products.empty(end - begin))
         products.multiply(ready, other, out[:, begin:end])
 
     with full_precision():

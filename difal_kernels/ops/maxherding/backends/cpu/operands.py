@@ -31,10 +31,11 @@ class GemmOperands:
         workers: who makes the first pass over the rows; the caller alone by default.
         keep: bytes for the whole pool, prepared, so that no row is prepared twice; used if they are enough.
         tuning: see `CpuTuning`.
+        order: (N,) int64, the point at each position, where positions are not points. Slices are of positions then.
 
     Attributes:
         features: contiguous, the problem's values in their dtype: the input itself where it is contiguous.
-        sq_norms: (N,) float32, s_i = |a_i|^2; zeros for cosine, whose bound is absolute.
+        sq_norms: (N,) float32, s_i = |a_i|^2, by position; zeros for cosine, whose bound is absolute.
         heights: as given.
         products: what multiplies the rows: `multiply`, `part` and `empty` are for its callers.
         error: the bounds.ErrorModel of kernel values made from them.
@@ -47,8 +48,10 @@ class GemmOperands:
         workers: Workers | None = None,
         keep: int = 0,
         tuning: CpuTuning | None = None,
+        order: torch.Tensor | None = None,
     ):
         n, d = p.features.shape
+        self.order = order
         self.tuning = tuning or CpuTuning()
         self.features, self.heights = p.features.contiguous(), tuple(heights)
         some = self.features[sample_rows(n, min(CENTRED, max(2 * BLOCK, CENTRED_NUMBERS // d)))]
@@ -79,7 +82,15 @@ class GemmOperands:
         if self._kept is not None and begin % BLOCK == 0:
             self._ready[side] = self.products.part(self._kept, begin, end)
             return self._ready[side]
-        return self.rows(self.features[begin:end], side)
+        return self.rows(self.take(begin, end), side)
+
+    def take(self, begin: int, end: int) -> torch.Tensor:
+        """Features of the points at some positions, as they are."""
+        return self.features[slice(begin, end) if self.order is None else self.order[begin:end]]
+
+    def at(self, positions: torch.Tensor) -> torch.Tensor:
+        """Features of the points at these positions."""
+        return self.features[positions if self.order is None else self.order[positions]]
 
     def rows(self, features: torch.Tensor, side: int = 0) -> torch.Tensor:
         """The same for any of the pool's rows, contiguous and of the type of `features`."""
@@ -114,10 +125,10 @@ class GemmOperands:
 
     def _measure(self, block: tuple[int, int], slot: int) -> None:
         b, e = block
-        self.products.prepare(self.features[b:e], self._buffers[slot], self.sq_norms[b:e])
+        self.products.prepare(self.take(b, e), self._buffers[slot], self.sq_norms[b:e])
 
     def _keep(self, block: tuple[int, int], slot: int) -> None:
-        self.products.prepare(self.features[slice(*block)], self.products.part(self._kept, *block))
+        self.products.prepare(self.take(*block), self.products.part(self._kept, *block))
 
     def _integers(self, p: Problem, some: torch.Tensor, workers: Workers) -> Int16Products | None:
         """Products of integers, with `sq_norms` filled, where they are faster and give as many entries of use."""
@@ -132,7 +143,7 @@ class GemmOperands:
         def measure(block: tuple[int, int], slot: int) -> None:
             b, e = block
             moved[slot] = max(
-                moved[slot], Int16Products.rounding_of(self.frame, self.features[b:e], self.sq_norms[b:e])
+                moved[slot], Int16Products.rounding_of(self.frame, self.take(b, e), self.sq_norms[b:e])
             )
 
         workers.run(measure, cut(n, PASS_ROWS))

@@ -1,11 +1,16 @@
-"""Tiles of the kernel on the CPU, made by threads side by side, and what csrc/cpu/sweep.cpp does with them."""
+"""Tiles of the kernel on the CPU, made by threads side by side, and what csrc/cpu/sweep.cpp does with them.
+
+Inside, points may have another order than outside: `positions` are where they are in it. See `nearness`.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
+import numpy as np
 import torch
 
 from difal_kernels._precision import full_precision
@@ -16,6 +21,7 @@ from ...bounds import column_entry_error, float64_drift
 from ...primitives import Guessing
 from ...problem import Problem
 from .greedy import cover, in_chunks, make_native
+from .nearness import Separation, near_order
 from .operands import GemmOperands, copy_bytes, cut
 from .tuning import CpuTuning
 
@@ -61,18 +67,22 @@ def fixed_bytes(p: Problem, guessing: Guessing, tuning: CpuTuning) -> int:
     )
 
 
-def rounds(count: int) -> Iterator[list[tuple[int, int]]]:
-    """All pairs of `count` blocks, a block with itself first, in rounds in which no block comes twice.
+def rounds(needed: np.ndarray) -> Iterator[list[tuple[int, int]]]:
+    """All pairs of blocks that are needed, a block with itself first, in rounds in which no block comes twice.
 
     So the tiles of a round may run side by side, and each block meets the others in the same order on any machine.
-    The rounds are those of a tournament, by the circle method.
+    The rounds are those of a tournament, by the circle method. `needed` are flags of the pairs, (blocks, blocks).
     """
-    yield [(i, i) for i in range(count)]
+    count = len(needed)
+    yield [(i, i) for i in np.flatnonzero(needed.diagonal()).tolist()]
     players = count + count % 2
+    k = np.arange(1, players // 2)
     for r in range(players - 1):
-        pairs = [(r, players - 1)]
-        pairs += [((r + k) % (players - 1), (r - k) % (players - 1)) for k in range(1, players // 2)]
-        yield [(max(pair), min(pair)) for pair in pairs if max(pair) < count]
+        one, other = np.append(r, (r + k) % (players - 1)), np.append(players - 1, (r - k) % (players - 1))
+        high, low = np.maximum(one, other), np.minimum(one, other)
+        high, low = high[high < count], low[high < count]
+        wanted = needed[high, low]
+        yield list(zip(high[wanted].tolist(), low[wanted].tolist(), strict=True))
 
 
 class CpuTiledGreedy:
@@ -85,8 +95,21 @@ class CpuTiledGreedy:
         size, self.stride = tile_shape(self.n, tuning)
         self.threads, self.open = threads, False
         spare = limit - fixed_bytes(p, guessing, tuning) - (threads - 1) * worker_bytes(p, tuning)
+        self.order, self.positions, self.separation = None, None, None
+        group = tuning.group_points if size % tuning.group_points == 0 else size
+        grouping = Separation.nbytes(self.n, p.features.shape[1], group) + 24 * self.n
         with self.working():
-            self.operands = GemmOperands(p, [size] * 2 * threads, self.workers, spare // 4, tuning)
+            if self.n >= tuning.least_grouped and grouping <= spare // 8:
+                spare -= grouping
+                self.order = near_order(p.features, p.kernel, group, self.workers)
+                self.positions = torch.empty_like(self.order)
+                self.positions[self.order] = torch.arange(self.n)
+            self.operands = GemmOperands(p, [size] * 2 * threads, self.workers, spare // 4, tuning, self.order)
+            if self.order is not None:
+                self.separation = Separation(p, self.operands, group, self.workers)
+                candidates = None if p.candidates is None else self.positions[p.candidates]
+                p = replace(p, weights=p.weights[self.order], candidates=candidates)
+        self.weights, self.candidates = p.weights, p.candidates
         spare += guess_bytes(self.n, guessing.max_guesses) - self.operands.kept_bytes()
         self.multiply, self.part = self.operands.products.multiply, self.operands.products.part
         self.rows_rounding = self.operands.products.rounding
@@ -99,9 +122,11 @@ class CpuTiledGreedy:
         # An entry may have come from one product as a row's and from another as a column's.
         error = self.operands.error.doubled()
         self.native, self.keep = make_native(
-            "TiledGreedy", p, self.operands.features, self.operands.sq_norms, error, threads
+            "TiledGreedy", p, self.operands.features, self.operands.sq_norms, error, threads, order=self.order
         )
-        self.entry_error = column_entry_error(error, p.kernel, self.operands.sq_norms, TERMS, tuning.roundings)
+        self.entry_error = self.by_point(
+            column_entry_error(error, p.kernel, self.operands.sq_norms, TERMS, tuning.roundings)
+        )
         self.spare = spare  # for guesses and alive entries
         self.max_guesses = guessing.max_guesses
         self.capacity = self.spare // BYTES_PER_ENTRY
@@ -126,16 +151,88 @@ class CpuTiledGreedy:
     def cover_with(self, coverage: torch.Tensor) -> None:
         raise NotImplementedError("a kernel that is given has a matrix")
 
+    # Positions.
+
+    def at(self, points: torch.Tensor) -> torch.Tensor:
+        """The positions of these points."""
+        return points if self.positions is None else self.positions[points]
+
+    def by_point(self, values: torch.Tensor) -> torch.Tensor:
+        """(N,) values by position, by point."""
+        return values if self.positions is None else values[self.positions]
+
+    def by_position(self, values: torch.Tensor) -> torch.Tensor:
+        """(N,) values by point, by position."""
+        return values if self.order is None else values[self.order]
+
+    def level(self, t: int) -> torch.Tensor:
+        """Coverage after t guesses by position, (N,) float64."""
+        m = torch.empty(self.n, dtype=torch.float64)
+        self.native.copy_coverage(t, m.data_ptr(), self.n)
+        return m
+
+    # Which products are needed; without groups all.
+
+    def reached(self, rows: torch.Tensor, low: torch.Tensor) -> torch.Tensor | None:
+        """Flags of the groups in which a kernel value with one of these positions may be above that one's `low`."""
+        if self.separation is None:
+            return None
+        groups, which = (rows // self.separation.group).unique(return_inverse=True)
+        least = torch.full((len(groups),), torch.inf, dtype=low.dtype).scatter_reduce_(0, which, low, "amin")
+        return ~(self.separation.above[groups] <= least[:, None]).all(0)
+
+    def pairs_needed(self, first: int, gather: bool) -> torch.Tensor:
+        """Flags of the pairs of groups that a sweep needs products of, (groups, groups); see `sweep`."""
+        above, lowest = self.separation.above, self.separation.lowest
+        needed = torch.zeros(above.shape, dtype=torch.bool)
+        if not gather or self.guesses() > first:
+            needed |= ~(above <= lowest(self.level(first).where(self.weights > 0, torch.inf))[:, None])
+        if gather:
+            m = self.level(self.guesses())
+            if self.p.kernel != "cosine":
+                m = m.where(m < 1, torch.inf)  # fully covered; see CoverageLevel in csrc/cpu/greedy.h
+            usable = torch.ones(self.n, dtype=torch.bool)
+            if self.candidates is not None:
+                usable = torch.zeros(self.n, dtype=torch.bool).index_fill_(0, self.candidates, True)
+            if self.wanted is not None:
+                usable &= self.wanted > 0
+            needed |= ~(above <= lowest(m)[:, None]) & (lowest(~usable) == 0)
+        return needed | needed.T
+
+    def parts_needed(self, first: int, gather: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Of each pair of blocks: whether it is needed, (blocks, blocks), and where of each the part begins and ends.
+
+        The latter is (blocks, blocks, 2): [i, j] are rows of block i, from its own first on, of the tile with block j.
+        """
+        count = len(self.blocks)
+        if self.separation is None:
+            parts = np.broadcast_to(np.array([0, self.size]), (count, count, 2))
+            return np.ones((count, count), dtype=bool), parts
+        group = self.separation.group
+        needed = self.pairs_needed(first, gather).numpy()
+        per_block = self.size // group
+        needed = np.pad(needed, [(0, count * per_block - len(needed))] * 2)
+        rows = needed.reshape(count, per_block, count, per_block).any(3).transpose(0, 2, 1)
+        parts = np.stack([rows.argmax(2), per_block - rows[:, :, ::-1].argmax(2)], 2) * group
+        parts[np.arange(count), np.arange(count)] = 0, self.size
+        return rows.any(2) | np.eye(count, dtype=bool), parts
+
+    def share_needed(self, first: int, gather: bool) -> float:
+        """How much of the half matrix a sweep goes over."""
+        needed, parts = self.parts_needed(first, gather)
+        sides = (parts[:, :, 1] - parts[:, :, 0]) * needed
+        return float((sides * sides.T).sum()) / (len(self.blocks) * self.size) ** 2
+
     # Products of rows, made by the workers.
 
     def prepared(self, index: torch.Tensor) -> torch.Tensor:
-        return self.operands.products.prepare(self.operands.features[index], self.own)
+        return self.operands.products.prepare(self.operands.at(index), self.own)
 
     def tile(self, rows: int, columns: int, slot: int, transposed: bool = False) -> torch.Tensor:
         return self.tiles[2 * slot + transposed, :rows, :columns]
 
     def products(self, index: torch.Tensor) -> torch.Tensor:
-        """Inner products of some points with all, (len(index), N) float32."""
+        """Inner products of some positions with all, (len(index), N) float32."""
         out = torch.empty(len(index), self.n, dtype=torch.float32)
         own = self.prepared(index)
 
@@ -147,14 +244,27 @@ class CpuTiledGreedy:
             self.workers.run(work, self.blocks)
         return out
 
-    def each_tile(self, index: torch.Tensor, height: int, use: Callable[[int, int, int, torch.Tensor, int], None]):
-        """Call use(r, begin, end, tile, slot) for the products of index[r:r + height] with each block of the pool."""
-        own = self.prepared(index)
+    def each_tile(
+        self,
+        index: torch.Tensor,
+        height: int,
+        use: Callable[[int, int, int, torch.Tensor, int], None],
+        reached: Callable[[int, int], torch.Tensor | None],
+    ) -> None:
+        """Call use(r, begin, end, tile, slot) for the products of index[r:r + height] with each block of the pool.
+
+        reached(r, stop) are flags of the groups that index[r:stop] is needed with; None for all.
+        """
+        own, parts = self.prepared(index), cut(len(index), height)
+        flags = [reached(r, stop) for r, stop in parts]
 
         def work(block: tuple[int, int], slot: int) -> None:
             b, e = block
+            needed = [part for part, groups in zip(parts, flags, strict=True) if self._meets(block, groups)]
+            if not needed:
+                return
             columns = self.operands.block(b, e, 2 * slot)
-            for r, stop in cut(len(index), height):
+            for r, stop in needed:
                 tile = self.tile(stop - r, e - b, slot)
                 self.multiply(self.part(own, r, stop), columns, tile)
                 use(r, b, e, tile, slot)
@@ -162,16 +272,21 @@ class CpuTiledGreedy:
         with full_precision():
             self.workers.run(work, self.blocks)
 
+    def _meets(self, block: tuple[int, int], groups: torch.Tensor | None) -> bool:
+        if groups is None or self.separation is None:
+            return True
+        b, e = block
+        return bool(groups[b // self.separation.group : -(-e // self.separation.group)].any())
+
     # Guessing.
 
     def coverage(self, t: int) -> torch.Tensor:
-        m = torch.empty(self.n, dtype=torch.float64)
-        self.native.copy_coverage(t, m.data_ptr(), self.n)
-        return m
+        return self.by_point(self.level(t))
 
     def guess(self, j: int) -> None:
-        products = self.products(torch.tensor([j]))
-        self.native.guess(j, products.data_ptr())
+        at = self.at(torch.tensor([j]))
+        products = self.products(at)
+        self.native.guess(int(at), products.data_ptr())
 
     def guesses(self) -> int:
         return self.native.guesses()
@@ -182,23 +297,35 @@ class CpuTiledGreedy:
     def estimate_taken(
         self, out: torch.Tensor, rows: torch.Tensor, low: torch.Tensor, high: torch.Tensor, weights: torch.Tensor
     ) -> None:
+        rows, sorting = self.at(rows).sort()
+        low, high, weights = low[sorting], high[sorting], weights[sorting]
+        taken = torch.zeros(self.n, dtype=torch.float64)
+
         def use(r: int, b: int, e: int, tile: torch.Tensor, slot: int) -> None:
             self.native.add_taken(
                 *(values[r:].data_ptr() for values in (rows, low, high, weights)),
-                *(len(tile), b, e, tile.data_ptr(), self.stride, out.data_ptr()),
+                *(len(tile), b, e, tile.data_ptr(), self.stride, taken.data_ptr()),
             )
 
-        self.each_tile(rows, self.tiles.shape[1], use)
+        self.each_tile(rows, self.tiles.shape[1], use, lambda r, stop: self.reached(rows[r:stop], low[r:stop]))
+        out += self.by_point(taken)
 
     def estimate_gains(self, points: torch.Tensor, t: int) -> torch.Tensor:
         gains = torch.zeros(self.threads, len(points), dtype=torch.float64)
+        points = self.at(points)
+        low = None if self.separation is None else self.separation.lowest(self.level(t))
+
+        def reached(r: int, stop: int) -> torch.Tensor | None:
+            if low is None:
+                return None
+            return ~(self.separation.above[points[r:stop] // self.separation.group] <= low).all(0)
 
         def use(r: int, b: int, e: int, tile: torch.Tensor, slot: int) -> None:
             self.native.add_gains(
                 *(t, points[r:].data_ptr(), len(tile), b, e, tile.data_ptr(), self.stride), gains[slot, r:].data_ptr()
             )
 
-        self.each_tile(points, self.tiles.shape[1], use)
+        self.each_tile(points, self.tiles.shape[1], use, reached)
         return gains.sum(0)
 
     # Proving.
@@ -212,22 +339,32 @@ class CpuTiledGreedy:
 
     def sweep(self, first: int, gather: bool, wanted: torch.Tensor | None = None) -> None:
         entries = self.room(self.guesses() - first) if gather else 0
-        self.wanted = None if wanted is None else wanted.to(torch.uint8)
+        self.wanted = None if wanted is None else self.by_position(wanted).to(torch.uint8)
         self.native.begin(
             first, self.guesses(), entries, self.size, 0 if self.wanted is None else self.wanted.data_ptr()
         )
+        needed, parts = self.parts_needed(first, entries > 0)
+
+        def part(i: int, j: int) -> tuple[int, int, int, int]:
+            """Of block i, in the tile with block j: begin and end by position, and within the block."""
+            b, e = self.blocks[i]
+            begin, end = parts[i, j].tolist()
+            end = min(end, e - b)
+            return b + begin, b + end, begin, end
 
         def work(pair: tuple[int, int], slot: int) -> None:
-            (b, e), (b2, e2) = self.blocks[pair[0]], self.blocks[pair[1]]
-            tile, transposed = self.tile(e - b, e2 - b2, slot), self.tile(e2 - b2, e - b, slot, transposed=True)
+            b, e, row, row_end = part(*pair)
+            b2, e2, column, column_end = part(pair[1], pair[0])
+            tile = self.tiles[2 * slot, row:row_end, column:column_end]
+            transposed = self.tiles[2 * slot + 1, column:column_end, row:row_end]
             own = self.operands.block(b, e, 2 * slot)
             other = own if b2 == b else self.operands.block(b2, e2, 2 * slot + 1)
             self.multiply(own, other, tile)
             self.native.tile(b, e, b2, e2, tile.data_ptr(), transposed.data_ptr(), self.stride)
 
         with full_precision():
-            done, total = 0, len(self.blocks) * (len(self.blocks) + 1) // 2
-            for pairs in rounds(len(self.blocks)):
+            done, total = 0, int(np.tril(needed).sum())
+            for pairs in rounds(needed):
                 self.workers.run(work, pairs)
                 done += len(pairs)
                 self.report(done / total)
@@ -235,34 +372,39 @@ class CpuTiledGreedy:
     def gains(self, t: int) -> tuple[torch.Tensor, torch.Tensor]:
         gains, alive = (torch.empty(self.n, dtype=torch.float64) for _ in range(2))
         self.native.gains(t, gains.data_ptr(), alive.data_ptr())
-        return gains, alive
+        return self.by_point(gains), self.by_point(alive)
 
     def drift(self, largest_gain: float) -> float:
         return float64_drift(2 * self.n, largest_gain)
 
     def settle(self, points: torch.Tensor, t: int, threshold: Callable[[], float]) -> Iterator[float]:
+        points = self.at(points)
         for j, row in zip(points.tolist(), self.products(points), strict=True):
             yield self.native.settle(j, row.data_ptr(), True, t, threshold())
 
     def replace(self, t: int, points: Sequence[int], moved: int) -> None:
-        index = torch.tensor(points)
+        index = self.at(torch.tensor(points))
         products = self.products(index[:1])
         count = self.native.replace(t, index.data_ptr(), len(points), moved, products.data_ptr())
         changed = torch.empty(count, dtype=torch.int64)
         self.native.changed_rows(changed.data_ptr())
+        low = self.level(t)[changed]
         for start in range(0, count, PREPARED):
 
             def use(r: int, b: int, e: int, tile: torch.Tensor, slot: int, start=start) -> None:
                 self.native.retake((start + r) // RETAKEN, b, e, tile.data_ptr(), self.stride)
 
-            self.each_tile(changed[start : start + PREPARED], RETAKEN, use)
+            def reached(r: int, stop: int, start=start) -> torch.Tensor | None:
+                return self.reached(changed[start + r : start + stop], low[start + r : start + stop])
+
+            self.each_tile(changed[start : start + PREPARED], RETAKEN, use, reached)
 
     def gather(self) -> bool:
         """What the sweep gathered is too little for rows whose coverage the corrections lowered."""
         rows = torch.empty(self.n, dtype=torch.int64)
         rows = rows[: self.native.forget_lower(rows.data_ptr())]
         if 4 * len(rows) > self.n:  # cheaper all at once
-            self.sweep(self.guesses(), True, self.wanted)
+            self.sweep(self.guesses(), True, None if self.wanted is None else self.by_point(self.wanted))
         else:
             for some in rows.split(PREPARED):
                 self._gather_again(some)
@@ -296,7 +438,7 @@ class CpuTiledGreedy:
     def start(self, first_gain: float, picked: Sequence[int]) -> None:
         if self.wanted is None:
             self.operands.keep_no_more()
-        index = torch.tensor(picked, dtype=torch.int64)
+        index = self.at(torch.tensor(picked, dtype=torch.int64))
         self.native.start(first_gain, index.data_ptr())
 
     def select(self, count: int, bar: Progress, least: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -306,7 +448,7 @@ class CpuTiledGreedy:
             return self.native.select_above(most, picks[done:].data_ptr(), gains[done:].data_ptr(), least)
 
         made = in_chunks(count, some, bar, chunk=1)
-        return picks[:made], gains[:made]
+        return picks[:made] if self.order is None else self.order[picks[:made]], gains[:made]
 
     def resume(self, picks: int) -> None:
         self.native.resume(picks)

@@ -28,6 +28,8 @@ class CpuTuning:
         task_columns: columns that a thread makes in one go.
         diagonal_rows: rows of a tile on the diagonal that are made at once; what lies above it is made for nothing.
         tile_points: rows and columns of a tile, without the matrix.
+        group_points: near points of which one bound tells whether they are near others; divides `tile_points`.
+        least_grouped: points from which that pays.
         roundings: what the bounds are made from.
     """
 
@@ -45,6 +47,8 @@ class CpuTuning:
     task_columns: int = 2048
     diagonal_rows: int = 128
     tile_points: int = 512
+    group_points: int = 256
+    least_grouped: int = 1 << 14
     roundings: Roundings = ROUNDINGS
 
     def integers_are_faster(self) -> bool:

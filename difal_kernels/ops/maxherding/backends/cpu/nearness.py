@@ -1,0 +1,158 @@
+"""Which tiles of the kernel matrix need not be made: points that are near each other are put side by side, and groups
+of them are separated.
+
+Between the centres c_a and c_b of two groups the points of either lie on their own side of two planes, as a rule. If no
+point of a goes further along c_b - c_a than h_ab, seen from c_a, and none of b further along c_a - c_b than h_ba, no
+two of their points are nearer to each other than -(h_ab + h_ba) / |c_a - c_b|, and no kernel value is above that of
+this distance. The h of all pairs come from one product of the points with the centres.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from difal_kernels._precision import full_precision
+from difal_kernels._workers import Workers
+
+from ...bandwidth import sample_rows
+from ...bounds import UNIT
+from ...kernel_functions import KERNEL_FUNCTIONS
+from ...problem import Problem
+from .operands import PASS_ROWS, GemmOperands, cut, native
+
+PIVOTS = 2048  # at most, that points are sorted by
+GROUPS_A_PIVOT = 2
+LEAST = 1e-37  # what is above 0 stays above it in float32
+ROUNDED = 1e-6  # more than float64 distances, and a float32 number, are wrong by, relatively
+
+
+def near_order(features: torch.Tensor, kernel: str, group: int, workers: Workers) -> torch.Tensor:
+    """Order the points so that near ones are side by side, for groups of that size: the point at each position, (N,).
+
+    Each goes to the nearest of some pivots; these follow each other along a chain of nearest neighbours.
+    """
+    n = len(features)
+
+    def seen(rows: torch.Tensor) -> torch.Tensor:
+        rows = rows.float() - center
+        return torch.nn.functional.normalize(rows) if kernel == "cosine" else rows
+
+    chosen = sample_rows(n, max(1, min(PIVOTS, n // (GROUPS_A_PIVOT * group))))
+    center = torch.zeros(features.shape[1])
+    if kernel != "cosine":
+        center = features[chosen].float().mean(0)
+    pivots = seen(features[chosen])
+    pivots = pivots[_chain(pivots)]
+    half = pivots.square().sum(1) / 2
+    cell, nearness = torch.empty(n, dtype=torch.int32), torch.empty(n)
+
+    def work(block: tuple[int, int], slot: int) -> None:
+        rows = seen(features[slice(*block)])
+        score, index = (rows @ pivots.T - half).max(1)
+        cell[slice(*block)] = index
+        nearness[slice(*block)] = score - rows.square().sum(1) / 2
+
+    workers.run(work, cut(n, PASS_ROWS))
+    by_nearness = nearness.argsort(descending=True, stable=True)
+    return by_nearness[cell[by_nearness].argsort(stable=True)]
+
+
+def _chain(points: torch.Tensor) -> list[int]:
+    """Each point's nearest neighbour among those that are left, from the first on."""
+    left = torch.zeros(len(points))
+    sq_norms, at, chain = points.square().sum(1), 0, []
+    for _ in range(len(points)):
+        chain.append(at)
+        left[at] = torch.inf
+        at = int((sq_norms - 2 * (points @ points[at]) + left).argmin())
+    return chain
+
+
+class Separation:
+    """What no kernel value between two groups of points is above.
+
+    Args:
+        p: the problem, of a kernel that is a function of features.
+        operands: its rows, in the order in which points follow each other.
+        group: consecutive points of a group; divides the tiles' height.
+        workers: who makes the products; at least one slice of `operands` each.
+
+    Attributes:
+        group: as given.
+        above: (groups, groups) float32; 1 or more for a group with itself.
+    """
+
+    def __init__(self, p: Problem, operands: GemmOperands, group: int, workers: Workers):
+        self.group = group
+        parts = cut(len(p.features), group)
+        centers = self._centers(p, operands, parts, workers)
+        products = operands.products_with(centers)
+        sq_norms = torch.empty(len(centers))
+        ready = products.prepare(centers, products.empty(len(centers)), sq_norms)
+        # Of an inner product: of the rows themselves, of the products, and of the differences taken here.
+        error = 1.01 * (products.rel_err + 16 * UNIT)
+        norms = torch.ones(len(centers)) if p.kernel == "cosine" else sq_norms.sqrt()
+        reach = torch.empty(len(parts), len(parts))  # [a, b]: how far group a goes from its centre towards that of b
+
+        def work(a: int, slot: int) -> None:
+            begin, end = parts[a]
+            rows = operands.block(begin, end, 2 * slot)
+            if products is not operands.products:
+                rows = products.prepare(operands.take(begin, end), products.empty(end - begin))
+            along = torch.empty(end - begin, len(centers))
+            products.multiply(rows, ready, along)
+            largest = operands.sq_norms[begin:end].max().sqrt() if p.kernel != "cosine" else 1.0
+            reach[a] = (along - along[:, a, None]).amax(0) + error * largest * (norms + norms[a])
+
+        with full_precision():
+            workers.run(work, range(len(parts)))
+        self.above = self._kernel_above(p, operands, centers, reach)
+
+    @staticmethod
+    def nbytes(points: int, dimension: int, group: int) -> int:
+        """Bytes of that: what stays, and twice as much while it is made."""
+        groups = -(-points // group)
+        return 12 * groups**2 + 24 * groups * dimension
+
+    @staticmethod
+    def _centers(
+        p: Problem, operands: GemmOperands, parts: list[tuple[int, int]], workers: Workers
+    ) -> torch.Tensor:
+        centers = torch.empty(len(parts), p.features.shape[1], dtype=native(p.features[:1]).dtype)
+
+        def work(a: int, slot: int) -> None:
+            rows = operands.take(*parts[a]).to(centers.dtype)
+            centers[a] = (torch.nn.functional.normalize(rows) if p.kernel == "cosine" else rows).mean(0)
+
+        workers.run(work, range(len(parts)))
+        return centers
+
+    @staticmethod
+    def _kernel_above(
+        p: Problem, operands: GemmOperands, centers: torch.Tensor, reach: torch.Tensor
+    ) -> torch.Tensor:
+        seen = centers.double()
+        if p.kernel == "cosine":
+            seen = torch.nn.functional.normalize(seen)
+        else:
+            seen = (seen - operands.frame.center.double()) / operands.frame.bandwidth
+        sq_norms = seen.square().sum(1)
+        above = torch.empty_like(reach)
+        for begin, end in cut(len(centers), 256):
+            sums = sq_norms[begin:end, None] + sq_norms
+            distance = (sums - 2 * (seen[begin:end] @ seen.T) + 1e-12 * sums).clamp_(min=0).sqrt_()
+            apart = -(reach[begin:end].double() + reach[:, begin:end].T.double()) / distance
+            square = ((1 - ROUNDED) * apart).clamp_(min=0).square_()
+            if p.kernel == "cosine":
+                value = 1 - square / 2
+            else:
+                value = KERNEL_FUNCTIONS[p.kernel].from_squared(square)
+            above[begin:end] = (value * (1 + ROUNDED)).clamp_(min=LEAST).nan_to_num(nan=1.0)
+        above.fill_diagonal_(1 + ROUNDED)
+        return above
+
+    def lowest(self, values: torch.Tensor) -> torch.Tensor:
+        """The least of each group's values, (groups,), given (N,)."""
+        parts = values.split(self.group)
+        whole = torch.stack(parts[:-1]).amin(1) if len(parts) > 1 else values[:0]
+        return torch.cat([whole, parts[-1].amin()[None]])
