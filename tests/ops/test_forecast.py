@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -43,6 +44,14 @@ def test_a_plan_ends_with_picks_from_what_is_gathered():
     tight = plan(room=1e7).phases()  # in portions: each needs a sweep
     assert [p.name for p in tight].count(forecast.SWEEP) > 3
     assert [p.name for p in tight].count(forecast.PICKING) > 1
+
+
+def test_a_plan_knows_that_later_sweeps_go_over_few_pairs():
+    near = replace(plan(room=1e9), share_swept=lambda picks: 1.0 if picks < 2 else 0.05)
+    sweeps, whole = ([p.pairs for p in some.phases() if p.name == forecast.SWEEP] for some in (near, plan(room=1e9)))
+    assert len(sweeps) == len(whole) > 1
+    assert sweeps[0] == whole[0]
+    assert sweeps[-1] < whole[-1]
 
 
 @pytest.mark.parametrize("wrong", [0.4, 1.0, 2.5])
@@ -87,7 +96,7 @@ def test_picks_take_less_and_less_time():
 def test_a_rehearsal_counts_what_is_alive():
     x = blobs(300, 6)
     (p,) = prepare(x, 5).problems
-    share, picks = rehearse(p), maxherding(x, 16, backend="reference")
+    share, picks = rehearse(p).share_alive, maxherding(x, 16, backend="reference")
     kernel = kernel_matrix(x, x, "rbf", p.bandwidth)
     for t in (2, 16):
         covered = kernel[:, picks[:t]].amax(1)

@@ -24,6 +24,7 @@ def cloud(n=500, d=12, seed=0, dtype=torch.float32):
 
 
 ROOM_FOR_GROUPS = 1 << 20  # bytes
+TILES = {"tile_points": 96, "group_points": 32, "least_grouped": 0}
 RULES = {"tried": 8, "first_guesses": 3, "first_tried": 8, "watched_points": 60, "sample_rows": 40}
 RULES |= {"max_guesses": 12, "settled_together": 16}
 
@@ -31,14 +32,22 @@ RULES |= {"max_guesses": 12, "settled_together": 16}
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch, two_threads, arithmetic):
     """Many tiles, few guesses a sweep, and no dense path, at sizes that the reference can check."""
-    use(monkeypatch, "cpu", "matrix-free", RULES, tile_points=96, group_points=32, least_grouped=0)
+    use(monkeypatch, "cpu", "matrix-free", RULES, **TILES)
 
 
 @pytest.fixture
 def gathered_whole(monkeypatch, small_tiles):
     """Guess on until what all candidates may use can be gathered, 128 entries a point."""
     monkeypatch.setattr(CpuTiledGreedy, "room", lambda self, guesses: 128 * self.n)
-    use(monkeypatch, "cpu", "matrix-free", {**RULES, "shares_gathered": ()}, tile_points=96, group_points=32, least_grouped=0)
+    use(
+        monkeypatch,
+        "cpu",
+        "matrix-free",
+        {**RULES, "shares_gathered": ()},
+        tile_points=96,
+        group_points=32,
+        least_grouped=0,
+    )
 
 
 def least(x, budget, **options):
@@ -155,7 +164,7 @@ def test_a_gather_that_overflows_is_tried_again_later(monkeypatch):
 def test_some_candidates_are_gathered_for_while_no_other_can_win(monkeypatch, room, options):
     """With room for few entries: what the likeliest candidates may use, until another might gain more."""
     rules = {**RULES, "max_guesses": 4, "watched_points": 200, "least_gathered": 0}
-    use(monkeypatch, "cpu", "matrix-free", rules, tile_points=96, group_points=32, least_grouped=0)
+    use(monkeypatch, "cpu", "matrix-free", rules, **TILES)
     portions, go_on = [], MatrixFreeSelection.go_on
 
     def watched(self, count, bar):
@@ -177,7 +186,15 @@ def test_some_candidates_are_gathered_for_while_no_other_can_win(monkeypatch, ro
 
 def test_a_sample_that_sees_nothing_alive_ends_too(monkeypatch):
     """Watched rows are of one cluster, watched columns of the other: between them no entry is alive."""
-    use(monkeypatch, "cpu", "matrix-free", {**RULES, "watched_points": 600}, tile_points=96, group_points=32, least_grouped=0)
+    use(
+        monkeypatch,
+        "cpu",
+        "matrix-free",
+        {**RULES, "watched_points": 600},
+        tile_points=96,
+        group_points=32,
+        least_grouped=0,
+    )
     x = torch.randn(600, 8, generator=torch.Generator().manual_seed(0))
     x[:, 0] += 1000.0 * (torch.arange(600) % 2)
     assert_same(x, 20, bandwidth=16.0)

@@ -5,11 +5,13 @@ import pytest
 import torch
 
 import selection
+from difal_kernels import maxherding
 from difal_kernels._workers import Workers
 from difal_kernels.ops.maxherding.backends import BACKENDS
 from difal_kernels.ops.maxherding.backends.cpu.nearness import Separation, near_order
 from difal_kernels.ops.maxherding.backends.cpu.operands import GemmOperands
 from difal_kernels.ops.maxherding.backends.cpu.tiled import CpuTiledGreedy
+from difal_kernels.ops.maxherding.forecast import rehearse
 from difal_kernels.ops.maxherding.kernel_functions import OF_FEATURES, kernel_matrix
 from difal_kernels.ops.maxherding.matrix_free import MatrixFreeSelection
 from difal_kernels.ops.maxherding.problem import prepare
@@ -122,7 +124,8 @@ def test_labeled_candidates_and_weights(seed, share, little_room):
     selection.assert_same(
         "cpu", x, 150, memory_limit=LIMIT, weights=weights, candidates=candidates, labeled=x[:3] + 0.1
     )
-    assert len(share) > 1 and min(share) < 0.7
+    assert len(share) > 1
+    assert min(share) < 0.7
 
 
 def test_sums_are_right_after_wrong_guesses_are_corrected(share, little_room, monkeypatch):
@@ -140,7 +143,8 @@ def test_sums_are_right_after_wrong_guesses_are_corrected(share, little_room, mo
     monkeypatch.setattr(MatrixFreeSelection, "best_of_sample", anyone)
     monkeypatch.setattr(CpuTiledGreedy, "replace", checked)
     selection.assert_same("cpu", apart(400), 40, memory_limit=LIMIT)
-    assert corrected and min(share) < 0.7
+    assert corrected
+    assert min(share) < 0.7
 
 
 def test_ties_go_to_the_lowest_index():
@@ -170,3 +174,16 @@ def test_parts_of_tiles_hold_all_that_is_needed(small_groups):
         inside[b:e, b2:e2] = True
     assert not (pairs & ~inside).any()
     assert inside.mean() < 0.8
+
+
+def test_the_share_that_is_expected_is_about_what_is_swept():
+    (p,) = prepare(apart(4000), 10).problems
+    tiles = BACKENDS["cpu"].tiled_greedy(p, 64 << 20, 40)
+    rehearsed = rehearse(p)
+    with tiles.working():
+        assert tiles.share_expected(rehearsed.points, rehearsed.coverage(0)) == 1.0
+        for j in maxherding(p.features, 32, backend="reference").tolist():
+            tiles.guess(j)
+        share = tiles.share_needed(32, False)
+    assert share < 0.5
+    assert share / 2 < tiles.share_expected(rehearsed.points, rehearsed.coverage(32)) < 2 * share

@@ -55,6 +55,7 @@ class Plan:
         room: alive entries that there is room for in a sweep that proves so many guesses.
         most: guesses of one sweep that there is room for.
         share_alive: of the pairs, after so many picks; estimated.
+        share_swept: of the pairs, by a sweep after so many picks: near points alone may matter by then; estimated.
         guess_pairs: of one guess.
         relative: what a pair of a sweep costs, in units of one of 128 features: all else does not know D.
         first: guesses of the first sweep.
@@ -70,10 +71,11 @@ class Plan:
     first: int = 2
     slack: float = 1.2
     relative: float = 1.0
+    share_swept: Callable[[int], float] = lambda picks: 1.0
 
-    def sweep_pairs(self, guesses: int, entries: float = 0.0, gathers: bool = False) -> float:
-        """Of one sweep that proves so many guesses, and gathers so many entries."""
-        pairs = float(self.n) ** 2
+    def sweep_pairs(self, guesses: int, entries: float = 0.0, gathers: bool = False, share: float = 1.0) -> float:
+        """Of one sweep over that share of the pairs that proves so many guesses, and gathers so many entries."""
+        pairs = share * float(self.n) ** 2
         more = STEP_COST * math.log1p(guesses) * pairs
         more += GATHER_COST * pairs + ENTRY_COST * entries if gathers else 0.0
         return pairs + more / self.relative
@@ -93,10 +95,11 @@ class Plan:
             if not gathers and done > USUAL_GUESSES:  # some candidates alone: MatrixFreeSelection.worth_gathering
                 guesses, gathers, until = 0, True, min(self.budget, 2 * done)
             guesses = most if guesses is None else guesses
+            share = self.share_swept(done)
             done += guesses
             entries = min(self.alive(done), self.room(guesses) / self.slack) if gathers else 0.0
             ahead.append(Phase(GUESSING, guesses * self.guess_pairs))
-            ahead.append(Phase(SWEEP, self.sweep_pairs(guesses, entries, gathers)))
+            ahead.append(Phase(SWEEP, self.sweep_pairs(guesses, entries, gathers, share)))
             ahead.append(Phase(PROVING, guesses * WRONG * CORRECTION_COST * float(self.n) ** 2))
             swept = True
             if gathers:
@@ -165,7 +168,31 @@ class Forecast:
         return here + sum(phase.pairs for phase in self.ahead) / rate
 
 
-class Teller:
+class Silent:
+    """Tells nobody anything: what `Teller` is asked to do."""
+
+    entries = 0.0
+
+    def expect(self, done: int, alive: float) -> None:
+        """So many picks are proven, and so many entries alive: plan what is ahead."""
+
+    def begin(self, name: str, pairs: float | None = None) -> None:
+        """A phase begins: of as much work as was expected, unless that is known."""
+
+    def guessed(self, count: int) -> None:
+        """So many picks are guessed."""
+
+    def sweep(self, guesses: int, gathers: bool, entries: Callable[[], float], share: Callable[[], float]) -> None:
+        """A sweep begins that proves so many guesses; if it gathers, so many entries, over that share of the pairs."""
+
+    def at(self, share: float) -> None:
+        """So much of the phase is done."""
+
+    def picks_from(self, done: int) -> None:
+        """The bar counts on from so many picks in all, which are made from what was gathered."""
+
+
+class Teller(Silent):
     """Tells a progress bar how far a selection is, and what is left.
 
     Args:
@@ -197,40 +224,43 @@ class Teller:
         return self.forecast.left(self.share)
 
     def expect(self, done: int, alive: float) -> None:
-        """So many picks are proven, and so many entries alive: plan what is ahead."""
         plan, told = self.plan, self.plan.alive(done)
         factor = alive / told if told > 0 and alive > 0 else 1.0
         self.forecast.end()
         self.forecast.expect(replace(plan, share_alive=lambda t: min(1.0, factor * plan.share_alive(t))).phases(done))
 
     def begin(self, name: str, pairs: float | None = None) -> None:
-        """A phase begins: of as much work as was expected, unless that is known."""
         expected = next((phase.pairs for phase in self.forecast.ahead if phase.name == name), 0.0)
         self.share = 0.0
         self.forecast.begin(Phase(name, expected if pairs is None else pairs))
         self.bar.part(name, 0.0)
 
+    def guessed(self, count: int) -> None:
+        self.at(count / max(USUAL_GUESSES, count + 8))
+
+    def sweep(self, guesses: int, gathers: bool, entries: Callable[[], float], share: Callable[[], float]) -> None:
+        self.begin(SWEEP, self.plan.sweep_pairs(guesses, entries() if gathers else 0.0, gathers, share()))
+
     def at(self, share: float) -> None:
-        """So much of the phase is done."""
         self.share = share
         if self.forecast.now is not None:
             self.bar.part(self.forecast.now.name, share)
 
     def picks_from(self, done: int) -> None:
-        """The bar counts on from so many picks in all, which are made from what was gathered."""
         self.counted_from, self.share = (done, self.bar.done), 0.0
         self.forecast.go_on(Phase(PICKING, self.plan.picking_pairs(self.entries, done, max(done, self.plan.budget))))
 
 
 def plan_of(p: Problem, tiles: TiledGreedy, rules: Guessing, budget: int) -> Plan:
     """The work of a whole selection, by a rehearsal on few points."""
-    n = len(p.features)
+    n, rehearsed = len(p.features), rehearse(p)
     return Plan(
         n=n,
         budget=budget,
         room=tiles.room,
         most=tiles.max_guesses,
-        share_alive=rehearse(p),
+        share_alive=rehearsed.share_alive,
+        share_swept=lambda picks: tiles.share_expected(rehearsed.points, rehearsed.coverage(picks)),
         guess_pairs=GUESS_COST * n * (min(n, rules.sample_rows) + min(n, rules.tried)),
         first=rules.first_guesses,
         slack=rules.slack,
@@ -259,15 +289,45 @@ def calibrate(device: Device, p: Problem, clock: Callable[[], float] = time.mono
     return len(some) ** 2 / max(least, 1e-9)
 
 
-def rehearse(p: Problem) -> Callable[[int], float]:
-    """How large a share of the pairs is alive after so many picks, by a small pool: a function of the picks."""
+@dataclass(frozen=True)
+class Rehearsal:
+    """A selection on few points.
+
+    Args:
+        points: which they are, of the pool.
+        covered: their coverage after so many picks of their own, for some numbers of picks.
+        alive: how large a share of their pairs is alive then.
+    """
+
+    points: torch.Tensor
+    covered: dict[int, torch.Tensor]
+    alive: dict[int, float]
+
+    def coverage(self, picks: int) -> torch.Tensor:
+        """After the most picks that were made, up to so many."""
+        return self.covered[max(step for step in self.covered if step <= max(picks, 0))]
+
+    def share_alive(self, picks: int) -> float:
+        """How large a share of the pool's pairs is alive after so many picks."""
+        known = [(1, 1.0), *self.alive.items()]
+        for (a, low), (b, high) in itertools.pairwise(known):
+            if picks <= b:
+                part = math.log(max(picks, a) / a) / math.log(b / a)
+                return low * (high / low) ** part
+        last, alive = known[-1]
+        return alive * (last / max(picks, last)) ** DECAY
+
+
+def rehearse(p: Problem) -> Rehearsal:
+    """Select from a small pool, to tell how entries die."""
     some = sample_rows(len(p.features), REHEARSED).to(p.features.device)
     x = p.features[some]
     kernel = kernel_matrix(x, x, p.kernel, p.bandwidth).float()
-    covered, told = torch.zeros(len(some), device=x.device), []
+    covered = torch.zeros(len(some), device=x.device)
     if p.labeled is not None:
         for rows in p.labeled.split(1024):
             covered = torch.maximum(covered, kernel_matrix(x, rows, p.kernel, p.bandwidth).amax(1).float())
+    made = Rehearsal(some, {0: covered.clone()}, {})
     gains = (kernel - covered[:, None]).clamp_(min=0).sum(0)
     for step in range(1, min(STEPS[-1], len(some)) + 1):
         best = int(gains.argmax())
@@ -279,15 +339,6 @@ def rehearse(p: Problem) -> Callable[[int], float]:
         if step in STEPS:
             open_ = covered.where(covered < 1, torch.inf)
             alive = kernel > torch.minimum(open_[:, None], open_[None])
-            told.append((step, max(float(alive.fill_diagonal_(False).sum()) / len(some) ** 2, 1e-9)))
-
-    def share(picks: int) -> float:
-        known = [(1, 1.0), *told]
-        for (a, low), (b, high) in itertools.pairwise(known):
-            if picks <= b:
-                part = math.log(max(picks, a) / a) / math.log(b / a)
-                return low * (high / low) ** part
-        last, alive = known[-1]
-        return alive * (last / max(picks, last)) ** DECAY
-
-    return share
+            made.alive[step] = max(float(alive.fill_diagonal_(False).sum()) / len(some) ** 2, 1e-9)
+            made.covered[step] = covered.clone()
+    return made

@@ -49,7 +49,7 @@ class MatrixFreeSelection:
     def __init__(self, device: Device, p: Problem, tiles: TiledGreedy, horizon: int):
         self.p, self.tiles, self.horizon, self.rules = p, tiles, horizon, device.guessing
         self.device = device
-        self.teller: forecast.Teller | None = None
+        self.teller = forecast.Silent()
         self.n, self.torch_device = len(p.features), p.features.device
         self.handed_out, self.started, self.ever_started = 0, False, False
         self.allowed = torch.zeros(self.n, dtype=torch.bool, device=self.torch_device)
@@ -85,11 +85,11 @@ class MatrixFreeSelection:
 
     def tell(self, bar: Progress, wanted: int) -> None:
         """Tell `bar` how far this is from so many picks, where somebody wants to know."""
-        if self.teller is None and bar.enabled and self.torch_device.type == "cpu":
+        if isinstance(self.teller, forecast.Teller):
+            self.teller.listen(bar, wanted)
+        elif bar.enabled and self.torch_device.type == "cpu":
             plan = forecast.plan_of(self.p, self.tiles, self.rules, wanted)
             self.teller = forecast.Teller(bar, plan, forecast.calibrate(self.device, self.p))
-        if self.teller is not None:
-            self.teller.listen(bar, wanted)
             self.tiles.report = self.teller.at
 
     def prepare(self) -> None:
@@ -97,18 +97,18 @@ class MatrixFreeSelection:
         done = len(self.picks)
         self.guessed: list[int] = []
         teller = self.teller
-        if teller is not None:
-            teller.expect(done, self.alive_estimate(self.tiles.coverage(done)))
-            teller.begin(forecast.GUESSING)
+        teller.expect(done, self.alive_estimate(self.tiles.coverage(done)))
+        teller.begin(forecast.GUESSING)
         wanted = self.worth_gathering()
         few_alive = wanted is not None or self.guess()
-        if teller is not None:
-            entries = min(self.alive_estimate(self.tiles.coverage(self.tiles.guesses())), self.tiles.capacity)
-            work = teller.plan.sweep_pairs(len(self.guessed), entries, few_alive)
-            teller.begin(forecast.SWEEP, work)
+        teller.sweep(
+            len(self.guessed),
+            few_alive,
+            lambda: min(self.alive_estimate(self.tiles.coverage(self.tiles.guesses()), wanted), self.tiles.capacity),
+            lambda: self.tiles.share_needed(done, few_alive, wanted),
+        )
         self.tiles.sweep(done, few_alive, wanted)
-        if teller is not None:
-            teller.begin(forecast.PROVING)
+        teller.begin(forecast.PROVING)
         if self.guessed:
             self.prove(done)
         if few_alive:
@@ -131,17 +131,13 @@ class MatrixFreeSelection:
             self.least = float(self.upper[others].max()) if bool(others.any()) else -math.inf
         self.started = self.ever_started = True
         self.known = None
-        if self.teller is not None:
-            self.teller.begin(forecast.PICKING)
+        self.teller.begin(forecast.PICKING)
         self.tiles.start(-1.0 if self.first_gain is None else self.first_gain, self.picks)
-        if self.teller is not None:
-            self.teller.entries = self.tiles.entries()
+        self.teller.entries = self.tiles.entries()
 
     def go_on(self, count: int, bar: Progress) -> None:
         """Make up to `count` picks from what was gathered; back to sweeps where it says no more."""
-        teller, before = self.teller, len(self.picks)
-        if teller is not None:
-            teller.picks_from(before)
+        self.teller.picks_from(len(self.picks))
         picks, gains = self.tiles.select(min(count, self.gathered_for), bar, self.least)
         self.picks += picks.tolist()
         self.gains += gains.tolist()
@@ -262,8 +258,7 @@ class MatrixFreeSelection:
             open_[j] = False
             tiles.guess(j)
             self.guessed.append(j)
-            if self.teller is not None:
-                self.teller.at(len(self.guessed) / max(forecast.USUAL_GUESSES, len(self.guessed) + 8))
+            self.teller.guessed(len(self.guessed))
             low, level = level, tiles.coverage(count + 1)
             self.add_taken(estimate.neg_(), (level > low).nonzero()[:, 0], low, level)
             estimate.neg_()
@@ -315,8 +310,7 @@ class MatrixFreeSelection:
         """Check each guess against all candidates, and put the right pick in the place of a wrong one."""
         open_ = self.open()
         for t in range(done, done + len(self.guessed)):
-            if self.teller is not None:
-                self.teller.at((t - done) / len(self.guessed))
+            self.teller.at((t - done) / len(self.guessed))
             winner, gain = self.contest(t, self.guessed[t - done], open_)
             self.picks.append(winner)
             self.gains.append(gain)

@@ -148,6 +148,12 @@ class TiledGreedy(Covers, Protocol):
         `resume`.
         """
 
+    def share_needed(self, first: int, gather: bool, wanted: torch.Tensor | None = None) -> float:
+        """How much of the half matrix such a `sweep` goes over."""
+
+    def share_expected(self, points: torch.Tensor, coverage: torch.Tensor) -> float:
+        """The same of a sweep that begins where these points are covered so far, float32; an estimate."""
+
     def forget(self) -> None:
         """Let go of the sums of the last sweep, and of coverage before the last guess."""
 

@@ -115,9 +115,7 @@ class Separation:
         return 12 * groups**2 + 24 * groups * dimension
 
     @staticmethod
-    def _centers(
-        p: Problem, operands: GemmOperands, parts: list[tuple[int, int]], workers: Workers
-    ) -> torch.Tensor:
+    def _centers(p: Problem, operands: GemmOperands, parts: list[tuple[int, int]], workers: Workers) -> torch.Tensor:
         centers = torch.empty(len(parts), p.features.shape[1], dtype=native(p.features[:1]).dtype)
 
         def work(a: int, slot: int) -> None:
@@ -128,9 +126,7 @@ class Separation:
         return centers
 
     @staticmethod
-    def _kernel_above(
-        p: Problem, operands: GemmOperands, centers: torch.Tensor, reach: torch.Tensor
-    ) -> torch.Tensor:
+    def _kernel_above(p: Problem, operands: GemmOperands, centers: torch.Tensor, reach: torch.Tensor) -> torch.Tensor:
         seen = centers.double()
         if p.kernel == "cosine":
             seen = torch.nn.functional.normalize(seen)

@@ -142,9 +142,7 @@ class GemmOperands:
 
         def measure(block: tuple[int, int], slot: int) -> None:
             b, e = block
-            moved[slot] = max(
-                moved[slot], Int16Products.rounding_of(self.frame, self.take(b, e), self.sq_norms[b:e])
-            )
+            moved[slot] = max(moved[slot], Int16Products.rounding_of(self.frame, self.take(b, e), self.sq_norms[b:e]))
 
         workers.run(measure, cut(n, PASS_ROWS))
         if not max(moved) < 0.25:

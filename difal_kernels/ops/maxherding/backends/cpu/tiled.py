@@ -28,6 +28,7 @@ from .tuning import CpuTuning
 RETAKEN = 256  # TiledGreedy::kBatch: rows whose coverage a correction changes, taken anew together
 PREPARED = 8 * RETAKEN  # and those whose kernel rows are prepared together
 BYTES_PER_ENTRY = 9  # 8, and the rest of its block
+SEEN, EXPECTED = 8, 512  # points whose coverage tells that of a group, and groups that tell of all
 TERMS = 16  # float32 numbers that csrc sums before they go to a float64 sum
 
 
@@ -181,7 +182,7 @@ class CpuTiledGreedy:
         least = torch.full((len(groups),), torch.inf, dtype=low.dtype).scatter_reduce_(0, which, low, "amin")
         return ~(self.separation.above[groups] <= least[:, None]).all(0)
 
-    def pairs_needed(self, first: int, gather: bool) -> torch.Tensor:
+    def pairs_needed(self, first: int, gather: bool, wanted: torch.Tensor | None = None) -> torch.Tensor:
         """Flags of the pairs of groups that a sweep needs products of, (groups, groups); see `sweep`."""
         above, lowest = self.separation.above, self.separation.lowest
         needed = torch.zeros(above.shape, dtype=torch.bool)
@@ -194,12 +195,14 @@ class CpuTiledGreedy:
             usable = torch.ones(self.n, dtype=torch.bool)
             if self.candidates is not None:
                 usable = torch.zeros(self.n, dtype=torch.bool).index_fill_(0, self.candidates, True)
-            if self.wanted is not None:
-                usable &= self.wanted > 0
+            if wanted is not None:
+                usable &= self.by_position(wanted)
             needed |= ~(above <= lowest(m)[:, None]) & (lowest(~usable) == 0)
         return needed | needed.T
 
-    def parts_needed(self, first: int, gather: bool) -> tuple[np.ndarray, np.ndarray]:
+    def parts_needed(
+        self, first: int, gather: bool, wanted: torch.Tensor | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Of each pair of blocks: whether it is needed, (blocks, blocks), and where of each the part begins and ends.
 
         The latter is (blocks, blocks, 2): [i, j] are rows of block i, from its own first on, of the tile with block j.
@@ -209,7 +212,7 @@ class CpuTiledGreedy:
             parts = np.broadcast_to(np.array([0, self.size]), (count, count, 2))
             return np.ones((count, count), dtype=bool), parts
         group = self.separation.group
-        needed = self.pairs_needed(first, gather).numpy()
+        needed = self.pairs_needed(first, gather, wanted).numpy()
         per_block = self.size // group
         needed = np.pad(needed, [(0, count * per_block - len(needed))] * 2)
         rows = needed.reshape(count, per_block, count, per_block).any(3).transpose(0, 2, 1)
@@ -217,11 +220,22 @@ class CpuTiledGreedy:
         parts[np.arange(count), np.arange(count)] = 0, self.size
         return rows.any(2) | np.eye(count, dtype=bool), parts
 
-    def share_needed(self, first: int, gather: bool) -> float:
-        """How much of the half matrix a sweep goes over."""
-        needed, parts = self.parts_needed(first, gather)
+    def share_needed(self, first: int, gather: bool, wanted: torch.Tensor | None = None) -> float:
+        needed, parts = self.parts_needed(first, gather, wanted)
         sides = (parts[:, :, 1] - parts[:, :, 0]) * needed
         return float((sides * sides.T).sum()) / (len(self.blocks) * self.size) ** 2
+
+    def share_expected(self, points: torch.Tensor, coverage: torch.Tensor) -> float:
+        if self.separation is None:
+            return 1.0
+        groups = len(self.separation.above)
+        coarse = max(1, min(groups, len(points) // SEEN))  # neighbouring groups, so that some point is in each of them
+        of_point = self.at(points) // self.separation.group * coarse // groups
+        low = torch.full((coarse,), torch.inf).scatter_reduce_(0, of_point, coverage, "amin")
+        some = torch.arange(0, groups, max(1, groups // EXPECTED))
+        low = low[some * coarse // groups]
+        above = self.separation.above[some][:, some]
+        return float(((above > low) | (above > low[:, None])).double().mean())
 
     # Products of rows, made by the workers.
 
@@ -343,7 +357,7 @@ class CpuTiledGreedy:
         self.native.begin(
             first, self.guesses(), entries, self.size, 0 if self.wanted is None else self.wanted.data_ptr()
         )
-        needed, parts = self.parts_needed(first, entries > 0)
+        needed, parts = self.parts_needed(first, entries > 0, wanted)
 
         def part(i: int, j: int) -> tuple[int, int, int, int]:
             """Of block i, in the tile with block j: begin and end by position, and within the block."""
@@ -404,7 +418,7 @@ class CpuTiledGreedy:
         rows = torch.empty(self.n, dtype=torch.int64)
         rows = rows[: self.native.forget_lower(rows.data_ptr())]
         if 4 * len(rows) > self.n:  # cheaper all at once
-            self.sweep(self.guesses(), True, None if self.wanted is None else self.by_point(self.wanted))
+            self.sweep(self.guesses(), True, None if self.wanted is None else self.by_point(self.wanted).bool())
         else:
             for some in rows.split(PREPARED):
                 self._gather_again(some)

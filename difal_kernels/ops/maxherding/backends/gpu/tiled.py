@@ -161,6 +161,12 @@ class GpuTiledGreedy(GpuCoverage):
     def room(self, guesses: int) -> int:
         return self.capacity
 
+    def share_needed(self, first: int, gather: bool, wanted: torch.Tensor | None = None) -> float:
+        return 1.0
+
+    def share_expected(self, points: torch.Tensor, coverage: torch.Tensor) -> float:
+        return 1.0
+
     def forget(self) -> None:
         """Sums and coverage are kept until the next sweep, or `start`."""
 
