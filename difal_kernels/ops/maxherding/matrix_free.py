@@ -25,7 +25,7 @@ from .result import TIE, Result
 
 
 def describe() -> str:
-    return "matrix-free, two or three sweeps of half a GEMM pass each, more where memory is near the least"
+    return "matrix-free, two or three sweeps of half a GEMM pass each or less, more where memory is near the least"
 
 
 def select(device: Device, p: Problem, limit: int, bar: Progress) -> Result:

@@ -215,7 +215,7 @@ class CpuTiledGreedy:
         needed = self.pairs_needed(first, gather, wanted).numpy()
         per_block = self.size // group
         needed = np.pad(needed, [(0, count * per_block - len(needed))] * 2)
-        rows = needed.reshape(count, per_block, count, per_block).any(3).transpose(0, 2, 1)
+        rows = np.swapaxes(needed.reshape(count, per_block, count, per_block).any(axis=3), 1, 2)
         parts = np.stack([rows.argmax(2), per_block - rows[:, :, ::-1].argmax(2)], 2) * group
         parts[np.arange(count), np.arange(count)] = 0, self.size
         return rows.any(2) | np.eye(count, dtype=bool), parts
