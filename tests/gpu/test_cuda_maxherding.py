@@ -11,8 +11,8 @@ from difal_kernels.ops import _gpu, _triton
 from difal_kernels.ops.maxherding.backends import BACKENDS
 from difal_kernels.ops.maxherding.backends.cuda.operands import CudaOperands
 from difal_kernels.ops.maxherding.backends.cuda.tiled import CudaTiledGreedy
+from difal_kernels.ops.maxherding.guessing import Guesser
 from difal_kernels.ops.maxherding.kernel_functions import OF_FEATURES
-from difal_kernels.ops.maxherding.matrix_free import MatrixFreeSelection
 from difal_kernels.ops.maxherding.plan import needed
 from difal_kernels.ops.maxherding.problem import prepare
 from selection import blobs, moved, use
@@ -202,7 +202,7 @@ def test_nothing_is_added_up_by_what_torch_refuses_when_deterministic(device, sm
 def test_wrong_guesses_are_corrected_in_place(device, small_tiles, monkeypatch, every, kernel):
     """The sums of a sweep after each correction are those of float64, and no further sweep is made for it."""
     small_tiles(600 if kernel == "tophat" else 1500, first_guesses=3)
-    right, calls, sweeps = MatrixFreeSelection.best_of_sample, [], []
+    right, calls, sweeps = Guesser.best_of_sample, [], []
     replace, sweep = CudaTiledGreedy.replace, CudaTiledGreedy.sweep
 
     def sometimes_wrong(self, estimate, open_):
@@ -220,7 +220,7 @@ def test_wrong_guesses_are_corrected_in_place(device, small_tiles, monkeypatch, 
         sweeps.append(first)
         sweep(self, first, gather, wanted)
 
-    monkeypatch.setattr(MatrixFreeSelection, "best_of_sample", sometimes_wrong)
+    monkeypatch.setattr(Guesser, "best_of_sample", sometimes_wrong)
     monkeypatch.setattr(CudaTiledGreedy, "replace", checked)
     monkeypatch.setattr(CudaTiledGreedy, "sweep", counted)
     options = {"bandwidth": 14.0} if kernel == "tophat" else {}
@@ -233,7 +233,7 @@ def test_wrong_guesses_are_corrected_in_place(device, small_tiles, monkeypatch, 
 def test_lists_that_corrections_made_longer(device, small_tiles, monkeypatch, factor, every):
     """Guesses until few are alive, some as bad as can be, and counts that then are too low for what is alive."""
     small_tiles(40_000, first_guesses=12)
-    best, estimated = MatrixFreeSelection.best_of_sample, MatrixFreeSelection.alive_estimate
+    best, estimated = Guesser.best_of_sample, Guesser.alive_estimate
 
     def spoiled(self, estimate, open_):
         j = best(self, estimate, open_)
@@ -242,8 +242,8 @@ def test_lists_that_corrections_made_longer(device, small_tiles, monkeypatch, fa
         wrong = int(torch.where(others, estimate, torch.inf).argmin())
         return wrong if self.tiles.guesses() % every == 0 else j
 
-    monkeypatch.setattr(MatrixFreeSelection, "best_of_sample", spoiled)
-    monkeypatch.setattr(MatrixFreeSelection, "alive_estimate", lambda self, m, wanted=None: factor * estimated(self, m))
+    monkeypatch.setattr(Guesser, "best_of_sample", spoiled)
+    monkeypatch.setattr(Guesser, "alive_estimate", lambda self, m, wanted=None: factor * estimated(self, m))
     for seed in range(3):
         x = torch.randn(150, 6, generator=torch.Generator().manual_seed(seed))
         assert_same(device, x, 40, bandwidth=2.0)

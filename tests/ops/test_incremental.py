@@ -10,7 +10,7 @@ import torch
 from difal_kernels import BackendUnavailableError, MaxHerding, _progress, maxherding
 from difal_kernels.ops.maxherding import incremental
 from difal_kernels.ops.maxherding.backends import BACKENDS
-from difal_kernels.ops.maxherding.matrix_free import MatrixFreeSelection
+from difal_kernels.ops.maxherding.guessing import Guesser
 from difal_kernels.ops.maxherding.problem import prepare
 from selection import blobs, use
 
@@ -30,7 +30,7 @@ def path(request, monkeypatch, two_threads, arithmetic):
     if request.param != "dense":
         rules = {"watched_points": 60}
         if request.param.endswith("small steps"):  # never few enough alive, so that all picks come from guesses
-            monkeypatch.setattr(MatrixFreeSelection, "alive_estimate", lambda self, m, wanted=None: 1e30)
+            monkeypatch.setattr(Guesser, "alive_estimate", lambda self, m, wanted=None: 1e30)
             rules["max_guesses"] = 6
         use(monkeypatch, "cpu", "matrix-free", rules, tile_points=96)
     return request.param

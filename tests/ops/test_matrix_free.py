@@ -7,8 +7,10 @@ import selection
 from difal_kernels import MaxHerding, explain, maxherding
 from difal_kernels.ops.maxherding.backends import BACKENDS
 from difal_kernels.ops.maxherding.backends.cpu.tiled import CpuTiledGreedy
+from difal_kernels.ops.maxherding.guessing import Guesser
 from difal_kernels.ops.maxherding.kernel_functions import OF_FEATURES
 from difal_kernels.ops.maxherding.matrix_free import MatrixFreeSelection
+from difal_kernels.ops.maxherding.portions import picks_above
 from difal_kernels.ops.maxherding.problem import prepare
 from selection import blobs, use
 
@@ -95,14 +97,14 @@ def test_wrong_guesses_are_corrected(monkeypatch):
         choices = open_.nonzero()[:, 0]
         return int(choices[torch.randint(len(choices), (), generator=generator)])
 
-    monkeypatch.setattr(MatrixFreeSelection, "best_of_sample", anyone)
-    monkeypatch.setattr(MatrixFreeSelection, "alive_estimate", lambda self, m, wanted=None: 1e30)
+    monkeypatch.setattr(Guesser, "best_of_sample", anyone)
+    monkeypatch.setattr(Guesser, "alive_estimate", lambda self, m, wanted=None: 1e30)
     assert_same(cloud(300), 25)
 
 
 @pytest.mark.parametrize("kernel", ["rbf", "laplace", "cosine"])
 def test_the_sums_of_a_sweep_are_right_after_each_correction(monkeypatch, gathered_whole, kernel):
-    best, replace, corrected = MatrixFreeSelection.best_of_sample, CpuTiledGreedy.replace, []
+    best, replace, corrected = Guesser.best_of_sample, CpuTiledGreedy.replace, []
 
     def spoiled(self, estimate, open_):
         j = best(self, estimate, open_)
@@ -115,7 +117,7 @@ def test_the_sums_of_a_sweep_are_right_after_each_correction(monkeypatch, gather
         selection.assert_sums_are_right(self, t)
         corrected.append(t)
 
-    monkeypatch.setattr(MatrixFreeSelection, "best_of_sample", spoiled)
+    monkeypatch.setattr(Guesser, "best_of_sample", spoiled)
     monkeypatch.setattr(CpuTiledGreedy, "replace", checked)
     assert_same(cloud(300), 25, kernel=kernel)
     assert corrected
@@ -125,7 +127,7 @@ def test_the_sums_of_a_sweep_are_right_after_each_correction(monkeypatch, gather
 def test_what_is_alive_is_gathered_again_after_a_wrong_guess(monkeypatch, gathered_whole, every, factor):
     """Guesses until few are alive, some of them as bad as can be: entries gathered at a coverage that a correction
     then lowers must be added."""
-    cls, lowered, floors = MatrixFreeSelection, [], {}
+    cls, lowered, floors = Guesser, [], {}
     best, estimated = cls.best_of_sample, cls.alive_estimate
     sweep, again = CpuTiledGreedy.sweep, CpuTiledGreedy.gather
 
@@ -153,8 +155,8 @@ def test_what_is_alive_is_gathered_again_after_a_wrong_guess(monkeypatch, gather
 
 
 def test_a_gather_that_overflows_is_tried_again_later(monkeypatch):
-    estimate = MatrixFreeSelection.alive_estimate
-    monkeypatch.setattr(MatrixFreeSelection, "alive_estimate", lambda self, m, wanted=None: estimate(self, m) / 20)
+    estimate = Guesser.alive_estimate
+    monkeypatch.setattr(Guesser, "alive_estimate", lambda self, m, wanted=None: estimate(self, m) / 20)
     x = cloud()
     assert_same(x, 60)
 
@@ -201,12 +203,9 @@ def test_a_sample_that_sees_nothing_alive_ends_too(monkeypatch):
 
 
 def test_gains_that_hardly_fall_have_no_end_in_sight():
-    selection = MatrixFreeSelection.__new__(MatrixFreeSelection)
-    selection.upper, selection.allowed = torch.full((6,), 2.0, dtype=torch.float64), torch.ones(6, dtype=torch.bool)
-    selection.picks, selection.gains = [0, 1, 2, 3], [1.0 + 2e-9, 1.0 + 1e-9, 1.0, 1.0]
-    assert selection.picks_above(1.0) == float("inf")
-    selection.gains = [8.0, 4.0, 2.0, 2.0]  # a half since half as many: four times the picks for a quarter
-    assert selection.picks_above(0.5) == pytest.approx(4 * (4.0 - 1.0))
+    assert picks_above(1.0, 2.0, [1.0 + 2e-9, 1.0 + 1e-9, 1.0, 1.0]) == float("inf")
+    # a half since half as many: four times the picks for a quarter
+    assert picks_above(0.5, 2.0, [8.0, 4.0, 2.0, 2.0]) == pytest.approx(4 * (4.0 - 1.0))
 
 
 @pytest.mark.parametrize("count", [1, 1200])

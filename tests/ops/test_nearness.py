@@ -12,8 +12,8 @@ from difal_kernels.ops.maxherding.backends.cpu.nearness import Separation, near_
 from difal_kernels.ops.maxherding.backends.cpu.operands import GemmOperands
 from difal_kernels.ops.maxherding.backends.cpu.tiled import CpuTiledGreedy
 from difal_kernels.ops.maxherding.forecast import rehearse
+from difal_kernels.ops.maxherding.guessing import Guesser
 from difal_kernels.ops.maxherding.kernel_functions import OF_FEATURES, kernel_matrix
-from difal_kernels.ops.maxherding.matrix_free import MatrixFreeSelection
 from difal_kernels.ops.maxherding.problem import prepare
 from selection import blobs, use
 
@@ -140,7 +140,7 @@ def test_sums_are_right_after_wrong_guesses_are_corrected(share, little_room, mo
         selection.assert_sums_are_right(self, t)
         corrected.append(t)
 
-    monkeypatch.setattr(MatrixFreeSelection, "best_of_sample", anyone)
+    monkeypatch.setattr(Guesser, "best_of_sample", anyone)
     monkeypatch.setattr(CpuTiledGreedy, "replace", checked)
     selection.assert_same("cpu", apart(400), 40, memory_limit=LIMIT)
     assert corrected

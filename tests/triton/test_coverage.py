@@ -16,8 +16,8 @@ from difal_kernels.ops.maxherding.backends import BACKENDS
 from difal_kernels.ops.maxherding.backends.gpu.operands import GpuOperands
 from difal_kernels.ops.maxherding.backends.triton import dense as triton_dense
 from difal_kernels.ops.maxherding.backends.triton.tiled import TritonTiledGreedy
+from difal_kernels.ops.maxherding.guessing import Guesser
 from difal_kernels.ops.maxherding.kernel_functions import OF_FEATURES
-from difal_kernels.ops.maxherding.matrix_free import MatrixFreeSelection
 from difal_kernels.ops.maxherding.plan import needed
 from difal_kernels.ops.maxherding.problem import prepare
 from selection import blobs, moved, use
@@ -183,7 +183,7 @@ def test_matrix_free_where_every_entry_is_uncertain(device, gathering):
 def test_wrong_guesses_are_corrected_in_place(device, gathering, monkeypatch):
     """The sums of a sweep after each correction are those of float64."""
     gathering(800)
-    right, replace, corrected = MatrixFreeSelection.best_of_sample, TritonTiledGreedy.replace, []
+    right, replace, corrected = Guesser.best_of_sample, TritonTiledGreedy.replace, []
 
     def sometimes_wrong(self, estimate, open_):
         best = right(self, estimate, open_)
@@ -196,7 +196,7 @@ def test_wrong_guesses_are_corrected_in_place(device, gathering, monkeypatch):
         selection.assert_sums_are_right(self, t)
         corrected.append(t)
 
-    monkeypatch.setattr(MatrixFreeSelection, "best_of_sample", sometimes_wrong)
+    monkeypatch.setattr(Guesser, "best_of_sample", sometimes_wrong)
     monkeypatch.setattr(TritonTiledGreedy, "replace", checked)
     assert_same(device, blobs(66), 3)
     assert corrected

@@ -92,7 +92,7 @@ class Plan:
             most = min(self.budget - done, min(self.most, USUAL_GUESSES) if swept else self.first)
             guesses = next((g for g in range(most + 1) if self.fits(done + g, g)), None)
             gathers, until = guesses is not None, self.budget
-            if not gathers and done > USUAL_GUESSES:  # some candidates alone: MatrixFreeSelection.worth_gathering
+            if not gathers and done > USUAL_GUESSES:  # some candidates alone: see `portions`
                 guesses, gathers, until = 0, True, min(self.budget, 2 * done)
             guesses = most if guesses is None else guesses
             share = self.share_swept(done)

@@ -15,10 +15,9 @@ from dataclasses import replace
 import torch
 
 from ..._progress import Progress
-from . import forecast
-from .bandwidth import sample_rows
+from . import forecast, portions
 from .dense import cover_labeled
-from .kernel_functions import kernel_matrix
+from .guessing import Guesser
 from .primitives import Device, TiledGreedy
 from .problem import Problem
 from .result import TIE, Result
@@ -54,19 +53,16 @@ class MatrixFreeSelection:
         self.handed_out, self.started, self.ever_started = 0, False, False
         self.allowed = torch.zeros(self.n, dtype=torch.bool, device=self.torch_device)
         self.allowed[slice(None) if p.candidates is None else p.candidates.to(self.torch_device)] = True
-        self.unit = float(p.weights.max()) or 1.0
-        self.told_apart = True  # see `compare`
         self.picks: list[int] = []
         self.gains: list[float] = []
         self.contested = 0
         self.known: torch.Tensor | None = None  # all gains after the picks so far, from the last sweep
         self.upper: torch.Tensor | None = None  # and what no gain is above, from then on
         self.least, self.gathered_for, self.gathered_at = -math.inf, self.n, 0  # see `gather`
-        self.caution = 1.0  # how much more was alive than the watched points said
-        self.least_guesses, self.overflowed = 0, False  # since a sweep had no room for what was alive
+        self.overflowed = False  # the last sweep had no room for what was alive
         cover_labeled(tiles, p)
         self.covered_before = float(p.weights @ tiles.coverage(0))
-        self.watch()
+        self.guesser = Guesser(p, tiles, self.rules, horizon, self.allowed)
 
     def more(self, count: int, bar: Progress) -> tuple[torch.Tensor, torch.Tensor]:
         """Make the next `count` picks, and their gains; within `tiles.working()`."""
@@ -96,15 +92,19 @@ class MatrixFreeSelection:
         """Prove more picks; and, once few enough entries are alive, gather those for all the picks to come."""
         done = len(self.picks)
         self.guessed: list[int] = []
-        teller = self.teller
-        teller.expect(done, self.alive_estimate(self.tiles.coverage(done)))
+        teller, alive = self.teller, self.guesser.alive_estimate
+        teller.expect(done, alive(self.tiles.coverage(done)))
         teller.begin(forecast.GUESSING)
-        wanted = self.worth_gathering()
-        few_alive = wanted is not None or self.guess()
+        wanted, few_alive = None, True
+        if self.upper is not None and not self.overflowed:
+            wanted = portions.choose(self.guesser, self.upper, self.open(), self.gains)
+        if wanted is None:
+            self.guessed, few_alive = self.guesser.guess(done, self.known, self.open(), teller.guessed)
+        self.overflowed = False
         teller.sweep(
             len(self.guessed),
             few_alive,
-            lambda: min(self.alive_estimate(self.tiles.coverage(self.tiles.guesses()), wanted), self.tiles.capacity),
+            lambda: min(alive(self.tiles.coverage(self.tiles.guesses()), wanted), self.tiles.capacity),
             lambda: self.tiles.share_needed(done, few_alive, wanted),
         )
         self.tiles.sweep(done, few_alive, wanted)
@@ -117,12 +117,10 @@ class MatrixFreeSelection:
     def gather(self, wanted: torch.Tensor | None) -> None:
         """Go on with what the last sweep gathered: of all, or of the `wanted` candidates as long as they gain more."""
         if not self.tiles.gather():
-            # The sample said too little, perhaps nothing at all: no further sweep gathers before more picks are proven.
-            self.caution *= self.rules.slack
-            self.least_guesses = max(1, 2 * self.least_guesses)
+            self.guesser.had_no_room()
             self.overflowed = True
             return
-        self.least_guesses = 0
+        self.guesser.had_room()
         open_ = self.open()
         self.gathered_for, self.gathered_at, self.least = int(open_.sum()), len(self.picks), -math.inf
         if wanted is not None:
@@ -175,134 +173,6 @@ class MatrixFreeSelection:
 
     def contested_picks(self) -> int:
         return self.contested + (self.tiles.contested() if self.ever_started else 0)
-
-    # Guessing: nothing here has to be right.
-
-    def watch(self) -> None:
-        """Keep kernel values of some rows with some others, to tell how many entries are alive."""
-        p = self.p
-        rows = sample_rows(self.n, self.rules.watched_points).to(self.torch_device)
-        rows, columns = rows[0::2], rows[len(rows) > 1 :: 2]
-        self.watched = rows, columns
-        kernel = kernel_matrix(p.features[rows], p.features[columns], p.kernel, p.bandwidth)
-        self.watched_reach = kernel * (1 + self.tiles.entry_error[columns])
-
-    def alive_estimate(self, m: torch.Tensor, wanted: torch.Tensor | None = None) -> float:
-        """Estimate how many entries would be gathered at coverage m: pairs of which either may use the other.
-
-        With `wanted`, what these candidates may use.
-        """
-        if self.p.kernel != "cosine":
-            m = m.where(m < 1, torch.inf)  # fully covered; see CoverageLevel in csrc/cpu/greedy.h
-        (rows, columns), candidate = self.watched, self.allowed if wanted is None else wanted
-        if not self.tiles.gathers_some:
-            candidate = torch.ones_like(candidate)
-        as_row = m[rows][:, None].where(candidate[columns][None], torch.inf)
-        alive = self.watched_reach > torch.minimum(as_row, m[columns][None].where(candidate[rows][:, None], torch.inf))
-        return float(alive.sum()) / alive.numel() * self.n * self.n * self.caution
-
-    def fits(self, alive: float, guesses: int) -> bool:
-        """Whether that many entries can be gathered by a sweep that proves so many guesses."""
-        return alive * self.rules.slack <= self.tiles.room(guesses)
-
-    def worth_gathering(self) -> torch.Tensor | None:
-        """Candidates to gather for where all is too much: a large share of them, those that may gain the most.
-
-        None where there is room for all, or nothing is known of them yet.
-        """
-        if not self.tiles.gathers_some or self.upper is None or self.overflowed:
-            return None
-        level, open_ = self.tiles.coverage(len(self.picks)), self.open()
-        alive, most = self.alive_estimate(level), self.tiles.max_guesses
-        done = len(self.picks)
-        if self.fits(alive, 0) or self.fits(alive * done / (done + most), most):  # now, or after the next guesses
-            return None
-        for share in self.rules.shares_gathered:
-            wanted = largest(self.upper, open_, share)
-            if self.fits(self.alive_estimate(level, wanted), 0):
-                least = self.upper[open_ & ~wanted].max()
-                return wanted if self.picks_above(float(least)) >= self.rules.least_gathered else None
-        return None
-
-    def picks_above(self, gain: float) -> float:
-        """Picks ahead that gain more than this, if gains go on to fall as since half as many picks."""
-        done, best = len(self.picks), float(self.upper[self.open()].max())
-        half = max(1, done // 2)
-        if best <= max(gain, 0.0) or done < 4 or self.gains[half - 1] <= self.gains[-1]:
-            return 0.0
-        power = math.log(self.gains[half - 1] / max(self.gains[-1], 1e-300)) / math.log(done / half)
-        rise = math.log(best / max(gain, 1e-300))
-        return done * math.expm1(rise / power) if rise < 700 * power else math.inf
-
-    def guess(self) -> bool:
-        """Guess picks until few enough entries are alive; whether they are."""
-        p, tiles, done = self.p, self.tiles, len(self.picks)
-        open_, level = self.open(), tiles.coverage(done)
-        if self.known is None:
-            estimate = torch.zeros(self.n, dtype=torch.float64, device=self.torch_device)
-            self.add_taken(estimate, p.weights.nonzero()[:, 0], level, torch.full_like(level, torch.inf))
-        else:
-            estimate = self.known / self.unit
-        most = self.rules.first_guesses if self.known is None else tiles.max_guesses
-        self.overflowed = False
-        while True:
-            count = tiles.guesses()
-            few_alive = self.fits(self.alive_estimate(level), count - done)
-            ready = few_alive and count - done >= self.least_guesses
-            if ready or count - done == most or count == self.horizon:
-                return few_alive
-            enough = count > done and self.known is not None
-            j = self.best_of_sample(estimate, open_)
-            if enough and not self.told_apart:  # each wrong guess would cost a tenth of a sweep
-                return False
-            open_[j] = False
-            tiles.guess(j)
-            self.guessed.append(j)
-            self.teller.guessed(len(self.guessed))
-            low, level = level, tiles.coverage(count + 1)
-            self.add_taken(estimate.neg_(), (level > low).nonzero()[:, 0], low, level)
-            estimate.neg_()
-
-    def add_taken(self, out: torch.Tensor, rows: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> None:
-        """Add to `out` what `rows` take from each candidate when they rise from low to high, told by a sample."""
-        if not len(rows):
-            return
-        size = self.rules.sample_rows * (2 if self.tiles.guesses() < self.rules.first_guesses else 1)
-        picked = rows[sample_rows(len(rows), min(size, len(rows))).to(self.torch_device)]
-        weights = self.p.weights[picked] * (len(rows) / len(picked) / self.unit)
-        self.tiles.estimate_taken(out, picked, low[picked].float(), high[picked].float(), weights)
-
-    def best_of_sample(self, estimate: torch.Tensor, open_: torch.Tensor) -> int:
-        """Of the candidates that the sample likes best, the one with the largest gain over the whole pool."""
-        step, rules = self.tiles.guesses(), self.rules
-        tried = max(rules.tried, min(2 * rules.sample_rows, rules.first_tried // (step + 1) ** 2))
-        estimate, count = torch.where(open_, estimate, -torch.inf), int(open_.sum())
-        while True:
-            hopeful = estimate.topk(min(tried, count)).indices
-            gains = self.tiles.estimate_gains(hopeful, step)
-            sure = self.compare(estimate[hopeful], gains / self.unit)
-            if sure or tried >= count or tried >= rules.most_tried:
-                break
-            tried = min(8 * tried, rules.most_tried)
-        # Where rows were rounded before they were multiplied, float64 decides among gains that are near the best.
-        margin = 2 * self.tiles.rows_rounding * float(gains.max())
-        order = gains.argsort(descending=True, stable=True)[: rules.close]
-        close = hopeful[order[gains[order] >= gains[order[0]] - margin]]
-        if len(close) == 1:
-            return int(close[0])
-        exact = list(self.tiles.settle(close, step, lambda: 0.0))
-        return int(close[torch.tensor(exact).argmax()])
-
-    def compare(self, estimates: torch.Tensor, gains: torch.Tensor) -> bool:
-        """Whether candidates that were estimated lower than these, best first, are likely to gain less than the best.
-
-        Estimates of near candidates are wrong by about the same, which leaves their order. Beside that, what is left of
-        a gain is small after many guesses, and what they took from it was told by a sample: then `told_apart` is False.
-        """
-        errors = estimates - gains
-        self.told_apart = float(errors.square().mean().sqrt()) <= self.rules.largest_error * float(gains.max())
-        spread = float(errors.std()) if len(errors) > 1 else 0.0
-        return float(estimates[-1] - errors.mean()) + spread < float(gains.max())
 
     # Proving.
 
@@ -364,9 +234,3 @@ class MatrixFreeSelection:
         if self.p.kernel == "cosine":
             rows = torch.nn.functional.normalize(rows, dim=1)
         return int((rows[1:] - rows[0]).square().sum(1).argmin())
-
-
-def largest(values: torch.Tensor, open_: torch.Tensor, share: float) -> torch.Tensor:
-    """Flags of the open candidates with the largest values, about that share of them; (N,) bool."""
-    ordered = values[open_].sort(descending=True).values
-    return open_ & (values > ordered[int(share * (len(ordered) - 1))])
