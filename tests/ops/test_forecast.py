@@ -77,6 +77,16 @@ def test_the_time_left_is_right_after_a_tenth_however_wrong_the_calibration(wron
     assert checked > 50
 
 
+def test_first_gains_are_not_taken_for_picks():
+    work, rate = plan(), 1e9
+    teller = Teller(Progress(10_000, "", False), work, rate, Clock())
+    teller.expect(100, work.alive(100))
+    teller.begin(forecast.PICKING)
+    before = teller.left()
+    teller.entries, teller.bar.done = 1e8, 100  # what is picked by now was proven by sweeps
+    assert teller.left() == before > 1
+
+
 def test_picks_take_less_and_less_time():
     bar, work, clock, rate = Progress(10_000, "", False), plan(), Clock(), 1e9
     teller = Teller(bar, work, rate, clock)

@@ -205,7 +205,8 @@ class Teller(Silent):
     def __init__(self, bar: Progress, plan: Plan, rate: float, clock: Callable[[], float] = time.monotonic):
         self.plan, self.forecast = plan, Forecast(rate, clock)
         self.listen(bar, plan.budget)
-        self.share, self.entries, self.counted_from = 0.0, 0.0, (0, 0)
+        self.share, self.entries = 0.0, 0.0
+        self.counted_from: tuple[int, int] | None = None  # picks, in all and on the bar, when picking began
 
     def listen(self, bar: Progress, budget: int) -> None:
         """Tell this bar from now on, of so many picks in all."""
@@ -217,7 +218,7 @@ class Teller(Silent):
     def left(self) -> float:
         """Seconds."""
         now = self.forecast.now
-        if now is not None and now.name == PICKING:
+        if now is not None and now.name == PICKING and self.counted_from is not None:
             first, shown = self.counted_from
             done = first + self.bar.done - shown
             self.share = min(1.0, self.plan.picking_pairs(self.entries, first, done) / max(now.pairs, 1e-9))
@@ -231,7 +232,7 @@ class Teller(Silent):
 
     def begin(self, name: str, pairs: float | None = None) -> None:
         expected = next((phase.pairs for phase in self.forecast.ahead if phase.name == name), 0.0)
-        self.share = 0.0
+        self.share, self.counted_from = 0.0, None
         self.forecast.begin(Phase(name, expected if pairs is None else pairs))
         self.bar.part(name, 0.0)
 
