@@ -8,7 +8,7 @@ import selection
 from difal_kernels import maxherding
 from difal_kernels._workers import Workers
 from difal_kernels.ops.maxherding.backends import BACKENDS
-from difal_kernels.ops.maxherding.backends.cpu.nearness import Separation, near_order
+from difal_kernels.ops.maxherding.backends.cpu.nearness import NearTogether
 from difal_kernels.ops.maxherding.backends.cpu.operands import GemmOperands
 from difal_kernels.ops.maxherding.backends.cpu.tiled import CpuTiledGreedy
 from difal_kernels.ops.maxherding.forecast import rehearse
@@ -72,9 +72,9 @@ def share(monkeypatch):
 def separation(x, kernel, bandwidth="median", group=32):
     (p,) = prepare(x, 1, kernel=kernel, bandwidth=bandwidth).problems
     workers = Workers(1)
-    order = near_order(p.features, kernel, group, workers)
-    operands = GemmOperands(p, [64, 64], workers, 1 << 30, CPU.tuning, order)
-    return p, order, Separation(p, operands, group, workers)
+    layout = NearTogether(p, group, workers)
+    layout.separate(p, GemmOperands(p, [64, 64], workers, 1 << 30, CPU.tuning, layout.order), workers)
+    return p, layout.order, layout
 
 
 @pytest.mark.parametrize("kernel", OF_FEATURES)
@@ -155,9 +155,9 @@ def test_ties_go_to_the_lowest_index():
 
 def test_small_pools_have_no_groups(monkeypatch):
     (p,) = prepare(apart(), 10).problems
-    assert BACKENDS["cpu"].tiled_greedy(p, LIMIT, 10).separation is not None
+    assert BACKENDS["cpu"].tiled_greedy(p, LIMIT, 10).layout.order is not None
     use(monkeypatch, "cpu", least_grouped=701)
-    assert BACKENDS["cpu"].tiled_greedy(p, LIMIT, 10).separation is None
+    assert BACKENDS["cpu"].tiled_greedy(p, LIMIT, 10).layout.order is None
 
 
 def test_parts_of_tiles_hold_all_that_is_needed(small_groups):
@@ -166,8 +166,9 @@ def test_parts_of_tiles_hold_all_that_is_needed(small_groups):
     with tiles.working():
         for j in range(0, 700, 40):
             tiles.guess(j)
-        first = tiles.guesses()
-        pairs, (needed, parts) = tiles.pairs_needed(first, False).numpy(), tiles.parts_needed(first, False)
+        level = tiles.level(tiles.guesses())
+    pairs = tiles.layout.pairs(level, None, level).numpy()
+    needed, parts, _ = tiles.layout.parts(64, level, None, level)
     inside = np.zeros_like(pairs)
     for i, j in np.argwhere(needed):
         (b, e), (b2, e2) = parts[i, j] // 32 + 2 * i, parts[j, i] // 32 + 2 * j

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,14 +20,13 @@ from ...bounds import column_entry_error, float64_drift
 from ...primitives import Guessing
 from ...problem import Problem
 from .greedy import cover, in_chunks, make_native
-from .nearness import Separation, near_order
+from .nearness import Layout, NearTogether, Parts
 from .operands import GemmOperands, copy_bytes, cut
 from .tuning import CpuTuning
 
 RETAKEN = 256  # TiledGreedy::kBatch: rows whose coverage a correction changes, taken anew together
 PREPARED = 8 * RETAKEN  # and those whose kernel rows are prepared together
 BYTES_PER_ENTRY = 9  # 8, and the rest of its block
-SEEN, EXPECTED = 8, 512  # points whose coverage tells that of a group, and groups that tell of all
 TERMS = 16  # float32 numbers that csrc sums before they go to a float64 sum
 
 
@@ -96,21 +94,16 @@ class CpuTiledGreedy:
         size, self.stride = tile_shape(self.n, tuning)
         self.threads, self.open = threads, False
         spare = limit - fixed_bytes(p, guessing, tuning) - (threads - 1) * worker_bytes(p, tuning)
-        self.order, self.positions, self.separation = None, None, None
         group = tuning.group_points if size % tuning.group_points == 0 else size
-        grouping = Separation.nbytes(self.n, p.features.shape[1], group) + 24 * self.n
+        grouping = NearTogether.nbytes(self.n, p.features.shape[1], group)
+        self.layout = Layout()
         with self.working():
             if self.n >= tuning.least_grouped and grouping <= spare // 8:
                 spare -= grouping
-                self.order = near_order(p.features, p.kernel, group, self.workers)
-                self.positions = torch.empty_like(self.order)
-                self.positions[self.order] = torch.arange(self.n)
-            self.operands = GemmOperands(p, [size] * 2 * threads, self.workers, spare // 4, tuning, self.order)
-            if self.order is not None:
-                self.separation = Separation(p, self.operands, group, self.workers)
-                candidates = None if p.candidates is None else self.positions[p.candidates]
-                p = replace(p, weights=p.weights[self.order], candidates=candidates)
-        self.weights, self.candidates = p.weights, p.candidates
+                self.layout = NearTogether(p, group, self.workers)
+            self.operands = GemmOperands(p, [size] * 2 * threads, self.workers, spare // 4, tuning, self.layout.order)
+            self.layout.separate(p, self.operands, self.workers)
+        self.sorted = self.layout.sort(p)
         spare += guess_bytes(self.n, guessing.max_guesses) - self.operands.kept_bytes()
         self.multiply, self.part = self.operands.products.multiply, self.operands.products.part
         self.rows_rounding = self.operands.products.rounding
@@ -123,9 +116,15 @@ class CpuTiledGreedy:
         # An entry may have come from one product as a row's and from another as a column's.
         error = self.operands.error.doubled()
         self.native, self.keep = make_native(
-            "TiledGreedy", p, self.operands.features, self.operands.sq_norms, error, threads, order=self.order
+            "TiledGreedy",
+            self.sorted,
+            self.operands.features,
+            self.operands.sq_norms,
+            error,
+            threads,
+            order=self.layout.order,
         )
-        self.entry_error = self.by_point(
+        self.entry_error = self.layout.by_point(
             column_entry_error(error, p.kernel, self.operands.sq_norms, TERMS, tuning.roundings)
         )
         self.spare = spare  # for guesses and alive entries
@@ -152,90 +151,11 @@ class CpuTiledGreedy:
     def cover_with(self, coverage: torch.Tensor) -> None:
         raise NotImplementedError("a kernel that is given has a matrix")
 
-    # Positions.
-
-    def at(self, points: torch.Tensor) -> torch.Tensor:
-        """The positions of these points."""
-        return points if self.positions is None else self.positions[points]
-
-    def by_point(self, values: torch.Tensor) -> torch.Tensor:
-        """(N,) values by position, by point."""
-        return values if self.positions is None else values[self.positions]
-
-    def by_position(self, values: torch.Tensor) -> torch.Tensor:
-        """(N,) values by point, by position."""
-        return values if self.order is None else values[self.order]
-
     def level(self, t: int) -> torch.Tensor:
         """Coverage after t guesses by position, (N,) float64."""
         m = torch.empty(self.n, dtype=torch.float64)
         self.native.copy_coverage(t, m.data_ptr(), self.n)
         return m
-
-    # Which products are needed; without groups all.
-
-    def reached(self, rows: torch.Tensor, low: torch.Tensor) -> torch.Tensor | None:
-        """Flags of the groups in which a kernel value with one of these positions may be above that one's `low`."""
-        if self.separation is None:
-            return None
-        groups, which = (rows // self.separation.group).unique(return_inverse=True)
-        least = torch.full((len(groups),), torch.inf, dtype=low.dtype).scatter_reduce_(0, which, low, "amin")
-        return ~(self.separation.above[groups] <= least[:, None]).all(0)
-
-    def pairs_needed(self, first: int, gather: bool, wanted: torch.Tensor | None = None) -> torch.Tensor:
-        """Flags of the pairs of groups that a sweep needs products of, (groups, groups); see `sweep`."""
-        above, lowest = self.separation.above, self.separation.lowest
-        needed = torch.zeros(above.shape, dtype=torch.bool)
-        if not gather or self.guesses() > first:
-            needed |= ~(above <= lowest(self.level(first).where(self.weights > 0, torch.inf))[:, None])
-        if gather:
-            m = self.level(self.guesses())
-            if self.p.kernel != "cosine":
-                m = m.where(m < 1, torch.inf)  # fully covered; see CoverageLevel in csrc/cpu/greedy.h
-            usable = torch.ones(self.n, dtype=torch.bool)
-            if self.candidates is not None:
-                usable = torch.zeros(self.n, dtype=torch.bool).index_fill_(0, self.candidates, True)
-            if wanted is not None:
-                usable &= self.by_position(wanted)
-            needed |= ~(above <= lowest(m)[:, None]) & (lowest(~usable) == 0)
-        return needed | needed.T
-
-    def parts_needed(
-        self, first: int, gather: bool, wanted: torch.Tensor | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Of each pair of blocks: whether it is needed, (blocks, blocks), and where of each the part begins and ends.
-
-        The latter is (blocks, blocks, 2): [i, j] are rows of block i, from its own first on, of the tile with block j.
-        """
-        count = len(self.blocks)
-        if self.separation is None:
-            parts = np.broadcast_to(np.array([0, self.size]), (count, count, 2))
-            return np.ones((count, count), dtype=bool), parts
-        group = self.separation.group
-        needed = self.pairs_needed(first, gather, wanted).numpy()
-        per_block = self.size // group
-        needed = np.pad(needed, [(0, count * per_block - len(needed))] * 2)
-        rows = np.swapaxes(needed.reshape(count, per_block, count, per_block).any(axis=3), 1, 2)
-        parts = np.stack([rows.argmax(2), per_block - rows[:, :, ::-1].argmax(2)], 2) * group
-        parts[np.arange(count), np.arange(count)] = 0, self.size
-        return rows.any(2) | np.eye(count, dtype=bool), parts
-
-    def share_needed(self, first: int, gather: bool, wanted: torch.Tensor | None = None) -> float:
-        needed, parts = self.parts_needed(first, gather, wanted)
-        sides = (parts[:, :, 1] - parts[:, :, 0]) * needed
-        return float((sides * sides.T).sum()) / (len(self.blocks) * self.size) ** 2
-
-    def share_expected(self, points: torch.Tensor, coverage: torch.Tensor) -> float:
-        if self.separation is None:
-            return 1.0
-        groups = len(self.separation.above)
-        coarse = max(1, min(groups, len(points) // SEEN))  # neighbouring groups, so that some point is in each of them
-        of_point = self.at(points) // self.separation.group * coarse // groups
-        low = torch.full((coarse,), torch.inf).scatter_reduce_(0, of_point, coverage, "amin")
-        some = torch.arange(0, groups, max(1, groups // EXPECTED))
-        low = low[some * coarse // groups]
-        above = self.separation.above[some][:, some]
-        return float(((above > low) | (above > low[:, None])).double().mean())
 
     # Products of rows, made by the workers.
 
@@ -274,7 +194,7 @@ class CpuTiledGreedy:
 
         def work(block: tuple[int, int], slot: int) -> None:
             b, e = block
-            needed = [part for part, groups in zip(parts, flags, strict=True) if self._meets(block, groups)]
+            needed = [part for part, groups in zip(parts, flags, strict=True) if self.layout.meets(b, e, groups)]
             if not needed:
                 return
             columns = self.operands.block(b, e, 2 * slot)
@@ -286,19 +206,13 @@ class CpuTiledGreedy:
         with full_precision():
             self.workers.run(work, self.blocks)
 
-    def _meets(self, block: tuple[int, int], groups: torch.Tensor | None) -> bool:
-        if groups is None or self.separation is None:
-            return True
-        b, e = block
-        return bool(groups[b // self.separation.group : -(-e // self.separation.group)].any())
-
     # Guessing.
 
     def coverage(self, t: int) -> torch.Tensor:
-        return self.by_point(self.level(t))
+        return self.layout.by_point(self.level(t))
 
     def guess(self, j: int) -> None:
-        at = self.at(torch.tensor([j]))
+        at = self.layout.at(torch.tensor([j]))
         products = self.products(at)
         self.native.guess(int(at), products.data_ptr())
 
@@ -311,7 +225,7 @@ class CpuTiledGreedy:
     def estimate_taken(
         self, out: torch.Tensor, rows: torch.Tensor, low: torch.Tensor, high: torch.Tensor, weights: torch.Tensor
     ) -> None:
-        rows, sorting = self.at(rows).sort()
+        rows, sorting = self.layout.at(rows).sort()
         low, high, weights = low[sorting], high[sorting], weights[sorting]
         taken = torch.zeros(self.n, dtype=torch.float64)
 
@@ -321,25 +235,20 @@ class CpuTiledGreedy:
                 *(len(tile), b, e, tile.data_ptr(), self.stride, taken.data_ptr()),
             )
 
-        self.each_tile(rows, self.tiles.shape[1], use, lambda r, stop: self.reached(rows[r:stop], low[r:stop]))
-        out += self.by_point(taken)
+        self.each_tile(rows, self.tiles.shape[1], use, lambda r, stop: self.layout.reached(rows[r:stop], low[r:stop]))
+        out += self.layout.by_point(taken)
 
     def estimate_gains(self, points: torch.Tensor, t: int) -> torch.Tensor:
         gains = torch.zeros(self.threads, len(points), dtype=torch.float64)
-        points = self.at(points)
-        low = None if self.separation is None else self.separation.lowest(self.level(t))
-
-        def reached(r: int, stop: int) -> torch.Tensor | None:
-            if low is None:
-                return None
-            return ~(self.separation.above[points[r:stop] // self.separation.group] <= low).all(0)
+        points = self.layout.at(points)
+        low = self.level(t)
 
         def use(r: int, b: int, e: int, tile: torch.Tensor, slot: int) -> None:
             self.native.add_gains(
                 *(t, points[r:].data_ptr(), len(tile), b, e, tile.data_ptr(), self.stride), gains[slot, r:].data_ptr()
             )
 
-        self.each_tile(points, self.tiles.shape[1], use, reached)
+        self.each_tile(points, self.tiles.shape[1], use, lambda r, stop: self.layout.reaching(points[r:stop], low))
         return gains.sum(0)
 
     # Proving.
@@ -351,18 +260,39 @@ class CpuTiledGreedy:
     def forget(self) -> None:
         self.native.forget(self.guesses())
 
+    def share_needed(self, first: int, gather: bool, wanted: torch.Tensor | None = None) -> float:
+        return self.parts(first, gather, wanted).share()
+
+    def share_expected(self, points: torch.Tensor, coverage: torch.Tensor) -> float:
+        return self.layout.share_expected(points, coverage)
+
+    def parts(self, first: int, gather: bool, wanted: torch.Tensor | None) -> Parts:
+        """What such a sweep needs of each tile."""
+        low, usable, floor = None, None, self.level(self.guesses())
+        if not gather or self.guesses() > first:
+            low = self.level(first).where(self.sorted.weights > 0, torch.inf)
+        if gather:
+            if self.p.kernel != "cosine":
+                floor = floor.where(floor < 1, torch.inf)  # fully covered; see CoverageLevel in csrc/cpu/greedy.h
+            usable = torch.ones(self.n, dtype=torch.bool)
+            if self.sorted.candidates is not None:
+                usable = torch.zeros(self.n, dtype=torch.bool).index_fill_(0, self.sorted.candidates, True)
+            if wanted is not None:
+                usable &= self.layout.by_position(wanted)
+        return self.layout.parts(self.size, low, usable, floor)
+
     def sweep(self, first: int, gather: bool, wanted: torch.Tensor | None = None) -> None:
         entries = self.room(self.guesses() - first) if gather else 0
-        self.wanted = None if wanted is None else self.by_position(wanted).to(torch.uint8)
+        self.wanted = None if wanted is None else self.layout.by_position(wanted).to(torch.uint8)
         self.native.begin(
             first, self.guesses(), entries, self.size, 0 if self.wanted is None else self.wanted.data_ptr()
         )
-        needed, parts = self.parts_needed(first, entries > 0, wanted)
+        parts = self.parts(first, entries > 0, wanted)
 
         def part(i: int, j: int) -> tuple[int, int, int, int]:
             """Of block i, in the tile with block j: begin and end by position, and within the block."""
             b, e = self.blocks[i]
-            begin, end = parts[i, j].tolist()
+            begin, end = parts.sides[i, j].tolist()
             end = min(end, e - b)
             return b + begin, b + end, begin, end
 
@@ -377,8 +307,8 @@ class CpuTiledGreedy:
             self.native.tile(b, e, b2, e2, tile.data_ptr(), transposed.data_ptr(), self.stride)
 
         with full_precision():
-            done, total = 0, int(np.tril(needed).sum())
-            for pairs in rounds(needed):
+            done, total = 0, int(np.tril(parts.needed).sum())
+            for pairs in rounds(parts.needed):
                 self.workers.run(work, pairs)
                 done += len(pairs)
                 self.report(done / total)
@@ -386,18 +316,18 @@ class CpuTiledGreedy:
     def gains(self, t: int) -> tuple[torch.Tensor, torch.Tensor]:
         gains, alive = (torch.empty(self.n, dtype=torch.float64) for _ in range(2))
         self.native.gains(t, gains.data_ptr(), alive.data_ptr())
-        return self.by_point(gains), self.by_point(alive)
+        return self.layout.by_point(gains), self.layout.by_point(alive)
 
     def drift(self, largest_gain: float) -> float:
         return float64_drift(2 * self.n, largest_gain)
 
     def settle(self, points: torch.Tensor, t: int, threshold: Callable[[], float]) -> Iterator[float]:
-        points = self.at(points)
+        points = self.layout.at(points)
         for j, row in zip(points.tolist(), self.products(points), strict=True):
             yield self.native.settle(j, row.data_ptr(), True, t, threshold())
 
     def replace(self, t: int, points: Sequence[int], moved: int) -> None:
-        index = self.at(torch.tensor(points))
+        index = self.layout.at(torch.tensor(points))
         products = self.products(index[:1])
         count = self.native.replace(t, index.data_ptr(), len(points), moved, products.data_ptr())
         changed = torch.empty(count, dtype=torch.int64)
@@ -409,7 +339,7 @@ class CpuTiledGreedy:
                 self.native.retake((start + r) // RETAKEN, b, e, tile.data_ptr(), self.stride)
 
             def reached(r: int, stop: int, start=start) -> torch.Tensor | None:
-                return self.reached(changed[start + r : start + stop], low[start + r : start + stop])
+                return self.layout.reached(changed[start + r : start + stop], low[start + r : start + stop])
 
             self.each_tile(changed[start : start + PREPARED], RETAKEN, use, reached)
 
@@ -418,7 +348,7 @@ class CpuTiledGreedy:
         rows = torch.empty(self.n, dtype=torch.int64)
         rows = rows[: self.native.forget_lower(rows.data_ptr())]
         if 4 * len(rows) > self.n:  # cheaper all at once
-            self.sweep(self.guesses(), True, None if self.wanted is None else self.by_point(self.wanted).bool())
+            self.sweep(self.guesses(), True, None if self.wanted is None else self.layout.by_point(self.wanted).bool())
         else:
             for some in rows.split(PREPARED):
                 self._gather_again(some)
@@ -452,7 +382,7 @@ class CpuTiledGreedy:
     def start(self, first_gain: float, picked: Sequence[int]) -> None:
         if self.wanted is None:
             self.operands.keep_no_more()
-        index = self.at(torch.tensor(picked, dtype=torch.int64))
+        index = self.layout.at(torch.tensor(picked, dtype=torch.int64))
         self.native.start(first_gain, index.data_ptr())
 
     def select(self, count: int, bar: Progress, least: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -462,7 +392,7 @@ class CpuTiledGreedy:
             return self.native.select_above(most, picks[done:].data_ptr(), gains[done:].data_ptr(), least)
 
         made = in_chunks(count, some, bar, chunk=1)
-        return picks[:made] if self.order is None else self.order[picks[:made]], gains[:made]
+        return self.layout.points(picks[:made]), gains[:made]
 
     def resume(self, picks: int) -> None:
         self.native.resume(picks)
