@@ -26,7 +26,7 @@ ENCODER_PIXELS = 1 << 22  # such as 2048 x 2048; what a network keeps of a pixel
 RENAMED = {"bank": "cache", "bank_seed": "feature_seed", "bank_dtype": "cache_dtype", "draws": "noise_samples"}
 # A finished or waiting run may be taken up again with other values of these; the rest must stay as they were.
 MAY_CHANGE = frozenset(
-    {"rounds", "threads", "device", "batch", "test_cache_gb", "herding", "mask_check", "image_prefix"}
+    {"rounds", "threads", "device", "batch", "test_cache_gb", "maps_gb", "herding", "mask_check", "image_prefix"}
     | {"data", "classes", "encoder", "mask_values"}  # which are checked against what the run rests on
 )
 
@@ -111,6 +111,9 @@ class Config:
     cache_dtype: str = _option("float16", "cache", "number format on disk", choices=("float16", "float32"))
     test_cache_gb: float = _option(
         8.0, "cache", "largest test-set cache; above it all heads are tested in one late pass", low=0
+    )
+    maps_gb: float = _option(
+        2.0, "cache", "`difal label`: most gigabytes of feature maps kept, by which a new head is soon shown", low=0
     )
     test_pixels: int | None = _option(
         None, "cache", "test on this many random pixels of each image, ten times faster [every pixel]", low=1

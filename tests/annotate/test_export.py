@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from contextlib import ExitStack
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -23,6 +24,7 @@ from difal.annotate.start import label_config, open_session, take_filled_in
 from difal.data import open_data
 from difal.data.scenes import CLASSES
 from difal.encoders.lazy import LazyEncoder
+from difal.features import maps
 from difal.features.cache import Pixel
 from difal.run.directory import RunDirectory
 from difal.run.labels import read_labels
@@ -163,30 +165,38 @@ def test_the_first_questions_come_before_an_image_is_encoded(scenes, tmp_path):
 def test_images_are_made_ready_while_nothing_is_asked(scenes, tmp_path, monkeypatch):
     config = settings(scenes, tmp_path / "masks", oracle="masks", rounds=1)
     run(config, encoder=FakeEncoder(), log=len)
-    data, run_dir, encoder = (
-        open_data(str(scenes)),
-        RunDirectory(tmp_path / "masks"),
-        LazyEncoder(config, FakeEncoder()),
-    )
-    model = LiveModel(config, data, encoder, run_dir, run_dir.feature_folder())
-    assert [model.prepare() for _ in range(6)] == [True] * 4 + [False] * 2
-    before = encoder().passes
+    data, run_dir = open_data(str(scenes)), RunDirectory(tmp_path / "masks")
+    encoder = LazyEncoder(config, FakeEncoder())
+
+    def make(**changes):
+        return LiveModel(replace(config, **changes), data, encoder, run_dir, run_dir.feature_folder())
+
+    model = make()
     model.live([[0, 1, 1, 0], [1, 9, 9, 1]], len(data.classes), 2)
-    passes = encoder().passes
     monkeypatch.setattr(live, "SKETCH_REACH", 1e-3)  # to itself
-    fresh = LiveModel(config, data, encoder, run_dir, run_dir.feature_folder())
-    assert fresh.sketch([2, 0]) == {"images": [2, 0], "version": 1}
-    ids = np.array(Image.open(fresh.folder / "views/2.sketch.png"))
+    fresh = make(maps_gb=0)
+    assert fresh.sketch([2, 3]) == {"images": [2, 3], "version": 1, "exact": []}
+    ids = drawn(fresh, "2.sketch")
     at = fresh.cache.arrays["local.points"][2]
     seen = fresh.head.logits(np.float32(fresh.cache.arrays["local.features"][2]), np.arange(len(at))).argmax(1)
     assert ids.shape == (32, 32)
     assert set(np.unique(ids)) <= {0, 1}  # the classes that the head was given
     assert [ids[row, column] for row, column in at] == seen.tolist()
+    before = encoder().passes
+    assert [model.prepare() for _ in range(4)] == [True] * 2 + [False] * 2  # two were encoded for their labels
+    assert encoder().passes == before + 2
+    assert model.sketch([2, 0]) == {"images": [2, 0], "version": 1, "exact": [2, 0]}
     assert [model.predict([index])["version"] for index in range(4)] == [1] * 4
-    assert (before, encoder().passes) == (4, passes)  # no image is encoded again
-    small = LiveModel(config, data, encoder, run_dir, run_dir.feature_folder())
-    monkeypatch.setattr(live, "KEPT_MAPS", 2.5 * model._kept_bytes() / 4)
+    assert (drawn(model, "2.sketch") == drawn(model, "2.classes")).all()
+    assert [make().prepare(), encoder().passes] == [False, before + 2]  # no image is encoded again, by the next process
+    monkeypatch.setattr(maps, "IN_MEMORY", 2.5 * model.maps.of(0).nbytes)
+    small = make(maps_gb=0)
+    small.maps.folder = tmp_path / "elsewhere"
     assert [small.prepare() for _ in range(4)] == [True, True, False, False]
+
+
+def drawn(model: LiveModel, name: str) -> np.ndarray:
+    return np.array(Image.open(model.folder / f"views/{name}.png"))
 
 
 def test_run_goes_on_with_what_was_labeled_in_the_page(scenes, tmp_path, journal_of, capsys):

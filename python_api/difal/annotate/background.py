@@ -54,7 +54,8 @@ class Background:
         self.encoded = 0
         self.live, self.live_lines = 0, 0  # the live head's version, and the lines of the journal that made it
         self.views: dict[int, int] = {}  # by image, the version of the head whose prediction is drawn
-        self.sketches: dict[int, int] = {}
+        self.sketches: dict[int, int] = {}  # the same of small pictures
+        self.exact: dict[int, int] = {}  # the same of those in which the head saw every pixel
         self.at_work: set[str] = set()  # commands that the child has not answered
         self.guessed: tuple = ()  # what guesses were last asked for
         self.guessed_by = 0  # counts the sets of guesses
@@ -153,6 +154,7 @@ class Background:
                 self.views.update(dict.fromkeys(event["images"], event["version"]))
             elif kind == "sketch" and "error" not in event:
                 self.sketches.update(dict.fromkeys(event["images"], event["version"]))
+                self.exact.update(dict.fromkeys(event["exact"], event["version"]))
             elif kind == "export":
                 self.exported = event
             elif kind == "failed":
@@ -295,7 +297,7 @@ class Background:
                 wanted = [one for one in some if self.sketches.get(one, 0) < self.live]
                 self.child.send(op="sketch", images=wanted)
             found = self._picture(image, "sketch", self.sketches, seconds)
-            return None if found is None else (*found, False)
+            return None if found is None else (*found, self.exact.get(image) == found[1])
 
     def _picture(self, image: int, part: str, drawn: dict[int, int], seconds: float) -> tuple[bytes, int] | None:
         asked = self.live

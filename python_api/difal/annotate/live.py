@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +23,8 @@ from difal.data import Data
 from difal.encoders.lazy import LazyEncoder
 from difal.features.cache import SETS, FeatureCache, Pixel, images_done
 from difal.features.dense import dense_classes, dense_view
-from difal.features.pixels import draw_candidates, encode, pixel_features
+from difal.features.maps import Maps, PoolMaps
+from difal.features.pixels import draw_candidates, pixel_features
 from difal.files import TMP, read_json, write_json
 from difal.heads import Head, train_head
 from difal.run.directory import RunDirectory
@@ -37,7 +37,7 @@ SKETCH_SIDE = 80  # longer side, in cells, of a sketched prediction
 # How far a pixel's class reaches in a sketch: as a share of the longer side, and in levels of a colour.
 SKETCH_REACH, SKETCH_LEVELS = 0.06, 25.0
 VIEW_SIDE = 1024  # longer side, in pixels, of a prediction shown over its image
-KEPT_MAPS = 1 << 30  # bytes of feature maps kept in memory, for predictions by the next head
+TILE_SIDE = 256  # the same among all images
 
 
 class LiveModel:
@@ -57,7 +57,7 @@ class LiveModel:
         self.config, self.data, self.load_encoder = config, data, load_encoder
         self.folder = run_dir.folder / "annotate"
         self.cache_folder = feature_folder / "pool"
-        self.maps: OrderedDict[int, tuple[list[torch.Tensor], tuple[int, int]]] = OrderedDict()
+        self.maps = PoolMaps(self.cache_folder / "maps", data.train, load_encoder, config)
         self.clicked: dict[Pixel, np.ndarray] = {}  # features of pixels that are not in the cache
         self.small: dict[int, np.ndarray] = {}  # images at the size of their sketches
         self._cache: FeatureCache | None = None
@@ -164,9 +164,7 @@ class LiveModel:
         if self.head is None:
             return {"images": images, "version": 0}
         for index, (maps, size) in zip(images, self._maps(images), strict=True):
-            scale = min(1.0, VIEW_SIDE / max(size))
-            height, width = (max(1, round(side * scale)) for side in size)
-            ids, entropy = dense_view(self.head, maps, (height, width))
+            ids, entropy = dense_view(self.head, maps, within(size, VIEW_SIDE))
             most = math.log(max(2, self.classes))
             unsure = (entropy[0] / most * 255).clamp(0, 255).round().to(torch.uint8)
             self._draw(f"{index}.unsure.png", unsure.numpy())
@@ -182,16 +180,21 @@ class LiveModel:
         os.replace(neighbour, folder / name)
 
     def sketch(self, images: list[int]) -> dict:
-        """Draw roughly what the live head thinks of images, without encoding them: class ids, a small PNG each.
+        """Draw small pictures of what the live head thinks of images, without encoding them: class ids, one PNG each.
 
-        The head sees the pixels of the cache alone, a hundred or so of an image. Every other pixel gets the mean of
-        their probabilities, weighted by how close they are in position and in colour.
+        Where an image's maps are kept the head sees every pixel of the picture; those images are `exact`. Elsewhere it
+        sees the pixels of the cache alone, a hundred or so of an image. Every other pixel gets the mean of their
+        probabilities, weighted by how close they are in position and in colour.
         """
         if self.head is None or self.encoded() < len(self.data.train):
-            return {"images": images, "version": 0}
+            return {"images": images, "version": 0, "exact": []}
+        exact = [index for index in images if index in self.maps]
+        for index, (maps, size) in zip(exact, self._maps(exact), strict=True):
+            self._draw(f"{index}.sketch.png", dense_classes(self.head, maps, within(size, TILE_SIDE))[0].numpy())
         for index in images:
-            self._draw(f"{index}.sketch.png", self._sketch(self.head, index))
-        return {"images": images, "version": self.version}
+            if index not in exact:
+                self._draw(f"{index}.sketch.png", self._sketch(self.head, index))
+        return {"images": images, "version": self.version, "exact": exact}
 
     def _sketch(self, head: Head, index: int) -> np.ndarray:
         """(h, w) uint8 class ids."""
@@ -212,15 +215,12 @@ class LiveModel:
 
     def prepare(self) -> bool:
         """Keep the maps of one more image, so that it is shown at once; False if all are kept or there is no room."""
-        missing = [index for index in range(len(self.data.train)) if index not in self.maps]
-        each = self._kept_bytes() / max(1, len(self.maps))
-        if not missing or self.encoded() < len(self.data.train) or self._kept_bytes() + each > KEPT_MAPS:
+        if self.encoded() < len(self.data.train) or not self.maps.has_room():
             return False
-        self._maps(missing[:1])
-        return True
-
-    def _kept_bytes(self) -> int:
-        return sum(one.nbytes for kept, _ in self.maps.values() for one in kept)
+        missing = next((index for index in range(len(self.data.train)) if index not in self.maps), None)
+        if missing is not None:
+            self._maps([missing])
+        return missing is not None
 
     def masks(self) -> Iterator[tuple[str, np.ndarray]]:
         """Each image's id and predicted class ids (H, W), at the size at which the run sees it."""
@@ -229,24 +229,11 @@ class LiveModel:
                 [(maps, size)] = self._maps([index])
                 yield name, dense_classes(self.head, maps, size)[0].numpy()
 
-    def _maps(self, images: list[int]) -> list[tuple[list[torch.Tensor], tuple[int, int]]]:
-        """The encoder's maps of images, and each one's size; several are encoded at a time."""
-        missing = [index for index in images if index not in self.maps]
-        if missing:
+    def _maps(self, images: list[int]) -> list[Maps]:
+        """The encoder's maps of images, several of which are read or encoded at a time."""
+        if not all(index in self.maps for index in images):
             _ = self.load_encoder()  # before there are several threads
-        made = dict(zip(missing, in_order(self._encode, missing), strict=True))
-        found = [made.get(index) or self.maps[index] for index in images]
-        for index, one in zip(images, found, strict=True):
-            self.maps[index] = one
-            self.maps.move_to_end(index)
-        while self._kept_bytes() > KEPT_MAPS and len(self.maps) > 1:
-            self.maps.popitem(last=False)
-        return found
-
-    def _encode(self, index: int) -> tuple[list[torch.Tensor], tuple[int, int]]:
-        image = self.data.train.image(index)
-        height, width = image.shape[:2]
-        return encode(self.load_encoder(), image, self.data.train.ids[index], [0], self.config), (height, width)
+        return list(in_order(self.maps.of, images))
 
     def _features(self, pixels: list[Pixel]) -> np.ndarray:
         """(n, D) features: the cache's, or the encoder's for pixels that it does not hold."""
@@ -259,3 +246,10 @@ class LiveModel:
                 self.clicked[pixel] = rows[0].astype(self.cache.arrays["local.features"].dtype)
             rows_of[pixel] = self.clicked[pixel] if row is None else row
         return np.stack([rows_of[pixel] for pixel in pixels])
+
+
+def within(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """(height, width) of an image of `size`, reduced to a longer side of `side` pixels if it is larger."""
+    scale = min(1.0, side / max(size))
+    height, width = (max(1, round(one * scale)) for one in size)
+    return height, width

@@ -119,6 +119,7 @@ class Worker:
                 wave=WAVE,
                 found=found,
                 noise=reads_noise(self.config),
+                maps=self.model.maps,
             )
         if not self.has_classes:
             return

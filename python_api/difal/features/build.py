@@ -33,6 +33,7 @@ from difal.features.cache import (
     open_array,
     settings_file,
 )
+from difal.features.maps import Maps, PoolMaps
 from difal.features.pixels import draw_candidates, encode, pixel_features
 from difal.files import TMP, crash_point, read_json, write_json, write_tensors
 from difal.threads import in_hand, in_order
@@ -50,6 +51,7 @@ def build_cache(
     given: Sequence[Pixel] = (),
     wave: int = WAVE,
     noise: bool = True,
+    maps: PoolMaps | None = None,
 ) -> FeatureCache:
     """Make the cache in `folder`, or finish one that was cut short, or open one that is complete.
 
@@ -65,6 +67,7 @@ def build_cache(
         given: pixels labeled before the run; local herding is conditioned on those of its image.
         wave: images that a rank encodes before rank 0 moves their rows.
         noise: whether the features under the noise samples are wanted, too; they cost a pass of the encoder each.
+        maps: keeps the feature maps of the images that are encoded.
 
     Raises:
         ConfigError: the folder holds a cache with other settings.
@@ -73,7 +76,7 @@ def build_cache(
     if config.void == "avoid" and not pool.has_masks:
         raise ConfigError("`void` is `avoid`, which needs masks of the pool; use --void ask")
     settings = cache_settings(config, pool, load_encoder, given, noise)
-    images = PoolImages(folder, pool, load_encoder, config, given)
+    images = PoolImages(folder, pool, load_encoder, config, given, maps)
     parallel.on_first_rank(lambda: images.create(settings))
     meta = check_settings(settings_file(folder), settings)
     if "local.noise" in meta["arrays"]:
@@ -103,9 +106,17 @@ def _reserve(paths: Sequence[Path]) -> None:
 class PoolImages:
     """Computes the rows of each image, writes them to a file an image, and moves the files' rows into the arrays."""
 
-    def __init__(self, folder: Path, pool: Split, load_encoder: Callable, config: Config, given: Sequence[Pixel]):
+    def __init__(
+        self,
+        folder: Path,
+        pool: Split,
+        load_encoder: Callable,
+        config: Config,
+        given: Sequence[Pixel],
+        maps: PoolMaps | None = None,
+    ):
         self.folder, self.pool, self.load_encoder, self.config = folder, pool, load_encoder, config
-        self.given, self.clock = list(given), StageClock()
+        self.given, self.maps, self.clock = list(given), maps, StageClock()
         self.noise_samples = 0  # of the cache, which may have more than this run needs
         self.folder_of_files = folder / "images"
 
@@ -254,6 +265,8 @@ class PoolImages:
         candidates = draw_candidates(name, size, config, labeled, void)
         with self.clock("encoder"):
             maps = encode(self.encoder, image, name, [0], config)
+        if self.maps is not None:
+            self.maps.keep(index, Maps(maps, size), memory=False)
         with self.clock("hypercolumns"):
             rows = pixel_features(maps, np.concatenate([labeled, candidates]), size, name)
         given_rows, rows = rows[: len(labeled)], rows[len(labeled) :]

@@ -17,6 +17,7 @@ from difal.encoders.lazy import LazyEncoder
 from difal.features.build import WAVE, build_cache
 from difal.features.cache import FeatureCache, Pixel, StaleCache, settings_file
 from difal.features.checks import check_encoder, check_smallest
+from difal.features.maps import PoolMaps
 from difal.features.test_set import TestSet
 
 SURVEY = "survey.json"
@@ -32,6 +33,7 @@ def make_features(
     found: Survey | None = None,
     log: Callable[[str], None] = lambda line: None,
     noise: bool = True,
+    maps: PoolMaps | None = None,
 ) -> tuple[FeatureCache, TestSet | None]:
     """Make, finish or open the caches of the pool and of the test set, in `folder` or `config.cache`; on all ranks.
 
@@ -47,6 +49,7 @@ def make_features(
         found: rank 0's survey of the data, if it was made already; else it is made here.
         log: called on rank 0 with each line of a survey that is made here.
         noise: whether the noise samples behind DALD are wanted; see `difal.acquisition.reads_noise`.
+        maps: keeps the feature maps of the pool's images that are encoded.
     """
     config = dataclasses.replace(config, device=parallel.own_device(config.device))
     if config.threads:
@@ -60,7 +63,7 @@ def make_features(
     parallel.on_first_rank(lambda: looked.append(found or look(config, data, load_encoder, folder, log)))
     with parallel.hold(folder, wait=True):
         parallel.on_first_rank(lambda: _keep_survey(looked[0], folder))
-        cache = build_cache(folder / "pool", data.train, load_encoder, config, given, wave, noise)
+        cache = build_cache(folder / "pool", data.train, load_encoder, config, given, wave, noise, maps)
         test = None
         if data.test is not None and data.test.has_masks:
             test = TestSet(folder / "test", data.test, load_encoder, config)

@@ -23,6 +23,7 @@ from difal.errors import DataError
 from difal.features.cache import FORMAT, check_settings, encoder_settings
 from difal.features.checks import may_be_reduced
 from difal.features.dense import dense_classes
+from difal.features.maps import named, unnamed
 from difal.features.pixels import encode, pixel_features
 from difal.files import crash_point, derive_seed, digest, write_json, write_tensors
 from difal.heads import Head
@@ -107,7 +108,7 @@ class TestSet:
             features, truth = kept["features"].numpy(), truth[tuple(kept["points"].numpy().T)]
             found = [head.logits(features, np.arange(len(truth))).argmax(1) for head in heads]
         else:
-            maps = [kept[name] for name in sorted(kept)]
+            maps = unnamed(kept)
             found = [dense_classes(head, maps, truth.shape)[0] for head in heads]
         return np.stack([confusion_matrix(truth, one.numpy(), classes) for one in found])
 
@@ -123,7 +124,7 @@ class TestSet:
         with self.clock("encoder"):
             maps = encode(self.load_encoder(), image, name, [0], self.config)
         if self.config.test_pixels is None:
-            kept = {f"map{i:03d}": m.to(dtype) for i, m in enumerate(maps)}
+            kept = named(maps, dtype)
         else:
             with self.clock("hypercolumns"):
                 pixels = image.shape[0] * image.shape[1]
