@@ -54,10 +54,14 @@ sanitize: venv
 bench: venv
 	$(BIN)/python -m pytest bench/bench_*.py --benchmark-only -p no:cacheprovider -s
 
-# The same features to every facility-location library: bench/results/cpu/peers.{json,md,png}. Most of an hour.
+# The same features to every facility-location library, in an environment of their own (coreax brings all of JAX):
+# bench/results/cpu/peers.{json,md,png}. About ten minutes on two quiet cores.
+PEERS := build/peers/venv
 peers: venv
-	$(BIN)/python -m pip install --quiet apricot-select kmedoids scikit-activeml submodlib-py
-	$(BIN)/python bench/peers
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt torch numpy matplotlib \
+		apricot-select coreax kmedoids scikit-activeml submodlib-py
+	$(PEERS)/bin/python bench/peers --anew
 
 # Farthest-first traversal likewise: bench/results/cpu/kcenter.{json,md}.
 kcenter: venv

@@ -7,6 +7,11 @@ Writes results/cpu/batches.json and .md. Every ratio is between medians of three
 
 from __future__ import annotations
 
+from command import no_options
+
+if __name__ == "__main__":
+    no_options(__doc__)
+
 import json
 import statistics
 import time

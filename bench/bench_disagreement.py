@@ -7,6 +7,11 @@ Every case computes the entropy of the mean and BALD, and is compared with float
 run of its own the cases take turns, so that each ratio is between times of the same minute.
 """
 
+from command import no_options
+
+if __name__ == "__main__":
+    no_options(__doc__)
+
 import json
 import math
 import os

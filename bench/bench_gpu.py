@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 
+from command import Parser, names_of
 from difal_kernels._native import load
 from difal_kernels.ops import _triton
 from gpu_cases import Machine, camvid, gather, global_free, local, measure_floors, scores, small_exact
@@ -101,10 +102,10 @@ def work(names: list[str], m: Machine) -> Iterator[dict]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/gpu")
     parser.add_argument("--seconds", type=float, default=300, help="no case is begun that may end later")
-    parser.add_argument("--only", default=",".join(CASES), help="cases, by name")
+    parser.add_argument("--only", type=names_of(CASES, "case"), default=list(CASES), help="cases: A,B,C")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -113,7 +114,7 @@ def main() -> int:
         sys.exit(module)
     if module.DEVICE == "cpu" and not options.dry_run:
         sys.exit("this is the emulated extension: it times nothing; use --dry-run")
-    names = options.only.split(",")
+    names = options.only
     if options.worker or options.dry_run:
         messages = work(names, Machine(torch.device(module.DEVICE), options.dry_run))
         if options.worker:

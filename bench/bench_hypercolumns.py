@@ -11,7 +11,6 @@ call adds in a process of its own.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -25,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from command import Parser, name_of
 from difal_kernels import __version__, _cpu, hypercolumns, project_then_resize
 
 LEVELS = ((768, 32), (384, 64), (192, 128), (192, 256))
@@ -192,14 +192,18 @@ def table(results) -> str:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(__doc__)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=THREADS)
     parser.add_argument("--peak", nargs=2, metavar=("CASE", "WAY"), help="print one way's peak bytes and end")
-    parser.add_argument("--case", choices=CASES, action="append", help="only this case")
+    parser.add_argument("--case", type=name_of(CASES, "case"), action="append", help="only this case")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.peak:
+        case, way = options.peak
+        if case not in CASES or way not in ways(case)[1]:
+            known = "; ".join(f"{case!r} {', '.join(ways(case)[1])}" for case in CASES)
+            parser.error(f"--peak: no {case!r} {way!r}; there are {known}")
         print(measure_peak(*options.peak))
         return
     stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}

@@ -18,7 +18,6 @@ holds already stays.
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from pathlib import Path
@@ -27,6 +26,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from command import Parser
 from difal.config import Config
 from difal.data import IGNORE, open_data
 from difal.data.base import Split
@@ -173,7 +173,7 @@ def table(heads: list[str], rows: dict[str, dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--data", default=os.environ.get("DIFAL_CAMVID"), help="a data folder of the loop with masks")
     parser.add_argument("--features", nargs="+", default=["rgb+position", "untrained", "tiny"], help="see above")
     parser.add_argument("--heads", nargs="+", default=sorted(HEADS), choices=sorted(HEADS))

@@ -11,7 +11,6 @@ room for as large a share of alive entries as a GPU has, and count its sweeps.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from dataclasses import replace
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from command import Parser, name_of
 from difal_kernels._progress import Progress
 from difal_kernels.ops.maxherding.backends import BACKENDS
 from difal_kernels.ops.maxherding.backends.gpu import GUESSING, GpuTuning
@@ -122,8 +122,14 @@ def tiled(name: str, scale: float, dimension: int | None) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cases", nargs="*", default=[*DENSE, *TILED], help="; ".join([*DENSE, *TILED]))
+    parser = Parser(__doc__)
+    parser.add_argument(
+        "cases",
+        nargs="*",
+        type=name_of((*DENSE, *TILED), "case"),
+        default=[*DENSE, *TILED],
+        help="; ".join([*DENSE, *TILED]),
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="share of the points, and of a long budget")
     parser.add_argument("--chunk", type=int, default=CHUNKS[False], help="products that a tensor core adds up")
     parser.add_argument("--budget", type=int, help="fewer picks than the case has")

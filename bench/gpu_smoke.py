@@ -24,18 +24,18 @@ sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests/gpu/emulator")]
 if "--no-gpu" in sys.argv:
     import plugin  # noqa: F401  (puts the emulated extension in its place)
 
-from difal_kernels import edald, hypercolumns, maxherding  # noqa: E402
-from difal_kernels._native import load  # noqa: E402
-from difal_kernels.ops import _gpu, _triton  # noqa: E402
-from difal_kernels.ops.maxherding.backends import BACKENDS  # noqa: E402
-from difal_kernels.ops.maxherding.backends.cuda.greedy import CudaGreedy  # noqa: E402
-from difal_kernels.ops.maxherding.backends.cuda.operands import CudaOperands  # noqa: E402
-from difal_kernels.ops.maxherding.backends.cuda.tiled import CudaTiledGreedy  # noqa: E402
-from difal_kernels.ops.maxherding.backends.gpu import operands as gpu_operands  # noqa: E402
-from difal_kernels.ops.maxherding.bounds import entry_bound  # noqa: E402
-from difal_kernels.ops.maxherding.kernel_functions import kernel_matrix  # noqa: E402
-from difal_kernels.ops.maxherding.problem import prepare  # noqa: E402
-from gpu_cases import BLOCKS, TIMESTEPS, Machine, clusters  # noqa: E402
+from difal_kernels import edald, hypercolumns, maxherding
+from difal_kernels._native import load
+from difal_kernels.ops import _gpu, _triton
+from difal_kernels.ops.maxherding.backends import BACKENDS
+from difal_kernels.ops.maxherding.backends.cuda.greedy import CudaGreedy
+from difal_kernels.ops.maxherding.backends.cuda.operands import CudaOperands
+from difal_kernels.ops.maxherding.backends.cuda.tiled import CudaTiledGreedy
+from difal_kernels.ops.maxherding.backends.gpu import operands as gpu_operands
+from difal_kernels.ops.maxherding.bounds import entry_bound
+from difal_kernels.ops.maxherding.kernel_functions import kernel_matrix
+from difal_kernels.ops.maxherding.problem import prepare
+from gpu_cases import BLOCKS, TIMESTEPS, Machine, clusters
 
 WIDTH = 1.5
 PHASES = {

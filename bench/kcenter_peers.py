@@ -1,4 +1,7 @@
-"""Farthest-first traversal as other libraries have it: f(features, budget) -> indices, from row 0 where one can say."""
+"""Farthest-first traversal as other libraries have it: f(features, budget) -> indices, from row 0 where one can say.
+
+A function imports what it needs, so that the names are known without any of it.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,11 @@ from collections.abc import Callable
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
 
 
 def difal(x: torch.Tensor, budget: int) -> torch.Tensor:
@@ -22,6 +27,8 @@ def difal(x: torch.Tensor, budget: int) -> torch.Tensor:
 
 def naive_torch(x: torch.Tensor, budget: int) -> torch.Tensor:
     """The loop that is found everywhere: all distances to the newest centre, in the features' own precision."""
+    import torch
+
     picks = torch.zeros(budget, dtype=torch.int64)
     nearest = torch.full((len(x),), torch.inf)
     for t in range(1, budget):
@@ -75,6 +82,8 @@ def anomalib_unprojected(x: torch.Tensor, budget: int) -> list[int]:
 
 
 def _anomalib(x: torch.Tensor, budget: int) -> list[int]:
+    import torch
+
     torch.manual_seed(0)
     with redirect_stderr(StringIO()):
         return anomalib_class()(x, budget / len(x) + 1e-12).select_coreset_idxs()
@@ -83,7 +92,7 @@ def _anomalib(x: torch.Tensor, budget: int) -> list[int]:
 def fpsample_vanilla(x: torch.Tensor, budget: int) -> np.ndarray:
     import fpsample
 
-    return fpsample.fps_sampling(x.numpy(), budget, start_idx=0).astype(np.int64)
+    return fpsample.fps_sampling(x.numpy(), budget, start_idx=0).astype("int64")
 
 
 def fpsample_buckets(x: torch.Tensor, budget: int) -> np.ndarray:
@@ -98,7 +107,7 @@ def fpsample_buckets(x: torch.Tensor, budget: int) -> np.ndarray:
 def scikit_matter(x: torch.Tensor, budget: int) -> np.ndarray:
     from skmatter.sample_selection import FPS
 
-    return FPS(n_to_select=budget, initialize=0).fit(x.numpy().astype(np.float64)).selected_idx_
+    return FPS(n_to_select=budget, initialize=0).fit(x.numpy().astype("float64")).selected_idx_
 
 
 PEERS: dict[str, tuple[Callable, str]] = {  # name: the function, and the distribution that it needs

@@ -9,6 +9,11 @@ Playwright.
 
 from __future__ import annotations
 
+from command import no_options
+
+if __name__ == "__main__":
+    no_options(__doc__)
+
 import os
 import statistics
 import sys
@@ -19,9 +24,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "python_api"), str(ROOT)]
 
-from annotate.annotators import Annotator, flags  # noqa: E402
-from annotate.browser import Label, need_browser, next_question, question  # noqa: E402
-from tables import load_line, markdown, write  # noqa: E402
+from annotate.annotators import Annotator, flags
+from annotate.browser import Label, need_browser, next_question, question
+from tables import load_line, markdown, write
 
 KEYS, PAUSE = 100, 0.35  # keys per case, and seconds between them: far faster than anybody labels
 SETTINGS = {

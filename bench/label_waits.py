@@ -11,7 +11,13 @@ Playwright.
 
 from __future__ import annotations
 
-import argparse
+from command import Parser
+
+if __name__ == "__main__":
+    parser = Parser(__doc__)
+    parser.add_argument("--busy", type=int, default=0, help="processes that compute meanwhile")
+    BUSY = parser.parse_args().busy
+
 import os
 import statistics
 import subprocess
@@ -26,12 +32,12 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "python_api"), str(ROOT)]
 
-from annotate.annotators import flags  # noqa: E402
-from annotate.browser import Label, launch, need_browser, next_question, place, question  # noqa: E402
-from api.fakes import write_folder  # noqa: E402
-from difal.data import open_data  # noqa: E402
-from difal.data.scenes import CLASSES, draw_scene  # noqa: E402
-from tables import load_line, markdown, write  # noqa: E402
+from annotate.annotators import flags
+from annotate.browser import Label, launch, need_browser, next_question, place, question
+from api.fakes import write_folder
+from difal.data import open_data
+from difal.data.scenes import CLASSES, draw_scene
+from tables import load_line, markdown, write
 
 IMAGES, HEADS = 60, 5
 # When the page drew the prediction of which head over the image, by the machine's clock.
@@ -170,10 +176,7 @@ def busy(count: int):
             process.wait()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--busy", type=int, default=0, help="processes that compute meanwhile")
-    others = parser.parse_args().busy
+def main(others: int) -> None:
     need_browser()
     from playwright.sync_api import sync_playwright
 
@@ -194,4 +197,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(BUSY)

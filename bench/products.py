@@ -7,6 +7,16 @@ little.
 
 from __future__ import annotations
 
+import argparse
+
+from command import Parser
+
+KINDS = {"float32": "vnni", "VNNI": "vnni", "AMX": "amx"}  # and the DIFAL_ISA that has them
+if __name__ == "__main__":
+    parser = Parser(__doc__)
+    parser.add_argument("--one", choices=KINDS, help=argparse.SUPPRESS)  # in this process, to standard output
+    ONE = parser.parse_args().one
+
 import json
 import os
 import subprocess
@@ -24,7 +34,6 @@ RESULTS = Path(__file__).parent / "results" / "cpu"
 DIMENSIONS = (64, 128, 256, 512, 768, 1536)
 ROWS = (128, 256)  # of both operands
 ROUNDS, SECONDS = 5, 0.3  # of each number, per round
-KINDS = {"float32": "vnni", "VNNI": "vnni", "AMX": "amx"}  # and the DIFAL_ISA that has them
 
 
 def one(kind: str) -> list[list[float]]:
@@ -50,7 +59,7 @@ def rate(kind: str, rows: int, d: int) -> float:
 
 def measure(kind: str) -> list[list[float]]:
     answer = subprocess.run(
-        [sys.executable, __file__, kind],
+        [sys.executable, __file__, "--one", kind],
         env={**os.environ, "DIFAL_ISA": KINDS[kind]},
         capture_output=True,
         text=True,
@@ -60,9 +69,6 @@ def measure(kind: str) -> list[list[float]]:
 
 
 def main() -> None:
-    if sys.argv[1:]:
-        print(json.dumps(one(sys.argv[1])))
-        return
     best: dict[str, list[list[float]]] = {}
     for _ in range(ROUNDS):
         for kind in KINDS:
@@ -87,4 +93,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(one(ONE))) if ONE else main()

@@ -6,6 +6,11 @@ were chosen by some of the rows; the estimate that the result gives, the error t
 
 from __future__ import annotations
 
+from command import no_options
+
+if __name__ == "__main__":
+    no_options(__doc__)
+
 import sys
 import time
 

@@ -8,6 +8,13 @@ dimension and budget are added.
 
 from __future__ import annotations
 
+from command import Parser
+
+if __name__ == "__main__":
+    parser = Parser(__doc__)
+    parser.add_argument("panel", nargs="?", choices=("all", "large"), default="all")
+    PANEL = parser.parse_args().panel
+
 import json
 import platform
 import sys
@@ -120,8 +127,7 @@ def draw(result: dict, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def main() -> None:
-    only_large = sys.argv[1:] == ["large"]
+def main(only_large: bool) -> None:
     known = json.loads((HERE / "results" / "cpu" / "scaling.json").read_text()) if only_large else {}
     against = known["seconds"] if only_large else measure()
     large = of_large(measure_large())
@@ -139,4 +145,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(PANEL == "large")

@@ -9,16 +9,26 @@ it less than they would wall time.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+
+from command import Parser
+
+if __name__ == "__main__":
+    parser = Parser(__doc__)
+    parser.add_argument("--sizes", nargs="+", default=["tiny", "small"], choices=["tiny", "small", "base"])
+    parser.add_argument("--repeats", type=int, default=6, help="the first of each is left out")
+    parser.add_argument("--out", type=Path)
+    OPTIONS = parser.parse_args()
+
 import time
 from functools import partial
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
 from difal.data import open_data
-from difal.encoders.training import SIZES, new_encoder
+from difal.encoders.training import new_encoder
 from difal.encoders.training.crops import CropSource
 from difal.encoders.training.objective import loss_and_gradients, make_batch
 from difal.encoders.training.trainer import has_bfloat16
@@ -52,12 +62,7 @@ def measure(size: str, repeats: int) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", default=["tiny", "small"], choices=list(SIZES))
-    parser.add_argument("--repeats", type=int, default=6, help="the first of each is left out")
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+def main(args: argparse.Namespace) -> None:
     amx = has_bfloat16(torch.device("cpu"))
     found = {"amx": amx, "torch": torch.__version__, "crops": CROPS, "sizes": {}}
     for size in args.sizes:
@@ -68,4 +73,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(OPTIONS)

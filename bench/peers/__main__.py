@@ -1,14 +1,17 @@
-"""Measure, check and report: `make peers`, or in pieces, each taking up where the last one ended.
+"""Other libraries on the same features. Measures, checks and reports, each taking up where the last one ended.
 
-python bench/peers measure --minutes 4     the rows that are not there yet, for four minutes
-python bench/peers measure --again difal   rows anew by a part of their name (N2000, b50, L0, a library)
-python bench/peers check                   picks against float64 greedy, untimed
-python bench/peers report                  JSON, table and plot in bench/results
+    python bench/peers --anew                  everything, about ten minutes on two quiet cores
+    python bench/peers measure --minutes 4     the rows that are not there yet, for four minutes
+    python bench/peers measure --again difal   rows anew by a part of their name (N2000, b50, L0, a library)
+    python bench/peers check                   picks against float64 greedy, untimed
+    python bench/peers report                  JSON, table and plot in bench/results
+
+`make peers` runs it in build/peers/venv, an environment of its own with all the libraries. Up to 10,000 rows every pick
+is replayed in float64; of more rows those at some steps are, each beside 200 rivals.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -16,28 +19,31 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path[:0] = [str(HERE.parent), str(HERE), str(ROOT), str(ROOT / "python_api")]
 
-import numpy as np
-from check import Replay, Trace
 from libraries import LIBRARIES
-from report import SECONDS, cpu_name, write_report
+from report import REPLAYED, SECONDS, cpu_name, write_report
 
-from features import clustered
+from command import Parser
+
+if TYPE_CHECKING:
+    from check import Verdict
 
 WORK = ROOT / "build" / "peers"
 RESULTS = ROOT / "bench" / "results" / "cpu" / "peers.json"
 D, LABELED = 512, 100
-CASES = [
-    (n, budget, conditioned)
-    for n, budgets in ((2_000, (50, 500)), (10_000, (50, 1_000, 2_500)), (50_000, (50, 1_000, 12_500)))
-    for budget in budgets
-    for conditioned in (False, True)
+CASES = [  # N, budget, whether LABELED rows are selected before
+    *((2_000, budget, False) for budget in (50, 500)),
+    *((10_000, budget, False) for budget in (50, 1_000, 2_500)),
+    (10_000, 1_000, True),
+    *((50_000, budget, False) for budget in (50, 1_000, 12_500)),
 ]
 MEMORY = 12 * 2**30  # bytes a process may have
 
@@ -59,7 +65,10 @@ def save(data: dict) -> None:
 
 def pool(n: int) -> tuple[Path, Path, Path, float]:
     """Features, no labeled rows, labeled rows, as files; and the bandwidth. The same everywhere."""
+    import numpy as np
+
     from difal_kernels.ops.maxherding.bandwidth import median_bandwidth
+    from features import clustered
 
     WORK.mkdir(parents=True, exist_ok=True)
     features = clustered(n, D)
@@ -118,10 +127,13 @@ def measure(minutes: float, again: list[str]) -> None:
 
 def _hopeless(rows: dict, n: int, budget: int, conditioned: bool, name: str) -> dict | None:
     """What the same library did on an easier case of the same size, where that was to give up."""
-    for smaller in sorted({b for size, b, _ in CASES if size == n and b < budget}):
-        row = rows.get(key(n, smaller, conditioned, name), {})
+    easier = [(b, False) for size, b, _ in CASES if size == n and b <= budget]
+    easier += [(b, True) for size, b, _ in CASES if conditioned and size == n and b < budget]
+    for smaller, labeled in sorted(set(easier) - {(budget, conditioned)}):
+        row = rows.get(key(n, smaller, labeled, name), {})
         if row.get("status") in ("timeout", "out of memory"):
-            return {"status": row["status"], "why": f"as with budget {smaller:,}"}
+            beside = "" if labeled == conditioned else " without labeled rows"
+            return {"status": row["status"], "why": f"as with budget {smaller:,}{beside}"}
     return None
 
 
@@ -156,29 +168,46 @@ def one(name, features, labels, budget, bandwidth, label, n) -> dict:
 
 
 def check() -> None:
+    import numpy as np
+
     data = load()
-    for n in sorted({n for n, _, _ in CASES}):
-        for conditioned in (False, True):
-            rows = {
-                k: row
-                for k, row in data["rows"].items()
-                if row["n"] == n and bool(row["labeled"]) == conditioned and row["status"] == "ok"
-            }
-            rows = {k: row for k, row in rows.items() if "coverage" not in row}
-            if not rows:
-                continue
-            features, none, some, bandwidth = pool(n)
-            replay = Replay(np.load(features), bandwidth, np.load(some if conditioned else none))
-            traces: list[Trace] = []
-            for label, row in sorted(rows.items(), key=lambda item: -item[1]["budget"]):  # the rest are beginnings
-                picks = np.load(str(WORK / label.replace(" ", "_")) + ".npy")
-                verdict = next((known for trace in traces if (known := trace.verdict(picks))), None)
-                if verdict is None:
-                    traces.append(replay(picks))
-                    verdict = traces[-1].verdict(picks)
-                row.update(greedy=verdict.greedy, coverage=verdict.coverage, repeated=verdict.repeated)
-                save(data)
-                print(label, verdict, flush=True)
+    for n, conditioned in dict.fromkeys((n, conditioned) for n, _, conditioned in CASES):
+        rows = {
+            k: row
+            for k, row in data["rows"].items()
+            if (row["n"], bool(row["labeled"]), row["status"]) == (n, conditioned, "ok") and "coverage" not in row
+        }
+        if not rows:
+            continue
+        features, none, some, bandwidth = pool(n)
+        features, labeled = np.load(features), np.load(some if conditioned else none)
+        picks = {k: np.load(WORK / f"{k.replace(' ', '_')}.npy") for k in rows}
+        for label, verdict in verdicts(features, bandwidth, labeled, picks):
+            rows[label].update(greedy=verdict.greedy, coverage=verdict.coverage, repeated=verdict.repeated)
+            save(data)
+            print(label, verdict, flush=True)
+
+
+def verdicts(features, bandwidth: float, labeled, picks: dict) -> Iterator[tuple[str, Verdict]]:
+    """A verdict on each selection of one pool, by all its picks or, of a large pool, at some of them."""
+    import torch
+    from check import Replay, Verdict
+
+    from replay import replay_steps
+
+    if len(features) > REPLAYED:
+        for label, found in picks.items():
+            leads, coverage = replay_steps(torch.from_numpy(features), torch.from_numpy(found), bandwidth)
+            greedy = next((step for step, lead in leads.items() if lead > 1e-12), len(found))
+            yield label, Verdict(greedy, coverage, len(found) - len(set(found.tolist())))
+        return
+    replay, traces = Replay(features, bandwidth, labeled), []
+    for label, found in sorted(picks.items(), key=lambda item: -len(item[1])):  # the rest are beginnings
+        verdict = next((known for trace in traces if (known := trace.verdict(found))), None)
+        if verdict is None:
+            traces.append(replay(found))
+            verdict = traces[-1].verdict(found)
+        yield label, verdict
 
 
 def _version(distribution: str) -> str:
@@ -193,12 +222,12 @@ def _version(distribution: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="bench/peers", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = Parser(__doc__)
+    parser.prog = "bench/peers"
     parser.add_argument("step", choices=("all", "measure", "check", "report"), nargs="?", default="all")
     parser.add_argument("--minutes", type=float, default=1e9, help="start no row after this long")
     parser.add_argument("--again", action="append", default=[], help="measure anew the rows whose name has this")
+    parser.add_argument("--anew", action="store_const", const=["N"], dest="again", help="measure all rows anew")
     options = parser.parse_args()
     if options.step in ("all", "measure"):
         measure(options.minutes, options.again)

@@ -61,14 +61,14 @@ class Replay:
         allowed[self.labeled] = False
         greedy, first, repeated, coverage = None, None, [0], []
         for step, pick in enumerate(picks.tolist()):
-            best = float(gains[allowed].max())
+            best = float(gains[allowed].max()) if greedy is None else 0.0
             first = best if first is None else first
             repeated.append(repeated[-1] + (not allowed[pick]))
             if greedy is None and (not allowed[pick] or best - float(gains[pick]) > TIE * first):
                 greedy = step
             allowed[pick] = False
             raised = torch.maximum(covered, self.kernel(torch.tensor([pick]))[0])
-            for block in (raised > covered).nonzero()[:, 0].split(self.rows):
+            for block in (raised > covered).nonzero()[:, 0].split(self.rows) if greedy is None else ():
                 values = self.kernel(block)
                 gains -= (values - covered[block, None]).clamp_(min=0).sum(0)
                 gains += values.sub_(raised[block, None]).clamp_(min=0).sum(0)
