@@ -1,10 +1,9 @@
 """The one product of the GPU backends: its sums bit by bit, on tensor cores as bad as they may be, and kernel values.
 
-Without a GPU the kernels are interpreted; a tensor core is then a model of one that keeps as little as any that was
-measured (Fasi et al. 2021): 24 bits of addends that are aligned to the largest, four products at a time, cut off.
+Without a GPU the kernels are interpreted; a tensor core is then a model of one (`TensorCore`).
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -85,26 +84,64 @@ def in_the_same_order(x, y):
     return total[: len(x), : len(y)]
 
 
+@dataclass(frozen=True)
+class TensorCore:
+    """How one sums, as far as it is known (docs/exactness.md): `products` at a time and the sum so far, aligned to the
+    largest of them, `bits` kept after its leading one; cut off, and so is their sum, to 24 bits.
+
+    `lowest`: the exponent of the smallest normal number; what is smaller is aligned as if it were as large.
+    """
+
+    bits: int
+    products: int
+    lowest: int
+
+    def multiply(self, x, y, sums):
+        """sums + x @ y of float64 arrays."""
+        x_exponents, y_exponents = (np.maximum(np.frexp(v)[1] - 1, self.lowest) for v in (x, y))
+        for k in range(0, x.shape[1], self.products):
+            some = slice(k, k + self.products)
+            terms = np.concatenate([sums[:, None], x[:, some, None] * y[None, some]], axis=1)
+            exponents = np.concatenate(
+                [np.frexp(sums)[1][:, None] - 1, x_exponents[:, some, None] + y_exponents[None, some]], axis=1
+            )
+            largest = np.where(terms == 0, -(2**20), exponents).max(1)
+            sums = cut(terms, largest[:, None] - self.bits).sum(1)
+            sums = cut(sums, np.frexp(sums)[1] - 24)
+        return sums
+
+
+def cut(values, exponents):
+    """To multiples of these powers of two, towards zero."""
+    unit = np.ldexp(1.0, np.maximum(exponents, -1000))
+    return np.trunc(values / unit) * unit
+
+
+WORST = TensorCore(bits=23, products=4, lowest=-126)  # of a V100, and of any that was measured
+HALVES_ON_AN_A100 = TensorCore(bits=24, products=8, lowest=-14)
+
+
 @pytest.fixture
-def cut_off(gpu, monkeypatch):
-    """Put the worst tensor core in the interpreter's dot; a GPU has its own."""
-    if gpu:
-        return
-    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+def put_in(gpu, monkeypatch):
+    """Put a tensor core in the interpreter's dot; a GPU has its own."""
 
-    def keep_24_bits(values, largest):
-        unit = np.ldexp(1.0, np.frexp(largest)[1] - 24)
-        return np.trunc(values / unit) * unit
+    def put(core):
+        if gpu:
+            return
+        from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
-    def dot(self, a, b, d, *options):
-        x, y, sums = (v.data.astype(np.float64) for v in (a, b, d))
-        for k in range(0, x.shape[1], 4):
-            terms = np.concatenate([sums[:, None], x[:, k : k + 4, None] * y[None, k : k + 4]], axis=1)
-            sums = keep_24_bits(terms, np.abs(terms).max(1, keepdims=True)).sum(1)
-            sums = keep_24_bits(sums, np.abs(sums))
-        return TensorHandle(sums.astype(np.float32), d.dtype.scalar)
+        def dot(self, a, b, d, *options):
+            sums = core.multiply(*(v.data.astype(np.float64) for v in (a, b, d)))
+            return TensorHandle(sums.astype(np.float32), d.dtype.scalar)
 
-    monkeypatch.setattr(InterpreterBuilder, "create_dot", dot)
+        monkeypatch.setattr(InterpreterBuilder, "create_dot", dot)
+
+    return put
+
+
+@pytest.fixture
+def cut_off(put_in):
+    put_in(WORST)
 
 
 def normal(*shape, seed=0):
@@ -148,6 +185,25 @@ def test_a_tensor_core_loses_no_more_than_is_charged_and_more_than_half(device, 
             x.shape[1], CHUNKS[False], halved
         )
         assert relative_error(inner_products(x, y, chunk=x.shape[1]), x, y) > 5 * bound  # one long sum
+
+
+def test_squared_distances_of_numbers_below_float16s_normal_ones(device, gpu, put_in):
+    """Such a number is aligned as if it were 2^-14, and so loses more than its share: not more than the other row's."""
+    put_in(HALVES_ON_AN_A100)
+    x = torch.zeros(4, CHUNKS[False], dtype=torch.float64)
+    x[0], x[1] = 2.0**-24, 2.0**-10 * (1 + 1023 / 1024)
+    x[1, 0] = 1
+    x[2] = 2.0**-24 * torch.arange(1, 1 + CHUNKS[False])
+    x[3] = x[1] * 2.0**-14
+    x = x.half().to(device)
+    exact = x.double() @ x.double().T
+    error = (inner_products(x, x).to(device) - exact).abs()
+    sq_norms = exact.diagonal()
+    bound = bounds.tensor_core_rel_err(x.shape[1], CHUNKS[False])
+    assert bool((2 * error <= bound * (sq_norms[:, None] + sq_norms)).all())
+    if not gpu:
+        assert float(error[0, 1]) > bound * float((sq_norms[0] * sq_norms[1]).sqrt())
+        assert float(error[0, 2]) == 0  # nothing is normal: all are aligned alike
 
 
 def split_rows():
