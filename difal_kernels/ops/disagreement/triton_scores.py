@@ -1,20 +1,24 @@
 """The Triton kernel behind `disagreement`.
 
 A block takes some positions, and of each all classes of one sample at a time: what the samples share, the mean of
-their probabilities and their votes, stays in registers. exp is float32 within 2 ulp, sums and logarithms float64, as
-on the other backends: the relative error of a probability stays below 3e-7, which moves an entropy by less than 5e-7.
+their probabilities and their votes, stays in registers. Where positions lie side by side in memory a position is one
+thread's, and its classes are two tiles, 16 + 4 for 19: a tile has a power of two of them, and what is not there costs
+as much as what is. exp and ln are float32 within 2 ulp, sums as good as float64, and what is done once a position is
+float64: GPUs have few units for that, and a conversion costs as much as eight float32 operations or more. As on the
+other backends the relative error of a probability stays so small that it moves an entropy by less than 5e-7.
 """
 
 import triton
 import triton.language as tl
 
 from .._triton import kernel
-from ..maxherding.backends.gpu.arithmetic import exp_minus
+from ..maxherding.backends.gpu.arithmetic import exp_to_87, log_of, log_parts
 
 PROBS = tl.constexpr(2)  # of problem.INPUTS; log-probabilities are logits with one more check
 LOG_PROBS = tl.constexpr(1)
 NO_POSITION = tl.constexpr(2**63 - 1)
-TINY = tl.constexpr(1e-300)
+SMALLEST = tl.constexpr(1e-37)  # stands for 0 under ln; 0 ln 0 comes out as 0
+FARTHEST = tl.constexpr(87.0)  # below the largest logit: a class that is farther has 1e-38, which counts for nothing
 
 
 @triton.jit
@@ -30,15 +34,6 @@ def offsets(position, sizes, strides, DIMS: tl.constexpr):
 
 
 @triton.jit
-def tile_of(start, class_stride, c, C, here, CLASSES_LAST: tl.constexpr):
-    """Addresses of a tile and which of them there are."""
-    if CLASSES_LAST:
-        return start[:, None] + c[None, :], (c < C)[None, :] & here[:, None]
-    else:
-        return start[None, :] + c[:, None] * class_stride, (c < C)[:, None] & here[None, :]
-
-
-@triton.jit
 def per_position(v, CLASSES_LAST: tl.constexpr):
     """(positions,) to what a tile broadcasts with."""
     return v[:, None] if CLASSES_LAST else v[None, :]
@@ -50,8 +45,87 @@ def per_class(c, CLASSES_LAST: tl.constexpr):
 
 
 @triton.jit
-def plogp(p):
-    return tl.where(p > 0, p * tl.log(tl.maximum(p, TINY)), 0.0)
+def zeros_of(c, position, CLASSES_LAST: tl.constexpr):
+    """A tile of them, int32."""
+    return (per_class(c * 0, CLASSES_LAST) + per_position(position * 0, CLASSES_LAST)).to(tl.int32)
+
+
+@triton.jit
+def load_tile(at, c, stride, C, NOTHING: tl.constexpr, WHOLE: tl.constexpr, CLASSES_LAST: tl.constexpr):
+    """Classes c of the positions that `at` points to, float32 or float64. WHOLE: there is no class beyond C."""
+    if CLASSES_LAST:  # side by side
+        place = at[:, None] + c[None, :]
+    else:
+        place = at[None, :] + (c * stride)[:, None]
+    if WHOLE:
+        x = tl.load(place)
+    else:
+        x = tl.load(place, mask=per_class(c < C, CLASSES_LAST), other=NOTHING)
+    return x if x.dtype == tl.float64 else x.to(tl.float32)
+
+
+@triton.jit
+def load_tiles(at, c, d, stride, C, INPUT: tl.constexpr, REST: tl.constexpr, CLASSES_LAST: tl.constexpr):
+    """Both tiles, or twice the first."""
+    NOTHING: tl.constexpr = 0.0 if INPUT == PROBS else -float("inf")
+    x = load_tile(at, c, stride, C, NOTHING, REST > 0, CLASSES_LAST)
+    y = x
+    if REST:
+        y = load_tile(at, d, stride, C, NOTHING, False, CLASSES_LAST)
+    return x, y
+
+
+@triton.jit
+def sum_over(a, b, REST: tl.constexpr, AXIS: tl.constexpr):
+    """Of both tiles; the second one counts where REST is not 0."""
+    total = tl.sum(a, axis=AXIS)
+    if REST:
+        total += tl.sum(b, axis=AXIS)
+    return total
+
+
+@triton.jit
+def max_over(a, b, REST: tl.constexpr, AXIS: tl.constexpr):
+    most = tl.max(a, axis=AXIS)
+    if REST:
+        most = tl.maximum(most, tl.max(b, axis=AXIS))
+    return most
+
+
+@triton.jit
+def exact_sum(a, b, FIRST: tl.constexpr, REST: tl.constexpr, AXIS: tl.constexpr):
+    """Float64 sum of float32 numbers from -1 to 1 over the classes, at most 2 FIRST of them.
+
+    Multiples of 2^-22 FIRST are summed apart, without a rounding: no sum of them has more than 24 bits. What is left
+    of each is so little that rounding does not count.
+    """
+    MAGIC: tl.constexpr = 3.0 * FIRST
+    high_a = (a + MAGIC) - MAGIC
+    high_b = (b + MAGIC) - MAGIC
+    high = sum_over(high_a, high_b, REST, AXIS)
+    return high.to(tl.float64) + sum_over(a - high_a, b - high_b, REST, AXIS).to(tl.float64)
+
+
+@triton.jit
+def first_largest(a, b, FIRST: tl.constexpr, REST: tl.constexpr, AXIS: tl.constexpr):
+    """The first class of the largest value."""
+    first = tl.argmax(a, axis=AXIS, tie_break_left=True)
+    if REST:
+        later = FIRST + tl.argmax(b, axis=AXIS, tie_break_left=True)
+        first = tl.where(tl.max(b, axis=AXIS) > tl.max(a, axis=AXIS), later, first)
+    return first
+
+
+@triton.jit
+def x_ln_x(x):
+    return x * log_of(tl.maximum(x, SMALLEST))
+
+
+@triton.jit
+def wide_log_of(x):
+    """ln(x), x float32, in float64 to 2^-25: a float32 result would be coarser where it is large."""
+    n, y = log_parts(x)
+    return n.to(tl.float64) * 0.6931471805599453 + y.to(tl.float64)
 
 
 @triton.jit
@@ -62,42 +136,49 @@ def clamp(v, high):
 
 
 @triton.jit
-def read(x, tolerance, INPUT: tl.constexpr, CHECK: tl.constexpr, AXIS: tl.constexpr, CLASSES_LAST: tl.constexpr):
-    """Float64 p and its entropy, the first most probable class of the input, and which positions are no valid input.
+def read(
+    a, b, tolerance, INPUT: tl.constexpr, CHECK: tl.constexpr, FIRST: tl.constexpr, REST: tl.constexpr,
+    AXIS: tl.constexpr, CLASSES_LAST: tl.constexpr,
+):  # fmt: skip
+    """Of predictions in two tiles: what times a scale is p, that scale, the entropy, and which are no valid input.
 
-    x is NOTHING where there is no class. NaN, +inf or no possible class at a position make p and entropy NaN.
+    NaN, +inf or no possible class at a position make scale and entropy NaN.
     """
-    nan = tl.max((x != x).to(tl.int32), axis=AXIS) > 0
-    x = tl.where(x != x, -float("inf"), x)
     if INPUT == PROBS:
-        wide = tl.where(x > -float("inf"), x, -1.0).to(tl.float64)
-        lowest = tl.min(wide, axis=AXIS)
-        largest = tl.max(wide, axis=AXIS)
-        total = tl.sum(wide, axis=AXIS)
+        nan = max_over((a != a).to(tl.int32), (b != b).to(tl.int32), REST, AXIS) > 0
+        largest = max_over(a, b, REST, AXIS).to(tl.float64)
+        lowest = -max_over(-a, -b, REST, AXIS)
+        total = sum_over(a.to(tl.float64), b.to(tl.float64), REST, AXIS)  # of what may be anything
         wrong = ((lowest < 0) | ((tl.abs(total - 1) > tolerance) & (largest < float("inf")))) & (nan == 0)
         lost = nan | (largest == float("inf")) | (total == 0)
         scale = tl.where(lost, float("nan"), 1 / total)
-        p = wide * per_position(scale, CLASSES_LAST)
-        H = -tl.sum(plogp(p), axis=AXIS) + scale * 0
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+        terms = exact_sum(x_ln_x(a), x_ln_x(b), FIRST, REST, AXIS)
+        H = wide_log_of(total.to(tl.float32)) - terms * scale
     else:
-        top = tl.max(x, axis=AXIS)
-        lost = nan | (top == float("inf")) | (top == -float("inf"))
-        down = per_position(tl.where(lost, 0.0, top), CLASSES_LAST) - x  # at least 0
-        down = down.to(tl.float32)
-        e = exp_minus(down).to(tl.float64)
-        Z = tl.sum(e, axis=AXIS)
-        moment = tl.sum(tl.where(e > 0, e * down.to(tl.float64), 0.0), axis=AXIS)
-        scale = tl.where(lost, float("nan"), 1 / Z)
-        p = e * per_position(scale, CLASSES_LAST)
-        log_z = tl.log(tl.where(lost, 1.0, Z))
+        top = max_over(a, b, REST, AXIS)
+        down = per_position(top, CLASSES_LAST)
+        a = tl.minimum((down - a).to(tl.float32), FARTHEST, propagate_nan=tl.PropagateNan.ALL)  # at least 0, or NaN
+        b = tl.minimum((down - b).to(tl.float32), FARTHEST, propagate_nan=tl.PropagateNan.ALL)
+        e_a = exp_to_87(a)
+        e_b = exp_to_87(b)
+        Z = exact_sum(e_a, e_b, FIRST, REST, AXIS)
+        moment = exact_sum(e_a * a, e_b * b, FIRST, REST, AXIS)  # NaN where a number was
+        near = (1 / Z.to(tl.float32)).to(tl.float64)
+        scale = near * (2 - Z * near)  # 1 / Z, by a step of Newton's
+        log_z = wide_log_of(Z.to(tl.float32))
         H = log_z + moment * scale
-        wrong = lost & (tl.abs(top) != tl.abs(top))  # never: of the right shape
+        lost = H != H
+        scale += H * 0
+        a = e_a
+        b = e_b
+        wrong = lost & (H == H)  # never: of the right shape
         if INPUT == LOG_PROBS:
-            excess = tl.where(lost, 0.0, top.to(tl.float64) + log_z)
-            wrong = tl.abs(excess) > tolerance
+            wrong = tl.abs(tl.where(lost, 0.0, top.to(tl.float64) + log_z)) > tolerance
     if CHECK:
         wrong = wrong | lost
-    return p, H, tl.argmax(x, axis=AXIS, tie_break_left=True), wrong
+    return a, b, per_position(scale.to(tl.float32), CLASSES_LAST), H, wrong
 
 
 @kernel
@@ -131,58 +212,61 @@ def score(
     INPUT: tl.constexpr,
     SINGLE: tl.constexpr,
     CHECK: tl.constexpr,
-    CLASSES: tl.constexpr,
+    FIRST: tl.constexpr,
+    REST: tl.constexpr,
     POSITIONS: tl.constexpr,
     CLASSES_LAST: tl.constexpr,
 ):
-    """All scores of POSITIONS positions.
+    """All scores of POSITIONS positions, of FIRST + REST classes at most.
 
     layout: (3, DIMS) sizes and strides; bounds: two tolerances, weight, two limits.
     """
     AXIS: tl.constexpr = 1 if CLASSES_LAST else 0
+    SECOND: tl.constexpr = REST if REST else 1
     block = tl.program_id(0).to(tl.int64)
     position = block * POSITIONS + tl.arange(0, POSITIONS)
     here = position < count
-    c = tl.arange(0, CLASSES).to(tl.int64)
-    start = offsets(position, layout, layout + DIMS, DIMS)
-    own, there = tile_of(start, class_stride, c, C, here, CLASSES_LAST)
-    NOTHING: tl.constexpr = 0.0 if INPUT == PROBS else -float("inf")
-    # Positions beyond the last are read as if they had one possible class, so that nothing there is wrong or NaN.
-    absent = tl.where(per_class(c, CLASSES_LAST) == 0, 1.0, NOTHING)
-    nobody = per_position(here, CLASSES_LAST) == 0
+    position = tl.minimum(position, count - 1)  # the last one is read again where there are no more, and stored once
+    c = tl.arange(0, FIRST).to(tl.int64)
+    d = FIRST + tl.arange(0, SECOND).to(tl.int64)
+    own = samples + offsets(position, layout, layout + DIMS, DIMS)
 
-    mean = tl.zeros(there.shape, tl.float64)
-    votes = tl.zeros(there.shape, tl.int32)
+    mean = zeros_of(c, position, CLASSES_LAST).to(tl.float32)
+    votes = zeros_of(c, position, CLASSES_LAST)
+    second_mean = zeros_of(d, position, CLASSES_LAST).to(tl.float32)
+    second_votes = zeros_of(d, position, CLASSES_LAST)
     inner = tl.zeros((POSITIONS,), tl.float64)
     bad = position < 0
     for k in range(K):
-        x = tl.load(samples + own + k * sample_stride, mask=there, other=NOTHING)
-        x = x if x.dtype == tl.float64 else x.to(tl.float32)
-        x = tl.where(nobody, absent.to(x.dtype), x)
-        p, H, choice, wrong = read(x, tl.load(bounds), INPUT, CHECK, AXIS, CLASSES_LAST)
-        mean += p
+        x, y = load_tiles(own + k * sample_stride, c, d, class_stride, C, INPUT, REST, CLASSES_LAST)
+        p, r, scale, H, wrong = read(x, y, tl.load(bounds), INPUT, CHECK, FIRST, REST, AXIS, CLASSES_LAST)
+        mean += p * scale
+        if REST:
+            second_mean += r * scale
         inner += H
         bad = bad | wrong
         if VARIATION:
-            votes += (per_class(c, CLASSES_LAST) == per_position(choice, CLASSES_LAST)).to(tl.int32)
-    mean = mean / K
-    inner = inner / K
+            choice = per_position(first_largest(x, y, FIRST, REST, AXIS), CLASSES_LAST)
+            votes += (per_class(c, CLASSES_LAST) == choice).to(tl.int32)
+            if REST:
+                second_votes += (per_class(d, CLASSES_LAST) == choice).to(tl.int32)
+    share = 1 / K.to(tl.float64)
+    mean *= share.to(tl.float32)
+    second_mean *= share.to(tl.float32)
+    inner *= share
     ln_classes = tl.load(bounds + 3)
-    H_mean = -tl.sum(plogp(mean), axis=AXIS) + inner * 0
+    H_mean = inner * 0 - exact_sum(x_ln_x(mean), x_ln_x(second_mean), FIRST, REST, AXIS)
     bald = clamp(H_mean - inner, tl.load(bounds + 4))
 
     q = mean
+    second_q = second_mean
     H_q = H_mean
     if SINGLE:
-        start = offsets(position, layout, layout + 2 * DIMS, DIMS)
-        if CLASSES_LAST:
-            at = start[:, None] + c[None, :] * single_stride
-        else:
-            at = start[None, :] + c[:, None] * single_stride
-        x = tl.load(single + at, mask=there, other=NOTHING)
-        x = x if x.dtype == tl.float64 else x.to(tl.float32)
-        x = tl.where(nobody, absent.to(x.dtype), x)
-        q, H_q, choice, wrong = read(x, tl.load(bounds + 1), INPUT, CHECK, AXIS, CLASSES_LAST)
+        at = single + offsets(position, layout, layout + 2 * DIMS, DIMS)
+        x, y = load_tiles(at, c, d, single_stride, C, INPUT, REST, CLASSES_LAST)
+        q, second_q, scale, H_q, wrong = read(x, y, tl.load(bounds + 1), INPUT, CHECK, FIRST, REST, AXIS, CLASSES_LAST)
+        q *= scale
+        second_q *= scale
         bad = bad | wrong
     H_q = clamp(H_q, ln_classes)
 
@@ -195,16 +279,19 @@ def score(
     if COMBINED:
         tl.store(combined_out + position, (H_q + tl.load(bounds + 2) * bald).to(tl.float32), mask=here)
     if MARGIN or LEAST:
-        lost = H_q * 0  # NaN where q is
+        lost = (H_q * 0).to(tl.float32)  # NaN where q is
         q = tl.where(q == q, q, 0.0)
-        most = tl.max(q, axis=AXIS)
-        first = tl.argmax(q, axis=AXIS, tie_break_left=True)
-        others = tl.where(per_class(c, CLASSES_LAST) == per_position(first, CLASSES_LAST), 0.0, q)
+        second_q = tl.where(second_q == second_q, second_q, 0.0)
+        most = max_over(q, second_q, REST, AXIS)
         if MARGIN:
-            tl.store(margin_out + position, (1 - (most - tl.max(others, axis=AXIS)) + lost).to(tl.float32), mask=here)
+            first = per_position(first_largest(q, second_q, FIRST, REST, AXIS), CLASSES_LAST)
+            others = tl.where(per_class(c, CLASSES_LAST) == first, 0.0, q)
+            second_others = tl.where(per_class(d, CLASSES_LAST) == first, 0.0, second_q)
+            runner_up = max_over(others, second_others, REST, AXIS)
+            tl.store(margin_out + position, 1 - (most - runner_up) + lost, mask=here)
         if LEAST:
-            tl.store(least_out + position, (1 - most + lost).to(tl.float32), mask=here)
+            tl.store(least_out + position, 1 - most + lost, mask=here)
     if VARIATION:
-        share = tl.max(votes, axis=AXIS).to(tl.float64) / K
-        tl.store(variation_out + position, (1 - share + inner * 0).to(tl.float32), mask=here)
+        agreed = max_over(votes, second_votes, REST, AXIS).to(tl.float64) * share
+        tl.store(variation_out + position, (1 - agreed + inner * 0).to(tl.float32), mask=here)
     tl.store(first_bad + block, tl.min(tl.where(bad & here, position, NO_POSITION)))

@@ -24,12 +24,11 @@ BLOCK_D = tl.constexpr(64)  # numbers of a row that float64 takes at a time
 
 
 @triton.jit
-def exp_minus(x):
-    """exp(-x) in float32 for x >= 0, within 2 ulp; 0 from 87 on. Cody and Waite's reduction, a polynomial, 2^n."""
-    clipped = tl.minimum(x, 87.0)
-    shifted = clipped * -1.44269504 + 12582912.0  # rounds to an integer in the low bits
+def exp_to_87(x):
+    """exp(-x) in float32 for x from 0 to 87, within 2 ulp; NaN stays. Cody and Waite's reduction, a polynomial, 2^n."""
+    shifted = x * -1.44269504 + 12582912.0  # rounds to an integer in the low bits
     n = shifted - 12582912.0
-    r = (-clipped - n * 0.693359375) - n * -2.12194440e-4
+    r = (-x - n * 0.693359375) - n * -2.12194440e-4
     p = r * 1.98756915e-4 + 1.39819995e-3
     p = p * r + 8.33345190e-3
     p = p * r + 4.16657960e-2
@@ -37,8 +36,39 @@ def exp_minus(x):
     p = p * r + 5.00000000e-1
     p = p * r * r + r + 1.0
     bits = shifted.to(tl.int32, bitcast=True)
-    power = ((bits + 127) << 23).to(tl.float32, bitcast=True)
-    return tl.where(x < 87.0, p * power, 0.0)
+    return p * ((bits + 127) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def exp_minus(x):
+    """exp(-x) in float32 for x >= 0, within 2 ulp; 0 from 87 on, and for NaN."""
+    return tl.where(x < 87.0, exp_to_87(tl.minimum(x, 87.0)), 0.0)
+
+
+@triton.jit
+def log_parts(x):
+    """(n, y) with ln(x) = n ln 2 + y, for normal float32 x > 0: n whole, y within 2^-25. Cephes' polynomial."""
+    bits = x.to(tl.int32, bitcast=True)
+    exponent = (bits - 0x3F3504F3) >> 23  # x / 2^n is from sqrt(1/2) to sqrt(2)
+    n = (exponent + 0x4B400000).to(tl.float32, bitcast=True) - 12582912.0  # without a conversion
+    f = (bits - (exponent << 23)).to(tl.float32, bitcast=True) - 1.0
+    p = f * 7.0376836292e-2 - 1.1514610310e-1
+    p = p * f + 1.1676998740e-1
+    p = p * f - 1.2420140846e-1
+    p = p * f + 1.4249322787e-1
+    p = p * f - 1.6668057665e-1
+    p = p * f + 2.0000714765e-1
+    p = p * f - 2.4999993993e-1
+    p = p * f + 3.3333331174e-1
+    squared = f * f
+    return n, f + (p * f * squared - squared * 0.5)
+
+
+@triton.jit
+def log_of(x):
+    """ln(x) in float32 for normal x > 0, within 2 ulp."""
+    n, y = log_parts(x)
+    return n * 0.693359375 + (y + n * -2.12194440e-4)
 
 
 @triton.jit
