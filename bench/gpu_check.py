@@ -250,7 +250,9 @@ def plan(mode: str, no_gpu: bool, out: Path) -> list[Step]:
     bench = [python, "bench/bench_gpu.py", "--out", str(out), "--seconds", "170"]
     if no_gpu:
         bench = [python, "bench/gpu_smoke.py", "bench-dry-run", "--no-gpu"]
-    profile = ["ncu", "--kernel-name", "regex:select_kernel|^fill$", "--launch-count", "2", "--set", "full"]
+    # Names without template arguments and parameters, the default. Clocks stay as they are: the device is lent.
+    profile = ["ncu", "--kernel-name-base", "function", "--kernel-name", "regex:^(select_kernel|fill)$"]
+    profile += ["--launch-count", "2", "--set", "full", "--clock-control", "none"]
     ignored = ["--ignore", "tests/triton/test_compile.py", "-n", "2" if no_gpu else "8"]
     return [
         *steps,

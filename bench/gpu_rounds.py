@@ -19,7 +19,6 @@ from pathlib import Path
 import torch
 
 from command import Parser, name_of
-from difal_kernels._progress import Progress
 from difal_kernels.ops.maxherding.backends import BACKENDS
 from difal_kernels.ops.maxherding.backends.gpu import GUESSING, GpuTuning
 from difal_kernels.ops.maxherding.backends.gpu.operands import CHUNKS
@@ -101,15 +100,15 @@ def tiled(name: str, scale: float, dimension: int | None) -> dict:
         (p,) = batch.problems
         limit = needed(backend, p, "matrix-free") + 12 * GpuTuning().max_entries
         tiles = backend.tiled_greedy(p, limit, budget)
-        # A GPU has room for so large a share of the pairs.
+        # A GPU has room for so large a share of the pairs, and gathers for all candidates.
         tiles.capacity = int(GpuTuning().max_entries / points**2 * n**2)
+        tiles.gathers_some = False
         with tiles.working():
             selection = MatrixFreeSelection(backend, p, tiles, budget)
             while not selection.started and len(selection.picks) < budget:
                 before = len(selection.picks)
                 selection.prepare()
                 sweeps.append(len(selection.picks) - before)
-            selection.more(budget, Progress(budget, "", False))
     return {
         "points": n,
         "dimension": d,

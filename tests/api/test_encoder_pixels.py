@@ -1,9 +1,6 @@
 """What the encoder gets of large images: bounded, told, kept with the run, and the same wherever one is encoded."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +17,7 @@ from difal.features.pixels import encode, encoder_reduction
 from difal.run.directory import RunDirectory
 from difal.run.loop import run
 from difal.run.predict import predict
+from resident import needs_status, said_by
 
 
 def silent(line):
@@ -161,16 +159,13 @@ def test_whether_the_bound_may_matter(size, bound, expected):
 
 
 MEASURE = """
-import ctypes, json, sys, threading
+import json, sys
 from pathlib import Path
 import torch
 from api.fakes import FakeEncoder, tiny_config
 from difal.run.loop import run
 from difal.run.predict import predict
-
-def anonymous():
-    lines = open("/proc/self/status").read().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+from resident import Peak
 
 def begin(data, bound):
     out = Path(f"run-{data}-{bound}")
@@ -184,35 +179,17 @@ def begin(data, bound):
 
 torch.set_num_threads(1)
 begin("small", 1 << 18)  # what libraries take once
-ctypes.CDLL(None).malloc_trim(0)
-before, peak, done = anonymous(), [0], threading.Event()
-
-def watch():
-    while not done.wait(0.003):
-        peak[0] = max(peak[0], anonymous())
-
-watcher = threading.Thread(target=watch)
-watcher.start()
-begin("large", int(sys.argv[1]))
-done.set()
-watcher.join()
-print(peak[0] - before)
+with Peak() as peak:
+    begin("large", int(sys.argv[1]))
+print(peak.took)
 """
 SIDE = 1600
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell what is resident")
+@needs_status
 def test_memory_is_what_the_documentation_says(tmp_path):
     """Of a run and its prediction, on 2.6 megapixels: 16 bytes a pixel, and what the encoder takes for its share."""
     for name, side in (("small", 64), ("large", SIDE)):
         (tmp_path / name).mkdir()
         Image.effect_noise((side, side), 60).convert("RGB").save(tmp_path / name / "a.png", compress_level=1)
-    paths = [str(Path(__file__).parents[1]), *sys.path]
-
-    def took(bound):
-        command = [sys.executable, "-c", f"import sys; sys.path[:0] = {paths!r}\n{MEASURE}", str(bound)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=500)
-        assert done.returncode == 0, done.stderr
-        return int(done.stdout.split()[-1])
-
-    assert took(1 << 18) < 16 * SIDE**2 + (48 << 20)
+    assert int(said_by(MEASURE, tmp_path, str(1 << 18))) < 16 * SIDE**2 + (48 << 20)

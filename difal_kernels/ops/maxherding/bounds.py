@@ -102,7 +102,7 @@ def int16_rel_err(sums: int, rounding: float, r: Roundings = ROUNDINGS) -> float
 
 
 def tensor_core_rel_err(dimension: int, chunk: int, r: Roundings = ROUNDINGS, products: int = 1) -> float:
-    """The same of a tensor core's sums over `chunk` numbers at a time, added up in float32; docs/kernels.md.
+    """The same of a tensor core's sums over `chunk` numbers at a time, added up in float32; docs/exactness.md.
 
     `products`: how many are made of each pair of numbers.
     """

@@ -75,7 +75,7 @@ class KernelMatrix(Covers, Protocol):
 
 
 class DenseGreedy(Protocol):
-    """Greedy selection on the stored matrices of some problems; `gains_lowered` in docs/kernels.md says where."""
+    """Greedy selection on the stored matrices of some problems."""
 
     def matrix(self, b: int) -> AbstractContextManager[KernelMatrix]:
         """Make the matrix of problem b within this context; the problems come in order."""

@@ -2,7 +2,7 @@
 
 Products are made on tensor cores (product_kernels.py). float16 and bfloat16 features go there as they are, neither
 centred nor scaled: their products are exact in float32, and only sums are rounded, but not as IEEE says
-(docs/kernels.md). That bound must leave room, else the features are widened, centred and scaled like those of float32
+(docs/exactness.md). That bound must leave room, else the features are widened, centred and scaled like those of float32
 and float64: such rows go as sums of two bfloat16 numbers, of whose four products three are made.
 """
 

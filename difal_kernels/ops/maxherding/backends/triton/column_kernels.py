@@ -1,5 +1,6 @@
 """Triton kernels on columns and rows of the kernel: lowering estimates, one candidate, labeled points."""
 
+import triton
 import triton.language as tl
 
 from difal_kernels.ops._triton import kernel
@@ -17,6 +18,23 @@ from ..gpu.arithmetic import (
 from .greedy_kernels import BOUND_MAGIC, COLUMNS, GROUP, KNOWN, MAGIC, OPEN, RISES, SETTLED, TILE, WIDTH
 
 RISEN = tl.constexpr(16)  # rows that are lowered together
+
+
+@triton.jit
+def taken_by_rise(
+    k, total, low, high, w, there, magic, bound_magic, sq_dist_rel_err, relative, absolute, tolerance,
+    KIND: tl.constexpr,
+):  # fmt: skip
+    """What a rise from low to high takes from entries k: of the gain, and of its bound where the entry dies; what is
+    charged to a column that was settled before; and which entries were live."""
+    clipped = tl.minimum(tl.maximum(k, low), high)
+    taken = multiple(w * (clipped.to(tl.float64) - low.to(tl.float64)), magic)
+    off = bound_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
+    reach = reach_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
+    live = there & (reach > low)
+    died = tl.where(live & (reach <= high), multiple(w * off.to(tl.float64), bound_magic), 0.0)
+    charge = multiple(w * charge_of(k, off, low, high, relative).to(tl.float64), bound_magic)
+    return taken, died, tl.where(live, charge, 0.0), live
 
 
 @kernel
@@ -56,16 +74,13 @@ def lower(
             s = tl.load(sq_norms + b * rows_step + i, mask=r < count, other=0.0)[:, None]
             inside = (r < count)[:, None] & here[None, :]
             k = tl.load(gram + b * gram_step + i[:, None] * gram_stride + j[None, :], mask=inside, other=-1.0)
-            clipped = tl.minimum(tl.maximum(k, low), high)
-            taken += tl.sum(multiple(w * (clipped.to(tl.float64) - low.to(tl.float64)), magic), axis=0)
             total = tl.where(i[:, None] == point[None, :], 0.0, s + sq_norm_j[None, :])
-            off = bound_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
-            reach = reach_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
-            live = inside & (reach > low)
-            lost = multiple(w * off.to(tl.float64), bound_magic)
-            died += tl.sum(tl.where(live & (reach <= high), lost, 0.0), axis=0)
-            moved = multiple(w * charge_of(k, off, low, high, relative).to(tl.float64), bound_magic)
-            charge += tl.sum(tl.where(live, moved, 0.0), axis=0)
+            own_taken, own_died, own_charge, live = taken_by_rise(
+                k, total, low, high, w, inside, magic, bound_magic, sq_dist_rel_err, relative, absolute, tolerance, KIND
+            )
+            taken += tl.sum(own_taken, axis=0)
+            died += tl.sum(own_died, axis=0)
+            charge += tl.sum(own_charge, axis=0)
             reached += tl.sum(live.to(tl.int32), axis=0)
         tl.atomic_add(gains + at, -taken, mask=here & (taken != 0), sem="relaxed")
         tl.atomic_add(bounds + at, -died, mask=here & (died != 0), sem="relaxed")
@@ -96,19 +111,15 @@ def lower_sparse(
             there = e < length
             j = tl.load(list_point + begin + e, mask=there, other=0).to(tl.int64)
             k = tl.load(list_value + begin + e, mask=there, other=-1.0)
-            clipped = tl.minimum(tl.maximum(k, low), high)
-            taken = multiple(w * (clipped.to(tl.float64) - low.to(tl.float64)), magic)
-            tl.atomic_add(gains + j, -taken, mask=there & (taken != 0), sem="relaxed")
             total = tl.where(i == j, 0.0, sq_norm_i + tl.load(sq_norms + j, mask=there, other=0.0))
-            off = bound_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
-            reach = reach_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
-            live = there & (reach > low)
-            lost = multiple(w * off.to(tl.float64), bound_magic)
-            tl.atomic_add(bounds + j, -lost, mask=live & (reach <= high) & (lost != 0), sem="relaxed")
+            taken, died, charge, live = taken_by_rise(
+                k, total, low, high, w, there, magic, bound_magic, sq_dist_rel_err, relative, absolute, tolerance, KIND
+            )
+            tl.atomic_add(gains + j, -taken, mask=there & (taken != 0), sem="relaxed")
+            tl.atomic_add(bounds + j, -died, mask=died != 0, sem="relaxed")
             state = tl.load(flag + j, mask=there, other=OPEN)
-            moved = multiple(w * charge_of(k, off, low, high, relative).to(tl.float64), bound_magic)
-            known = live & ((state == SETTLED) | (state == KNOWN))
-            tl.atomic_add(touched + j, moved, mask=known & (moved != 0), sem="relaxed")
+            known = (state == SETTLED) | (state == KNOWN)
+            tl.atomic_add(touched + j, charge, mask=known & (charge != 0), sem="relaxed")
             tl.store(flag + j, tl.full([128], KNOWN, tl.int8), mask=live & (state == SETTLED))
 
 

@@ -57,7 +57,7 @@ WIDTH = tl.constexpr(8)  # of each of the three
 
 @triton.jit
 def entries_of(
-    gram, gram_stride, list_begin, list_length, list_point, j, e, rows, SPARSE: tl.constexpr, SYMMETRIC: tl.constexpr
+    gram_stride, list_begin, list_length, list_point, j, e, rows, SPARSE: tl.constexpr, SYMMETRIC: tl.constexpr
 ):
     """Entries e of column j: which exist, their rows, and where their values lie (as offsets)."""
     if SPARSE:
@@ -69,6 +69,39 @@ def entries_of(
         return e < rows, e, j * gram_stride + e
     else:
         return e < rows, e, e * gram_stride + j
+
+
+@triton.jit
+def first_terms(k, m, w, total, sq_dist_rel_err, relative, absolute, tolerance, KIND: tl.constexpr):
+    """What entries add to first gains, and to their bounds; 0 for one that is not there (k = -1)."""
+    off = bound_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
+    reach = reach_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
+    gain = tl.where(k > m, w * (k.to(tl.float64) - m.to(tl.float64)), 0.0)
+    return gain, tl.where(reach > m, w * off.to(tl.float64), 0.0)
+
+
+@triton.jit
+def live_entries(
+    gram, gram_stride, list_begin, list_length, list_point, rounded, sq_norms, j, point, e, rows, sq_norm_j,
+    sq_dist_rel_err, relative, absolute, tolerance, KIND: tl.constexpr, SPARSE: tl.constexpr, SYMMETRIC: tl.constexpr,
+):  # fmt: skip
+    """Of entries e of column j, which is `point`: their rows, the coverage of these, and which may gain."""
+    there, i, at = entries_of(gram_stride, list_begin, list_length, list_point, j, e, rows, SPARSE, SYMMETRIC)
+    k = tl.load(gram + at, mask=there, other=-1.0)
+    m = tl.load(rounded + i, mask=there, other=4.0)
+    s = tl.load(sq_norms + i, mask=there, other=0.0)
+    off = bound_of(k, tl.where(i == point, 0.0, s + sq_norm_j), sq_dist_rel_err, relative, absolute, tolerance, KIND)
+    return i, m, there & (k + off > m)
+
+
+@triton.jit
+def values_of_column(features, sizes, reals, i, point, live, KIND: tl.constexpr):
+    """Float64 kernel values between the rows i and `point`, where they are live."""
+    norms = address_of(tl.load(sizes + NORMS), tl.float64)
+    stride = tl.load(sizes + FEATURE_STRIDE)
+    dimension = tl.load(sizes + DIMENSION)
+    bandwidth = tl.load(reals + BANDWIDTH)
+    return exact_values(features, stride, dimension, norms, i, features, i * 0 + point, norms, live, bandwidth, KIND)
 
 
 @kernel
@@ -95,10 +128,9 @@ def start(
         w = tl.load(weights + b * rows_step + i, mask=i < rows, other=0.0)[:, None]
         s = tl.load(sq_norms + b * rows_step + i, mask=i < rows, other=0.0)[:, None]
         total = tl.where(i[:, None] == point[None, :], 0.0, s + sq_norm_j[None, :])
-        off = bound_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
-        reach = reach_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
-        gain += tl.sum(tl.where(k > m, w * (k.to(tl.float64) - m.to(tl.float64)), 0.0), axis=0)
-        bound += tl.sum(tl.where(reach > m, w * off.to(tl.float64), 0.0), axis=0)
+        own_gain, own_bound = first_terms(k, m, w, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
+        gain += tl.sum(own_gain, axis=0)
+        bound += tl.sum(own_bound, axis=0)
     tl.store(gains + b * columns_step + j, gain, mask=here)
     tl.store(bounds + b * columns_step + j, bound, mask=here)
 
@@ -127,12 +159,11 @@ def start_sparse(
         j = tl.load(list_point + begin + e, mask=there, other=0).to(tl.int64)
         k = tl.load(list_value + begin + e, mask=there, other=-1.0)
         total = tl.where(i == j, 0.0, sq_norm_i + tl.load(sq_norms + j, mask=there, other=0.0))
-        off = bound_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
-        reach = reach_of(k, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
-        gain = multiple(w * (k.to(tl.float64) - m.to(tl.float64)), magic)
-        tl.atomic_add(gains + j, gain, mask=there & (k > m), sem="relaxed")
-        bound = multiple(w * off.to(tl.float64), bound_magic)
-        tl.atomic_add(bounds + j, bound, mask=there & (reach > m), sem="relaxed")
+        gain, bound = first_terms(k, m, w, total, sq_dist_rel_err, relative, absolute, tolerance, KIND)
+        gain = multiple(gain, magic)
+        bound = multiple(bound, bound_magic)
+        tl.atomic_add(gains + j, gain, mask=there & (gain != 0), sem="relaxed")
+        tl.atomic_add(bounds + j, bound, mask=there & (bound != 0), sem="relaxed")
 
 
 @kernel
@@ -266,6 +297,11 @@ def settle(
         sizes += b * WIDTH
         tile = tl.load(contender + b * CONTENDERS + index)
         j = tl.load(proposal + b * tiles_step + tile)
+        gram += b * gram_step
+        weights += b * rows_step
+        exact += b * rows_step
+        rounded += b * rows_step
+        sq_norms += b * rows_step
         point = tl.load(points + b * columns_step + j)
         rows = tl.load(sizes + ROWS)
         length = rows
@@ -273,30 +309,18 @@ def settle(
             length = tl.load(list_length + j).to(tl.int64)
         sq_dist_rel_err, relative, absolute, tolerance, _ = error_model(model + b * WIDTH)
         features = address_of(tl.load(sizes + FEATURES), DTYPE)
-        norms = address_of(tl.load(sizes + NORMS), tl.float64)
-        stride = tl.load(sizes + FEATURE_STRIDE)
-        dimension = tl.load(sizes + DIMENSION)
-        bandwidth = tl.load(reals + b * WIDTH + BANDWIDTH)
-        sq_norm_j = tl.load(sq_norms + b * rows_step + point)
+        sq_norm_j = tl.load(sq_norms + point)
         gain = tl.zeros([GROUP], tl.float64)
         for first in range(part * GROUP, length, PARTS * GROUP):
             e = first + tl.arange(0, GROUP).to(tl.int64)
-            there, i, at = entries_of(
-                gram, gram_stride, list_begin, list_length, list_point, j, e, rows, SPARSE, SYMMETRIC
-            )
-            k = tl.load(gram + b * gram_step + at, mask=there, other=-1.0)
-            m = tl.load(rounded + b * rows_step + i, mask=there, other=4.0)
-            w = tl.load(weights + b * rows_step + i, mask=there, other=0.0)
-            s = tl.load(sq_norms + b * rows_step + i, mask=there, other=0.0)
-            off = bound_of(
-                k, tl.where(i == point, 0.0, s + sq_norm_j), sq_dist_rel_err, relative, absolute, tolerance, KIND
-            )
-            live = there & (k + off > m)
+            i, _, live = live_entries(
+                gram, gram_stride, list_begin, list_length, list_point, rounded, sq_norms, j, point, e, rows,
+                sq_norm_j, sq_dist_rel_err, relative, absolute, tolerance, KIND, SPARSE, SYMMETRIC,
+            )  # fmt: skip
             if tl.max(live.to(tl.int32), axis=0) > 0:
-                value = exact_values(
-                    features, stride, dimension, norms, i, features, i * 0 + point, norms, live, bandwidth, KIND
-                )
-                before = tl.load(exact + b * rows_step + i, mask=live, other=4.0)
+                value = values_of_column(features, sizes, reals + b * WIDTH, i, point, live, KIND)
+                w = tl.load(weights + i, mask=live, other=0.0)
+                before = tl.load(exact + i, mask=live, other=4.0)
                 gain += tl.where(live & (value > before), w * (value - before), 0.0)
         tl.store(partial + (b * CONTENDERS + index) * PARTS + part, tl.sum(gain, axis=0))
         if part == 0:
@@ -316,6 +340,11 @@ def take(
     j = tl.load(control + WINNER)
     if j >= 0:
         sizes += b * WIDTH
+        gram += b * gram_step
+        weights += b * rows_step
+        exact += b * rows_step
+        rounded += b * rows_step
+        sq_norms += b * rows_step
         point = tl.load(points + b * columns_step + j)
         rows = tl.load(sizes + ROWS)
         length = rows
@@ -323,33 +352,21 @@ def take(
             length = tl.load(list_length + j).to(tl.int64)
         sq_dist_rel_err, relative, absolute, tolerance, _ = error_model(model + b * WIDTH)
         features = address_of(tl.load(sizes + FEATURES), DTYPE)
-        norms = address_of(tl.load(sizes + NORMS), tl.float64)
-        stride = tl.load(sizes + FEATURE_STRIDE)
-        dimension = tl.load(sizes + DIMENSION)
-        bandwidth = tl.load(reals + b * WIDTH + BANDWIDTH)
-        sq_norm_j = tl.load(sq_norms + b * rows_step + point)
+        sq_norm_j = tl.load(sq_norms + point)
         step = tl.num_programs(0).to(tl.int64) * GROUP
         for first in range(tl.program_id(0).to(tl.int64) * GROUP, length, step):
             e = first + tl.arange(0, GROUP).to(tl.int64)
-            there, i, at = entries_of(
-                gram, gram_stride, list_begin, list_length, list_point, j, e, rows, SPARSE, SYMMETRIC
-            )
-            k = tl.load(gram + b * gram_step + at, mask=there, other=-1.0)
-            m = tl.load(rounded + b * rows_step + i, mask=there, other=4.0)
-            s = tl.load(sq_norms + b * rows_step + i, mask=there, other=0.0)
-            off = bound_of(
-                k, tl.where(i == point, 0.0, s + sq_norm_j), sq_dist_rel_err, relative, absolute, tolerance, KIND
-            )
-            live = there & (k + off > m)
+            i, m, live = live_entries(
+                gram, gram_stride, list_begin, list_length, list_point, rounded, sq_norms, j, point, e, rows,
+                sq_norm_j, sq_dist_rel_err, relative, absolute, tolerance, KIND, SPARSE, SYMMETRIC,
+            )  # fmt: skip
             if tl.max(live.to(tl.int32), axis=0) > 0:
-                value = exact_values(
-                    features, stride, dimension, norms, i, features, i * 0 + point, norms, live, bandwidth, KIND
-                )
-                rises = live & (value > tl.load(exact + b * rows_step + i, mask=live, other=4.0))
+                value = values_of_column(features, sizes, reals + b * WIDTH, i, point, live, KIND)
+                rises = live & (value > tl.load(exact + i, mask=live, other=4.0))
                 tl.debug_barrier()  # several warps may hold one row: all have loaded it
-                tl.store(exact + b * rows_step + i, value, mask=rises)
-                tl.store(rounded + b * rows_step + i, value.to(tl.float32), mask=rises)
-                w = tl.load(weights + b * rows_step + i, mask=live, other=0.0)
+                tl.store(exact + i, value, mask=rises)
+                tl.store(rounded + i, value.to(tl.float32), mask=rises)
+                w = tl.load(weights + i, mask=live, other=0.0)
                 listed = (rises & (w != 0)).to(tl.int64)
                 begin = tl.atomic_add(control + RISES, tl.sum(listed, axis=0), sem="relaxed")
                 index = b * rows_step + begin + tl.cumsum(listed, axis=0) - 1
