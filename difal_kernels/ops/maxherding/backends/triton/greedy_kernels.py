@@ -313,7 +313,7 @@ def settle(
         gain = tl.zeros([GROUP], tl.float64)
         for first in range(part * GROUP, length, PARTS * GROUP):
             e = first + tl.arange(0, GROUP).to(tl.int64)
-            i, _, live = live_entries(
+            i, _m, live = live_entries(
                 gram, gram_stride, list_begin, list_length, list_point, rounded, sq_norms, j, point, e, rows,
                 sq_norm_j, sq_dist_rel_err, relative, absolute, tolerance, KIND, SPARSE, SYMMETRIC,
             )  # fmt: skip
