@@ -1,6 +1,7 @@
 """Draws docs/img/clicks.png: `python docs/make_clicks_figure.py RUN [OUT.png]`, of a finished run with a test set.
 
 Each row: a pool image with the pixels queried in it, then a test image, the last head's prediction, and the truth.
+The legend names the classes that are seen in it.
 """
 
 import sys
@@ -12,6 +13,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.patches import Patch
 
 from difal.config import Config
 from difal.data import IGNORE, open_config_data
@@ -37,6 +39,7 @@ def main() -> None:
 
     queried = [name for name, _ in Counter(label.image for label in labels).most_common(len(SHOWN))]
     figure, axes = plt.subplots(len(SHOWN), 4, figsize=(12, 3.2 * len(SHOWN)), layout="constrained")
+    seen: set[int] = set()
     for row, name, share in zip(axes, queried, SHOWN, strict=True):
         index = round(share * (len(data.test) - 1))
         image, truth = data.test.image(index), data.test.mask(index)
@@ -45,8 +48,11 @@ def main() -> None:
         here = [label for label in labels if label.image == name]
         row[0].imshow(data.train.image(data.train.ids.index(name)))
         for label in here:
-            color = palette[IGNORE if label.class_id is None else label.class_id] / 255
+            class_id = IGNORE if label.class_id is None else label.class_id
+            seen.add(class_id)
+            color = palette[class_id] / 255
             row[0].plot(label.x, label.y, "o", ms=9, mfc=color, mec="white", mew=1.5)
+        seen.update(np.unique(predicted).tolist(), np.unique(truth).tolist())
         for axis, picture in zip(row[1:], (image, palette[predicted], palette[truth]), strict=True):
             axis.imshow(picture)
     used = len({label.image for label in labels})
@@ -58,6 +64,9 @@ def main() -> None:
     )
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=10)
+    names = {**dict(enumerate(data.classes)), IGNORE: "no class, where two meet: not scored"}
+    patches = [Patch(fc=palette[c] / 255, ec="gray", label=name) for c, name in names.items() if c in seen]
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=10, frameon=False)
     save_figure(figure, out)
     print(f"{len(labels)} pixels; drawn in {out}")
 

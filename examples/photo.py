@@ -8,7 +8,9 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
+from scipy.spatial import KDTree
 from skimage import data
 
 from difal.encoders import load_encoder
@@ -58,7 +60,7 @@ def main() -> None:
 
 
 def draw(photo, points, features, selection, out) -> None:
-    """The numbered picks beside the photograph, and every candidate in the colour of the pick that covers it best."""
+    """The numbered picks on the photograph, and what each covers; a pixel between candidates is as the nearest one."""
     picked = points[selection.indices].numpy()
     nearest = kernel_matrix(features, features[selection.indices], "rbf", selection.bandwidth).argmax(1)
     colors = photo[picked[:, 0], picked[:, 1]] / 255
@@ -68,9 +70,9 @@ def draw(photo, points, features, selection, out) -> None:
     for rank, (row, column) in enumerate(picked):
         left.text(column, row, rank + 1, ha="center", va="center", fontsize=7)
     left.set_title(f"{len(picked)} pixels to label, in order")
-    right.imshow(photo * 0)
-    right.scatter(points[:, 1], points[:, 0], s=26, c=colors[nearest], linewidths=0, marker="s")
-    right.set_title(f"every candidate in the colour of the pick that covers it: coverage {selection.coverage:.3f}")
+    candidate = KDTree(points).query(np.indices(photo.shape[:2]).reshape(2, -1).T)[1]
+    right.imshow(colors[nearest[candidate]].reshape(photo.shape))
+    right.set_title(f"in the colour of the pick that covers it: coverage {selection.coverage:.3f}")
     for axis in (left, right):
         axis.set_axis_off()
     out.parent.mkdir(parents=True, exist_ok=True)
