@@ -78,11 +78,15 @@ def separation(x, kernel, bandwidth="median", group=32):
 
 
 @pytest.mark.parametrize("kernel", OF_FEATURES)
-@pytest.mark.parametrize("data", ["apart", "blobs", "odd", "far from the origin"])
+@pytest.mark.parametrize("data", ["apart", "blobs", "odd", "far from the origin", "tiny"])
 def test_no_kernel_value_between_two_groups_is_above_what_is_said(kernel, data):
-    x = {"apart": apart, "blobs": lambda n: blobs(n, 12, 0, torch.float32, clusters=15), "odd": odd}.get(
-        data, lambda n: apart(n) + 500
-    )(700)
+    x = {
+        "apart": apart,
+        "blobs": lambda n: blobs(n, 12, 0, torch.float32, clusters=15),
+        "odd": odd,
+        "far from the origin": lambda n: apart(n) + 500,
+        "tiny": lambda n: apart(n) * 1e-30,
+    }[data](700)
     p, order, groups = separation(x, kernel)
     assert torch.equal(order.sort().values, torch.arange(len(x)))
     values = kernel_matrix(p.features[order], p.features[order], kernel, p.bandwidth)

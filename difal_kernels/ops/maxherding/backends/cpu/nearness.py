@@ -73,6 +73,18 @@ def _chain(points: torch.Tensor) -> list[int]:
     return chain
 
 
+def _mean_direction(rows: torch.Tensor) -> torch.Tensor:
+    """Mean of the rows' directions as a unit vector, (D,) float64, whatever their lengths; 0 where they point nowhere.
+
+    Of length 1 or 0 it is the same direction to all who divide by the length, which a shorter one need not be.
+    """
+    rows = rows.double()
+    lengths = rows.norm(dim=1)
+    mean = (1 / lengths.where(lengths > 0, torch.inf)) @ rows / len(rows)
+    length = mean.norm()
+    return mean / length if length > 1e-6 else torch.zeros_like(mean)
+
+
 class Layout:
     """Points are where they are given, and nothing is known of which are near.
 
@@ -270,8 +282,8 @@ class NearTogether(Layout):
         centers = torch.empty(len(parts), p.features.shape[1], dtype=native(p.features[:1]).dtype)
 
         def work(a: int, slot: int) -> None:
-            rows = operands.take(*parts[a]).to(centers.dtype)
-            centers[a] = (torch.nn.functional.normalize(rows) if p.kernel == "cosine" else rows).mean(0)
+            rows = operands.take(*parts[a])
+            centers[a] = _mean_direction(rows) if p.kernel == "cosine" else rows.to(centers.dtype).mean(0)
 
         workers.run(work, range(len(parts)))
         return centers
