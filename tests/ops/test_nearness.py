@@ -77,6 +77,12 @@ def separation(x, kernel, bandwidth="median", group=32):
     return p, layout.order, layout
 
 
+def largest_values(p, order, group=32):
+    """Of the kernel between each two groups."""
+    values = kernel_matrix(p.features[order], p.features[order], p.kernel, p.bandwidth)
+    return torch.stack([torch.stack([b.max() for b in part.split(group, 1)]) for part in values.split(group)])
+
+
 @pytest.mark.parametrize("kernel", OF_FEATURES)
 @pytest.mark.parametrize("data", ["apart", "blobs", "odd", "far from the origin", "tiny"])
 def test_no_kernel_value_between_two_groups_is_above_what_is_said(kernel, data):
@@ -89,12 +95,20 @@ def test_no_kernel_value_between_two_groups_is_above_what_is_said(kernel, data):
     }[data](700)
     p, order, groups = separation(x, kernel)
     assert torch.equal(order.sort().values, torch.arange(len(x)))
-    values = kernel_matrix(p.features[order], p.features[order], kernel, p.bandwidth)
-    parts = values.split(32)
-    largest = torch.stack([torch.stack([block.max() for block in part.split(32, 1)]) for part in parts])
+    largest = largest_values(p, order)
     assert bool((groups.above >= largest).all())
     if data == "apart" and kernel not in ("tophat", "cosine"):
         assert (groups.above <= 1.2 * largest + 0.05).double().mean() > 0.5  # and it says something
+
+
+@pytest.mark.parametrize("kernel", OF_FEATURES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("far", [1.5e19, 1e30])
+def test_nothing_is_said_of_groups_whose_products_float32_cannot_hold(kernel, dtype, far):
+    x = torch.randn(256, 2, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    x[:, 0] = far * torch.tensor([-1.0, 1.0, -1.1, 1.1], dtype=dtype)[torch.arange(256) // 64]
+    p, order, groups = separation(x, kernel, bandwidth=1.0)
+    assert bool((groups.above >= largest_values(p, order)).all())
 
 
 def test_near_points_come_side_by_side():

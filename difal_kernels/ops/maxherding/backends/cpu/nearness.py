@@ -301,11 +301,12 @@ class NearTogether(Layout):
             sums = sq_norms[begin:end, None] + sq_norms
             distance = (sums - 2 * (seen[begin:end] @ seen.T) + 1e-12 * sums).clamp_(min=0).sqrt_()
             apart = -(reach[begin:end].double() + reach[:, begin:end].T.double()) / distance
+            apart = apart.where(apart.isfinite(), 0.0)  # float32 cannot hold the rows, or what is between them
             square = ((1 - ROUNDED) * apart).clamp_(min=0).square_()
             if p.kernel == "cosine":
                 value = 1 - square / 2
             else:
                 value = KERNEL_FUNCTIONS[p.kernel].from_squared(square)
-            above[begin:end] = (value * (1 + ROUNDED)).clamp_(min=LEAST).nan_to_num(nan=1.0)
+            above[begin:end] = (value * (1 + ROUNDED)).clamp_(min=LEAST)
         above.fill_diagonal_(1 + ROUNDED)
         return above
