@@ -9,7 +9,7 @@ Each row is a process of its own (large_row.py): seconds, also in units of one f
 the same process (of large pools, from some of its tiles), and peak memory beyond the features. At some steps the gain
 of the pick is compared in float64 with those of its nearest rivals and of candidates drawn at random. The adverse rows
 are data on which entries do not die, or gains tie; their picks are compared with the float64 reference. The rows of
-200,000 points and more are run when they are named: a million samples take over an hour on two cores.
+200,000 points and more are run when they are named: a million samples take half an hour on two cores, checks included.
 """
 
 from __future__ import annotations

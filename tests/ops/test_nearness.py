@@ -196,7 +196,7 @@ def test_parts_of_tiles_hold_all_that_is_needed(small_groups):
 
 
 def test_the_share_that_is_expected_is_about_what_is_swept():
-    (p,) = prepare(apart(4000), 10).problems
+    (p,) = prepare(apart(1500), 10).problems
     tiles = BACKENDS["cpu"].tiled_greedy(p, 64 << 20, 40)
     rehearsed = rehearse(p)
     with tiles.working():
