@@ -193,8 +193,9 @@ def install_wheel() -> str:
     return "no extension is built, and dist/gpu has no wheel for this Python"
 
 
-def pytest(*arguments: str) -> list[str]:
-    limit = ["--timeout", "60"] if importlib.util.find_spec("pytest_timeout") else []
+def pytest(*arguments: str, seconds: float = 60.0) -> list[str]:
+    """Tests, none of which may take longer."""
+    limit = ["--timeout", f"{seconds:.0f}"] if importlib.util.find_spec("pytest_timeout") else []
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "--maxfail", "5", *limit, *arguments]
     return [*command, "-W", "default"]  # warnings of another version of torch are no failures
 
@@ -215,6 +216,7 @@ def plan(mode: str, no_gpu: bool, out: Path) -> list[Step]:
         return Step(name, seconds * slower, command, needs, env)
 
     smoke = lambda name, seconds: step(name, seconds, python, "bench/gpu_smoke.py", name, *emulated)  # noqa: E731
+    tests = lambda *arguments: pytest(*arguments, seconds=60 * slower)  # noqa: E731
     if mode == "host":
         return [
             step("compile", 1800, python, "bench/compile_cuda.py", needs="nvcc"),
@@ -242,7 +244,7 @@ def plan(mode: str, no_gpu: bool, out: Path) -> list[Step]:
             smoke("cityscapes", 35),
             smoke("million", 60),
             # Many kernels and types are many compilations of the product.
-            step("tests-cuda", 60, *pytest("tests/gpu/test_cuda_maxherding.py", "-n", "2" if no_gpu else "8", *some)),
+            step("tests-cuda", 60, *tests("tests/gpu/test_cuda_maxherding.py", "-n", "2" if no_gpu else "8", *some)),
         ]
     small = [python, "tests/gpu/small_cases.py", *(["--emulated"] if no_gpu else [])]
     # Before CUDA 12.3 the option was called --kernel-regex. Triton's kernels are left out.
@@ -258,7 +260,7 @@ def plan(mode: str, no_gpu: bool, out: Path) -> list[Step]:
         *steps,
         step("baselines", 175, *bench),
         smoke("products", 40),
-        step("tests-triton", 80, *pytest("tests/triton", *ignored, *some)),
+        step("tests-triton", 80, *tests("tests/triton", *ignored, *some)),
         step("memcheck", 40, *sanitize, "memcheck", *small, needs="compute-sanitizer"),
         step("racecheck", 30, *sanitize, "racecheck", *small, needs="compute-sanitizer"),
         step("profile", 30, *profile, python, "bench/gpu_smoke.py", "pick", *emulated, needs="ncu"),

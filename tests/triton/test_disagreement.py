@@ -43,6 +43,7 @@ def test_layouts_and_mixed_types(device):
     agree(device, x[:, :, ::2, 1:], single[:, ::2, 1:], **options)
     agree(device, x.half(), single.double(), **options)
     agree(device, x[:, :, :1].expand(3, 19, 5, 11), single[:, :1].expand(19, 5, 11), **options)
+    agree(device, logits(3, 70, 9, 5), logits(70, 9, 5, seed=1), **options)  # more than a thread holds
     x = logits(2, 3, 5, 4, 7, 6)
     agree(device, x.permute(3, 0, 5, 1, 4, 2), outputs=("entropy", "bald"), sample_dim=1, class_dim=4)
 

@@ -16,7 +16,7 @@ unavailable = _triton.unavailable
 MAX_CLASSES = 4096  # a position's mean over the samples stays in registers
 MAX_POSITION_DIMS = 8
 NUMBERS = 1024  # logits of a tile; more where the classes are many, or a position is one thread's
-MAX_OWN_CLASSES = 32  # up to here a position is one thread's, where positions lie side by side
+MAX_OWN_CLASSES = 32  # up to here a position is one thread's
 FLAGS = ("ENTROPY", "BALD", "EXPECTED", "MARGIN", "LEAST", "VARIATION", "COMBINED")  # as GPU_SCORES
 NO_POSITION = torch.iinfo(torch.int64).max
 
@@ -41,16 +41,17 @@ def plan(problem: Problem) -> str:
 
 
 def shape_of_tile(classes: int, class_stride: int) -> dict[str, int]:
-    """Constants of a launch. What lies side by side in memory comes last, so that a warp reads whole lines."""
+    """Constants of a launch."""
     width = 1 << (classes - 1).bit_length()
-    classes_last = int(class_stride == 1)
-    if classes_last or classes > MAX_OWN_CLASSES:
-        return {"FIRST": width, "REST": 0, "POSITIONS": max(NUMBERS // width, 1 if classes_last else 8),
-                "CLASSES_LAST": classes_last}  # fmt: skip
-    # A position is one thread's, so that nothing is exchanged; its classes are two tiles, where that is less.
-    first = width if classes > width // 4 * 3 or width < 4 else width // 2
-    rest = 0 if first == width else 1 << (classes - first - 1).bit_length()
-    return {"FIRST": first, "REST": rest, "POSITIONS": max(NUMBERS // width, 128), "CLASSES_LAST": 0}
+    if classes <= MAX_OWN_CLASSES:
+        # A position is one thread's, so that nothing is exchanged; its classes are two tiles, where that is less. Where
+        # classes lie side by side, the lines that a warp reads stay in the L1 cache until it has read all of them.
+        first = width if classes > width // 4 * 3 or width < 4 else width // 2
+        rest = 0 if first == width else 1 << (classes - first - 1).bit_length()
+        return {"FIRST": first, "REST": rest, "POSITIONS": max(NUMBERS // width, 128), "CLASSES_LAST": 0}
+    # What lies side by side in memory comes last, so that a warp reads whole lines.
+    last = int(class_stride == 1)
+    return {"FIRST": width, "REST": 0, "POSITIONS": max(NUMBERS // width, 1 if last else 8), "CLASSES_LAST": last}
 
 
 def options(tile: dict[str, int]) -> dict[str, int]:

@@ -1,11 +1,11 @@
 """The Triton kernel behind `disagreement`.
 
 A block takes some positions, and of each all classes of one sample at a time: what the samples share, the mean of
-their probabilities and their votes, stays in registers. Where positions lie side by side in memory a position is one
-thread's, and its classes are two tiles, 16 + 4 for 19: a tile has a power of two of them, and what is not there costs
-as much as what is. exp and ln are float32 within 2 ulp, sums as good as float64, and what is done once a position is
-float64: GPUs have few units for that, and a conversion costs as much as eight float32 operations or more. As on the
-other backends the relative error of a probability stays so small that it moves an entropy by less than 5e-7.
+their probabilities and their votes, stays in registers. Where the classes are few a position is one thread's, and its
+classes are two tiles, 16 + 4 for 19: a tile has a power of two of them, and what is not there costs as much as what is.
+exp and ln are float32 within 2 ulp, sums as good as float64, and what is done once a position is float64: GPUs have few
+units for that, and fewer for conversions. As on the other backends the relative error of a probability stays so small
+that it moves an entropy by less than 5e-7.
 """
 
 import triton
@@ -246,6 +246,8 @@ def score(
         inner += H
         bad = bad | wrong
         if VARIATION:
+            x = tl.where(x == x, x, -float("inf"))
+            y = tl.where(y == y, y, -float("inf"))
             choice = per_position(first_largest(x, y, FIRST, REST, AXIS), CLASSES_LAST)
             votes += (per_class(c, CLASSES_LAST) == choice).to(tl.int32)
             if REST:
