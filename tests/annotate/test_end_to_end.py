@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 from annotate.annotators import SETTINGS, Annotator, flags
-from annotate.browser import Label, acknowledged, all_ready, need_browser, place, question
+from annotate.browser import WAIT, Label, acknowledged, all_ready, need_browser, place, question
 from api.fakes import write_folder
 from difal.annotate.journal import of_type, read_journal
 from difal.config import Config
@@ -25,7 +25,7 @@ KILLS, ANSWERS, ROUNDS = int(os.environ.get("DIFAL_KILLS", 4)), int(os.environ.g
 BUDGET = ANSWERS / ROUNDS / 6  # a round and image, of six
 # `DIFAL_HAND=keys` or `taps` with `DIFAL_ANSWERS=300`: a whole session by one of them alone.
 HAND = os.environ.get("DIFAL_HAND", "both")
-pytestmark = pytest.mark.timeout(300 + 60 * KILLS)
+pytestmark = pytest.mark.timeout((300 + 60 * KILLS) * max(1, WAIT // 60_000))
 
 
 @pytest.fixture(scope="module")

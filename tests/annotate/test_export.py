@@ -26,6 +26,7 @@ from difal.data.scenes import CLASSES
 from difal.encoders.lazy import LazyEncoder
 from difal.features import maps
 from difal.features.cache import Pixel
+from difal.report import write_report
 from difal.run.directory import RunDirectory
 from difal.run.labels import read_labels
 from difal.run.loop import run
@@ -197,6 +198,19 @@ def test_images_are_made_ready_while_nothing_is_asked(scenes, tmp_path, monkeypa
 
 def drawn(model: LiveModel, name: str) -> np.ndarray:
     return np.array(Image.open(model.folder / f"views/{name}.png"))
+
+
+def test_the_report_counts_the_answers_of_a_round_under_way(scenes, tmp_path, journal_of):
+    folder = tmp_path / "run"
+    assert run(settings(scenes, folder, rounds=1), encoder=FakeEncoder(), log=len) == "waiting"
+    assert "</b> waits for the classes of its 4\npixels" in write_report(folder).read_text()
+    picks = RunDirectory(folder).rounds()[-1].picks()
+    journal = journal_of(folder)
+    journal.append([change("add", name="moon"), *by_masks(picks[:2], scenes)])
+    journal.append([answer(picks[2].image, picks[2].x, picks[2].y, len(CLASSES)), answer("p0.png", 1, 1, 3)])
+    text = write_report(folder).read_text()
+    assert "3 of its 4 pixels are answered" in text
+    assert "<b>3</b><span>queried pixels" in text
 
 
 def test_run_goes_on_with_what_was_labeled_in_the_page(scenes, tmp_path, journal_of, capsys):

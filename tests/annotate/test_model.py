@@ -268,11 +268,13 @@ def test_closer_and_farther(open_page, run):
     page.keyboard.press("Home")
     page.wait_for_timeout(100)
     assert (drawn(page) == whole).all()
-    page.keyboard.press("PageUp")
-    when_changed(page, whole)
-    page.keyboard.press("PageDown")
-    page.wait_for_timeout(100)
-    assert (drawn(page) == whole).all()
+    for nearer, back in (("PageUp", "PageDown"), ("#closer", "#farther"), ("#closer", "#all")):
+        for act in (nearer, back):
+            page.tap(act) if act.startswith("#") else page.keyboard.press(act)
+            if act == nearer:
+                when_changed(page, whole)
+        page.wait_for_timeout(100)
+        assert (drawn(page) == whole).all()
     page.keyboard.press("o")
     assert page.faults == []
 

@@ -210,6 +210,67 @@ def test_fingers_can_hit_everything(open_page, run):
     assert page.faults == []
 
 
+def with_news(page, **changes):
+    """Change what the page hears of the run's state."""
+    page.add_init_script(
+        f"""const ask = window.fetch; window.fetch = async (what, how) => {{
+          const got = await ask(what, how);
+          if (!/api\\/(hello|state)$/.test(what) || !got.ok) return got;
+          return new Response(JSON.stringify({{ ...await got.json(), ...{json.dumps(changes)} }}));
+        }};"""
+    )
+    page.reload()
+
+
+def test_the_page_says_why_it_shows_no_prediction(open_page, run):
+    page = open_page(run)
+    with_news(page, live=0, answered=0)
+    question(page)
+    assert page.inner_text("#why") == ""
+    for key in "ou":
+        page.keyboard.press(key)
+        page.wait_for_selector("#why:has-text('the model learns from your answers')")
+        assert not page.is_visible("#legend button")
+        page.keyboard.press(key)
+        page.wait_for_selector("#why:empty", state="attached")
+    with_news(page, live=0, answered=3, phase="encoding", encoded=2)
+    question(page)
+    page.keyboard.press("o")
+    page.wait_for_selector("#why:has-text('2 of ')")
+    assert page.faults == []
+
+
+def test_buttons_that_would_do_nothing_look_so(open_page, run):
+    page = open_page(run)
+    question(page)
+    names = ["#classes button >> nth=0", "#none", "#unsure", "#search"]
+    assert [page.get_attribute(name, "aria-disabled") for name in names] == ["false"] * 4
+    page.route("**/api/next", lambda route: route.fulfill(json={"questions": []}))
+    page.reload()
+    page.wait_for_selector("#waiting:not([hidden])")
+    assert [page.get_attribute(name, "aria-disabled") for name in names] == ["true"] * 4
+    assert float(page.eval_on_selector("#none", "(one) => getComputedStyle(one).opacity")) < 0.6
+    page.click("#search", force=True)
+    assert not page.is_visible("#search-dialog")
+    assert page.is_disabled("#later")
+    page.keyboard.press("ArrowLeft")  # earlier answers can be replaced all the same
+    page.wait_for_selector("body[data-question*='.']")
+    assert [page.get_attribute(name, "aria-disabled") for name in names] == ["false"] * 4
+    assert page.faults == []
+
+
+def test_classes_are_in_sight_on_a_phone(open_page, run):
+    page = open_page(run, has_touch=True)
+    page.set_viewport_size({"width": 390, "height": 844})
+    question(page)
+    box = page.query_selector("#classes").bounding_box()
+    view = page.query_selector("#whole").bounding_box()
+    assert page.evaluate("document.querySelector('main').scrollTop") == 0
+    assert view["height"] > 150
+    assert view["y"] + view["height"] < box["y"]
+    assert box["y"] + box["height"] < 844
+
+
 def test_nothing_is_asked_of_another_host(open_page, run):
     page = open_page(run)
     question(page)

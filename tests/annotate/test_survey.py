@@ -3,9 +3,12 @@
 import threading
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from annotate.browser import Label
+from api.fakes import write_folder
+from difal.annotate.start import own_defaults
 from difal.config import Config
 from difal.data import open_data
 from difal.data.survey import survey
@@ -59,3 +62,21 @@ def test_the_terminal_says_what_stops_it(tmp_path):
     with Label(tmp_path / "run", "--data", str(tmp_path / "data"), "--classes", "a,b", "--encoder", "tiny") as label:
         said = lines_of(label, "difal: error: ")
     assert "a.png is not a readable image" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "given", "budget", "local"),
+    [
+        (6, 64, {}, 5.0, 200),  # 300 of 1,200
+        (30, 64, {}, 1.0, 50),
+        (6, 16, {}, 5.0, 64),  # a quarter of the image
+        (6, 64, {"candidates": 100}, 5.0, 100),
+        (6, 64, {"local": 60}, 5.0, 60),
+        (6, 64, {"budget": 3.0}, 3.0, 120),
+        (6, 64, {"budget": 0.5}, 0.5, 50),
+    ],
+)
+def test_a_new_run_has_pixels_to_choose_among(tmp_path, images, size, given, budget, local):
+    data = open_data(str(write_folder(tmp_path, masks=False, count=images, size=size)))
+    found = own_defaults(Config(**given), data, given)
+    assert (found.budget, found.local) == (budget, local)

@@ -47,7 +47,7 @@ def show(
     folder = Path(run).resolve()
     if folder not in _shown:
         stack = ExitStack()
-        session = open_session(label_config({**settings, "out": str(run)}), budget_given="budget" in settings)
+        session = open_session(label_config({**settings, "out": str(run)}), given=settings)
         server = stack.enter_context(serving(session, hosts=hosts, framed=True))
         server.serve_in_background()
         _shown[folder] = server, stack

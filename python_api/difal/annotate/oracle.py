@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from difal.annotate.answers import Answers, close_round
 from difal.annotate.classes import palette
@@ -24,11 +25,25 @@ def note_classes(run_dir: RunDirectory, start: Sequence[str]) -> None:
     """Write today's class names into run.json, where the annotator has changed those that the run began with."""
     answers = Answers(start)
     answers.add(read_journal(journal_path(run_dir.folder)))
-    names, colors = answers.classes.names, run_dir.facts()["colors"]
-    if answers.changes:
-        colors = [*colors, *palette(len(names))[len(colors) :]]
-        merged = {str(key): value for key, value in answers.classes.merged.items()}
-        run_dir.note(classes=names, classes_at_start=list(start), colors=colors, merged_classes=merged)
+    run_dir.note(**changed_classes(answers, run_dir.facts()["colors"]))
+
+
+def changed_classes(answers: Answers, colors: Sequence) -> dict[str, Any]:
+    """The facts of run.json about the classes as they are today; nothing where the annotator changed none.
+
+    Args:
+        answers: the journal.
+        colors: of the classes as run.json has them.
+    """
+    if not answers.changes:
+        return {}
+    names = answers.classes.names
+    return {
+        "classes": names,
+        "classes_at_start": list(answers.start),
+        "colors": [*colors, *palette(len(names))[len(colors) :]],
+        "merged_classes": {str(key): value for key, value in answers.classes.merged.items()},
+    }
 
 
 class JournalOracle:

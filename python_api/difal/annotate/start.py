@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import getpass
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from difal.run.oracles import PersonOracle
 from difal.run.start import open_run_data
 
 ANSWERS_PER_ROUND = 30  # where no `--budget` says otherwise
+CHOICE = 4  # pixels to choose among for each that is asked, where no `--local` says otherwise
 NOT_NAMED_YET = "?"  # stands for the classes until the page has given them
 
 
@@ -80,7 +81,7 @@ def open_data(config: Config) -> tuple[Data, bool]:
 def open_session(
     config: Config,
     *,
-    budget_given: bool = True,
+    given: Container[str] | None = None,
     annotator: str | None = None,
     keys: dict[str, str] | None = None,
     repeats: float = 0.0,
@@ -90,7 +91,8 @@ def open_session(
 
     Args:
         config: see `label_config`.
-        budget_given: False to have a new run ask `ANSWERS_PER_ROUND` pixels a round.
+        given: names of the settings that were given; a new run has other defaults of some, see `own_defaults`. None:
+            all of them were.
         annotator: who answers; default: the user of this machine.
         keys: keys by class name.
         repeats: share of questions asked twice, at least 0 and at most 0.5.
@@ -107,8 +109,8 @@ def open_session(
     if stored.get("classes") and config.classes is None:
         config = dataclasses.replace(config, classes=",".join(stored["classes"]))
     data, known = open_data(config)
-    if not run_dir.exists and not stored and not budget_given:
-        config = dataclasses.replace(config, budget=ANSWERS_PER_ROUND / len(data.train))
+    if not run_dir.exists and not stored and given is not None:
+        config = own_defaults(config, data, given)
     if not known:
         config = dataclasses.replace(config, classes=NOT_NAMED_YET)
     elif config.classes == NOT_NAMED_YET:
@@ -133,6 +135,22 @@ def open_session(
         save_classes=save,
         log=log,
     )
+
+
+def own_defaults(config: Config, data: Data, given: Container[str]) -> Config:
+    """Settings of a new run in which `budget` and `local` suit a person, unless they were given.
+
+    A round asks `ANSWERS_PER_ROUND` pixels, whatever the number of images. Of few images more local picks are kept, so
+    that there are `CHOICE` pixels for each that is asked: a run that asks all it has chooses nothing.
+    """
+    images = len(data.train)
+    if "budget" not in given:
+        config = dataclasses.replace(config, budget=ANSWERS_PER_ROUND / images)
+    if "local" not in given:
+        wanted = -(-CHOICE * config.rounds * config.round_budget(images) // images)
+        most = min([config.candidates, *(height * width // 4 for height, width in data.train.shapes())])
+        config = dataclasses.replace(config, local=max(config.local, min(wanted, most)))
+    return config
 
 
 def take_filled_in(session: Session) -> int:

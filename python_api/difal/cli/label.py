@@ -14,7 +14,7 @@ from difal.annotate.start import label_config, open_session, serving, take_label
 from difal.cli._common import DONE, add_settings, check_device, given_settings
 from difal.config import FIELDS
 from difal.errors import ConfigError
-from difal.presets import check_encoder
+from difal.presets import check_encoder, given_values
 
 HELP = "label pixels in the browser"
 DESCRIPTION = """\
@@ -74,7 +74,7 @@ def main(args: argparse.Namespace) -> int:
     check_encoder(config.encoder)
     session = open_session(
         config,
-        budget_given="budget" in settings,
+        given=given_values(args.config, settings, args.preset),
         annotator=args.annotator,
         keys=args.keys,
         repeats=args.repeats,

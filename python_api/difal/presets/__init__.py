@@ -53,9 +53,16 @@ def make_config(
     file: str | Path | None = None, overrides: dict[str, Any] | None = None, preset: str | None = None
 ) -> Config:
     """Defaults, then the preset, then the YAML file, then the overrides."""
+    return Config(**given_values(file, overrides, preset))
+
+
+def given_values(
+    file: str | Path | None = None, overrides: dict[str, Any] | None = None, preset: str | None = None
+) -> dict[str, Any]:
+    """The settings that preset, YAML file and overrides give; the others have their defaults."""
     values = {} if preset is None else read_preset(preset)
     values |= {} if file is None else read_yaml(file)
-    return Config(**{**values, **check_keys(overrides or {}, "the overrides")})
+    return {**values, **check_keys(overrides or {}, "the overrides")}
 
 
 def check_encoder(encoder: str) -> None:

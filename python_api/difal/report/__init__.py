@@ -14,7 +14,7 @@ from markupsafe import Markup
 from difal.annotate import agreement
 from difal.annotate.answers import Answers
 from difal.annotate.journal import read_journal
-from difal.annotate.oracle import journal_path
+from difal.annotate.oracle import changed_classes, journal_path
 from difal.config import Config
 from difal.errors import ConfigError
 from difal.files import write_text
@@ -60,6 +60,11 @@ def context(run_dir: RunDirectory) -> dict[str, Any]:
     """Return what the template shows of a run."""
     facts, rounds = run_dir.facts(), run_dir.rounds()
     labels = [label for entry in rounds if entry.has("labels.jsonl") for label in entry.labels()]
+    answers = _answers(run_dir, facts)
+    open_round = _open_round(rounds, answers)
+    if answers is not None and open_round is not None:
+        labels += open_round["labels"]
+        facts |= changed_classes(answers, facts["colors"])  # which run.json has from the end of the round on
     stale = stale_rounds(run_dir)
     points = [metrics for entry in rounds if entry.index not in stale and (metrics := entry.metrics())]
     stages = _stages(run_dir)
@@ -67,6 +72,7 @@ def context(run_dir: RunDirectory) -> dict[str, Any]:
         "facts": facts,
         "config": Config(**run_dir.config()).to_dict(),
         "rounds": len(rounds),
+        "open_round": open_round,
         "stale": [f"round {index}: {why}" for index, why in stale.items()],
         "again": f"difal run --resume {run_dir.folder}",
         "policies": POLICIES,
@@ -78,7 +84,7 @@ def context(run_dir: RunDirectory) -> dict[str, Any]:
         "classes": _classes(facts, labels, points[-1]) if points else [],
         "clicks": _clicks(facts, labels) if labels else None,
         "pictures": _pictures(run_dir, labels, stale),
-        "annotation": _annotation(run_dir, facts),
+        "annotation": None if answers is None else _annotation(answers),
         "stages": stages,
         "longest": max((one["seconds"] for _, _, one in stages), default=0) or 1,
     }
@@ -127,12 +133,26 @@ def _missing(rounds: list[Round], labels: list[Label]) -> list[str]:
     return what_is_missing([*before, *(one for one in labels if one.round <= last.index)], last.classes, last.merged)
 
 
-def _annotation(run_dir: RunDirectory, facts: dict) -> dict[str, Any] | None:
-    """What `difal label` recorded of the annotators and of the classes that they changed; None for other runs."""
+def _answers(run_dir: RunDirectory, facts: dict) -> Answers | None:
+    """What `difal label` recorded; None for other runs."""
     if not journal_path(run_dir.folder).is_file():
         return None
     answers = Answers(classes_at_start(facts) or ())
     answers.add(read_journal(journal_path(run_dir.folder)))
+    return answers
+
+
+def _open_round(rounds: list[Round], answers: Answers | None) -> dict[str, Any] | None:
+    """The last round, if its labels are not complete: its number, how many picks it has, and the labels so far."""
+    if not rounds or rounds[-1].has("labels.jsonl"):
+        return None
+    picks = rounds[-1].picks()
+    labels = [label for pick in picks if answers and (label := answers.filled(pick)) is not None]
+    return {"index": rounds[-1].index, "picks": len(picks), "labels": labels}
+
+
+def _annotation(answers: Answers) -> dict[str, Any]:
+    """The annotators, and the classes that they changed."""
     given = [entry for entries in answers.by_place.values() for entry in entries]
     annotators = []
     for name in dict.fromkeys(entry["annotator"] for entry in given):

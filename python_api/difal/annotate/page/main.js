@@ -92,13 +92,27 @@ function show() {
   $("undo").disabled = !asking.history.length || Boolean(explored);
   $("back").disabled = asking.at === 0 || Boolean(explored);
   $("forward").disabled = asking.at >= asking.history.length || Boolean(explored);
-  $("later").disabled = Boolean(explored) || asking.at < asking.history.length;
+  $("later").disabled = Boolean(explored) || asking.at < asking.history.length || asking.queue.length < 2;
   $("leave").hidden = !explored;
   showLegend();
   const given = explored?.entry ?? asking.earlier;
   const chosen = given && given.class_id !== null ? resolve(given.class_id) : null;
   for (const button of $("classes").children) {
     button.classList.toggle("chosen", chosen !== null && Number(button.dataset.classId) === chosen);
+  }
+  showWhatIsOpen();
+}
+
+// Whether there is a pixel to answer for.
+function canAnswer() {
+  return explored ? explored.marked : Boolean(asking.current?.pictures);
+}
+
+// Buttons that would do nothing look so, but keep the focus: between two questions that lasts a moment.
+function showWhatIsOpen() {
+  const closed = String(!canAnswer());
+  for (const button of [...$("classes").children, $("confirm"), $("none"), $("unsure"), $("search")]) {
+    if (button.getAttribute("aria-disabled") !== closed) button.setAttribute("aria-disabled", closed);
   }
 }
 
@@ -285,10 +299,26 @@ function showControls() {
   $("uncertainty").setAttribute("aria-pressed", overlay.unsure);
 }
 
+// Why nothing lies over the image although it was asked for; "" where something does.
+function whyNoPrediction() {
+  if (!(overlay.on || overlay.unsure) || overlay.held) return "";
+  const now = shown();
+  if (!now) return "The prediction is shown with the next image.";
+  if (layerOf(now.image)) return "";
+  if (state.live) return "The prediction of this image is being drawn.";
+  if (!state.answered) return "There is no prediction yet: the model learns from your answers.";
+  return state.phase === "encoding"
+    ? `There is no prediction yet: ${state.encoded} of ${state.images.length} images are read, and the model learns after the last.`
+    : "There is no prediction yet: the model is learning, or no answer names a class so far.";
+}
+
 // The classes predicted in the image: names by their colours and patterns, each to be switched off and on.
 function showLegend() {
-  const box = $("legend");
-  box.hidden = !overlay.on;
+  const why = whyNoPrediction();
+  $("legend").hidden = !(overlay.on || why);
+  if ($("why").textContent !== why) $("why").textContent = why;
+  const box = $("legend-classes");
+  box.hidden = !overlay.on || Boolean(why);
   const now = overlay.on ? shown() : null;
   const present = (now && predicted(now.image)) ?? [];
   const key = JSON.stringify(present.map((id) => classes[id]));
@@ -342,7 +372,7 @@ const COMMANDS = {
     fillHelp($("help-body"));
     $("help-dialog").showModal();
   },
-  "/": () => search((id) => answer({ class_id: id })),
+  "/": () => canAnswer() && search((id) => answer({ class_id: id })),
   o: () => toggle("on"),
   u: () => toggle("unsure"),
   h: () => {
@@ -433,7 +463,7 @@ document.addEventListener("keyup", (event) => {
 const CLICKS = {
   confirm, none: COMMANDS["-"], unsure: COMMANDS[","], later: COMMANDS["."], undo: COMMANDS.Backspace,
   back: COMMANDS.ArrowLeft, forward: COMMANDS.ArrowRight, search: COMMANDS["/"], overlay: COMMANDS.o,
-  uncertainty: COMMANDS.u, plain: asInFile, leave: leaveImage, "gallery-close": closeGallery,
+  uncertainty: COMMANDS.u, closer: COMMANDS.PageUp, farther: COMMANDS.PageDown, all: COMMANDS.Home, plain: asInFile, leave: leaveImage, "gallery-close": closeGallery,
   "tool-images": openGallery, "tool-classes": manageClasses, "tool-results": () => showResults(state),
   "tool-theme": lightOrDark, "tool-help": COMMANDS["?"],
   "other-take": () => hello(true),
