@@ -5,8 +5,8 @@
 
 First question: from the start of the command to the question drawn, 60 photographs of 1200 x 800 pixels that nothing
 is known of. Predictions: 60 images of 256 x 256 pixels. All of them are opened as soon as the page knows of the first
-head, stay open while the next one is trained, and are opened after the command was started again. Needs chromium and
-Playwright.
+head, stay open while the next one is trained, and are opened after the command was started again; each time until the
+head has seen every pixel. Needs chromium and Playwright.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "python_api"), str(ROOT)]
 
 from annotate.annotators import flags
-from annotate.browser import Label, launch, need_browser, next_question, place, question
+from annotate.browser import Label, children, launch, need_browser, next_question, place, question
 from api.fakes import write_folder
 from difal.data import open_data
 from difal.data.scenes import CLASSES, draw_scene
@@ -84,16 +84,22 @@ def by_mask(page, pool) -> None:
     next_question(page, here)
 
 
-def gallery(page, exact: bool = False) -> tuple[float, float]:
-    """Seconds until all images show their predictions, and until these are the head's at every pixel, if asked."""
+def gallery(page, label: Label) -> tuple[float, float]:
+    """Seconds until all images show the head's predictions, and the child's processor seconds meanwhile."""
     began, head = time.monotonic(), int(page.get_attribute("body", "data-live"))
+    busy_before = processor_seconds(label)
     page.keyboard.press("i")
-    found = [until_all(page, "version", head) - began]
-    if exact:
-        found.append(until_all(page, "exact", head) - began)
+    found = until_all(page, "exact", head) - began, processor_seconds(label) - busy_before
     page.keyboard.press("Escape")
     question(page)
-    return found[0], found[-1]
+    return found
+
+
+def processor_seconds(label: Label) -> float:
+    """What the child process has taken so far, all its threads together."""
+    files = [Path(f"/proc/{child}/stat") for child in children(label.process.pid)]
+    fields = [file.read_text().rpartition(")")[2].split() for file in files]
+    return sum(int(ticks) for one in fields for ticks in one[11:13]) / os.sysconf("SC_CLK_TCK")
 
 
 def until_all(page, mark: str, head: int) -> float:
@@ -110,7 +116,7 @@ def next_gallery(page) -> float:
     while (head := int(page.get_attribute("body", "data-live"))) == before:
         page.wait_for_timeout(20)
     began = time.monotonic()
-    seconds = until_all(page, "version", head) - began
+    seconds = until_all(page, "exact", head) - began
     page.keyboard.press("Escape")
     question(page)
     return seconds
@@ -128,7 +134,7 @@ def predictions(chromium, folder: Path) -> dict[str, float]:
         for _ in range(30):
             by_mask(page, pool)
         page.wait_for_selector(known, timeout=600_000)
-        first, exact = gallery(page, exact=True)
+        first, first_busy = gallery(page, label)
         for _ in range(9):
             by_mask(page, pool)
         training = next_gallery(page)
@@ -151,16 +157,17 @@ def predictions(chromium, folder: Path) -> dict[str, float]:
         page = chromium.new_page()
         page.goto(label.url)
         page.wait_for_selector("body:not([data-live='0'])[data-question*='.']", timeout=600_000)
-        again, _ = gallery(page)
+        again, again_busy = gallery(page, label)
         page.goto("about:blank")
         page.close()
     return {
         "a new head's prediction over the image, median": statistics.median(waits),
         "the same, longest of five heads": max(waits),
-        "all 60 images with their predictions, opened at the first head": first,
-        "the same, by the head at every pixel": exact,
+        "all 60 images with the head's predictions, opened at the first head": first,
+        "processor time of the child process meanwhile": first_busy,
         "all 60 images by the next head, where they were open while it was trained": training,
         "all 60 images, opened with the first question of a command that was started again": again,
+        "processor time of the child process in that": again_busy,
     }
 
 

@@ -104,6 +104,20 @@ class Label:
             self.stop()
 
 
+def children(parent: int) -> list[int]:
+    """The processes that a process has started."""
+    found = []
+    for path in os.listdir("/proc"):
+        if path.isdigit():
+            try:
+                with open(f"/proc/{path}/stat") as file:
+                    if int(file.read().rpartition(")")[2].split()[1]) == parent:
+                        found.append(int(path))
+            except OSError:
+                continue
+    return found
+
+
 def launch(playwright, *flags: str):
     return playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *flags])
 

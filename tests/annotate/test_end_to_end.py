@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 from annotate.annotators import SETTINGS, Annotator, flags
-from annotate.browser import WAIT, Label, acknowledged, all_ready, need_browser, place, question
+from annotate.browser import WAIT, Label, acknowledged, all_ready, children, need_browser, place, question
 from api.fakes import write_folder
 from difal.annotate.journal import of_type, read_journal
 from difal.config import Config
@@ -107,19 +107,6 @@ class Killer:
         found = self.annotator.processes()
         self.annotator.kill()
         return bool(found)
-
-
-def children(parent: int) -> list[int]:
-    found = []
-    for path in os.listdir("/proc"):
-        if path.isdigit():
-            try:
-                with open(f"/proc/{path}/stat") as file:
-                    if int(file.read().rpartition(")")[2].split()[1]) == parent:
-                        found.append(int(path))
-            except OSError:
-                continue
-    return found
 
 
 def answer_and_kill_both(label, annotator) -> list[str]:
