@@ -1,6 +1,8 @@
 """The command line as a user meets it."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -128,6 +130,13 @@ def test_help_teaches(difal, capsys):
     assert all(f"--{name.replace('_', '-')}" in out for name in FIELDS)
     _, out, _ = difal("acquisitions")
     assert "two-stage-edald  " in out
+
+
+def test_a_command_imports_nothing_of_the_others(difal):
+    code = "import sys; from difal.cli import make_parser; make_parser('label'); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "difal.cli.label" in loaded
+    assert {"difal.cli.report", "difal.report", "matplotlib"}.isdisjoint(loaded)
 
 
 def test_wrong_usage_has_its_own_code(capsys):

@@ -39,7 +39,8 @@ Choose which pixels of a pool of images to label, round after round, and train a
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    args = make_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = make_parser(*words[:1]).parse_args(words)
     again = getattr(args.command, "AGAIN", "the same command")
     try:
         if parallel.started_world_size() > 1 and not getattr(args.command, "ON_ALL_RANKS", False):
@@ -59,19 +60,29 @@ def main(argv: list[str] | None = None) -> int:
         return FAILED
 
 
-def commands() -> dict[str, ModuleType]:
-    """Return each command's module by the command's name."""
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
-    return {name.replace("_", "-"): importlib.import_module(f"{__name__}.{name}") for name in names}
+def commands(wanted: str = "") -> dict[str, ModuleType]:
+    """Return each command's module by the command's name; that of `wanted` alone, if it is one.
+
+    What only other commands need is not imported then: what draws reports takes a good part of the start.
+    """
+    files = sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    names = {name.replace("_", "-"): name for name in files}
+    if wanted in names:
+        names = {wanted: names[wanted]}
+    return {name: importlib.import_module(f"{__name__}.{file}") for name, file in names.items()}
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands; the parsed namespace has the command's module as `command`."""
+def make_parser(wanted: str = "") -> argparse.ArgumentParser:
+    """Return the parser of all commands; the parsed namespace has the command's module as `command`.
+
+    Args:
+        wanted: the first word of the command line; if it is a command, the parser knows no other.
+    """
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("difal", description=TOP, epilog=EXIT_CODES, formatter_class=plain)
     parser.add_argument("--version", action="version", version=f"difal {__version__}")
     parsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for name, module in commands().items():
+    for name, module in commands(wanted).items():
         one = parsers.add_parser(name, help=module.HELP, description=module.DESCRIPTION, formatter_class=plain)
         one.add_argument("--debug", action="store_true", help="show the traceback of an error")
         one.set_defaults(command=module)

@@ -101,7 +101,7 @@ class PoolMaps:
             return index in on_disk or index in self._memory
 
     def of(self, index: int) -> Maps:
-        """The maps of an image, in the number format of the cache unless they are too large for it."""
+        """The maps of an image, in the number format of the cache unless their values are too large for it."""
         found = self._in_memory(index) or self._read(index)
         if found is not None:
             return found
@@ -120,10 +120,9 @@ class PoolMaps:
             memory: whether they may be kept in memory, where they are not kept on disk.
         """
         tensors = named(made.maps, getattr(torch, self.config.cache_dtype))
-        if not all(bool(one.isfinite().all()) for one in tensors.values()):
-            return made
-        kept = Maps(unnamed(tensors), made.size)
-        if not self._write(index, tensors, kept) and memory:
+        finite = all(bool(one.isfinite().all()) for one in tensors.values())
+        kept = Maps(unnamed(tensors), made.size) if finite else made
+        if not (finite and self._write(index, tensors, kept)) and memory:
             with self._lock:
                 self._memory[index] = kept
                 while self._in_memory_bytes() > IN_MEMORY and len(self._memory) > 1:
