@@ -16,7 +16,7 @@ from ._arrays import exact_floats, show, to_array
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NARROW_INTEGERS = (torch.int8, torch.uint8)  # kept as they are: the CPU widens a few rows at a time
-SLICE = 1 << 20  # numbers that are looked at together
+SLICE = 1 << 18  # numbers that are looked at together: 1 MiB where torch widens them
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 

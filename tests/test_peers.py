@@ -127,6 +127,20 @@ def test_tables(tmp_path):
         write_readme(data, readme)
 
 
+def test_what_cannot_end_in_time_is_not_run():
+    from peers import __main__ as peers
+
+    def told(name, budget, **earlier):
+        return peers._hopeless({peers.key(10_000, 50, False, name): earlier}, 10_000, budget, False, name)
+
+    gave_up = {"status": "timeout", "why": "over 30 s"}
+    assert told("apricot lazy", 1_000, **gave_up)["status"] == "timeout"
+    assert told("apricot lazy", 1_000, status="ok", seconds=20.0) is None  # its later picks cost less
+    assert told("naive torch", 1_000, status="ok", seconds=20.0)["status"] == "timeout"
+    assert told("naive torch", 1_000, status="ok", seconds=2.0) is None
+    assert told("naive torch", 50, **gave_up) is None  # measured anew
+
+
 def test_a_table_is_of_one_machine(tmp_path, monkeypatch):
     from peers import __main__ as peers
 

@@ -91,6 +91,7 @@ struct Balls::State {
     void link() {
         near_begin.assign(p.rows + 1, 0);
         for (int64_t i = 0; i < p.rows; ++i) {
+            throw_if_interrupted();
             near_begin[i + 1] += static_cast<int64_t>(lower_near[i].size());
             for (int32_t j : lower_near[i]) near_begin[j + 1] += j != i;
         }
@@ -98,6 +99,7 @@ struct Balls::State {
         near.resize(near_begin[p.rows]);
         std::vector<int64_t> at(near_begin.begin(), near_begin.end() - 1);
         for (int64_t i = 0; i < p.rows; ++i) {
+            throw_if_interrupted();
             for (int32_t j : lower_near[i]) {
                 near[at[i]++] = j;
                 if (j != i) near[at[j]++] = static_cast<int32_t>(i);
@@ -204,6 +206,7 @@ void Balls::select(int64_t count, int64_t* picks, double* gains) {
         for (int64_t a = s.near_begin[entry.candidate]; a < s.near_begin[entry.candidate + 1]; ++a) {
             const int32_t i = s.near[a];
             if (s.covered[i]) continue;
+            throw_if_interrupted();
             s.mark(i);
             for (int64_t b = s.near_begin[i]; b < s.near_begin[i + 1]; ++b)
                 s.counts[s.near[b]].fetch_sub(1, std::memory_order_relaxed);

@@ -37,6 +37,10 @@ bool is_interrupted() {
 }
 }  // namespace
 
+void throw_if_interrupted() {
+    if (is_interrupted()) throw Interrupted{};
+}
+
 void set_interrupt_check(bool (*check)()) {
     interrupt_check.store(check);
 }

@@ -31,7 +31,11 @@ class ThreadPool {
 
 struct Interrupted {};
 
-// `check` is called about ten times a second by threads that are in a parallel loop as its caller; true ends the loop.
+// Throws Interrupted where the check below asks for it: for long loops that are not parallel.
+void throw_if_interrupted();
+
+// `check` is called about ten times a second by threads that are in a parallel loop as its caller or call
+// `throw_if_interrupted`; true ends what they do.
 void set_interrupt_check(bool (*check)());
 
 }  // namespace difal

@@ -9,7 +9,7 @@ from ..._progress import Progress
 from .._cpu import supports, unavailable
 from .._pool import Pool
 from ..maxherding.backends.cpu.greedy import run_picks
-from ..maxherding.backends.cpu.operands import native
+from ..maxherding.backends.cpu.operands import is_native, native
 from .result import Centers
 
 __all__ = ["plan", "run", "supports", "unavailable"]
@@ -22,7 +22,9 @@ BYTES_PER_NUMBER = 4  # of a centre, at most
 def plan(pool: Pool) -> str:
     n, d = pool.features.shape
     centers = pool.budget + (0 if pool.labeled is None else len(pool.labeled))
-    workspace = (BYTES_PER_POINT * n + BYTES_PER_NUMBER * centers * d) / 2**20
+    exact = pool.features.dtype if pool.features.dtype == torch.float64 else torch.float32
+    copy = 0 if is_native(pool.features) else exact.itemsize * n * d
+    workspace = (copy + BYTES_PER_POINT * n + BYTES_PER_NUMBER * centers * d) / 2**20
     return f"   at most {n} x {centers} distances of {d} numbers are bounded, workspace {workspace:.1f} MiB"
 
 

@@ -105,7 +105,9 @@ def explain(device: Device, batch: Batch) -> str:
         what = dense.describe(p, device.entry_bits(p)) if path == DENSE else matrix_free.describe()
         if path == MATRIX_FREE and batch.device.type == "cpu":
             what += f", about {seconds_text(forecast.estimated_seconds(device, p, limit))} seconds (an estimate)"
-        lines.append(f"   {name}{what}, workspace {needed(device, p, path) / 2**20:.1f} MiB of {limit / 2**20:.0f} MiB")
+        entries = "" if path == DENSE else " and the entries that may still matter,"  # as the limit has room
+        workspace = f"workspace {needed(device, p, path) / 2**20:.1f} MiB{entries} of {limit / 2**20:.0f} MiB"
+        lines.append(f"   {name}{what}, {workspace}")
     if batch.batched:
         count = len(groups(device, batch.problems, limit))
         lines.append(f"   {len(batch.problems)} problems in {count} group{'s' if count > 1 else ''} solved together")

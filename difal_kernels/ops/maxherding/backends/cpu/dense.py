@@ -33,7 +33,7 @@ def workspace_bytes(p: Problem, threads: int, tuning: CpuTuning) -> int:
     rows, side = slice_heights(n, d, tuning)
     labels = 0 if p.labeled is None else p.labeled.numel() * 8 + 4 * min(len(p.labeled), rows) * n
     slices = threads * 4 * ((rows + side) * d + _tile_numbers(rows, side, tuning))
-    gathered = 0 if width == n else threads * 8 * side * d
+    gathered = 0 if width == n else threads * p.features.dtype.itemsize * side * d
     kept = _kept_bytes(p, tuning)
     return matrix_bytes(p, tuning) + copy_bytes(p.features) + labels + slices + gathered + kept + 64 * (n + width)
 
