@@ -11,6 +11,19 @@ extension included, and writes nothing.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+
+from command import Parser, check_names
+
+if __name__ == "__main__":
+    parser = Parser(__doc__)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/gpu")
+    parser.add_argument("--seconds", type=float, default=300, help="no case is begun that may end later")
+    parser.add_argument("--only", type=lambda text: text.split(","), default=[], help="cases by name: A,B,C")
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    OPTIONS = parser.parse_args()
+
 import contextlib
 import json
 import os
@@ -19,11 +32,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 
-from command import Parser, names_of
 from difal_kernels._native import load
 from difal_kernels.ops import _triton
 from gpu_cases import Machine, camvid, gather, global_free, local, measure_floors, scores, small_exact
@@ -101,20 +112,14 @@ def work(names: list[str], m: Machine) -> Iterator[dict]:
             torch.cuda.empty_cache()
 
 
-def main() -> int:
-    parser = Parser(__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/gpu")
-    parser.add_argument("--seconds", type=float, default=300, help="no case is begun that may end later")
-    parser.add_argument("--only", type=names_of(CASES, "case"), default=list(CASES), help="cases: A,B,C")
-    parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+def main(options: argparse.Namespace) -> int:
+    check_names(parser, options.only, CASES, "case")
     module = load("_cuda")
     if isinstance(module, str):
         sys.exit(module)
     if module.DEVICE == "cpu" and not options.dry_run:
         sys.exit("this is the emulated extension: it times nothing; use --dry-run")
-    names = options.only
+    names = options.only or list(CASES)
     if options.worker or options.dry_run:
         messages = work(names, Machine(torch.device(module.DEVICE), options.dry_run))
         if options.worker:
@@ -139,4 +144,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(OPTIONS))

@@ -11,6 +11,17 @@ call adds in a process of its own.
 
 from __future__ import annotations
 
+from command import Parser, check_names
+
+THREADS = 2
+if __name__ == "__main__":
+    parser = Parser(__doc__)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=THREADS)
+    parser.add_argument("--peak", nargs=2, metavar=("CASE", "WAY"), help="print one way's peak bytes and end")
+    parser.add_argument("--case", action="append", default=[], help="only this case")
+    OPTIONS = parser.parse_args()
+
 import json
 import os
 import platform
@@ -24,13 +35,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from command import Parser, name_of
 from difal_kernels import __version__, _cpu, hypercolumns, project_then_resize
 
 LEVELS = ((768, 32), (384, 64), (192, 128), (192, 256))
 SIZE = (256, 256)
 CLASSES = 11
-THREADS = 2
 RESULTS = Path(__file__).parent / "results/cpu/hypercolumns.json"
 
 
@@ -191,13 +200,8 @@ def table(results) -> str:
     return "\n".join(lines)
 
 
-def main():
-    parser = Parser(__doc__)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=THREADS)
-    parser.add_argument("--peak", nargs=2, metavar=("CASE", "WAY"), help="print one way's peak bytes and end")
-    parser.add_argument("--case", type=name_of(CASES, "case"), action="append", help="only this case")
-    options = parser.parse_args()
+def main(options):
+    check_names(parser, options.case, CASES, "case")
     torch.set_num_threads(options.threads)
     if options.peak:
         case, way = options.peak
@@ -242,4 +246,4 @@ def test_case(benchmark, case, way):
 
 
 if __name__ == "__main__":
-    main()
+    main(OPTIONS)

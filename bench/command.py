@@ -28,10 +28,13 @@ def name_of(names: Collection[str], what: str = "row") -> Callable[[str], str]:
     return checked
 
 
-def names_of(names: Collection[str], what: str = "row") -> Callable[[str], list[str]]:
-    """Make the `type` of an argument that takes one or more of these names, with commas between."""
-    checked = name_of(names, what)
-    return lambda text: [checked(name) for name in text.split(",")]
+def check_names(parser: Parser, given: Collection[str], names: Collection[str], what: str = "row") -> None:
+    """End with the parser's error where a name is not among those that are known only after slow imports."""
+    try:
+        for text in given:
+            name_of(names, what)(text)
+    except argparse.ArgumentTypeError as error:
+        parser.error(str(error))
 
 
 def part_of(names: Collection[str], what: str = "row") -> Callable[[str], str]:

@@ -7,6 +7,16 @@ multiplies on tensor cores, if the loop that does so reads or writes what was sp
 from __future__ import annotations
 
 import argparse
+
+from command import Parser, check_names
+
+if __name__ == "__main__":
+    parser = Parser(__doc__)
+    parser.add_argument("--archs", help="compute capabilities, such as '90;120'; all by default")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--kernels", default="", help="a regular expression of the names wanted, such as 'fill'")
+    OPTIONS = parser.parse_args()
+
 import os
 import re
 import sys
@@ -32,13 +42,9 @@ def loop_of(c: _triton.Compiled) -> str:
     return f"{len(c.loop)} / {products} / {c.additions_in_loop} / {c.spills_in_loop}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--archs", default=";".join(_triton.ARCHS), help="compute capabilities, such as '90;120'")
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--kernels", default="", help="a regular expression of the names wanted, such as 'fill'")
-    options = parser.parse_args()
-    archs = options.archs.split(";")
+def main(options: argparse.Namespace) -> None:
+    archs = options.archs.split(";") if options.archs else _triton.ARCHS
+    check_names(parser, archs, _triton.ARCHS, "architecture")
     builds = _triton.builds()
     wanted = [which for which, build in enumerate(builds) if re.search(options.kernels, build.name)]
     names = list(dict.fromkeys(builds[which].name for which in wanted))
@@ -69,4 +75,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(OPTIONS)

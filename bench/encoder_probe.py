@@ -18,15 +18,33 @@ holds already stays.
 
 from __future__ import annotations
 
+import argparse
 import os
-import time
 from pathlib import Path
+
+from command import Parser, check_names
+
+if __name__ == "__main__":
+    parser = Parser(__doc__)
+    parser.add_argument("--data", default=os.environ.get("DIFAL_CAMVID"), help="a data folder of the loop with masks")
+    parser.add_argument("--features", nargs="+", default=["rgb+position", "untrained", "tiny"], help="see above")
+    parser.add_argument("--heads", nargs="+", help="all by default")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--test-every", type=int, default=3, help="use every n-th test image")
+    parser.add_argument("--test-pixels", type=int, default=1000, help="of each of them")
+    parser.add_argument("--limit", type=int, help="use the first LIMIT images of each split only")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for torch's choice")
+    parser.add_argument("--out", type=Path, help="JSON file of the numbers; the table goes beside it")
+    OPTIONS = parser.parse_args()
+    if not OPTIONS.data:
+        parser.error("--data: name a data folder, or set DIFAL_CAMVID")
+
+import time
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from command import Parser
 from difal.config import Config
 from difal.data import IGNORE, open_data
 from difal.data.base import Split
@@ -172,20 +190,9 @@ def table(heads: list[str], rows: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = Parser(__doc__)
-    parser.add_argument("--data", default=os.environ.get("DIFAL_CAMVID"), help="a data folder of the loop with masks")
-    parser.add_argument("--features", nargs="+", default=["rgb+position", "untrained", "tiny"], help="see above")
-    parser.add_argument("--heads", nargs="+", default=sorted(HEADS), choices=sorted(HEADS))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--test-every", type=int, default=3, help="use every n-th test image")
-    parser.add_argument("--test-pixels", type=int, default=1000, help="of each of them")
-    parser.add_argument("--limit", type=int, help="use the first LIMIT images of each split only")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for torch's choice")
-    parser.add_argument("--out", type=Path, help="JSON file of the numbers; the table goes beside it")
-    args = parser.parse_args()
-    if not args.data:
-        parser.error("--data: name a data folder, or set DIFAL_CAMVID")
+def main(args: argparse.Namespace) -> None:
+    args.heads = args.heads or sorted(HEADS)
+    check_names(parser, args.heads, HEADS, "head")
     if args.threads:
         torch.set_num_threads(args.threads)
     rows = read_json(args.out).get("rows", {}) if args.out and args.out.exists() else {}
@@ -194,4 +201,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(OPTIONS)
