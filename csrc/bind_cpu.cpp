@@ -308,12 +308,12 @@ void bind_farthest(py::module_& m) {
     using difal::Farthest;
     using Unlocked = py::call_guard<py::gil_scoped_release>;
     py::class_<Farthest>(m, "Farthest", "Farthest-first traversal; see csrc/include/difal/farthest.h.")
-        .def(py::init([](int64_t rows, int64_t dimension, bool is_double, std::uintptr_t features,
-                         std::uintptr_t allowed, int threads) {
-                 return new Farthest(rows, dimension, is_double, address<const void>(features),
-                                     address<const uint8_t>(allowed), threads);
+        .def(py::init([](int64_t rows, int64_t dimension, int32_t type, std::uintptr_t features, std::uintptr_t allowed,
+                         int threads) {
+                 return new Farthest(rows, dimension, static_cast<difal::NumberType>(type),
+                                     address<const void>(features), address<const uint8_t>(allowed), threads);
              }),
-             py::kw_only(), py::arg("rows"), py::arg("dimension"), py::arg("is_double"), py::arg("features"),
+             py::kw_only(), py::arg("rows"), py::arg("dimension"), py::arg("type"), py::arg("features"),
              py::arg("allowed"), py::arg("threads"))
         .def(
             "cover",

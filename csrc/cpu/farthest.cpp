@@ -1,8 +1,10 @@
 #include "difal/farthest.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
+#include <deque>
 #include <limits>
 #include <vector>
 
@@ -18,6 +20,9 @@ constexpr int64_t kSpan = 1024;    // points per task of a pass over all of them
 constexpr int64_t kTile = 64;      // points per task of catching up
 constexpr int64_t kColumns = 256;  // centres per product; a multiple of 16
 constexpr int64_t kMaxLive = 512;  // points among which picks are made without looking at the others
+constexpr int64_t kSample = 256;   // narrow rows that tell where the origin is best
+constexpr int64_t kWidened = 8;    // narrow rows that are widened together for distances
+constexpr std::array<int32_t, kWidened> kFirst = {0, 1, 2, 3, 4, 5, 6, 7};
 constexpr int64_t kMinWidth = 256, kMaxWidth = 4096, kWidthShare = 64;  // contenders per round
 constexpr double kTie = 2e-12;  // of the largest squared distance: closer is a tie, to the lowest index
 constexpr double kFar = std::numeric_limits<double>::infinity();
@@ -50,6 +55,7 @@ struct Rest {
 struct TileScratch {
     BoundRows rows;
     std::vector<const void*> addresses;
+    std::vector<float> wide;  // rows of narrow features
     std::vector<float> products;
     std::vector<int32_t> found;
 };
@@ -62,6 +68,17 @@ TileScratch& tile_scratch() {
     return buffers;
 }
 
+DistanceBounds bounds_of(const void* x, int64_t rows, int64_t d, NumberType type) {
+    if (!is_narrow(type)) return DistanceBounds(x, rows, d, type == NumberType::f64);
+    const int64_t count = std::min(rows, kSample);
+    std::vector<float> some(count * d);
+    for (int64_t r = 0; r < count; ++r) {
+        const int64_t at = r * rows / count * d;
+        widen_row(static_cast<const char*>(x) + at * size_of(type), type, d, some.data() + r * d);
+    }
+    return DistanceBounds(some.data(), count, d, false);
+}
+
 int64_t tasks(int64_t count, int64_t per_task) {
     return (count + per_task - 1) / per_task;
 }
@@ -70,7 +87,7 @@ int64_t tasks(int64_t count, int64_t per_task) {
 
 struct Farthest::State {
     int64_t rows, dimension;
-    bool is_double;
+    NumberType type;
     const void* features;
     const uint8_t* allowed;
     ThreadPool pool;
@@ -78,7 +95,8 @@ struct Farthest::State {
     std::vector<double> squared;  // to the nearest of the centres that the point has seen; 0 once picked
     std::vector<int32_t> seen;    // how many of the centres those are, the first ones
     std::vector<uint8_t> picked;
-    std::vector<const void*> centres;
+    std::vector<const void*> centres;            // float64 or float32
+    std::deque<std::vector<float>> own_centres;  // those that were narrow
     BoundRows bound_centres;
     float slack = 0;  // the largest of the centres that have a bound
     int64_t width;    // contenders of the next round
@@ -86,14 +104,14 @@ struct Farthest::State {
     std::vector<float> between;  // products of the live points
     std::atomic<int64_t> reads{0}, bounds{0};
 
-    State(int64_t n, int64_t d, bool wide, const void* x, const uint8_t* open, int threads)
+    State(int64_t n, int64_t d, NumberType t, const void* x, const uint8_t* open, int threads)
         : rows(n),
           dimension(d),
-          is_double(wide),
+          type(t),
           features(x),
           allowed(open),
           pool(threads),
-          low(x, n, d, wide),
+          low(bounds_of(x, n, d, t)),
           squared(n, kFar),
           seen(n, 0),
           picked(n, 0),
@@ -101,20 +119,45 @@ struct Farthest::State {
 
     int64_t least_width() const { return std::clamp(rows / kWidthShare, kMinWidth, kMaxWidth); }
 
-    const void* row(const void* base, int64_t index) const {
-        if (is_double) return static_cast<const double*>(base) + index * dimension;
-        return static_cast<const float*>(base) + index * dimension;
+    // Point i as float64 or float32: where it is, or in `room` where it must be widened.
+    const void* row(int64_t i, float* room) const {
+        const void* at = static_cast<const char*>(features) + i * dimension * size_of(type);
+        if (!is_narrow(type)) return at;
+        widen_row(at, type, dimension, room);
+        return room;
     }
 
-    // out[r] = |x_{index[r]} - y|^2
+    // The same, for as long as this lives.
+    const void* centre(int64_t i) {
+        if (!is_narrow(type)) return row(i, nullptr);
+        own_centres.emplace_back(dimension);
+        return row(i, own_centres.back().data());
+    }
+
+    // Of `points`, float64 or float32, that with this index.
+    const void* label(const void* points, int64_t index) const {
+        const int64_t size = size_of(type == NumberType::f64 ? NumberType::f64 : NumberType::f32);
+        return static_cast<const char*>(points) + index * dimension * size;
+    }
+
+    // out[r] = |x_{index[r]} - y|^2, y as centres are
     void distances(const int32_t* index, int64_t count, const void* y, double* out) {
         const CoverageKernels& simd = coverage_kernels();
-        if (is_double) {
+        if (type == NumberType::f64) {
             simd.distances_f64(static_cast<const double*>(features), dimension, index, count,
                                static_cast<const double*>(y), out);
-        } else {
+        } else if (type == NumberType::f32) {
             simd.distances_f32(static_cast<const float*>(features), dimension, index, count,
                                static_cast<const float*>(y), out);
+        } else {
+            thread_local std::vector<float> room;
+            room.resize(kWidened * dimension);
+            for (int64_t begin = 0; begin < count; begin += kWidened) {
+                const int64_t some = std::min(kWidened, count - begin);
+                for (int64_t r = 0; r < some; ++r) row(index[begin + r], room.data() + r * dimension);
+                simd.distances_f32(room.data(), dimension, kFirst.data(), some, static_cast<const float*>(y),
+                                   out + begin);
+            }
         }
         reads.fetch_add(count, std::memory_order_relaxed);
     }
@@ -187,7 +230,8 @@ struct Farthest::State {
             const int32_t* index = points.data() + tile * kTile;
             const int64_t height = std::min(kTile, count - tile * kTile);
             TileScratch& s = tile_scratch();
-            for (int64_t r = 0; r < height; ++r) s.addresses[r] = row(features, index[r]);
+            if (is_narrow(type)) s.wide.resize(kTile * dimension);
+            for (int64_t r = 0; r < height; ++r) s.addresses[r] = row(index[r], s.wide.data() + r * dimension);
             low.prepare(s.addresses.data(), height, s.rows);
             int64_t bounded = 0;
             for (int64_t c = seen[index[0]] / 16 * 16; c < total; c += kColumns) {
@@ -245,7 +289,8 @@ struct Farthest::State {
         std::sort(order.begin(), order.end(), [](const Entry& a, const Entry& b) { return a.point < b.point; });
         const int64_t live = static_cast<int64_t>(order.size());
         std::vector<const void*> addresses, added;
-        for (const Entry& e : order) addresses.push_back(row(features, e.point));
+        std::vector<float> wide(is_narrow(type) ? live * dimension : 0);
+        for (int64_t r = 0; r < live; ++r) addresses.push_back(row(order[r].point, wide.data() + r * dimension));
         BoundRows own;
         low.prepare(addresses.data(), live, own);
         between.resize(live * live);
@@ -266,7 +311,7 @@ struct Farthest::State {
             const int32_t point = order[j].point;
             picks[added.size()] = point;
             distances_out[added.size()] = std::sqrt(order[j].squared);
-            added.push_back(addresses[j]);
+            added.push_back(centre(point));
             picked[point] = 1;
             order[j].squared = -1;
             for (int64_t r = 0; r < live; ++r) {
@@ -291,14 +336,14 @@ struct Farthest::State {
     }
 };
 
-Farthest::Farthest(int64_t rows, int64_t dimension, bool is_double, const void* features, const uint8_t* allowed,
+Farthest::Farthest(int64_t rows, int64_t dimension, NumberType type, const void* features, const uint8_t* allowed,
                    int threads)
-    : state_(new State(rows, dimension, is_double, features, allowed, threads)) {}
+    : state_(new State(rows, dimension, type, features, allowed, threads)) {}
 Farthest::~Farthest() = default;
 
 void Farthest::cover(const void* points, int64_t count) {
     std::vector<const void*> added;
-    for (int64_t l = 0; l < count; ++l) added.push_back(state_->row(points, l));
+    for (int64_t l = 0; l < count; ++l) added.push_back(state_->label(points, l));
     if (count > 0) state_->add_centres(added);
 }
 
@@ -311,7 +356,7 @@ void Farthest::select(int64_t count, int64_t* picks, double* distances) {
         picks[done] = j;
         distances[done++] = kFar;
         s.picked[j] = 1;
-        s.add_centres({s.row(s.features, j)});
+        s.add_centres({s.centre(j)});
     }
     while (done < count) done += s.round(count - done, picks + done, distances + done);
 }

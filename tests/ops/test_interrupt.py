@@ -58,7 +58,7 @@ def test_other_threads_run_during_a_selection():
     x = torch.randn(20000, 64, generator=torch.Generator().manual_seed(0))
     allowed = torch.ones(20000, dtype=torch.uint8)
     engine = load("_cpu").Farthest(
-        rows=20000, dimension=64, is_double=False, features=x.data_ptr(), allowed=allowed.data_ptr(), threads=1
+        rows=20000, dimension=64, type=0, features=x.data_ptr(), allowed=allowed.data_ptr(), threads=1
     )
     picks, distances = torch.empty(300, dtype=torch.int64), torch.empty(300, dtype=torch.float64)
     times = []

@@ -90,7 +90,7 @@ def test_every_instruction_set(isa):
 
 def engine_of(x, threads):
     return load("_cpu").Farthest(
-        rows=len(x), dimension=x.shape[1], is_double=False, features=x.data_ptr(), allowed=0, threads=threads
+        rows=len(x), dimension=x.shape[1], type=0, features=x.data_ptr(), allowed=0, threads=threads
     )
 
 
@@ -111,6 +111,19 @@ def test_threads_and_pieces_do_not_matter():
         got = selected(engine_of(x, threads), counts)
         assert torch.equal(got[0], want[0])
         assert torch.equal(got[1], want[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int8, torch.uint8])
+@pytest.mark.parametrize("d", [5, 80])
+def test_narrow_features_are_used_as_they_are(dtype, d):
+    x = (9 * clusters(1200, d)).clamp(-100, 100)
+    x = (x.abs() if dtype == torch.uint8 else x).to(dtype)
+    for options in ({}, {"labeled": x[:40].float() + 0.25, "candidates": torch.arange(1100, 100, -1)}):
+        got = kcenter_greedy(x, 400, return_info=True, **options)
+        want = kcenter_greedy(x.float(), 400, return_info=True, **options)
+        assert torch.equal(got.indices, want.indices)
+        assert torch.equal(got.distances, want.distances)
+        assert got.radius == want.radius
 
 
 @pytest.mark.parametrize("d", [8, 128])

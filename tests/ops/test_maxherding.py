@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import selection
 from backends import for_cpu_tensors
 from difal_kernels import Selection, explain, maxherding
-from difal_kernels.ops.maxherding.bandwidth import median_bandwidth, sample_rows
+from difal_kernels.ops.maxherding.bandwidth import median_bandwidth, pair_distances, sample_rows
 from difal_kernels.ops.maxherding.kernel_functions import OF_FEATURES, kernel_matrix
 from difal_kernels.testing import replay
 
@@ -340,6 +340,12 @@ def test_the_default_bandwidth():
     torch.manual_seed(2)
     np.random.seed(3)  # noqa: NPY002 (the global state must not matter)
     assert torch.equal(maxherding(x, 5), first)
+
+
+@pytest.mark.parametrize("at_once", [1, 700, 5000, 1 << 27])
+def test_distances_of_many_rows_are_made_in_parts(at_once):
+    rows = blobs(37, d=19).double()
+    assert torch.equal(pair_distances(rows, at_once), torch.pdist(rows))
 
 
 # Properties

@@ -16,7 +16,7 @@ MEASURE = """
 import ctypes, json, re, threading
 from dataclasses import replace
 import numpy as np, torch
-from difal_kernels import explain, maxherding
+from difal_kernels import explain, kcenter_greedy, maxherding
 from difal_kernels.ops.maxherding.backends import BACKENDS
 
 MIB, CPU = 2**20, BACKENDS["cpu"]
@@ -38,7 +38,7 @@ def pool(n, d, dtype):
         x[begin : begin + 500] = rows.round().clamp(-127, 127) if dtype == "int8" else rows
     return x if dtype == "bfloat16" else np.memmap(at, dtype=dtype, mode="r", shape=(n, d))
 
-def measure(x, budget, **options):
+def measure(x, budget, select=maxherding, **options):
     ctypes.CDLL(None).malloc_trim(0)  # what was freed is not to be counted as there already
     before, peak, done = anonymous(), [0], threading.Event()
 
@@ -48,7 +48,7 @@ def measure(x, budget, **options):
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    picks = maxherding(x, budget, **options)
+    picks = select(x, budget, **options)
     done.set()
     watcher.join()
     return peak[0] - before, len(set(picks.tolist()))
@@ -70,7 +70,11 @@ for dtype in ("float16", "bfloat16", "int8"):
             said = options["memory_limit"]  # what `explain` names is the least; the rest is for alive entries
         took, picks = measure(x, budget, **options)
         print(json.dumps({"path": path, "dtype": dtype, "said": said, "took": took, "limit": options["memory_limit"],
-                          "map": n * d * (1 if dtype == "int8" else 2), "all_picks": picks == budget}))
+                          "map": n * d * x.itemsize, "all_picks": picks == budget}))
+        if path == "dense":
+            measure(x[:2000], 20, select=kcenter_greedy)
+            took, picks = measure(x, 20, select=kcenter_greedy)
+            print(json.dumps({"path": "k-center", "dtype": dtype, "took": took, "map": n * d * x.itemsize}))
 """
 
 
@@ -92,6 +96,10 @@ class TestWhatExplainSays:
         assert row["map"] > row["limit"]
         assert 0.9 * row["said"] < row["took"] < 1.1 * row["said"], row
         assert row["all_picks"]
+
+    def test_of_k_center_is_far_less_than_the_map(self, told, dtype):
+        row = told["k-center", dtype]
+        assert row["took"] < row["map"] / 2, row  # widened as a whole, they would take twice or four times the map
 
     def test_is_the_limit_without_the_matrix_where_more_may_matter_than_there_is_room_for(self, told, dtype):
         row = told["matrix-free", dtype]

@@ -220,7 +220,7 @@ def test_points_that_a_centre_cannot_reach_are_not_read(backend):
 
     x, allowed = blobs(3000, clusters=30), torch.ones(3000, dtype=torch.uint8)
     engine = load("_cpu").Farthest(
-        rows=3000, dimension=6, is_double=False, features=x.data_ptr(), allowed=allowed.data_ptr(), threads=2
+        rows=3000, dimension=6, type=0, features=x.data_ptr(), allowed=allowed.data_ptr(), threads=2
     )
     picks, distances = torch.empty(200, dtype=torch.int64), torch.empty(200, dtype=torch.float64)
     engine.select(200, picks.data_ptr(), distances.data_ptr())

@@ -9,16 +9,19 @@
 #include <cstdint>
 #include <memory>
 
+#include "difal/number_type.h"
+
 namespace difal {
 
 class Farthest {
   public:
-    // features: (N, D) contiguous, float64 or float32; allowed (N,): may the point be picked, null: all.
-    Farthest(int64_t rows, int64_t dimension, bool is_double, const void* features, const uint8_t* allowed,
+    // features: (N, D) contiguous, narrow ones widened some rows at a time; allowed (N,): may the point be picked,
+    // null: all.
+    Farthest(int64_t rows, int64_t dimension, NumberType type, const void* features, const uint8_t* allowed,
              int threads);
     ~Farthest();
 
-    // Points that are centres already, of the features' type; they must outlive this.
+    // Points that are centres already, float64 where the features are, else float32; they must outlive this.
     void cover(const void* points, int64_t count);
 
     // The next `count` picks and the distance of each to its nearest centre before, infinite if there was none.

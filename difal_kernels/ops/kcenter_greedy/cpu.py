@@ -8,8 +8,8 @@ from ..._native import load, num_threads
 from ..._progress import Progress
 from .._cpu import supports, unavailable
 from .._pool import Pool
-from ..maxherding.backends.cpu.greedy import run_picks
-from ..maxherding.backends.cpu.operands import is_native, native
+from ..maxherding.backends.cpu.greedy import NUMBER_TYPES, run_picks
+from ..maxherding.backends.cpu.operands import copy_bytes, is_native, native
 from .result import Centers
 
 __all__ = ["plan", "run", "supports", "unavailable"]
@@ -22,19 +22,18 @@ BYTES_PER_NUMBER = 4  # of a centre, at most
 def plan(pool: Pool) -> str:
     n, d = pool.features.shape
     centers = pool.budget + (0 if pool.labeled is None else len(pool.labeled))
-    exact = pool.features.dtype if pool.features.dtype == torch.float64 else torch.float32
-    copy = 0 if is_native(pool.features) else exact.itemsize * n * d
-    workspace = (copy + BYTES_PER_POINT * n + BYTES_PER_NUMBER * centers * d) / 2**20
+    per_number = BYTES_PER_NUMBER + (0 if is_native(pool.features) else 4)  # narrow centres are kept as float32, too
+    workspace = (copy_bytes(pool.features) + BYTES_PER_POINT * n + per_number * centers * d) / 2**20
     return f"   at most {n} x {centers} distances of {d} numbers are bounded, workspace {workspace:.1f} MiB"
 
 
 def run(pool: Pool) -> Centers:
-    features, allowed = native(pool.features), pool.allowed().to(torch.uint8)
+    features, allowed = pool.features.contiguous(), pool.allowed().to(torch.uint8)
     labeled = None if pool.labeled is None else native(pool.labeled)
     engine = load("_cpu").Farthest(
         rows=len(features),
         dimension=features.shape[1],
-        is_double=features.dtype == torch.float64,
+        type=NUMBER_TYPES.index(features.dtype),
         features=features.data_ptr(),
         allowed=allowed.data_ptr(),
         threads=num_threads(),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+TERMS_AT_ONCE = 1 << 27  # of distances: between two looks at Ctrl-C
+
 
 def sample_rows(n: int, count: int) -> torch.Tensor:
     """Choose `count` distinct rows of `n`, ascending: those whose hashed index is smallest. The same on any machine.
@@ -27,7 +29,7 @@ def median_bandwidth(features: torch.Tensor) -> float:
     """Twice the median non-zero pairwise distance of max(10, N / 100) rows; 1.0 where all those rows are equal."""
     n = len(features)
     rows = features[sample_rows(n, min(n, max(10, n // 100))).to(features.device)].double()
-    distances = torch.pdist(rows).cpu().numpy()
+    distances = pair_distances(rows).cpu().numpy()
     zeros = distances.size - int(np.count_nonzero(distances))
     count = distances.size - zeros
     if not count:
@@ -35,3 +37,20 @@ def median_bandwidth(features: torch.Tensor) -> float:
     middle = [zeros + (count - 1) // 2, zeros + count // 2]
     distances.partition(middle)  # in place: of 10,000 rows they take 400 MB
     return float(distances[middle].sum())  # twice the mean of the two
+
+
+def pair_distances(rows: torch.Tensor, at_once: int = TERMS_AT_ONCE) -> torch.Tensor:
+    """Distances of all pairs of rows (n, D), those of `torch.pdist`: (n (n - 1) / 2,), some rows at a time."""
+    n, d = rows.shape
+    height = max(1, at_once // (n * d))
+    if height >= n:
+        return torch.pdist(rows)
+    out, done = torch.empty(n * (n - 1) // 2, dtype=rows.dtype, device=rows.device), 0
+    for begin in range(0, n, height):
+        some = rows[begin : begin + height]
+        block = torch.cdist(some, rows[begin + 1 :], compute_mode="donot_use_mm_for_euclid_dist")
+        for r in range(min(len(some), n - 1 - begin)):
+            later = block[r, r:]
+            out[done : done + len(later)] = later
+            done += len(later)
+    return out
