@@ -17,7 +17,7 @@ import torch
 
 from ._checks import as_choice, as_features, as_int, back_converter, check_finite
 from ._group import Group, RankLostError, connect, default_timeout
-from .ops.maxherding.bandwidth import sample_rows
+from .ops.maxherding.bandwidth import pair_distances, sample_rows
 from .ops.maxherding.kernel_functions import OF_FEATURES, SCALE_FREE, kernel_matrix
 from .ops.maxherding.problem import _bandwidths, _candidates, _labeled, _weights
 from .ops.maxherding.result import TIE
@@ -235,7 +235,7 @@ class _Shard:
             parts.append(self._send(self.x, local.to(self.device), rank, len(local)))
         width = torch.ones(1, dtype=torch.float64, device=self.device)
         if self.ranks.rank == 0:
-            distances = torch.pdist(torch.cat(parts).double())
+            distances = pair_distances(torch.cat(parts).double())
             distances = distances[distances > 0]
             if len(distances):  # the mean of the two middle ones where they are even in number, as numpy has it
                 ordered = distances.sort().values

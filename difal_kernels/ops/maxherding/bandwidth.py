@@ -40,7 +40,7 @@ def median_bandwidth(features: torch.Tensor) -> float:
 
 
 def pair_distances(rows: torch.Tensor, at_once: int = TERMS_AT_ONCE) -> torch.Tensor:
-    """Distances of all pairs of rows (n, D), those of `torch.pdist`: (n (n - 1) / 2,), some rows at a time."""
+    """Distances of all pairs of rows (n, D), (n (n - 1) / 2,): those of `torch.pdist` but for rounding, in parts."""
     n, d = rows.shape
     height = max(1, at_once // (n * d))
     if height >= n:
