@@ -40,8 +40,10 @@ def prepare(
     candidates: Any = None,
     progress: bool = False,
     return_info: bool = False,
+    narrow: bool = False,
 ) -> Pool:
-    x = as_features(features, "features")
+    """Validate the arguments; `narrow`: 8-bit features stay."""
+    x = as_features(features, "features", narrow)
     if x.ndim != 2:
         raise ValueError(f"`features` must be 2-D (N, D), got shape {tuple(x.shape)}")
     (p,) = prepare_maxherding(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from .._pool import prepare
 from . import cpu, reference
 from .result import Centers
 
-_OP = Op("kcenter_greedy", prepare, {"cpu": cpu, "reference": reference})
+_prepare = partial(prepare, narrow=True)
+_OP = Op("kcenter_greedy", _prepare, {"cpu": cpu, "reference": reference})
 
 
 @on_cpu_by_default
@@ -71,7 +73,8 @@ def kcenter_greedy(
         >>> kcenter_greedy(line, 3)
         tensor([0, 3, 2])
     """
-    pool = prepare(features, budget, labeled=labeled, candidates=candidates, progress=progress, return_info=return_info)
+    options = {"labeled": labeled, "candidates": candidates, "progress": progress, "return_info": return_info}
+    pool = _prepare(features, budget, **options)
     chosen = _OP.choose(backend, pool)
     with torch.no_grad():
         result = _OP.backends[chosen].run(pool)
