@@ -99,9 +99,8 @@ def fpsample_buckets(x: torch.Tensor, budget: int) -> np.ndarray:
     """Buckets of a k-d tree, of the height that its authors advise for many points."""
     import fpsample
 
-    return fpsample.bucket_fps_kdline_sampling(x.numpy(), budget, h=9 if len(x) > 100_000 else 7, start_idx=0).astype(
-        np.int64
-    )
+    height = 9 if len(x) > 100_000 else 7
+    return fpsample.bucket_fps_kdline_sampling(x.numpy(), budget, h=height, start_idx=0).astype("int64")
 
 
 def scikit_matter(x: torch.Tensor, budget: int) -> np.ndarray:
