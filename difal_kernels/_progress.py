@@ -12,6 +12,7 @@ from ._checks import as_bool
 
 Listener = Callable[[str], None]
 EVERY = 2.0  # seconds between two lines
+WITHOUT_GUESS = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"  # tqdm's format but for what it expects
 
 
 def as_progress(value: Any) -> bool | Listener:
@@ -51,6 +52,9 @@ class Progress:
         with self._lock:
             self.done += count
             if self.bar is not None:
+                if self.left is not None:
+                    self.bar.bar_format = WITHOUT_GUESS
+                    self.bar.set_postfix_str(f"about {self._left():.0f} s left", refresh=False)
                 self.bar.update(count)
             elif self.done == self.total or self._is_time():
                 self._show(f"{self.label}: {self.done}/{self.total}, about {self._left():.0f} s left")

@@ -21,6 +21,7 @@ from difal.annotate.label_studio import read_export
 from difal.annotate.live import LiveModel
 from difal.annotate.oracle import JournalOracle, journal_path
 from difal.annotate.start import label_config, open_session, take_filled_in
+from difal.config import ConfigError
 from difal.data import open_data
 from difal.data.scenes import CLASSES
 from difal.encoders.lazy import LazyEncoder
@@ -249,6 +250,16 @@ def test_label_takes_over_what_was_filled_in_by_hand(scenes, tmp_path):
         assert kinds == [("known", CLASSES.index("road")), ("known", None)]
         assert session.answers.owner is None  # nobody has answered in the page yet
         session.close()
+
+
+def test_classes_that_a_run_does_not_have_are_refused_before_anything_is_written(scenes, tmp_path):
+    folder = tmp_path / "run"
+    assert run(settings(scenes / "images", folder, classes="sky,road"), encoder=FakeEncoder(), log=len) == "waiting"
+    open_session(label_config({"out": str(folder)}), annotator="ann").close()
+    before = {path: path.read_bytes() for path in folder.rglob("*.json")}
+    with pytest.raises(ConfigError, match="the classes were"):
+        open_session(label_config({"out": str(folder), "classes": "sky,tree"}), annotator="ann")
+    assert {path: path.read_bytes() for path in folder.rglob("*.json")} == before
 
 
 def test_deep_images_are_shown_as_the_run_scales_them(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from difal_kernels import available_backends, maxherding
+from difal_kernels._progress import Progress
 
 pytestmark = pytest.mark.skipif("cpu" not in available_backends("maxherding"), reason="the extension is not built")
 
@@ -89,3 +90,15 @@ def test_progress_estimates_the_time_left(with_tqdm, capsys, monkeypatch):
     shown = capsys.readouterr().err
     assert "40/40" in shown
     assert ("<" if with_tqdm else "s left") in shown
+
+
+def test_a_bar_shows_what_is_known_of_the_time_left(capsys):
+    pytest.importorskip("tqdm")
+    with Progress(10, "picks", True) as bar:
+        bar.left = lambda: 7.0
+        bar.update(3)
+        bar.bar.refresh()
+    shown = capsys.readouterr().err.split("\r")[-1]
+    assert "3/10" in shown
+    assert "about 7 s left" in shown
+    assert "<" not in shown

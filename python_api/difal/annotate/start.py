@@ -23,7 +23,7 @@ from difal.presets import make_config
 from difal.run.directory import RunDirectory, absolute_paths, at_their_place
 from difal.run.labels import Label
 from difal.run.oracles import PersonOracle
-from difal.run.start import open_run_data
+from difal.run.start import check_classes, open_run_data
 
 ANSWERS_PER_ROUND = 30  # where no `--budget` says otherwise
 CHOICE = 4  # pixels to choose among for each that is asked, where no `--local` says otherwise
@@ -109,6 +109,8 @@ def open_session(
     if stored.get("classes") and config.classes is None:
         config = dataclasses.replace(config, classes=",".join(stored["classes"]))
     data, known = open_data(config)
+    if known and run_dir.begun:
+        check_classes(run_dir.facts(), data)
     if not run_dir.exists and not stored and given is not None:
         config = own_defaults(config, data, given)
     if not known:

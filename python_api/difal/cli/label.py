@@ -69,7 +69,8 @@ def main(args: argparse.Namespace) -> int:
         print(export_run(config.run_folder(), args.export, image_prefix=config.image_prefix))
         return DONE
     if not config.data:
-        raise ConfigError("`--data` must name a folder of images, or `--out` a run to go on with")
+        missing = f"; there is no run in {config.run_folder()}" if config.out else ""
+        raise ConfigError(f"`--data` must name a folder of images, or `--out` a run to go on with{missing}")
     check_device(config.device)
     check_encoder(config.encoder)
     session = open_session(
@@ -83,7 +84,7 @@ def main(args: argparse.Namespace) -> int:
     if args.studio:
         print(f"{take_label_studio(session, args.studio)} answers from {args.studio}")
     with serving(session, port=args.port, hosts=tuple(name.lower() for name in args.allow_host)) as server:
-        announce(server, not args.no_browser)
+        announce(server, config.run_folder(), not args.no_browser)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
@@ -91,7 +92,7 @@ def main(args: argparse.Namespace) -> int:
     return DONE
 
 
-def announce(server: Server, browser: bool) -> None:
-    print(f"label at  {server.url}\nstop with Ctrl+C; every answer is kept", flush=True)
+def announce(server: Server, folder: Path, browser: bool) -> None:
+    print(f"label at  {server.url}\nstop with Ctrl+C; every answer is kept in {folder}", flush=True)
     if browser:  # in a thread: some browsers return only when they are closed
         threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
