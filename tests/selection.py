@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from difal_kernels import maxherding
 from difal_kernels.ops.maxherding.backends import BACKENDS
+from difal_kernels.ops.maxherding.guessing import Guesser
 from difal_kernels.ops.maxherding.kernel_functions import kernel_matrix
 
 
@@ -43,6 +45,43 @@ def assert_sums_are_right(tiles: Any, first: int) -> None:
         exact = (p.weights[:, None] * (k - tiles.coverage(t)[:, None]).clamp(min=0)).sum(0)
         bound = tiles.entry_error * alive + tiles.drift(float(gains.max()))
         assert bool(((gains - exact).abs() <= bound + 1e-12).all()), (t, float((gains - exact).abs().max()))
+
+
+def watch_corrections(monkeypatch: pytest.MonkeyPatch, tiled: type) -> list[int]:
+    """Check the sums after each correction that this class of tiles makes; the steps of those, as they come."""
+    replace, corrected = tiled.replace, []
+
+    def checked(self, t, points, moved):
+        replace(self, t, points, moved)
+        assert_sums_are_right(self, t)
+        corrected.append(t)
+
+    monkeypatch.setattr(tiled, "replace", checked)
+    return corrected
+
+
+def guess_at_random(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any candidate is as good a guess as the best."""
+    generator = torch.Generator().manual_seed(0)
+
+    def anyone(self, estimate, open_):
+        choices = open_.nonzero()[:, 0]
+        return int(choices[torch.randint(len(choices), (), generator=generator)])
+
+    monkeypatch.setattr(Guesser, "best_of_sample", anyone)
+
+
+def guess_badly(monkeypatch: pytest.MonkeyPatch, is_bad: Callable[[int], bool]) -> None:
+    """Guess the candidate that is estimated lowest at the steps of which `is_bad` says so."""
+    best = Guesser.best_of_sample
+
+    def spoiled(self, estimate, open_):
+        j = best(self, estimate, open_)
+        others = open_.clone()
+        others[j] = False
+        return int(torch.where(others, estimate, torch.inf).argmin()) if is_bad(self.tiles.guesses()) else j
+
+    monkeypatch.setattr(Guesser, "best_of_sample", spoiled)
 
 
 def assert_agree(got: Any, want: Any) -> None:

@@ -203,7 +203,7 @@ def test_wrong_guesses_are_corrected_in_place(device, small_tiles, monkeypatch, 
     """The sums of a sweep after each correction are those of float64, and no further sweep is made for it."""
     small_tiles(600 if kernel == "tophat" else 1500, first_guesses=3)
     right, calls, sweeps = Guesser.best_of_sample, [], []
-    replace, sweep = CudaTiledGreedy.replace, CudaTiledGreedy.sweep
+    sweep = CudaTiledGreedy.sweep
 
     def sometimes_wrong(self, estimate, open_):
         best = right(self, estimate, open_)
@@ -212,16 +212,12 @@ def test_wrong_guesses_are_corrected_in_place(device, small_tiles, monkeypatch, 
         others[best] = False
         return int(others.nonzero()[0]) if len(calls) % every == 0 and bool(others.any()) else best
 
-    def checked(self, t, points, moved):
-        replace(self, t, points, moved)
-        selection.assert_sums_are_right(self, t)
-
     def counted(self, first, gather, wanted=None):
         sweeps.append(first)
         sweep(self, first, gather, wanted)
 
     monkeypatch.setattr(Guesser, "best_of_sample", sometimes_wrong)
-    monkeypatch.setattr(CudaTiledGreedy, "replace", checked)
+    selection.watch_corrections(monkeypatch, CudaTiledGreedy)
     monkeypatch.setattr(CudaTiledGreedy, "sweep", counted)
     options = {"bandwidth": 14.0} if kernel == "tophat" else {}
     assert_same(device, blobs(100, seed=3), 25, kernel=kernel, **options)
@@ -233,16 +229,8 @@ def test_wrong_guesses_are_corrected_in_place(device, small_tiles, monkeypatch, 
 def test_lists_that_corrections_made_longer(device, small_tiles, monkeypatch, factor, every):
     """Guesses until few are alive, some as bad as can be, and counts that then are too low for what is alive."""
     small_tiles(40_000, first_guesses=12)
-    best, estimated = Guesser.best_of_sample, Guesser.alive_estimate
-
-    def spoiled(self, estimate, open_):
-        j = best(self, estimate, open_)
-        others = open_.clone()
-        others[j] = False
-        wrong = int(torch.where(others, estimate, torch.inf).argmin())
-        return wrong if self.tiles.guesses() % every == 0 else j
-
-    monkeypatch.setattr(Guesser, "best_of_sample", spoiled)
+    estimated = Guesser.alive_estimate
+    selection.guess_badly(monkeypatch, lambda step: step % every == 0)
     monkeypatch.setattr(Guesser, "alive_estimate", lambda self, m, wanted=None: factor * estimated(self, m))
     for seed in range(3):
         x = torch.randn(150, 6, generator=torch.Generator().manual_seed(seed))

@@ -91,34 +91,15 @@ def test_any_memory_limit_gives_the_same_picks(extra):
 
 
 def test_wrong_guesses_are_corrected(monkeypatch):
-    generator = torch.Generator().manual_seed(0)
-
-    def anyone(self, estimate, open_):
-        choices = open_.nonzero()[:, 0]
-        return int(choices[torch.randint(len(choices), (), generator=generator)])
-
-    monkeypatch.setattr(Guesser, "best_of_sample", anyone)
+    selection.guess_at_random(monkeypatch)
     monkeypatch.setattr(Guesser, "alive_estimate", lambda self, m, wanted=None: 1e30)
     assert_same(cloud(300), 25)
 
 
 @pytest.mark.parametrize("kernel", ["rbf", "laplace", "cosine"])
 def test_the_sums_of_a_sweep_are_right_after_each_correction(monkeypatch, gathered_whole, kernel):
-    best, replace, corrected = Guesser.best_of_sample, CpuTiledGreedy.replace, []
-
-    def spoiled(self, estimate, open_):
-        j = best(self, estimate, open_)
-        others = open_.clone()
-        others[j] = False
-        return int(torch.where(others, estimate, torch.inf).argmin()) if self.tiles.guesses() % 3 == 1 else j
-
-    def checked(self, t, points, moved):
-        replace(self, t, points, moved)
-        selection.assert_sums_are_right(self, t)
-        corrected.append(t)
-
-    monkeypatch.setattr(Guesser, "best_of_sample", spoiled)
-    monkeypatch.setattr(CpuTiledGreedy, "replace", checked)
+    selection.guess_badly(monkeypatch, lambda step: step % 3 == 1)
+    corrected = selection.watch_corrections(monkeypatch, CpuTiledGreedy)
     assert_same(cloud(300), 25, kernel=kernel)
     assert corrected
 
@@ -127,15 +108,8 @@ def test_the_sums_of_a_sweep_are_right_after_each_correction(monkeypatch, gather
 def test_what_is_alive_is_gathered_again_after_a_wrong_guess(monkeypatch, gathered_whole, every, factor):
     """Guesses until few are alive, some of them as bad as can be: entries gathered at a coverage that a correction
     then lowers must be added."""
-    cls, lowered, floors = Guesser, [], {}
-    best, estimated = cls.best_of_sample, cls.alive_estimate
+    lowered, floors, estimated = [], {}, Guesser.alive_estimate
     sweep, again = CpuTiledGreedy.sweep, CpuTiledGreedy.gather
-
-    def spoiled(self, estimate, open_):
-        j = best(self, estimate, open_)
-        others = open_.clone()
-        others[j] = False
-        return int(torch.where(others, estimate, torch.inf).argmin()) if self.tiles.guesses() % every == 0 else j
 
     def watched(self):
         lowered.append(not bool((self.coverage(self.guesses()) >= floors[id(self)]).all()))
@@ -145,10 +119,10 @@ def test_what_is_alive_is_gathered_again_after_a_wrong_guess(monkeypatch, gather
         floors[id(self)] = self.coverage(self.guesses())
         sweep(self, first, gather, wanted)
 
-    monkeypatch.setattr(cls, "best_of_sample", spoiled)
+    selection.guess_badly(monkeypatch, lambda step: step % every == 0)
     monkeypatch.setattr(CpuTiledGreedy, "gather", watched)
     monkeypatch.setattr(CpuTiledGreedy, "sweep", swept)
-    monkeypatch.setattr(cls, "alive_estimate", lambda self, m, wanted=None: factor * estimated(self, m))
+    monkeypatch.setattr(Guesser, "alive_estimate", lambda self, m, wanted=None: factor * estimated(self, m))
     for seed in range(3):
         assert_same(torch.randn(300, 6, generator=torch.Generator().manual_seed(seed)), 60, bandwidth=2.0)
     assert any(lowered)

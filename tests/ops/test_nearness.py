@@ -12,7 +12,6 @@ from difal_kernels.ops.maxherding.backends.cpu.nearness import NearTogether
 from difal_kernels.ops.maxherding.backends.cpu.operands import GemmOperands
 from difal_kernels.ops.maxherding.backends.cpu.tiled import CpuTiledGreedy
 from difal_kernels.ops.maxherding.forecast import rehearse
-from difal_kernels.ops.maxherding.guessing import Guesser
 from difal_kernels.ops.maxherding.kernel_functions import OF_FEATURES, kernel_matrix
 from difal_kernels.ops.maxherding.problem import prepare
 from selection import blobs, use
@@ -147,19 +146,8 @@ def test_labeled_candidates_and_weights(seed, share, little_room):
 
 
 def test_sums_are_right_after_wrong_guesses_are_corrected(share, little_room, monkeypatch):
-    generator, replace, corrected = torch.Generator().manual_seed(0), CpuTiledGreedy.replace, []
-
-    def anyone(self, estimate, open_):
-        choices = open_.nonzero()[:, 0]
-        return int(choices[torch.randint(len(choices), (), generator=generator)])
-
-    def checked(self, t, points, moved):
-        replace(self, t, points, moved)
-        selection.assert_sums_are_right(self, t)
-        corrected.append(t)
-
-    monkeypatch.setattr(Guesser, "best_of_sample", anyone)
-    monkeypatch.setattr(CpuTiledGreedy, "replace", checked)
+    selection.guess_at_random(monkeypatch)
+    corrected = selection.watch_corrections(monkeypatch, CpuTiledGreedy)
     selection.assert_same("cpu", apart(400), 40, memory_limit=LIMIT)
     assert corrected
     assert min(share) < 0.7

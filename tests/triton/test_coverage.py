@@ -183,7 +183,8 @@ def test_matrix_free_where_every_entry_is_uncertain(device, gathering):
 def test_wrong_guesses_are_corrected_in_place(device, gathering, monkeypatch):
     """The sums of a sweep after each correction are those of float64."""
     gathering(800)
-    right, replace, corrected = Guesser.best_of_sample, TritonTiledGreedy.replace, []
+    right = Guesser.best_of_sample
+    corrected = selection.watch_corrections(monkeypatch, TritonTiledGreedy)
 
     def sometimes_wrong(self, estimate, open_):
         best = right(self, estimate, open_)
@@ -191,13 +192,7 @@ def test_wrong_guesses_are_corrected_in_place(device, gathering, monkeypatch):
         others[best] = False
         return int(others.nonzero()[0]) if self.tiles.guesses() % 2 == 1 and bool(others.any()) else best
 
-    def checked(self, t, points, moved):
-        replace(self, t, points, moved)
-        selection.assert_sums_are_right(self, t)
-        corrected.append(t)
-
     monkeypatch.setattr(Guesser, "best_of_sample", sometimes_wrong)
-    monkeypatch.setattr(TritonTiledGreedy, "replace", checked)
     assert_same(device, blobs(66), 3)
     assert corrected
 

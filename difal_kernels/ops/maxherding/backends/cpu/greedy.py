@@ -82,13 +82,7 @@ def cover(greedy: Any, operands: GemmOperands, rows: torch.Tensor, workers: Work
 
     def multiply(block: tuple[int, int], slot: int) -> None:
         begin, end = block
-        if products is operands.products:
-            other = operands.covered_block(begin, end, 2 * slot + 1)
-        else:
-            covered = operands.covered
-            features = operands.take(begin, end) if covered is None else operands.at(covered[begin:end])
-            other = products.prepare(features, products.empty(end - begin))
-        products.multiply(ready, other, out[:, begin:end])
+        products.multiply(ready, operands.covered_for(products, begin, end, 2 * slot + 1), out[:, begin:end])
 
     with full_precision():
         workers.run(multiply, cut(n, operands.heights[1]))

@@ -265,11 +265,8 @@ class NearTogether(Layout):
 
         def work(a: int, slot: int) -> None:
             begin, end = parts[a]
-            rows = operands.block(begin, end, 2 * slot)
-            if products is not operands.products:
-                rows = products.prepare(operands.take(begin, end), products.empty(end - begin))
             along = torch.empty(end - begin, len(centers))
-            products.multiply(rows, ready, along)
+            products.multiply(operands.covered_for(products, begin, end, 2 * slot), ready, along)
             largest = operands.sq_norms[begin:end].max().sqrt() if p.kernel != "cosine" else 1.0
             reach[a] = (along - along[:, a, None]).amax(0) + error * largest * (norms + norms[a])
 

@@ -77,20 +77,24 @@ class GemmOperands:
             workers.run(self._keep, cut(n, PASS_ROWS))
         self.error = error_model(p.kernel, self.products.rel_err, r=self.tuning.roundings)
 
+    def take(self, begin: int, end: int) -> torch.Tensor:
+        """Features of the points at some positions, as they are."""
+        return self.features[slice(begin, end) if self.order is None else self.order[begin:end]]
+
+    def take_covered(self, begin: int, end: int) -> torch.Tensor:
+        """The same of the rows that are covered."""
+        return self.take(begin, end) if self.covered is None else self.features[self.covered[begin:end]]
+
+    def at(self, positions: torch.Tensor) -> torch.Tensor:
+        """Features of the points at these positions."""
+        return self.features[positions if self.order is None else self.order[positions]]
+
     def block(self, begin: int, end: int, side: int = 0) -> torch.Tensor:
         """Prepare some of the pool's rows; valid until the next call for the same side."""
         if self._kept is not None and begin % BLOCK == 0:
             self._ready[side] = self.products.part(self._kept, begin, end)
             return self._ready[side]
         return self.rows(self.take(begin, end), side)
-
-    def take(self, begin: int, end: int) -> torch.Tensor:
-        """Features of the points at some positions, as they are."""
-        return self.features[slice(begin, end) if self.order is None else self.order[begin:end]]
-
-    def at(self, positions: torch.Tensor) -> torch.Tensor:
-        """Features of the points at these positions."""
-        return self.features[positions if self.order is None else self.order[positions]]
 
     def rows(self, features: torch.Tensor, side: int = 0) -> torch.Tensor:
         """The same for any of the pool's rows, contiguous and of the type of `features`."""
@@ -101,7 +105,13 @@ class GemmOperands:
         """The same for some of the rows that are covered."""
         if self.covered is None:
             return self.block(begin, end, side)
-        return self.rows(self.features[self.covered[begin:end]], side)
+        return self.rows(self.take_covered(begin, end), side)
+
+    def covered_for(self, products: Products, begin: int, end: int, side: int = 0) -> torch.Tensor:
+        """The same for what `products_with` returned, whichever it is."""
+        if products is self.products:
+            return self.covered_block(begin, end, side)
+        return products.prepare(self.take_covered(begin, end), products.empty(end - begin))
 
     def prepared(self, side: int) -> torch.Tensor:
         """What `block` or `rows` returned last for this side."""

@@ -162,8 +162,8 @@ class CpuTiledGreedy:
     def prepared(self, index: torch.Tensor) -> torch.Tensor:
         return self.operands.products.prepare(self.operands.at(index), self.own)
 
-    def tile(self, rows: int, columns: int, slot: int, transposed: bool = False) -> torch.Tensor:
-        return self.tiles[2 * slot + transposed, :rows, :columns]
+    def tile(self, rows: int, columns: int, slot: int) -> torch.Tensor:
+        return self.tiles[2 * slot, :rows, :columns]
 
     def products(self, index: torch.Tensor) -> torch.Tensor:
         """Inner products of some positions with all, (len(index), N) float32."""

@@ -10,7 +10,7 @@ from difal_kernels._native import load
 from difal_kernels.ops._gpu import FLOAT_CODES, queue
 
 from ...kernel_functions import KERNEL_FUNCTIONS
-from ..gpu.covered import GpuCoverage
+from ..gpu.covered import GpuCoverage, LabeledRows
 from ..gpu.operands import GpuOperands
 
 
@@ -58,15 +58,8 @@ class CudaOperands(GpuOperands):
 class CudaCoverage(GpuCoverage):
     operands: CudaOperands
 
-    def cover_block(
-        self,
-        values: torch.Tensor,
-        begin: int,
-        end: int,
-        rows: torch.Tensor,
-        sq_norms: torch.Tensor,
-        norms: torch.Tensor | None,
-    ) -> None:
+    def cover_block(self, values: torch.Tensor, begin: int, end: int, labeled: LabeledRows) -> None:
+        rows, sq_norms, norms = labeled
         load("_cuda").coverage_cover(
             queue(rows.device),
             values.data_ptr(),

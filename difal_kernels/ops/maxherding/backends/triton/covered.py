@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from ..gpu.covered import GpuCoverage
+from ..gpu.covered import GpuCoverage, LabeledRows
 from .greedy import GROUP
 
 
 class TritonCoverage(GpuCoverage):
-    def cover_block(
-        self,
-        values: torch.Tensor,
-        begin: int,
-        end: int,
-        rows: torch.Tensor,
-        sq_norms: torch.Tensor,
-        norms: torch.Tensor | None,
-    ) -> None:
+    def cover_block(self, values: torch.Tensor, begin: int, end: int, labeled: LabeledRows) -> None:
         from . import column_kernels as kernels
 
-        operands = self.operands
+        operands, (rows, sq_norms, norms) = self.operands, labeled
         kernels.cover[(-(-(end - begin) // GROUP),)](
             values, values.stride(0), *operands.where().values(), operands.reals, operands.model, operands.sq_norms,
             rows.data_ptr(), sq_norms, 0 if norms is None else norms.data_ptr(), self.exact, self.rounded, begin, end,
