@@ -17,7 +17,7 @@ import torch
 
 from ..._progress import Progress
 from .bandwidth import sample_rows
-from .kernel_functions import kernel_matrix
+from .kernel_functions import alive_above, kernel_matrix
 from .primitives import Device, Guessing, TiledGreedy
 from .problem import Problem
 
@@ -338,7 +338,7 @@ def rehearse(p: Problem) -> Rehearsal:
         taken = torch.minimum(kernel[rows], covered[rows, None]).sub_(low[:, None]).clamp_(min=0)
         gains -= taken.sum(0)
         if step in STEPS:
-            open_ = covered.where(covered < 1, torch.inf)
+            open_ = alive_above(covered, p.kernel)
             alive = kernel > torch.minimum(open_[:, None], open_[None])
             made.alive[step] = max(float(alive.fill_diagonal_(False).sum()) / len(some) ** 2, 1e-9)
             made.covered[step] = covered.clone()

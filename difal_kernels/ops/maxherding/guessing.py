@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from .bandwidth import sample_rows
-from .kernel_functions import kernel_matrix
+from .kernel_functions import alive_above, kernel_matrix
 from .primitives import Guessing, TiledGreedy
 from .problem import Problem
 
@@ -50,8 +50,7 @@ class Guesser:
 
         With `wanted`, what these candidates may use.
         """
-        if self.p.kernel != "cosine":
-            m = m.where(m < 1, torch.inf)  # fully covered; see CoverageLevel in csrc/cpu/greedy.h
+        m = alive_above(m, self.p.kernel)
         (rows, columns), candidate = self.watched, self.allowed if wanted is None else wanted
         if not self.tiles.gathers_some:
             candidate = torch.ones_like(candidate)

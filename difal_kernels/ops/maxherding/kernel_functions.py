@@ -137,6 +137,14 @@ def kernel_matrix(x: torch.Tensor, y: torch.Tensor, kernel: str, bandwidth: floa
     return value(x.double(), y.double(), 1.0 if bandwidth is None else bandwidth)
 
 
+def alive_above(m: torch.Tensor, kernel: str) -> torch.Tensor:
+    """What a kernel value must be above to matter to points of coverage m: infinity where a point is fully covered.
+
+    See CoverageLevel in csrc/cpu/greedy.h.
+    """
+    return m if kernel == "cosine" else m.where(m < 1, torch.inf)
+
+
 def kernel_of_scaled_square(q: torch.Tensor, kernel: str) -> torch.Tensor:
     """Estimate k from q = (r/h)^2, in place and in q's own precision."""
     from_squared = KERNEL_FUNCTIONS[kernel].from_squared

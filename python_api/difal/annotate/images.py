@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -82,11 +83,16 @@ class Images:
 
 def reduced(image: np.ndarray, side: int) -> Image.Image:
     """An image (H, W, 3) as it is, or resized to a longer side of `side` pixels if it is larger."""
-    picture, longest = Image.fromarray(image), max(image.shape[:2])
-    if longest <= side:
+    picture, (height, width) = Image.fromarray(image), within(image.shape[:2], side)
+    if (width, height) == picture.size:
         return picture
-    sides = [max(1, round(length * side / longest)) for length in picture.size]
-    return picture.resize(sides, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
+
+
+def within(size: Sequence[int], side: int) -> tuple[int, int]:
+    """(height, width) of an image of `size`, reduced to a longer side of `side` pixels if it is larger."""
+    height, width = (max(1, round(length * min(side, max(size)) / max(size))) for length in size)
+    return height, width
 
 
 def window_at(x: int, y: int, width: int, height: int) -> tuple[int, int, int, int]:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from difal.acquisition import training_dropout
-from difal.annotate.images import reduced
+from difal.annotate.images import reduced, within
 from difal.config import Config
 from difal.data import Data
 from difal.encoders.lazy import LazyEncoder
@@ -246,10 +246,3 @@ class LiveModel:
                 self.clicked[pixel] = rows[0].astype(self.cache.arrays["local.features"].dtype)
             rows_of[pixel] = self.clicked[pixel] if row is None else row
         return np.stack([rows_of[pixel] for pixel in pixels])
-
-
-def within(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """(height, width) of an image of `size`, reduced to a longer side of `side` pixels if it is larger."""
-    scale = min(1.0, side / max(size))
-    height, width = (max(1, round(one * scale)) for one in size)
-    return height, width

@@ -17,6 +17,7 @@ from difal_kernels._progress import Progress
 from difal_kernels._workers import Workers
 
 from ...bounds import column_entry_error, float64_drift
+from ...kernel_functions import alive_above
 from ...primitives import Guessing
 from ...problem import Problem
 from .greedy import cover, in_chunks, make_native
@@ -272,8 +273,7 @@ class CpuTiledGreedy:
         if not gather or self.guesses() > first:
             low = self.level(first).where(self.sorted.weights > 0, torch.inf)
         if gather:
-            if self.p.kernel != "cosine":
-                floor = floor.where(floor < 1, torch.inf)  # fully covered; see CoverageLevel in csrc/cpu/greedy.h
+            floor = alive_above(floor, self.p.kernel)
             usable = torch.ones(self.n, dtype=torch.bool)
             if self.sorted.candidates is not None:
                 usable = torch.zeros(self.n, dtype=torch.bool).index_fill_(0, self.sorted.candidates, True)
@@ -283,10 +283,9 @@ class CpuTiledGreedy:
 
     def sweep(self, first: int, gather: bool, wanted: torch.Tensor | None = None) -> None:
         entries = self.room(self.guesses() - first) if gather else 0
-        self.wanted = None if wanted is None else self.layout.by_position(wanted).to(torch.uint8)
-        self.native.begin(
-            first, self.guesses(), entries, self.size, 0 if self.wanted is None else self.wanted.data_ptr()
-        )
+        self.wanted = wanted
+        flags = None if wanted is None else self.layout.by_position(wanted).to(torch.uint8)
+        self.native.begin(first, self.guesses(), entries, self.size, 0 if flags is None else flags.data_ptr())
         parts = self.parts(first, entries > 0, wanted)
 
         def part(i: int, j: int) -> tuple[int, int, int, int]:
@@ -348,7 +347,7 @@ class CpuTiledGreedy:
         rows = torch.empty(self.n, dtype=torch.int64)
         rows = rows[: self.native.forget_lower(rows.data_ptr())]
         if 4 * len(rows) > self.n:  # cheaper all at once
-            self.sweep(self.guesses(), True, None if self.wanted is None else self.layout.by_point(self.wanted).bool())
+            self.sweep(self.guesses(), True, self.wanted)
         else:
             for some in rows.split(PREPARED):
                 self._gather_again(some)
