@@ -178,6 +178,7 @@ def test_a_sample_that_sees_nothing_alive_ends_too(monkeypatch):
 
 def test_gains_that_hardly_fall_have_no_end_in_sight():
     assert picks_above(1.0, 2.0, [1.0 + 2e-9, 1.0 + 1e-9, 1.0, 1.0]) == float("inf")
+    assert picks_above(3.0, 2.0, [8.0, 4.0, 2.0, 2.0]) == 0  # nothing gains more
     # a half since half as many: four times the picks for a quarter
     assert picks_above(0.5, 2.0, [8.0, 4.0, 2.0, 2.0]) == pytest.approx(4 * (4.0 - 1.0))
 

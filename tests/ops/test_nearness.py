@@ -8,7 +8,7 @@ import selection
 from difal_kernels import maxherding
 from difal_kernels._workers import Workers
 from difal_kernels.ops.maxherding.backends import BACKENDS
-from difal_kernels.ops.maxherding.backends.cpu.nearness import NearTogether
+from difal_kernels.ops.maxherding.backends.cpu.nearness import NearTogether, _mean_direction
 from difal_kernels.ops.maxherding.backends.cpu.operands import GemmOperands
 from difal_kernels.ops.maxherding.backends.cpu.tiled import CpuTiledGreedy
 from difal_kernels.ops.maxherding.forecast import rehearse
@@ -194,3 +194,22 @@ def test_the_share_that_is_expected_is_about_what_is_swept():
         share = tiles.share_needed(32, False)
     assert share < 0.5
     assert share / 2 < tiles.share_expected(rehearsed.points, rehearsed.coverage(32)) < 2 * share
+
+
+def test_a_mean_direction_has_length_1_or_0():
+    rows = torch.tensor([[3.0, 4.0], [0.0, 0.0], [6e-30, 8e-30]])
+    torch.testing.assert_close(_mean_direction(rows), torch.tensor([0.6, 0.8], dtype=torch.float64))
+    assert torch.equal(_mean_direction(torch.tensor([[1.0, 0.0], [-1.0, 1e-9]])), torch.zeros(2, dtype=torch.float64))
+
+
+def test_gains_are_estimated_over_all_groups_that_matter():
+    (p,) = prepare(apart(), 10).problems
+    tiles, points = BACKENDS["cpu"].tiled_greedy(p, LIMIT, 10), torch.arange(0, 700, 30)
+    with tiles.working():
+        for j in (0, 1, 2, 5, 9, 13):
+            tiles.guess(j)
+        gains = tiles.estimate_gains(points, 6)
+        covered = tiles.coverage(6)
+    kernel = kernel_matrix(p.features, p.features[points], p.kernel, p.bandwidth)
+    exact = (p.weights[:, None] * (kernel - covered[:, None]).clamp(min=0)).sum(0)
+    torch.testing.assert_close(gains, exact, rtol=0, atol=1e-2 * float(exact.max()))
