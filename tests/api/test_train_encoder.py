@@ -15,6 +15,7 @@ from difal.encoders import load_encoder
 from difal.encoders.training import SIZES, new_encoder, train_encoder, trainer
 from difal.encoders.training.crops import CropSource
 from difal.encoders.training.networks import Size
+from difal.encoders.training.objective import Stopwatch
 from difal.encoders.training.photographs import open_photographs
 from difal.errors import DataError
 
@@ -96,13 +97,26 @@ def test_a_finished_training_is_prolonged(pool, tmp_path):
     assert_equal_weights(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
 
 
-def test_the_minutes_of_all_calls_count_together(pool, tmp_path):
-    first = train(pool, tmp_path, None, minutes=0.02)
-    assert first.seconds >= 1.2
-    second = train(pool, tmp_path, None, minutes=0.03)
-    assert second.steps > first.steps
-    assert second.seconds >= 1.8
-    assert train(pool, tmp_path, None, minutes=0.03).steps == second.steps
+def test_the_minutes_of_all_calls_count_together(pool, tmp_path, monkeypatch):
+    class Watch(Stopwatch):
+        """Goes on by a fiftieth of a second whenever it is read, however busy the machine is."""
+
+        def __init__(self, wall=0.0, cpu=0.0):
+            super().__init__(wall, cpu)
+            self.now = wall
+
+        @property
+        def wall(self):
+            self.now += 0.02
+            return self.now
+
+    monkeypatch.setattr(trainer, "Stopwatch", Watch)
+    first = train(pool, tmp_path, None, minutes=0.01)
+    assert 0.6 <= first.seconds < 0.9
+    second = train(pool, tmp_path, None, minutes=0.02)
+    assert first.steps < second.steps < 3 * first.steps
+    assert 1.2 <= second.seconds < 1.5
+    assert train(pool, tmp_path, None, minutes=0.02).steps == second.steps
 
 
 def test_the_seed_decides_and_an_encoder_can_be_the_start(pool, tmp_path):
@@ -173,9 +187,23 @@ def test_a_training_goes_on_with_its_own_settings_alone(pool, tmp_path):
         train(pool, tmp_path, 2)
 
 
-def test_a_loss_that_is_no_number_ends_the_training(pool, tmp_path):
+@pytest.mark.parametrize("every", [2, 1000])
+def test_a_loss_that_is_no_number_ends_the_training(pool, tmp_path, monkeypatch, every):
+    monkeypatch.setattr(trainer, "LOG_EVERY", every)
     with pytest.raises(ValueError, match="lower --learning-rate"):
-        train(pool, tmp_path, 200, learning_rate=1e30)
+        train(pool, tmp_path, 30, learning_rate=1e30)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_training_of_few_steps_has_a_loss_curve(pool, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "LOG_EVERY", 3)
+    found = train(pool, tmp_path, 2)
+    (row,) = losses(tmp_path)[1:]
+    assert row.split(",")[:2] == ["2", f"{found.loss:.5f}"]
+    with Image.open(tmp_path / "loss.png") as picture:
+        assert picture.width > 100
+    train(pool, tmp_path, 4)
+    assert [row.split(",")[0] for row in losses(tmp_path)[1:]] == ["3"]
 
 
 def test_images_that_cannot_be_used_are_named_together(tmp_path):

@@ -26,7 +26,7 @@ def plot_loss(folder: Path) -> None:
     figure = Figure(figsize=(6, 3), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    axes.plot(steps, loss, color="0.75", linewidth=0.8)
+    axes.plot(steps, loss, color="0.75", linewidth=0.8, marker="o" if len(loss) == 1 else None)
     width = min(9, len(loss))
     axes.plot(steps[width - 1 :], np.convolve(loss, np.ones(width) / width, mode="valid"), color="C0")
     axes.set(xlabel="step", ylabel="mean squared error", yscale="log")

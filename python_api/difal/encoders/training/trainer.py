@@ -60,7 +60,7 @@ class Trained(NamedTuple):
     steps: int
     seconds: float  # of training, all calls together
     cpu_seconds: float
-    loss: float  # mean of the last `LOG_EVERY` steps logged; NaN before the first
+    loss: float  # mean of the last `LOG_EVERY` steps logged; of all steps, where they are fewer
 
 
 def train_encoder(
@@ -219,7 +219,8 @@ class Training:
                     self.save()
                     saved = self.watch.wall
         self.save()
-        return Trained(self.step, self.watch.wall, self.watch.cpu, self.history[-1][1] if self.history else math.nan)
+        losses = [loss for _, loss, _, _ in self.logged()]
+        return Trained(self.step, self.watch.wall, self.watch.cpu, losses[-1] if losses else math.nan)
 
     def advance(self, batch, map_on) -> None:
         """One step."""
@@ -240,17 +241,29 @@ class Training:
             self._log(rate)
 
     def _log(self, rate: float) -> None:
+        self.history.append((self.step, self._recent_mean(), rate, self.watch.wall))
+        self.recent, self.counted = torch.zeros((), device=self.device), 0
+
+    def _recent_mean(self) -> float:
+        """The mean loss since the last that was logged, which must be a number."""
         mean = float(self.recent) / self.counted
         if not math.isfinite(mean):
             raise ConfigError(
                 f"the loss is {mean} at step {self.step}: the network no longer learns; delete {self.out} and begin "
                 f"again with a lower --learning-rate than {self.settings.learning_rate:g}"
             )
-        self.history.append((self.step, mean, rate, self.watch.wall))
-        self.recent, self.counted = torch.zeros((), device=self.device), 0
+        return mean
+
+    def logged(self) -> list[tuple[int, float, float, float]]:
+        """The losses logged; in a training too short for one, the mean of the steps so far."""
+        if self.history or not self.counted:
+            return self.history
+        rate = learning_rate_at(self.step - 1, self.settings.learning_rate)
+        return [(self.step, self._recent_mean(), rate, self.watch.wall)]
 
     def save(self) -> None:
         """The state from which to go on, then the encoder as it is now, and the loss curve."""
+        losses = self.logged()
         state = {
             "step": self.step,
             "wall": self.watch.wall,
@@ -266,7 +279,7 @@ class Training:
         torch.save(state, buffer)
         write_bytes(self.out / WORK / "state.pt", buffer.getvalue())
         self._write_encoder()
-        rows = [f"{step},{loss:.5f},{rate:.3e},{seconds:.1f}\n" for step, loss, rate, seconds in self.history]
+        rows = [f"{step},{loss:.5f},{rate:.3e},{seconds:.1f}\n" for step, loss, rate, seconds in losses]
         write_text(self.out / "loss.csv", "".join(["step,loss,lr,seconds\n", *rows]))
         plot_loss(self.out)
 
