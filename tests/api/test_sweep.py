@@ -15,6 +15,7 @@ from api.fakes import FakeEncoder, outcome, tiny_config, use_fake_encoder, write
 from difal import cli
 from difal.errors import ConfigError, DataError, UserError
 from difal.features.compute import make_features
+from difal.features.test_set import TestSet
 from difal.presets import make_config, presets, read_preset
 from difal.run.loop import run
 from difal.sweep import Sweep, sweep
@@ -49,8 +50,11 @@ def plan(out, acquisitions=("two-stage-edald", "random"), seeds=(0, 1), **more):
     return Sweep(out, settings, acquisitions=acquisitions, seeds=seeds, jobs=1, **more)
 
 
-def test_a_sweep_is_its_runs(tmp_path, encoder):
+def test_a_sweep_is_its_runs(tmp_path, encoder, monkeypatch):
+    tested, evaluate = [], TestSet.evaluate
+    monkeypatch.setattr(TestSet, "evaluate", lambda s, heads, *a: tested.append(len(heads)) or evaluate(s, heads, *a))
     found = sweep(plan(tmp_path / "s"), log=len)
+    assert tested == [2] * 4  # each run reads the test set once, for the heads of all its rounds
     assert [(one["acquisition"], one["seed"]) for one in found] == [
         ("two-stage-edald", 0), ("random", 0), ("two-stage-edald", 1), ("random", 1),
     ]  # fmt: skip

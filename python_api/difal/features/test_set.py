@@ -28,8 +28,10 @@ from difal.features.pixels import encode, pixel_features
 from difal.files import crash_point, derive_seed, digest, write_json, write_tensors
 from difal.heads import Head
 from difal.metrics import confusion_matrix
-from difal.threads import in_hand, in_order
+from difal.threads import in_hand, in_order, one_thread
 from difal.timing import StageClock
+
+CHUNK = 1024  # rows of features that a head is given at a time
 
 
 class TestSet:
@@ -105,8 +107,8 @@ class TestSet:
         """(heads, C, C) of one image."""
         kept, truth = self._load(index) if self.cached else self._make(index), self.split.mask(index)
         if "points" in kept:
-            features, truth = kept["features"].numpy(), truth[tuple(kept["points"].numpy().T)]
-            found = [head.logits(features, np.arange(len(truth))).argmax(1) for head in heads]
+            features, truth = kept["features"].float(), truth[tuple(kept["points"].numpy().T)]
+            found = [_classes_of(head, features) for head in heads]
         else:
             maps = unnamed(kept)
             found = [dense_classes(head, maps, truth.shape)[0] for head in heads]
@@ -139,3 +141,11 @@ class TestSet:
                 f"--cache-dtype float32"
             )
         return kept
+
+
+@one_thread()
+@torch.no_grad()
+def _classes_of(head: Head, features: torch.Tensor) -> torch.Tensor:
+    """(P,) most likely class of each row of (P, D) float32 features, which need no copy as `Head.logits` makes one."""
+    device = head.project.weight.device
+    return torch.cat([head(some.to(device)).argmax(1).cpu() for some in features.split(CHUNK)])

@@ -51,6 +51,7 @@ def run(
     encoder=None,
     log: Callable[[str], None] = print,
     oracle: Oracle | None = None,
+    test_late: bool = False,
 ) -> Status:
     """Run the rounds that are not done yet; under torchrun every rank calls it.
 
@@ -61,6 +62,7 @@ def run(
         encoder: an encoder (see `difal.encoders`), instead of loading `config.encoder` when it is needed.
         log: called on rank 0 with a line of text per event.
         oracle: who labels the picks, instead of the one that `config.oracle` names.
+        test_late: test the heads of all rounds in one pass over the test set at the end, in place of one a round.
 
     Returns:
         "done", or "waiting" when a person has to label the pixels of a round first.
@@ -85,7 +87,7 @@ def run(
     with parallel.hold(run_dir.folder):
         _refuse_another_run(run_dir, resume)  # one may have begun meanwhile
         log = log if parallel.rank() == 0 else lambda line: None
-        loop = Loop(local, run_dir, data, load_encoder, log, oracle, found)
+        loop = Loop(local, run_dir, data, load_encoder, log, oracle, found, test_late)
         parallel.on_first_rank(lambda: loop.begin(config, resume))
         return loop.run()
 
@@ -107,8 +109,10 @@ class Loop:
         log: Callable[[str], None],
         oracle: Oracle | None = None,
         found: Survey | None = None,
+        test_late: bool = False,
     ):
         self.config, self.run_dir, self.data, self.log, self.found = config, run_dir, data, log, found
+        self.test_late = test_late
         self.index = {name: i for i, name in enumerate(data.train.ids)}
         self.budget = config.round_budget(len(data.train))
         self.clock = StageClock()
@@ -153,6 +157,7 @@ class Loop:
         self.cache, self.test = self._features()
         sharded = parallel.on_first_rank(lambda: is_sharded(self.config, self.cache))
         self.config = dataclasses.replace(self.config, herding="sharded" if sharded else "one")
+        late = self.test is not None and (self.test_late or not self.test.cached)
         for index in range(self.config.rounds):
             entry = self.run_dir.round(index)
             ended = self._query(entry)
@@ -162,10 +167,10 @@ class Loop:
                 self.log(f"round {index}: no pixel is left to query; the run ends here")
                 break
             parallel.on_first_rank(partial(self._train, entry))
-            if self.test and self.test.cached:
+            if self.test and not late:
                 self._evaluate(self.test, [entry])
             parallel.on_first_rank(partial(self._end_round, entry))
-        if self.test and not self.test.cached:
+        if self.test and late:
             self._evaluate_late(self.test)
         parallel.on_first_rank(self._draw)
         return "done"
@@ -334,7 +339,7 @@ class Loop:
             crash_point("metrics")
 
     def _evaluate_late(self, test: TestSet) -> None:
-        """Test all rounds' heads in one pass over the encoder, where its maps were too large to keep."""
+        """Test all rounds' heads in one pass over the test set."""
         rounds = parallel.on_first_rank(lambda: len(self.run_dir.rounds()))
         for entry in self._evaluate(test, [self.run_dir.round(index) for index in range(rounds)]):
             self._log_round(entry)

@@ -106,7 +106,7 @@ def do(config: Config) -> str | None:
     """Do one run from where it was; the text of its error if it fails."""
     try:
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # progress bars of several runs are of no use
-            run(config, resume=RunDirectory(config.run_folder()).exists, log=lambda line: None)
+            run(config, resume=RunDirectory(config.run_folder()).exists, log=lambda line: None, test_late=True)
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
