@@ -132,6 +132,18 @@ def test_help_teaches(difal, capsys):
     assert "two-stage-edald  " in out
 
 
+def test_label_names_its_own_defaults(capsys):
+    shown = {}
+    for command in ("run", "label"):
+        with pytest.raises(SystemExit, match="0"):
+            cli.main([command, "--help"])
+        shown[command] = " ".join(capsys.readouterr().out.split())
+    assert "pixels per image and round; a round queries round(budget x images) [0.1]" in shown["run"]
+    assert "round(budget x images) [30 pixels a round]" in shown["label"]
+    assert "local MaxHerding keeps per image [50]" in shown["run"]
+    assert "local MaxHerding keeps per image [50; of few images more]" in shown["label"]
+
+
 def test_a_command_imports_nothing_of_the_others(difal):
     code = "import sys; from difal.cli import make_parser; make_parser('label'); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

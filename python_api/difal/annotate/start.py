@@ -15,7 +15,7 @@ from difal.annotate.label_studio import read_export
 from difal.annotate.oracle import FOLDER
 from difal.annotate.server import Server, make_server, token_of
 from difal.annotate.session import Session
-from difal.config import Config, resumed_config
+from difal.config import FIELDS, Config, resumed_config
 from difal.data import Data
 from difal.errors import ConfigError, LabelError, UnknownClassesError
 from difal.files import exclusive, read_json, write_json
@@ -27,6 +27,10 @@ from difal.run.start import check_classes, open_run_data
 
 ANSWERS_PER_ROUND = 30  # where no `--budget` says otherwise
 CHOICE = 4  # pixels to choose among for each that is asked, where no `--local` says otherwise
+OWN_DEFAULTS = {  # what `own_defaults` sets, for the help
+    "budget": f"{ANSWERS_PER_ROUND} pixels a round",
+    "local": f"{FIELDS['local'].default}; of few images more",
+}
 NOT_NAMED_YET = "?"  # stands for the classes until the page has given them
 
 

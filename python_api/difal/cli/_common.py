@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -26,8 +26,20 @@ class _Renamed(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def add_settings(parser: argparse.ArgumentParser, names: Iterable[str], preset: bool = True) -> None:
-    """Add a flag for each setting, in the setting's group; only flags that are given reach the namespace."""
+def add_settings(
+    parser: argparse.ArgumentParser,
+    names: Iterable[str],
+    preset: bool = True,
+    defaults: Mapping[str, str] | None = None,
+) -> None:
+    """Add a flag for each setting, in the setting's group; only flags that are given reach the namespace.
+
+    Args:
+        parser: gets the flags.
+        names: the settings.
+        preset: whether there is a flag `--preset`.
+        defaults: what the help says in place of a setting's default, for commands that have another.
+    """
     if preset:
         parser.add_argument("--preset", metavar="NAME", help="settings by name, which --config and flags override")
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings, which flags override")
@@ -38,8 +50,9 @@ def add_settings(parser: argparse.ArgumentParser, names: Iterable[str], preset: 
         if group not in groups:
             groups[group] = parser.add_argument_group(group)
         text = item.metadata["help"]
-        if item.default not in (None, "") and "[" not in text:
-            text += f" [{item.default}]"
+        default = (defaults or {}).get(name, item.default)
+        if default not in (None, "") and "[" not in text:
+            text += f" [{default}]"
         choices = item.metadata.get("choices")
         for old in (old for old, new in RENAMED.items() if new == name):
             flag = f"--{old.replace('_', '-')}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from difal.annotate.export import export_run
 from difal.annotate.server import Server
-from difal.annotate.start import label_config, open_session, serving, take_label_studio
+from difal.annotate.start import OWN_DEFAULTS, label_config, open_session, serving, take_label_studio
 from difal.cli._common import DONE, add_settings, check_device, given_settings
 from difal.config import FIELDS
 from difal.errors import ConfigError
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     page.add_argument("--export", type=Path, metavar="FOLDER", help="write everything there and stop")
     page.add_argument("--import", dest="studio", type=Path, metavar="FILE", help="answers of a Label Studio export")
     unused = ("oracle", "herding", "share", "void", "compat")
-    add_settings(parser, [name for name in FIELDS if name not in unused])
+    add_settings(parser, [name for name in FIELDS if name not in unused], defaults=OWN_DEFAULTS)
 
 
 def keys(text: str) -> dict[str, str]:
