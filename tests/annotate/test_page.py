@@ -295,7 +295,7 @@ def test_every_control_has_a_name_and_can_be_reached(open_page, run):
         here = question(page)
         _, row, column = place(here)
         said = page.inner_text("#announced[role=status]")
-        assert said.startswith(f"Pixel at column {column + 1}, row {row + 1} of "), said
+        assert said.startswith(f"Pixel at x {column}, y {row} of "), said
         page.keyboard.press(".")
         next_question(page, here)
     page.keyboard.press("?")

@@ -23,7 +23,7 @@ Place = tuple[str, int, int]  # image, row, column
 
 @dataclass
 class Label:
-    """One pixel and its answer. (x, y) is (column, row) in an image of `height` x `width` pixels."""
+    """One pixel and its answer. (x, y) is (column, row), from 0, in an image of `height` x `width` pixels."""
 
     id: str
     image: str

@@ -53,6 +53,7 @@ export function fillHelp(box) {
   box.replaceChildren(
     paragraph("Which class is the pixel in the frame? Press its key. The ring and the frame lie around the pixel and "
       + "never on it. Every answer is kept at once; closing the page loses nothing."),
+    paragraph("A screen reader is told where each pixel is: x and y count from 0 at the top left, as in the label files."),
     table(["Key", "Class"], open().map((one) => [one.key ?? "/", one.name])),
     table(["Key", "What it does"], COMMANDS),
     paragraph("With the prediction shown, click where it is wrong and give the class; with the image in focus, the "

@@ -145,7 +145,7 @@ function announce(one) {
   announced = key;
   if (!key) return;
   const guess = guessOf(one);
-  $("announced").textContent = `Pixel at column ${one.x + 1}, row ${one.y + 1} of ${one.name}.`
+  $("announced").textContent = `Pixel at x ${one.x}, y ${one.y} of ${one.name}.`
     + (guess ? ` The model's guess: ${nameOf(guess.class_id)}.` : "");
 }
 
