@@ -70,13 +70,16 @@ def explain(op: str | Callable, *args, backend: str = "auto", **kwargs) -> str:
         backend: as in the call.
 
     Returns:
-        One line per backend, the chosen one marked with an arrow, then the op's plan if it has one.
+        The chosen backend with an arrow before it, the op's plan if it has one, then a line for each other backend.
 
     Example:
         >>> import torch
         >>> from difal_kernels import explain, maxherding
-        >>> print(explain(maxherding, torch.eye(8), 2, backend="reference").splitlines()[0])
+        >>> for line in explain(maxherding, torch.eye(8), 2, backend="reference").splitlines()[:3]:
+        ...     print(line)
         maxherding on cpu
+        -> reference: can run
+           cpu: can run
     """
     name = op if isinstance(op, str) else getattr(op, "__name__", repr(op))
     if name not in Op.registry:
@@ -88,12 +91,10 @@ def explain(op: str | Callable, *args, backend: str = "auto", **kwargs) -> str:
         raise TypeError(f"explain({name}, ...) takes the arguments of the call in question: {error}") from None
     problem = entry.prepare(*args, **kwargs)
     chosen = entry.choose(backend, problem)
-    lines = [f"{name} on {problem.device}"]
-    for candidate in BACKENDS:
-        mark = "->" if candidate == chosen else "  "
-        lines.append(f"{mark} {candidate}: {entry.reason(candidate, problem) or 'can run'}")
     plan = getattr(entry.backends[chosen], "plan", None)
-    return "\n".join([*lines, str(plan(problem))] if plan else lines)
+    lines = [f"{name} on {problem.device}", f"-> {chosen}: can run", *([str(plan(problem))] if plan else [])]
+    others = [one for one in BACKENDS if one != chosen]
+    return "\n".join([*lines, *(f"   {one}: {entry.reason(one, problem) or 'can run'}" for one in others)])
 
 
 def available_backends(op: str | None = None) -> dict[str, tuple[str, ...]] | tuple[str, ...]:

@@ -13,10 +13,11 @@ def blobs(n, d=24):
 
 def test_explain_and_dispatch(monkeypatch):
     text = explain(maxherding, blobs(100), 10)
-    assert text.splitlines()[0] == "maxherding on cpu"
-    assert "-> cpu: can run" in text
-    assert "100 x 100" in text
-    assert "-> reference" in explain("maxherding", blobs(100), 10, backend="reference")
+    first, chosen, plan, *others = text.splitlines()
+    assert (first, chosen) == ("maxherding on cpu", "-> cpu: can run")
+    assert "100 x 100" in plan
+    assert [line.partition(":")[0].strip() for line in others] == ["reference", "triton", "cuda"]
+    assert explain("maxherding", blobs(100), 10, backend="reference").splitlines()[1] == "-> reference: can run"
     with pytest.raises(BackendUnavailableError, match="no 'triton' implementation"):
         kcenter_greedy(blobs(10), 1, backend="triton")
     with pytest.raises(ValueError, match="`op` must be one of"):
