@@ -146,3 +146,14 @@ def all_ready(page) -> None:
 def acknowledged(page) -> None:
     """Wait until the server has acknowledged every answer."""
     page.wait_for_selector("body[data-pending='0']", timeout=WAIT)
+
+
+def results(page, news: str) -> dict[str, str]:
+    """What *Results* shows once `news` are among it."""
+    page.click("#tool-results")
+    page.wait_for_selector(f"#results-body td:text-is('{news}')", timeout=WAIT)
+    rows = page.eval_on_selector_all(
+        "#results-body tr", "all => all.map((row) => [...row.cells].map((c) => c.innerText))"
+    )
+    page.keyboard.press("Escape")
+    return dict(rows)

@@ -42,6 +42,8 @@ def test_no_class_fits_and_cannot_tell_are_kept_apart():
     answers = fold(answer("a", 1, 2, None, reason="none"), answer("a", 2, 2, None, reason="unsure"))
     assert [answers.outcome(answers.current(("a", 2, x))) for x in (1, 2)] == ["none", "unsure"]
     assert [label.skipped for label in answers.labels()] == [True, True]
+    answers.add([answer("a", 1, 2, 1), answer("a", 5, 5, 0)])  # the first is a class after all
+    assert (answers.count(), answers.count_skipped()) == (3, 1)
 
 
 def test_classes_change_and_ids_stay():

@@ -88,6 +88,7 @@ def test_what_is_written_is_read_back(scenes, tmp_path, journal_of, capsys):
     assert "no masks: no head is trained yet" in capsys.readouterr().out
     train_live_head(folder, config)
     assert cli.main(["label", "--out", str(folder), "--export", str(out), "--image-prefix", "/files/"]) == cli.DONE
+    told = capsys.readouterr().out
     assert cli.main(["report", str(folder)]) == cli.DONE
     report = (folder / "report.html").read_text()
     assert all(text in report for text in ("moon added", "class 5 renamed to highway", "merged into"))
@@ -97,6 +98,9 @@ def test_what_is_written_is_read_back(scenes, tmp_path, journal_of, capsys):
     assert read_labels(out / "labels.csv", names) == labels
     said = {label.place: label.class_id for label in labels}
     assert len(labels) == len(said) == 4 + 3
+    skipped = sum(class_id is None for class_id in said.values())
+    assert skipped >= 1
+    assert f"{7 - skipped} labels, {skipped} skipped pixels, {len(data.train)} masks" in told
     assert (said["p1.png", 4, 4], said["p2.png", 9, 9], said["p2.png", 9, 8]) == (5, 8, None)
     assert 4 not in said.values()  # merged into 3
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from annotate.annotators import flags
-from annotate.browser import WAIT, Label, acknowledged, all_ready, launch, next_question, place, question
+from annotate.browser import WAIT, Label, acknowledged, all_ready, launch, next_question, place, question, results
 from difal.annotate.journal import of_type, read_journal
 from difal.data import open_data
 from difal.data.base import read_image
@@ -162,11 +162,23 @@ def test_keys_undo_back_and_reasons(open_page, run):
     page.keyboard.press("4")  # instead
     page.keyboard.press("ArrowRight")
     press("2")
+    press("-")
     acknowledged(page)
     lines = read_journal(journal)
+    undone = {one["of"] for one in of_type(lines, "retract")}
+    last = {
+        (one["image"], one["y"], one["x"]): one["class_id"]
+        for one in of_type(lines, "answer")
+        if one["id"] not in undone
+    }
+    skipped = sum(class_id is None for class_id in last.values())
+    labeled = str(len(last) - skipped)
+    shown = results(page, labeled)
+    assert skipped >= 1
+    assert (shown["Pixels labeled"], shown["Pixels skipped"]) == (labeled, str(skipped))
     answers = of_type(lines, "answer")[before:]
     assert [(one["class_id"], one["reason"]) for one in answers] == [
-        (0, None), (1, None), (None, "none"), (None, "unsure"), (2, None), (3, None), (1, None),
+        (0, None), (1, None), (None, "none"), (None, "unsure"), (2, None), (3, None), (1, None), (None, "none"),
     ]  # fmt: skip
     assert of_type(lines, "retract")[-1]["of"] == answers[3]["id"]
     assert (answers[5]["x"], answers[5]["y"]) == (answers[2]["x"], answers[2]["y"])

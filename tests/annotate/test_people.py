@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from annotate.annotators import SETTINGS
-from annotate.browser import WAIT, Label, acknowledged, next_question, place, question
+from annotate.browser import Label, acknowledged, next_question, place, question, results
 from difal.annotate.journal import of_type, read_journal
 from difal.annotate.questions import REPEAT_AFTER
 from difal.config import Config
@@ -38,17 +38,6 @@ def right(here: str) -> int:
 def give(page, here: str, class_id: int) -> None:
     page.keyboard.press(str(1 + class_id))
     next_question(page, here)
-
-
-def results(page, news: str) -> dict[str, str]:
-    """What is shown once `news` are among it."""
-    page.click("#tool-results")
-    page.wait_for_selector(f"#results-body td:text-is('{news}')", timeout=WAIT)
-    rows = page.eval_on_selector_all(
-        "#results-body tr", "all => all.map((row) => [...row.cells].map((c) => c.innerText))"
-    )
-    page.keyboard.press("Escape")
-    return dict(rows)
 
 
 def test_repeats_a_second_annotator_and_disagreements(waiting, open_page):

@@ -122,6 +122,11 @@ class Answers:
         """Pixels that have an answer."""
         return sum(self.current(place) is not None for place in self.by_place)
 
+    def count_skipped(self) -> int:
+        """Pixels whose answer is that there is no class, or that it cannot be told."""
+        found = (self.current(place) for place in self.by_place)
+        return sum(entry is not None and self.class_of(entry) is None for entry in found)
+
 
 def place_of(entry: Entry) -> Place:
     return entry["image"], entry["y"], entry["x"]

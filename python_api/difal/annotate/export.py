@@ -56,13 +56,13 @@ def export_run(run: str | Path, out: str | Path, *, image_prefix: str = "") -> s
     model = LiveModel(config, data, LazyEncoder(config), run_dir, features)
     done = export(run_dir, data, model, str(out), image_prefix)
     masks = f"{done['masks']} masks" if done["masks"] else "no masks: no head is trained yet"
-    return f"{out}: {done['labels']} labels, {masks}"
+    return f"{out}: {done['labels']} labels, {done['skipped']} skipped pixels, {masks}"
 
 
 def export(run_dir: RunDirectory, data: Data, model: LiveModel, out: str, image_prefix: str = "") -> dict:
     """Write the labels and what the live head makes of them.
 
-    labels.jsonl, labels.csv     every labeled pixel once; `difal run --labels` takes either
+    labels.jsonl, labels.csv     every answered pixel once, skipped ones too; `difal run --labels` takes either
     answers.csv                  every answer, with those that were taken back, repeats and other annotators
     agreement.json               how far annotators agree
     classes.json                 names, colours, merged classes
@@ -88,7 +88,8 @@ def export(run_dir: RunDirectory, data: Data, model: LiveModel, out: str, image_
         coco.add(name, ids)
     if coco.images:
         write_json(folder / "coco.json", coco.as_json())
-    return {"out": out, "masks": len(coco.images), "labels": len(labels)}
+    skipped = sum(label.skipped for label in labels)
+    return {"out": out, "masks": len(coco.images), "labels": len(labels) - skipped, "skipped": skipped}
 
 
 def _answers_csv(answers: Answers) -> str:

@@ -150,6 +150,7 @@ class Session:
                 "round_open": open_picks,
                 "round_size": of_round,
                 "answered": self.answers.count(),
+                "skipped": self.answers.count_skipped(),
                 "given": len(own),
                 "volunteered": sum(entry["kind"] == "volunteered" for entry in own),
                 "seconds": typical,

@@ -118,7 +118,8 @@ export function showResults(state) {
   const [dialog, box] = [$("results-dialog"), $("results-body")];
   const { agreement } = state;
   const lines = [
-    ["Pixels labeled", state.answered],
+    ["Pixels labeled", state.answered - state.skipped],
+    ["Pixels skipped", state.skipped],
     ["Your answers", state.given],
     ["of them volunteered", state.volunteered],
     ["Seconds per answer, median of the last 50", state.seconds === null ? "" : state.seconds.toFixed(1)],
@@ -138,7 +139,8 @@ export function showResults(state) {
   }
   const write = element("button", "Write everything", { type: "button", id: "export" });
   const out = element("p", state.exported
-    ? `${state.exported.labels} labels and ${state.exported.masks} masks are in ${state.exported.out}` : "",
+    ? `${state.exported.labels} labels, ${state.exported.skipped} skipped pixels and ${state.exported.masks} masks are in `
+      + state.exported.out : "",
   { id: "exported" });
   out.setAttribute("role", "status");
   write.addEventListener("click", async () => {
