@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -121,6 +122,34 @@ def as_int(value: Any, name: str, low: int | None = None, high: int | None = Non
         bounds = f"at least {low}" if high is None else f"between {low} and {high}"
         raise ValueError(f"`{name}` must be {bounds}, got {value}")
     return value
+
+
+def as_bytes(value: Any, name: str) -> int:
+    """An amount of memory, at least 1: a number of bytes, or text for `parse_bytes`."""
+    if not isinstance(value, str):
+        try:
+            return as_int(value, name, low=1)
+        except TypeError:
+            raise TypeError(f"`{name}` must be a number of bytes or text such as '8GiB', got {show(value)}") from None
+    try:
+        return parse_bytes(value)
+    except ValueError as error:
+        raise ValueError(f"`{name}`: {error}") from None
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes from text such as 8GiB, 500MB or 1.5G.
+
+    Raises:
+        ValueError: it is no such text, or less than a byte.
+    """
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+) *([KMGT]?)(i)?B?", text.strip(), re.IGNORECASE | re.ASCII)
+    if match:
+        base = 1024 if match[3] else 1000
+        size = float(match[1]) * base ** " KMGT".index(match[2].upper() or " ")
+        if 1 <= size < math.inf:
+            return int(size)
+    raise ValueError(f"{show(text)} is no amount of memory; write 8GiB, 500MB or 2G")
 
 
 def as_float(value: Any, name: str) -> float:

@@ -133,7 +133,7 @@ def coverage_curve(
     weights: Any = None,
     kernel: str = "rbf",
     bandwidth: Any = "median",
-    memory_limit: int | None = None,
+    memory_limit: int | str | None = None,
     progress: bool = False,
 ) -> CoverageCurve:
     """Measure coverage against the number of picks, from one exact MaxHerding selection.

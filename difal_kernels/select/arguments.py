@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 
+from .._checks import parse_bytes
 from .._version import __version__
 from ..curve import Target
 from ..ops.maxherding.kernel_functions import OF_FEATURES
@@ -211,9 +211,7 @@ def budget(text: str) -> int | float:
 
 def size(text: str) -> int:
     """Bytes from text such as 8GiB, 500MB or 1.5G."""
-    match = re.fullmatch(r"([\d.]+) *([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
-    number = _number(match[1]) if match else 0.0
-    if not match or number <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory; write 8GiB, 500MB or 2G")
-    base = 1024 if match[3] else 1000
-    return int(number * base ** " KMGT".index(match[2].upper() or " "))
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

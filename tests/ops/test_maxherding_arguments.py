@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from difal_kernels import BackendUnavailableError, explain, kcenter_greedy, maxherding
+from difal_kernels.ops.maxherding.problem import prepare
+from difal_kernels.select.arguments import parse
 
 
 def blobs(n, d=24):
@@ -35,6 +37,34 @@ def test_memory_limit_is_kept():
     with pytest.raises(ValueError, match=r"`memory_limit` is 1000 bytes and this selection of 500 points needs"):
         maxherding(x, 10, memory_limit=1000)
     assert torch.equal(maxherding(x, 10, memory_limit=10_000_000), maxherding(x, 10))
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1000", 1000),
+        ("1KB", 1000),
+        ("1 KiB", 1024),
+        ("1.5k", 1500),
+        ("2GiB", 2 << 30),
+        (".5Mib", 1 << 19),
+        ("1tb", 10**12),
+    ],
+)
+def test_memory_limit_as_text(text, size):
+    """Python and the command line read the same text alike."""
+    options = {"kernel": "rbf", "bandwidth": 1.0}
+    assert prepare(blobs(5), 1, memory_limit=text, **options).memory_limit == size
+    assert parse(["x.npy", "--budget", "1", "--out", "-", "--memory", text]).memory == size
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1GB", "1.2.3GB", "8GBB", "0GB", "1e3", "9" * 400, "٣GB"])
+def test_text_that_is_no_amount_of_memory(text, capsys):
+    with pytest.raises(ValueError, match=r"^`memory_limit`: .* is no amount of memory; write 8GiB, 500MB or 2G$"):
+        maxherding(X, 1, memory_limit=text)
+    with pytest.raises(SystemExit, match="2"):
+        parse(["x.npy", "--budget", "1", "--out", "-", f"--memory={text}"])
+    assert "is no amount of memory" in capsys.readouterr().err
 
 
 def test_progress_is_shown_on_request(capsys):
@@ -159,7 +189,12 @@ B = torch.ones(2, 6, 2)
         ),
         (ValueError, "`backend` must be 'auto' or one of", lambda: maxherding(X, 1, backend="gpu")),
         (ValueError, "`memory_limit` must be at least 1", lambda: maxherding(X, 1, memory_limit=0)),
-        (TypeError, "`memory_limit` must be an int", lambda: maxherding(X, 1, memory_limit="1GB")),
+        (
+            TypeError,
+            "`memory_limit` must be a number of bytes or text such",
+            lambda: maxherding(X, 1, memory_limit=1e9),
+        ),
+        (ValueError, "`memory_limit`: '8 apples' is no amount", lambda: maxherding(X, 1, memory_limit="8 apples")),
         (TypeError, "`return_info` must be True or False", lambda: maxherding(X, 1, return_info="yes")),
     ],
 )

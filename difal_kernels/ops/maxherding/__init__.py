@@ -43,7 +43,7 @@ def maxherding(
     kernel: str = "rbf",
     bandwidth: Any = "median",
     lengths: Any = None,
-    memory_limit: int | None = None,
+    memory_limit: int | str | None = None,
     backend: str = "auto",
     return_info: bool = False,
     progress: Any = False,
@@ -73,7 +73,8 @@ def maxherding(
         bandwidth: h in feature units, a number (with a batch, also (B,)), or "median": twice the median non-zero
             pairwise distance of max(10, N/100) fixed rows.
         lengths: (B,) how many of the N rows each problem of a ragged batch has; the rest is padding, never read.
-        memory_limit: bytes that the selection may use beyond the features; by default a share of what is free.
+        memory_limit: what the selection may use beyond the features, in bytes or as text such as "8GiB" or "500MB"; by
+            default a share of what is free.
         backend: "auto", "cuda", "triton", "cpu" or "reference". `explain(maxherding, ...)` says which would run.
         return_info: return a `Selection` with gains, coverage and bandwidth instead of the indices alone.
         progress: show progress and the time left on standard error; or a function that is called with a line of text

@@ -100,7 +100,7 @@ class MaxHerding:
         weights: Any = None,
         kernel: str = "rbf",
         bandwidth: Any = "median",
-        memory_limit: int | None = None,
+        memory_limit: int | str | None = None,
         picked: tuple[Any, Any] | None = None,
     ):
         batch = prepare(

@@ -16,6 +16,7 @@ from ..._checks import (
     FLOATS,
     INTEGERS,
     as_bool,
+    as_bytes,
     as_choice,
     as_data,
     as_features,
@@ -89,7 +90,7 @@ def prepare(
     kernel: str = "rbf",
     bandwidth: Any = "median",
     lengths: Any = None,
-    memory_limit: int | None = None,
+    memory_limit: int | str | None = None,
     progress: Any = False,
     return_info: bool = False,
 ) -> Batch:
@@ -105,7 +106,7 @@ def prepare(
         raise ValueError(f"`features` must be an N x N kernel when kernel='precomputed', got shape {tuple(x.shape)}")
     budget = as_int(budget, "budget", low=0)
     if memory_limit is not None:
-        as_int(memory_limit, "memory_limit", low=1)
+        memory_limit = as_bytes(memory_limit, "memory_limit")
     progress, _ = as_progress(progress), as_bool(return_info, "return_info")
     count = len(x) if batched else 1
     sizes = _lengths(lengths, x, batched)

@@ -24,7 +24,7 @@ def probcover(
     labeled: Any = None,
     candidates: Any = None,
     lengths: Any = None,
-    memory_limit: int | None = None,
+    memory_limit: int | str | None = None,
     backend: str = "auto",
     return_info: bool = False,
     progress: bool = False,
@@ -44,7 +44,8 @@ def probcover(
             `maxherding`.
         candidates: indices that may be picked; all N by default. All N are covered regardless.
         lengths: (B,) how many of the N rows each problem of a ragged batch has.
-        memory_limit: bytes that the selection may use beyond the features; by default a share of what is free.
+        memory_limit: what the selection may use beyond the features, in bytes or as text such as "8GiB" or "500MB"; by
+            default a share of what is free.
         backend: "auto", "cpu" or "reference". `explain(probcover, ...)` says which would run and why.
         return_info: return a `Selection` instead of the indices alone; its `bandwidth` is the radius.
         progress: show a progress bar on standard error.

@@ -28,7 +28,7 @@ def uherding(
     kernel: str = "rbf",
     bandwidth: Any = "median",
     lengths: Any = None,
-    memory_limit: int | None = None,
+    memory_limit: int | str | None = None,
     backend: str = "auto",
     return_info: bool = False,
     progress: bool = False,
