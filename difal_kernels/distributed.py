@@ -18,6 +18,7 @@ import torch
 from ._checks import as_choice, as_features, as_int, back_converter, check_finite
 from ._group import Group, RankLostError, connect, default_timeout
 from .ops.maxherding.bandwidth import pair_distances, sample_rows
+from .ops.maxherding.directions import warn_of_zero_rows
 from .ops.maxherding.kernel_functions import OF_FEATURES, SCALE_FREE, kernel_matrix
 from .ops.maxherding.problem import _bandwidths, _candidates, _labeled, _weights
 from .ops.maxherding.result import TIE
@@ -148,6 +149,8 @@ def _agreed(ranks, features, budget, labeled, candidates, weights, kernel, bandw
         if x.shape[1] == 0:
             raise ValueError(f"`features` must have at least one column, got shape {tuple(x.shape)}")
         check_finite(x, "features")
+        if kernel == "cosine" and len(x):
+            warn_of_zero_rows(x, "features")
         labels = _labeled(labeled, x, kernel)
         (width,) = _bandwidths(bandwidth, 1, False)
         w = _weights(weights, x, len(x))

@@ -19,6 +19,7 @@ import torch
 from .._version import __version__
 from ..curve import Target, plot_coverage
 from ..ops.maxherding.bandwidth import median_bandwidth
+from ..ops.maxherding.directions import cosine_of, zero_rows
 from ..ops.maxherding.kernel_functions import SCALE_FREE
 from ..ops.probcover.problem import open_radius
 from .arguments import DONE, NOT_REACHED
@@ -89,6 +90,10 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     if jump is not None:
         before, after = (path.name for path in jump)
         report.line(f"mind the order of the rows, which is that of the names: {before} comes before {after}")
+    if args.kernel == "cosine":
+        zeros = zero_rows(samples.pool.features, "features").tolist()
+        if zeros:
+            report.line(cosine_of([samples.names[row] for row in zeros]))
     saved = SavedProgress(paths.out, key)
     if args.overwrite:
         saved.remove()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -60,9 +61,11 @@ class Herding:
         self._report = report
         self._unit = mean_weight(weights)
         picked = torch.from_numpy(picks), torch.from_numpy(gains * self._unit)
-        self._herding = MaxHerding(
-            features, weights=weights, labeled=labeled, candidates=candidates, picked=picked, **options
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*all zeros")  # the command has named them by their ids
+            self._herding = MaxHerding(
+                features, weights=weights, labeled=labeled, candidates=candidates, picked=picked, **options
+            )
 
     @property
     def remaining(self) -> int:

@@ -74,6 +74,26 @@ def test_methods_and_options_are_those_of_the_functions(pool, command, options, 
     assert [int(line) for line in out.split()] == pick(pool, weights).tolist()
 
 
+def test_rows_of_zeros_are_named_where_the_cosine_finds_them_like_nothing(pool, command):
+    x = pool.clone()
+    x[[5, 200]] = 0
+    np.save("x.npy", x.numpy())
+    Path("names.txt").write_text("".join(f"doc-{i}\n" for i in range(300)))
+    told = "rows doc-5, doc-200 are all zeros, whose cosine with any row counts as 0: nothing covers them; drop them"
+    code, out, err = command("x.npy", "--kernel", "cosine", "--budget", 9, "--ids", "names.txt", "--out", "-")
+    assert code == 0
+    assert out.split() == [f"doc-{row}" for row in maxherding(x, 9, kernel="cosine")]
+    assert err.splitlines().count(told) == 1
+    cosine = ["--kernel", "cosine", "--budget", 9, "--out", "-"]
+    for options in (["--dedup", "0.99", "--method", "kcenter"], ["--dedup", "0.99"]):
+        assert told.replace("doc-", "") in command("x.npy", *cosine, *options)[2]
+    assert "zeros" not in command("x.npy", "--budget", 9, "--out", "-")[2]
+    np.save("short.npy", x.double().numpy() * 1e-160)
+    code, _, err = command("short.npy", *cosine)
+    assert code == 1
+    assert "error: the features must not be shorter than 1e-150 where kernel='cosine'" in err
+
+
 def test_budget_may_be_a_share_and_the_rows_may_have_ids(pool, command):
     names = [f"doc-{i}.txt" for i in range(300)]
     Path("names.txt").write_text("\n".join(names) + "\n")

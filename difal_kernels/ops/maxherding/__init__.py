@@ -69,7 +69,7 @@ def maxherding(
             here makes this uncertainty herding.
         kernel: with r = |x - y| and h = bandwidth: "rbf" exp(-(r/h)^2), "laplace" exp(-r/h), "cauchy"
             1 / (1 + (r/h)^2), "student_t" (1 + 2 (r/h)^2)^(-3/4), "rational_quadratic" 1 / (1 + (r/h)^2 / 2),
-            "tophat" [r < h] (ProbCover), "cosine" max(0, cos) (0 for zero vectors), or "precomputed".
+            "tophat" [r < h] (ProbCover), "cosine" max(0, cos) (0 for rows of zeros), or "precomputed".
         bandwidth: h in feature units, a number (with a batch, also (B,)), or "median": twice the median non-zero
             pairwise distance of max(10, N/100) fixed rows.
         lengths: (B,) how many of the N rows each problem of a ragged batch has; the rest is padding, never read.
@@ -93,6 +93,9 @@ def maxherding(
         ValueError: a value out of range, a wrong shape, NaN or infinite numbers, a zero-size array, or a
             `memory_limit` below what is needed. Raised before any work; the message names the argument.
         BackendUnavailableError: `backend` was named and cannot run this here.
+
+    Warns:
+        UserWarning: kernel="cosine" and rows of zeros; names the rows.
 
     Notes:
         The picks are those of greedy selection in float64 arithmetic over the given numbers, on every backend, dtype

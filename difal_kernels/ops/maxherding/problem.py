@@ -28,6 +28,7 @@ from ..._checks import (
 )
 from ..._progress import Listener, as_progress
 from .bandwidth import median_bandwidth, sample_rows
+from .directions import warn_of_zero_rows, zero_rows
 from .kernel_functions import KERNELS, SCALE_FREE, kernel_matrix
 
 LONGEST = 1e152  # rows of features: squared distances fit in float64, and sums of a thousand
@@ -117,6 +118,8 @@ def prepare(
         name = f"features[{b}]" if batched else "features"
         check_finite(pool, name)
         _check_size(pool, name, kernel)
+        if kernel == "cosine":
+            warn_of_zero_rows(pool, name)
 
     label_sets = _split(labeled, "labeled", count, batched, item_ndim=2)
     index_sets = _split(candidates, "candidates", count, batched, item_ndim=1)
@@ -215,6 +218,8 @@ def _labeled(value: Any, pool: torch.Tensor, kernel: str) -> torch.Tensor | None
     check_finite(labeled, "labeled")
     if kernel != "precomputed":  # a point may be far from all
         _check_size(labeled, "labeled", kernel)
+    if kernel == "cosine":
+        zero_rows(labeled, "labeled")
     return labeled
 
 
