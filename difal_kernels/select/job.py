@@ -208,7 +208,8 @@ def select(
         saved.write(rows, gains, kept)
     points = Points(samples, kept, paths.scratch)
     picks = points.of_rows(rows)
-    budget = find_budget(args.budget, points.candidate_count)
+    dropped = 0 if kept is None else len(samples.pool.features) - len(kept)
+    budget = find_budget(args.budget, points.candidate_count, dropped)
     if len(picks):
         report.line(f"going on after {len(picks):,} picks")
     selecting = open_selection(args, samples, points, picks, gains, report)
@@ -239,12 +240,17 @@ def select(
     return points.rows_of(picks), gains, coverage, kept, found is not None or not target
 
 
-def find_budget(given: int | float | None, candidates: int) -> int:
+def find_budget(given: int | float | None, candidates: int, dropped: int) -> int:
+    """How many samples to pick of so many candidates, after --dedup has dropped `dropped` samples."""
     if given is None:
         return candidates
     budget = max(1, round(given * candidates)) if isinstance(given, float) else given
     if budget > candidates:
-        raise InputError(f"--budget is {budget:,} and there are {candidates:,} samples to pick from; lower it")
+        left, cure = f"there are {candidates:,} samples to pick from", "lower it"
+        if dropped:
+            left = f"{candidates:,} samples to pick from are left of --dedup, which dropped {dropped:,}"
+            cure = "lower --budget or raise --dedup"
+        raise InputError(f"--budget is {budget:,} and {left}; {cure}")
     return budget
 
 

@@ -128,6 +128,19 @@ def test_until_stops_at_the_smallest_budget(pool, command):
     assert len(Path("gain.txt").read_text().split()) == int((full.gains >= 0.01).sum())
 
 
+def test_a_budget_above_what_dedup_leaves_is_told_so(pool, command):
+    np.save("twice.npy", np.concatenate([pool.numpy(), pool.numpy()]))
+    code, _, err = command("twice.npy", "--dedup", "0.999", "--budget", 400, "--out", "p.txt")
+    assert code == 1
+    left = (
+        "--budget is 400 and 300 samples to pick from are left of --dedup, which dropped 300; lower --budget or raise"
+    )
+    assert left in err.splitlines()[-1]
+    assert command("twice.npy", "--dedup", "0.999", "--budget", 3, "--out", "p.txt")[0] == 0
+    code, _, err = command("pool.npy", "--dedup", "1", "--bandwidth", 1, "--budget", 301, "--out", "q.txt")
+    assert "--budget is 301 and there are 300 samples to pick from; lower it" in err.splitlines()[-1]  # none dropped
+
+
 @pytest.mark.parametrize("kernel", [name for name in OF_FEATURES if name != "tophat"])
 def test_dedup_drops_what_is_like_an_earlier_one(pool, command, kernel):
     k = kernel_matrix(pool, pool, kernel, median_bandwidth(pool))
