@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .._npy import load_npy
 from .errors import InputError
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.uint8)
@@ -103,12 +106,26 @@ def _torch_array(path: Path, array: np.ndarray) -> torch.Tensor:
 def _npy(path: Path, name: str | None) -> Source:
     if name is not None:
         raise InputError(f"{path} holds one array without a name; leave --column out")
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    array = read_npy(path)
     rows, columns = _matrix(path, array, "the array")
     if rows == 0 or columns == 0:
         return Source(path, rows, columns, torch.float32, None)
     tensor = _torch_array(path, array)
     return Source(path, rows, columns, tensor.dtype, tensor)
+
+
+def read_npy(path: str | Path) -> np.ndarray:
+    """The array of an .npy file as a map of it.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return load_npy(path, mapped=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be opened: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"{error}; write it again by numpy.save, as one array of numbers") from None
 
 
 def _chosen(path: Path, names: list[str], name: str | None, what: str) -> str:
@@ -123,8 +140,17 @@ def _chosen(path: Path, names: list[str], name: str | None, what: str) -> str:
 
 
 def _npz(path: Path, name: str | None) -> Source:
-    with np.load(path, allow_pickle=False) as archive:
-        array = archive[_chosen(path, list(archive.files), name, "array")]
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is no .npz file, or is cut short; write it again by numpy.savez")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            array = archive[_chosen(path, list(archive.files), name, "array")]
+    except InputError:
+        raise
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        objects = "allow_pickle" in str(error)
+        what = "holds Python objects, not numbers" if objects else "is damaged"
+        raise InputError(f"{path} {what}; write it again by numpy.savez, of arrays of numbers") from None
     rows, columns = _matrix(path, array, "the array")
     tensor = _torch_array(path, array)
     return Source(path, rows, columns, tensor.dtype, tensor)

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +87,8 @@ class SavedProgress:
                 key, picks, gains, kept, has_kept = (
                     saved[name] for name in ("key", "picks", "gains", "kept", "has_kept")
                 )
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise InputError(
-                f"{self.path}, the progress of an earlier run, cannot be read ({one_line(error)}); delete it"
-            ) from None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            raise InputError(f"{self.path}, the progress of an earlier run, cannot be read; delete it") from None
         if str(key) != self.key:
             raise InputError(
                 f"{self.path} is the progress of a run with other files or options; run that command to go on with it, "

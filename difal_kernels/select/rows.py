@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .errors import InputError
-from .formats import TABLES, Source, one_line, open_features, open_table
+from .formats import TABLES, Source, one_line, open_features, open_table, read_npy
 
 STDIN = "-"
 TEXTS = (".txt", ".csv", ".tsv", ".lst", ".ids", "")
@@ -113,7 +113,7 @@ def read_rows(name: str, option: str, names: Names) -> np.ndarray:
 
 
 def _npy_rows(name: str, option: str, count: int) -> np.ndarray:
-    rows = load_npy(name)
+    rows = read_npy(name)
     if rows.ndim != 1 or rows.dtype.kind not in "biu":
         raise InputError(
             f"{option}: {name} must hold a 1-D array of row numbers, or of True and False, got {rows.dtype} of shape "
@@ -129,13 +129,6 @@ def _npy_rows(name: str, option: str, count: int) -> np.ndarray:
     return rows.astype(np.int64)
 
 
-def load_npy(name: str) -> np.ndarray:
-    try:
-        return np.load(name, allow_pickle=False, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{name} cannot be read as .npy: {one_line(error)}") from None
-
-
 def read_weights(name: str, count: int) -> np.ndarray:
     """(count,) float64 weights from a .npy file or a text file with a number a line.
 
@@ -143,7 +136,7 @@ def read_weights(name: str, count: int) -> np.ndarray:
         InputError: there is not one finite number of at least 0 for each row.
     """
     if Path(name).suffix.lower() == ".npy":
-        values = load_npy(name)
+        values = read_npy(name)
         if values.ndim != 1 or values.dtype.kind not in "biuf":
             raise InputError(
                 f"--weights: {name} must hold a 1-D array of numbers, got {values.dtype} of {values.shape}"
@@ -185,7 +178,7 @@ def read_labeled(name: str, names: Names, column: str | None, width: int) -> tup
     """
     path = Path(name)
     if name != STDIN and path.suffix.lower() not in TEXTS:
-        is_list = path.suffix.lower() == ".npy" and path.is_file() and load_npy(name).ndim == 1
+        is_list = path.suffix.lower() == ".npy" and path.is_file() and read_npy(name).ndim == 1
         if not is_list:
             source = open_features(path, column)
             if source.columns != width:

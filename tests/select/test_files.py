@@ -100,11 +100,17 @@ CASES = {
     "no match": (["x-*.npy"], "no file matches"),
     "a folder": (["folder"], "is a folder; name its files by a pattern"),
     "unknown ending": (["notes.txt"], "feature files end in .npy"),
-    "not an array": (["broken.npy"], "broken.npy cannot be read as .npy"),
-    "truncated": (["cut.npy"], "cut.npy cannot be read as .npy"),
+    "not an array": (["broken.npy"], "broken.npy is no .npy file; write it again by numpy.save"),
+    "nothing": (["nothing.npy"], "nothing.npy is no .npy file"),
+    "truncated": (["cut.npy"], "cut.npy is cut short: 2,872 of 9,600 bytes of its array are there"),
+    "header cut": (["header.npy"], "header.npy has a damaged header"),
+    "header damaged": (["damaged.npy"], "damaged.npy has a damaged header"),
+    "no archive": (["broken.npz"], "broken.npz is no .npz file, or is cut short; write it again by numpy.savez"),
+    "damaged archive": (["damaged.npz"], "damaged.npz is damaged"),
+    "objects in an archive": (["objects.npz"], "objects.npz holds Python objects, not numbers"),
     "damaged safetensors": (["broken.safetensors"], "broken.safetensors cannot be read"),
     "damaged parquet": (["broken.parquet"], "broken.parquet cannot be read"),
-    "pickled": (["objects.npy"], "objects.npy cannot be read as .npy"),
+    "pickled": (["objects.npy"], "objects.npy holds Python objects, not numbers; write it again"),
     "one dimension": (["flat.npy"], "must be 2-D"),
     "complex": (["complex.npy"], "complex"),
     "empty": (["empty.npy"], "empty array"),
@@ -119,6 +125,7 @@ CASES = {
     "unknown id": (["pool.npy", "--candidates", "words.txt"], "'cat' is no row number"),
     "row outside": (["pool.npy", "--candidates", "outside.txt"], "outside.txt line 2: row 300 is not between"),
     "row twice": (["pool.npy", "--candidates", "twice.txt"], "more than once"),
+    "candidates damaged": (["pool.npy", "--candidates", "broken.npy"], "broken.npy is no .npy file"),
     "mask too short": (["pool.npy", "--candidates", "mask.npy"], "has 5 entries and there are 300 rows"),
     "no candidates": (["pool.npy", "--candidates", "nothing.txt"], "names no rows"),
     "weights too few": (["pool.npy", "--weights", "flat.npy"], "flat.npy has 5 numbers and there are 300 rows"),
@@ -137,10 +144,19 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_what_cannot_be_used_is_named_and_nothing_is_written(pool, command, name):
     Path("folder").mkdir()
-    for broken in ("broken.npy", "broken.safetensors", "broken.parquet", "notes.txt"):
+    for broken in ("broken.npy", "broken.npz", "broken.safetensors", "broken.parquet", "notes.txt"):
         Path(broken).write_bytes(b"hello, world, these are no features")
-    Path("cut.npy").write_bytes(Path("pool.npy").read_bytes()[:3000])
+    whole = Path("pool.npy").read_bytes()
+    Path("nothing.npy").touch()
+    Path("cut.npy").write_bytes(whole[:3000])
+    Path("header.npy").write_bytes(whole[:40])
+    Path("damaged.npy").write_bytes(whole.replace(b"(300, 8)", b"(300, -"))
     np.save("objects.npy", np.array([{}, []], dtype=object), allow_pickle=True)
+    np.savez("objects.npz", np.array([{}, []], dtype=object))
+    np.savez("damaged.npz", pool.numpy())
+    archive = bytearray(Path("damaged.npz").read_bytes())
+    archive[1000] ^= 255
+    Path("damaged.npz").write_bytes(archive)
     np.save("flat.npy", np.zeros(5))
     np.save("complex.npy", np.zeros((5, 3), dtype=complex))
     np.save("empty.npy", np.zeros((0, 3)))
@@ -173,6 +189,7 @@ def test_what_cannot_be_used_is_named_and_nothing_is_written(pool, command, name
     message = err.splitlines()[-1]
     assert message.startswith("difal-select: error: ")
     assert says in message
+    assert "allow_pickle" not in message
     assert len(message) < 320
     assert set(Path().rglob("*")) == before
 

@@ -25,6 +25,7 @@ from difal.data.base import Split
 from difal.errors import ConfigError
 from difal.features.checks import may_be_reduced
 from difal.files import derive_seed, digest, read_json
+from difal_kernels._npy import load_npy
 
 SETS = ("local", "random")
 FORMAT = 2
@@ -205,5 +206,5 @@ def open_array(path: Path) -> np.ndarray:
 def _map(path: Path) -> np.ndarray:
     """A read-only memory map; `given` is read, since it may have no rows, and nothing cannot be mapped."""
     if path.stem.startswith("given"):
-        return np.load(path, allow_pickle=False)
+        return load_npy(path)
     return open_memmap(path, "r")

@@ -11,6 +11,7 @@ import numpy as np
 
 from difal.errors import DataError
 from difal.prepare.source import Entry, Source, first_folder, paired
+from difal_kernels._npy import load_npy
 
 CLASSES = (
     *("wall", "bed", "floor", "table", "lamp", "ceiling", "painting", "windowpane", "pillow", "curtain"),
@@ -32,9 +33,9 @@ def find(source: Path) -> dict[str, list[Entry]]:
 
 def read_mask(path: Path) -> np.ndarray:
     try:
-        ids = np.load(path, allow_pickle=False)
-    except Exception as error:  # damaged headers raise many kinds, EOFError and tokenize's among them
-        raise DataError(f"{path} is no plain array of class ids ({error}); unpack the archive again") from None
+        ids = load_npy(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"no plain array of class ids: {error}; unpack the archive again") from None
     if ids.ndim != 2 or ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() > 255:
         raise DataError(f"{path} must hold (H, W) class ids from 0 to 29, or 255, got {ids.dtype} {ids.shape}")
     return ids.astype(np.uint8)
