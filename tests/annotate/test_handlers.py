@@ -280,6 +280,8 @@ def test_classes_given_in_the_page(tmp_path):
     assert session.next([]) == []
     assert post(session, "classes", {"classes": ["sky", "sky"]})[0] == 400
     assert post(session, "classes", {"classes": []})[0] == 400
+    status, reply = post(session, "classes", {"classes": ["sky"]})
+    assert (status, reply["error"]) == (400, "name at least two classes: a model tells them apart")
     assert post(session, "classes", {"classes": ["sky", "sea"]})[0] == 200
     assert saved == [["sky", "sea"], ["sky", "sea"]]
     assert [one["name"] for one in session.state("p")["classes"]] == ["sky", "sea"]

@@ -116,6 +116,19 @@ def test_errors_are_sentences(difal, tmp_path, text, message):
     assert not list(tmp_path.iterdir())  # a command that fails at once leaves nothing behind
 
 
+@pytest.mark.parametrize("command", ["run", "label --no-browser"])
+@pytest.mark.parametrize("listed", [True, False])
+def test_one_class_is_refused_before_a_folder_is_made(difal, tmp_path, command, listed):
+    write_folder(tmp_path / "data", masks=False)
+    (tmp_path / "data/classes.txt").unlink(missing_ok=True)
+    if listed:
+        (tmp_path / "data/classes.txt").write_text("road\n")
+    code, _, err = difal(f"{command} --data data {QUICK} --out r" + (" --classes road" if not listed else ""))
+    assert code == cli.FAILED
+    assert "a model tells classes apart, and 'road' is the only one; name what else there is, too" in err
+    assert not (tmp_path / "r").exists()
+
+
 def test_debug_shows_the_traceback(difal):
     with pytest.raises(ValueError, match="no data folder"):
         difal("run --data nowhere --debug")

@@ -279,8 +279,8 @@ class Session:
                 change = {"op": "add", "name": name}
                 classes.check(change)
                 classes.apply(change)
-            if not classes.names:
-                raise LabelError("name at least one class")
+            if len(classes.names) < 2:
+                raise LabelError("name at least two classes: a model tells them apart")
             self.config = self.save_classes(classes.names)
             self.start = tuple(classes.names)
             self.data = dataclasses.replace(self.data, classes=self.start, colors=None)

@@ -23,7 +23,7 @@ from difal.presets import make_config
 from difal.run.directory import RunDirectory, absolute_paths, at_their_place
 from difal.run.labels import Label
 from difal.run.oracles import PersonOracle
-from difal.run.start import check_classes, open_run_data
+from difal.run.start import check_classes, check_several, open_run_data
 
 ANSWERS_PER_ROUND = 30  # where no `--budget` says otherwise
 CHOICE = 4  # pixels to choose among for each that is asked, where no `--local` says otherwise
@@ -115,6 +115,8 @@ def open_session(
     data, known = open_data(config)
     if known and run_dir.begun:
         check_classes(run_dir.facts(), data)
+    elif known and not stored:
+        check_several(data.classes)
     if not run_dir.exists and not stored and given is not None:
         config = own_defaults(config, data, given)
     if not known:

@@ -35,7 +35,7 @@ from difal.run.known import known_labels
 from difal.run.labels import Label, labels_digest, unlabeled, what_is_missing, write_label_file
 from difal.run.oracles import MaskOracle, Oracle, PersonOracle, WaitingForLabels
 from difal.run.pictures import draw_pictures
-from difal.run.start import check_contents, check_unchanged, open_run_data, pool_files, ranges_of, settle
+from difal.run.start import check_contents, check_several, check_unchanged, open_run_data, pool_files, ranges_of, settle
 from difal.timing import StageClock
 
 Status = Literal["done", "waiting"]
@@ -81,6 +81,8 @@ def run(
     load_encoder = LazyEncoder(local, encoder)
     if run_dir.begun:
         check_unchanged(run_dir.facts(), data, load_encoder)
+    else:
+        check_several(data.classes)
     surveys: list[Survey] = []
     parallel.on_first_rank(lambda: surveys.append(settle(local, data, run_dir, load_encoder)))
     found = surveys[0] if surveys else None

@@ -80,6 +80,15 @@ def check_classes(facts: dict, data: Data) -> None:
         )
 
 
+def check_several(classes: Sequence[str]) -> None:
+    """Raise ConfigError where a run would begin with one class: a model has nothing to tell it from."""
+    if len(classes) == 1:
+        raise ConfigError(
+            f"a model tells classes apart, and {classes[0]!r} is the only one; name what else there is, too, such as "
+            f"{classes[0]},other"
+        )
+
+
 def check_unchanged(facts: dict, data: Data, load_encoder: LazyEncoder) -> None:
     """Compare what an earlier run rests on with what there is now; a pool that grew is put in the run's order.
 
