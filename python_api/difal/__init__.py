@@ -9,8 +9,13 @@ References:
 """
 
 from difal.earlier_names import install
-from difal_kernels._version import __version__
 
 install()
 
-__all__ = ["__version__"]
+
+def __getattr__(name: str) -> str:
+    if name != "__version__":
+        raise AttributeError(f"module 'difal' has no attribute {name!r}")
+    from difal_kernels._version import __version__  # torch comes with it, which the command does not start with
+
+    return __version__

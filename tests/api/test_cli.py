@@ -1,6 +1,8 @@
 """The command line as a user meets it."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -162,6 +164,21 @@ def test_a_command_imports_nothing_of_the_others(difal):
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "difal.cli.label" in loaded
     assert {"difal.cli.report", "difal.report", "matplotlib"}.isdisjoint(loaded)
+
+
+@pytest.mark.parametrize("start", ["-m difal", "-c import sys; from difal.__main__ import main; sys.exit(main())"])
+@pytest.mark.parametrize(("action", "code"), [(signal.SIG_DFL, 130), (signal.SIG_IGN, 7)])
+def test_ctrl_c_while_torch_is_imported(tmp_path, start, action, code):
+    """Also by the installed script; a command in the background, for which shells have it ignored, goes on."""
+    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit(7)\n")
+    done = subprocess.run(
+        [sys.executable, *start.split(" ", 1), "run"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, action),
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
 
 
 def test_wrong_usage_has_its_own_code(capsys):

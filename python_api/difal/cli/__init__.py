@@ -39,8 +39,17 @@ Choose which pixels of a pool of images to label, round after round, and train a
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    return carry_out(parse(argv))
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Return the options; argparse's exit where they are wrong."""
     words = sys.argv[1:] if argv is None else argv
-    args = make_parser(*words[:1]).parse_args(words)
+    return make_parser(*words[:1]).parse_args(words)
+
+
+def carry_out(args: argparse.Namespace) -> int:
+    """Do what the options say; returns the exit code."""
     again = getattr(args.command, "AGAIN", "the same command")
     try:
         if parallel.started_world_size() > 1 and not getattr(args.command, "ON_ALL_RANKS", False):
