@@ -53,7 +53,16 @@ def draw(pool, run_dir: RunDirectory, found: dict[int, np.ndarray], out: Path) -
         queried = [label for label in labels if label.image == name]
         for label in queried:
             axis.plot(label.x, label.y, "o", ms=9, mfc=colors[label.class_id or 0] / 255, mec="white", mew=1.5)
-            axis.annotate(label.class_name or "void", (label.x, label.y), (6, 6), textcoords="offset points", c="white")
+            left, low = label.x > 0.75 * label.width, label.y < 0.1 * label.height  # so that the name stays inside
+            axis.annotate(
+                label.class_name or "void",
+                (label.x, label.y),
+                (-6 if left else 6, -6 if low else 6),
+                textcoords="offset points",
+                ha="right" if left else "left",
+                va="top" if low else "baseline",
+                c="white",
+            )
         axis.set_title(f"queried in this image: {len(queried)} pixels")
     for row, (seed, classes) in zip(axes, found.items(), strict=True):
         image, mask = draw_scene(seed)
