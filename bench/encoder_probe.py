@@ -9,7 +9,7 @@ Features are named by what they are:
     position     row and column of the pixel, in [-1, 1]
     untrained    the network of `tiny` with random weights
     ENCODER      L2-normalised hypercolumns of what `difal.encoders.load_encoder` takes; TEXT=ENCODER calls it TEXT
-    A+B          both, one after the other
+    A+B          both, one after the other; the linear head standardises each number, the MLP takes them as they are
 
 Columns: each of the loop's heads, with its default settings. Mean and standard deviation over seeds, which change the
 labeled pixels and the head. Writes the numbers to --out and the table beside it; a row of other features that --out
