@@ -186,6 +186,25 @@ def test_keys_undo_back_and_reasons(open_page, run):
     assert page.faults == []
 
 
+def test_no_control_of_the_image_stands_alone_in_a_row(open_page, run):
+    page = open_page(run)
+    question(page)
+    for width, height in ((1280, 800), (1100, 760), (900, 700), (390, 844)):
+        page.set_viewport_size({"width": width, "height": height})
+        middles = page.evaluate(
+            "[...document.querySelectorAll('#zoom, #model > button, #model > label, #tones > *')]"
+            ".map((one) => one.getBoundingClientRect()).map((box) => Math.round(box.top + box.height / 2))"
+        )
+        rows = {middle: middles.count(middle) for middle in middles}
+        assert len(middles) == 8
+        assert min(rows.values()) > 1, (width, rows)
+        assert len(rows) == 1 or width < 1280
+        tools = page.evaluate(
+            "[...document.querySelectorAll('nav button')].map((one) => one.getBoundingClientRect().top)"
+        )
+        assert len(set(tools)) == 1, width
+
+
 def test_fingers_can_hit_everything(open_page, run):
     page = open_page(run, has_touch=True)
     here = question(page)
