@@ -109,9 +109,10 @@ def when_changed(page, before: np.ndarray) -> np.ndarray:
 
 def test_space_confirms_the_guess(open_page, run):
     page = ready(open_page, run)
-    page.wait_for_selector("#confirm:not([hidden])", timeout=WAIT)
-    here, guess = question(page), page.inner_text("#confirm").partition("?")[0].strip()
-    assert guess == CLASSES[int(right_key(here)) - 1]
+    here = question(page)
+    guess = CLASSES[int(right_key(here)) - 1]
+    # The guesses of an earlier head, of few answers, may still be there, and be wrong.
+    page.wait_for_selector(f"#confirm:not([hidden]):has-text('{guess}?')", timeout=WAIT)
     page.keyboard.press(" ")
     next_question(page, here)
     acknowledged(page)
@@ -195,14 +196,14 @@ def test_clicks_where_she_wants(open_page, run):
     box = page.query_selector("#whole").bounding_box()
     scale = min(box["width"], box["height"]) / SIZE
     left, top = (box["width"] - SIZE * scale) / 2, (box["height"] - SIZE * scale) / 2
-    x, y = 50, 20
+    x, y = 30, 20  # every answer is right: from a wrong one the head would learn
     page.click("#whole", position={"x": left + (x + 0.5) * scale, "y": top + (y + 0.5) * scale})
     page.wait_for_selector("#leave:not([hidden])", timeout=WAIT)
     assert page.get_attribute("body", "data-question") == ""
     page.keyboard.press("1")
     page.focus("#whole")  # and by keyboard alone
-    page.keyboard.press("ArrowRight")
-    page.keyboard.press("Shift+ArrowDown")
+    page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     page.wait_for_selector("#question:has-text('Which class')", timeout=WAIT)
     page.keyboard.press("2")
@@ -212,7 +213,7 @@ def test_clicks_where_she_wants(open_page, run):
     new = answers(run)[len(before) :]
     assert [(one["kind"], one["x"], one["y"], one["class_id"]) for one in new] == [
         ("volunteered", x, y, 0),
-        ("volunteered", x + 1, y + 10, 1),
+        ("volunteered", x + 10, y + 1, 1),
     ]
     assert {one["image"] for one in new} == {f"{'abc'[place(asked)[0]]}.png"}
     assert all(one["overlay_seen"] and one["seconds"] is None for one in new)
