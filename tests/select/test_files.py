@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 
 from clouds import cloud
 from difal_kernels import maxherding
-from difal_kernels.select.arguments import size
 from difal_kernels.select.pool import open_pool
 
 
@@ -223,11 +222,6 @@ def test_options_that_contradict_each_other_are_named(pool, command, argv, says)
     assert (code, out) == (2, "")
     assert says in err
     assert [path.name for path in Path().iterdir()] == ["pool.npy"]
-
-
-def test_sizes():
-    found = [size(text) for text in ("8GiB", "500MB", "2G", "1.5k", "12")]
-    assert found == [8 << 30, 500_000_000, 2_000_000_000, 1500, 12]
 
 
 def test_ragged_and_missing_lists_are_named(pool, command):
