@@ -17,8 +17,10 @@ acquisitions again with a change of one thing; a run without one would be that o
                   that class is the true one; and the expected calibration error, of 15 bins
     temperature   by which dividing those scores makes the truth likeliest
 
-Heads are measured on the pool's random pixels that have a class. For runs that read noise samples: how the order of
-these pixels by eDALD agrees with that by entropy alone, and how large DALD is beside the entropy.
+    agreement     rank correlation of the acquisition's score with the entropy
+    share         of DALD in eDALD, on average; of runs that read noise samples
+
+Heads and scores are measured on the pool's random pixels that have a class.
 
 Changes, each with a look at the truth that no annotator could have:
 
@@ -54,7 +56,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from difal.acquisition import pixels_of, reads_noise, select, training_dropout
+from difal.acquisition import pixels_of, rate, reads_noise, select, training_dropout
+from difal.acquisition.base import SCORES
 from difal.config import Config
 from difal.data import IGNORE, open_config_data
 from difal.data.base import Data
@@ -250,7 +253,7 @@ def measure(played: Played, pool: Pool, config: Config) -> dict:
         "coverage": float(covered.mean()),
         "rarest three": int(np.isin(classes, rare).sum()),
     }
-    row |= {name: [] for name in ("confidence", "correct", "error", "temperature", "agreement", "share of DALD")}
+    row |= {name: [] for name in ("confidence", "correct", "error", "temperature", "agreement", "share")}
     for head in played.heads:
         for name, value in of_head(head, pool, config).items():
             row[name].append(value)
@@ -267,11 +270,14 @@ def of_head(head: Head, pool: Pool, config: Config) -> dict[str, float]:
         "error": calibration_error(confidence.numpy(), correct.numpy()),
         "temperature": best_temperature(scores, truth),
     }
+    unsure = entropy(scores).numpy()
+    if score := SCORES.get(config.acquisition.removeprefix("two-stage-")):
+        generator = torch.Generator().manual_seed(config.seed)
+        rated = rate(score, pool.cache, "random", pool.known, head, generator, config)
+        found["agreement"] = rank_correlation(rated, unsure)
     if reads_noise(config):
-        samples = head.logits(pool.cache.noise("random"), pool.known, learned=True)
-        single, disagreement = entropy(scores).numpy(), dald(samples).numpy()
-        found["agreement"] = rank_correlation(single, single + disagreement)
-        found["share of DALD"] = float(disagreement.mean() / (single + disagreement).mean())
+        disagreement = dald(head.logits(pool.cache.noise("random"), pool.known, learned=True)).numpy()
+        found["share"] = float(disagreement.mean() / (unsure + disagreement).mean())
     return found
 
 
@@ -341,7 +347,7 @@ PICKS = {"skipped": 0, "images": 1, "distance": 3, "coverage": 3, "rarest three"
 HEADINGS = (
     *("acquisition", "seeds", "mIoU, mean of the rounds", *PICKS),
     *("confidence / correct / error, first round", "the same, last round", "temperature, first, last"),
-    "agreement of eDALD with entropy, share of DALD, last round",
+    *("agreement, first, last", "share, first, last"),
 )
 
 
@@ -362,9 +368,8 @@ def _measured(rows: Sequence[dict]) -> str:
         for at in (0, -1):
             shares = [100 * _mean(some, what, at) for what in ("confidence", "correct", "error")]
             cells.append(" / ".join(f"{value:.0f}" for value in shares))
-        cells.append(f"{_mean(some, 'temperature', 0):.2f}, {_mean(some, 'temperature', -1):.2f}")
-        noise = some[0]["agreement"]
-        cells.append(f"{_mean(some, 'agreement', -1):.2f}, {_mean(some, 'share of DALD', -1):.2f}" if noise else "")
+        for what in ("temperature", "agreement", "share"):
+            cells.append(f"{_mean(some, what, 0):.2f}, {_mean(some, what, -1):.2f}" if some[0][what] else "")
         lines.append(_line(cells))
     return "\n".join(lines) + "\n"
 
