@@ -7,6 +7,7 @@ import torch
 import difal_kernels
 from api.fakes import FakeEncoder, tiny_config, tiny_data
 from difal.acquisition import SELECTORS, acquisitions, check_acquisition, select, training_dropout, within_share
+from difal.acquisition.information import most_informative
 from difal.acquisition.probcover import pure_radius
 from difal.acquisition.skips import answerable
 from difal.errors import ConfigError
@@ -160,7 +161,7 @@ def test_nothing_left(cache, tmp_path):
 
 
 def test_an_unknown_name():
-    with pytest.raises(ConfigError, match="one of balanced-herding, two-stage-edald, coverage, random"):
+    with pytest.raises(ConfigError, match="one of balanced-bait, two-stage-edald, coverage, random"):
         check_acquisition("best")
 
 
@@ -210,6 +211,8 @@ def test_every_rival_of_the_paper_is_there_with_and_without_stage_1():
         "uherding",
         "margin-herding",
         "balanced-herding",
+        "bait",
+        "balanced-bait",
     }
     assert rivals | {f"two-stage-{name}" for name in rivals} | {"random", "two-stage-random", "coverage"} <= set(
         acquisitions()
@@ -320,6 +323,41 @@ def test_balanced_herding_wants_classes_of_few_labels_and_pixels_that_are_answer
     assert first.pixels == [cache.pixel("local", row) for row in few]  # without a head it covers
 
 
+@pytest.mark.parametrize("staged", [False, True])
+@pytest.mark.parametrize("name", ["bait", "balanced-bait"])
+def test_bait_chooses_by_fisher_information(name, staged, cache, head, tmp_path):
+    """Against its formulas in float64; fewer axes than the features have would be a rotation."""
+    balanced = name == "balanced-bait"
+    pixels = "local" if staged or balanced else "random"
+    queried, labels = [2, 9, 21, 30, 5, 13], [0, 0, 0, 1, None, None]
+    asked = [cache.pixel(pixels, row) for row in queried]
+    features = np.array(cache.features(pixels), np.float64)
+    settings = {"penalty": 0.5, "labels": labels}
+    rows = cache.open_rows(pixels, asked)
+    pool, answered = answerable(
+        cache, pixels, rows, asked, [label is None for label in labels], 1, tiny_config(tmp_path, penalty=0.5)
+    )
+    with torch.no_grad():
+        p = head(torch.from_numpy(features).float()).double().softmax(1).numpy()
+    h, answered = 1 - (p**2).sum(1), answered if balanced else np.ones(len(pool))
+    rarity = p[pool] @ (1 / np.array([4, 2, 1, 1])) if balanced else 1
+    may = pool
+    if staged:
+        keep = max(5, round(0.5 * len(pool)))
+        may = maxherding(features, keep, labeled=features[queried], candidates=pool, backend="reference")
+    context = cache.context().astype(np.float64)
+    z = (features - context.mean(0)) / context.std(0)
+    given = z[pool], h[pool] * answered**3, h[pool] * rarity * answered**2, np.isin(pool, may)
+    chosen, gains = most_informative(*map(torch.from_numpy, (*given, z[queried[:4]], h[queried[:4]])), 5, 0.5)
+    acquisition = ("two-stage-" if staged else "") + name
+    picks = choose(cache, head, asked, tmp_path, acquisition=acquisition, **settings)
+    assert picks.pixels == [cache.pixel(pixels, row) for row in pool[chosen]]
+    assert picks.scores == pytest.approx(gains, rel=1e-3)
+    first = choose(cache, None, [], tmp_path, acquisition=acquisition)
+    few = maxherding(features, 5, backend="reference")
+    assert first.pixels == [cache.pixel(pixels, row) for row in few]  # without a head it covers
+
+
 def test_probcover_guesses_its_radius(cache, head, tmp_path):
     """At the radius 95 % of the balls are pure; at the next larger distance fewer are."""
     rng = np.random.default_rng(3)
@@ -362,7 +400,7 @@ def test_pixels_like_the_skipped_ones_are_left_out(cache, tmp_path):
     assert answered == pytest.approx(1 / (1 + np.exp(odds[kept])), abs=1e-4)
     assert 0 < len(kept) < len(rows)
     labels = [None if one else 0 for one in skipped]
-    for name in ("coverage", "balanced-herding"):
+    for name in ("coverage", "balanced-herding", "balanced-bait"):
         picks = choose(cache, None, asked, tmp_path, labels, penalty=0.5, acquisition=name)
         places = {cache.pixel("local", row) for row in kept}
         assert set(picks.pixels) <= places

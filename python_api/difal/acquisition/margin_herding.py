@@ -5,7 +5,7 @@ The weight of a pixel is 1 - margin, the margin being the difference of the two 
 apart from each other and from what was queried before, however many labels there are. What is to be covered are all
 candidates; after stage 1 only those that it kept may be picked.
 
-`balanced-herding`, the default, also weighs by how much a label of the pixel is expected to add, and to be given:
+`balanced-herding` also weighs by how much a label of the pixel is expected to add, and to be given:
 
     weight = (1 - margin) * sum_c p(c) / (1 + n_c) * P(answered)^3
 
@@ -29,7 +29,7 @@ ANSWERED = 3  # power of the probability that a pixel is answered
 
 @selector("margin-herding", "MaxHerding weighted by 1 - margin, which covers where the head is unsure")
 def choose(pool: Pool):
-    return _herd(pool, np.ones(len(pool.before)) if pool.head is None else _unsure(_logits(pool, pool.head)))
+    return herd(pool, np.ones(len(pool.before)) if pool.head is None else _unsure(logits_of(pool, pool.head)))
 
 
 @selector(
@@ -40,15 +40,20 @@ def choose(pool: Pool):
 def choose_balanced(pool: Pool):
     weights = pool.answered**ANSWERED
     if pool.head is not None:
-        logits = _logits(pool, pool.head)
-        labels = torch.tensor([label for label in pool.labels if label is not None], dtype=torch.int64)
-        wanted = 1 / (1 + torch.bincount(labels, minlength=logits.shape[1]).double())
-        weights = weights * _unsure(logits) * (logits.double().softmax(1) @ wanted).numpy()
-    return _herd(pool, weights)
+        logits = logits_of(pool, pool.head)
+        weights = weights * _unsure(logits) * rarity(pool, logits)
+    return herd(pool, weights)
 
 
-def _logits(pool: Pool, head: Head) -> torch.Tensor:
-    """(len(before), C)."""
+def rarity(pool: Pool, logits: torch.Tensor) -> np.ndarray:
+    """(len(before),) of (len(before), C): sum_c p(c) / (1 + n_c), n_c being the labels of class c so far."""
+    labels = torch.tensor([label for label in pool.labels if label is not None], dtype=torch.int64)
+    wanted = 1 / (1 + torch.bincount(labels, minlength=logits.shape[1]).double())
+    return (logits.double().softmax(1) @ wanted).numpy()
+
+
+def logits_of(pool: Pool, head: Head) -> torch.Tensor:
+    """(len(before), C) of the candidates before stage 1 left any out, as training left the head."""
     return head.logits(pool.cache.features(pool.pixels), pool.before, learned=True)
 
 
@@ -56,7 +61,8 @@ def _unsure(logits: torch.Tensor) -> np.ndarray:
     return difal_kernels.margin(logits).double().numpy().clip(0)
 
 
-def _herd(pool: Pool, weights: np.ndarray):
+def herd(pool: Pool, weights: np.ndarray):
+    """Choose by MaxHerding of weighted candidates (len(before),): positions in `rows`, and gains."""
     chosen = difal_kernels.uherding(  # where all weights are equal, or none is left, MaxHerding
         pool.cache.features(pool.pixels)[pool.before],
         weights,

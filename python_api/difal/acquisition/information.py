@@ -1,0 +1,124 @@
+"""Which labels would tell a linear head most: greedy choice by Fisher information, the core of BAIT.
+
+The scores of logistic regression have, after training on labeled rows x_i, a covariance of about M^-1 per class, where
+
+    M = penalty I + sum_i h_i x_i x_i^T        over the labeled rows,
+    h = 1 - sum_c p(c)^2                       the trace of the covariance of a one-hot class drawn from p.
+
+What is made small is the variance of the scores on the pool, weighted by what matters there,
+
+    trace(M^-1 F),    F = sum_j w_j h_j x_j x_j^T    over the pool.
+
+A label of row x of expected information h adds h x x^T to M and so takes h x^T M^-1 F M^-1 x / (1 + h x^T M^-1 x) off
+that trace (Sherman and Morrison). The row that takes off most is chosen, again and again.
+
+Source: Ash, Goel, Krishnamurthy and Kakade, "Gone Fishing: Neural Active Learning with Fisher Embeddings", NeurIPS
+2021.
+BAIT's Fisher information has a block for each pair of classes; here one matrix stands for all of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from difal.heads.logistic import moments
+
+CHUNK = 4096  # rows projected at a time
+
+
+class Axes:
+    """Features as the head's penalty sees them: standardised by a context, along its principal axes.
+
+    Args:
+        context: (m, D) rows that look as the pool does, of any float type.
+        count: axes to keep; D or fewer are kept as they are, without a rotation.
+        seed: of the random directions with which the search for the axes begins.
+    """
+
+    def __init__(self, context: np.ndarray, count: int, seed: int = 0):
+        rows = torch.from_numpy(np.asarray(context, np.float32))
+        self.mean, self.deviation = moments(rows, rows)
+        self.axes: torch.Tensor | None = None
+        if rows.shape[1] > count:
+            self.axes = _principal((rows - self.mean) / self.deviation, count, seed)
+
+    def __call__(self, features: np.ndarray, rows: np.ndarray | slice = slice(None)) -> torch.Tensor:
+        """(n, D) features, a memory map perhaps, of which `rows` are read in chunks, to (n, count) float64."""
+        places = np.arange(len(features))[rows]
+        parts = [torch.empty(0, len(self.mean) if self.axes is None else self.axes.shape[1], dtype=torch.float64)]
+        for start in range(0, len(places), CHUNK):
+            some = torch.from_numpy(np.asarray(features[places[start : start + CHUNK]], np.float32))
+            some = (some - self.mean) / self.deviation
+            parts.append((some if self.axes is None else some @ self.axes).double())
+        return torch.cat(parts)
+
+
+def _principal(rows: torch.Tensor, count: int, seed: int, turns: int = 3) -> torch.Tensor:
+    """(D, count) orthonormal: about the axes along which `rows` (m, D) vary most, by subspace iteration."""
+    generator = torch.Generator().manual_seed(seed)
+    axes = torch.randn(rows.shape[1], count, generator=generator)
+    for _ in range(turns):
+        axes, _ = torch.linalg.qr(rows.T @ (rows @ axes))
+    return axes
+
+
+def impurity(probabilities: torch.Tensor) -> torch.Tensor:
+    """(n,) float64 of (n, C): 1 - sum_c p(c)^2, between 0 and 1 - 1 / C."""
+    return 1 - probabilities.double().square().sum(1)
+
+
+def most_informative(
+    rows: torch.Tensor,
+    information: torch.Tensor,
+    importance: torch.Tensor,
+    free: torch.Tensor,
+    labeled: torch.Tensor,
+    labeled_information: torch.Tensor,
+    budget: int,
+    penalty: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose rows one after the other, each the one that lowers the weighted variance of the scores most.
+
+    Args:
+        rows: (n, d) float64, the pool.
+        information: (n,) at least 0: h of a label of each row, times the chance that it is given.
+        importance: (n,) at least 0: w h of each row as a part of the pool.
+        free: (n,) bool, which rows may be chosen.
+        labeled: (L, d) float64, labeled so far.
+        labeled_information: (L,) h of each.
+        budget: how many to choose, at most the free ones.
+        penalty: above 0, of the head.
+
+    Returns:
+        Positions (budget,) in the order of choice and what each took off the variance, in units of what it was before
+        the first (it is at most 1 in all). Ties go to the first row.
+    """
+    matrix = penalty * torch.eye(rows.shape[1], dtype=torch.float64)
+    matrix += labeled.T @ (labeled * labeled_information[:, None])
+    inverse = torch.linalg.inv(matrix)
+    share = importance / importance.sum().clamp(min=torch.finfo(torch.float64).tiny)
+    wanted = inverse @ (rows.T @ (rows * share[:, None])) @ inverse  # M^-1 F M^-1
+    before = (wanted * matrix).sum().clamp(min=torch.finfo(torch.float64).tiny)  # trace(M^-1 F)
+    leverage = ((rows @ inverse) * rows).sum(1)
+    useful = ((rows @ wanted) * rows).sum(1)
+    free = free.clone()
+    chosen, gains = [], []
+    for _ in range(budget):
+        gain = torch.where(free, information * useful / (1 + information * leverage), -1.0)
+        best = int(gain.argmax())
+        free[best] = False
+        chosen.append(best)
+        gains.append(float(gain[best] / before))
+        h = information[best]
+        if not h > 0:
+            continue
+        x = rows[best]
+        v, u = inverse @ x, wanted @ x
+        factor, twist = h / (1 + h * (x @ v)), x @ u
+        along = rows @ torch.stack([v, u], 1)  # (n, 2)
+        leverage = leverage - factor * along[:, 0].square()
+        useful = useful - 2 * factor * along[:, 0] * along[:, 1] + factor**2 * twist * along[:, 0].square()
+        inverse = inverse - factor * torch.outer(v, v)
+        wanted = wanted - factor * (torch.outer(v, u) + torch.outer(u, v)) + factor**2 * twist * torch.outer(v, v)
+    return np.array(chosen, np.int64), np.array(gains)
