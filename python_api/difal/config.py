@@ -44,7 +44,7 @@ class Config:
         "efficientnet-lite0", "what", "`efficientnet-lite0`, `tiny` (diffusion), timm/NETWORK, a folder, or a hub id"
     )
     out: str = _option("", "what", "run folder [runs/DATA-ACQUISITION-seedN]")
-    acquisition: str = _option("balanced-bait", "what", "how pixels are chosen; see `difal acquisitions`")
+    acquisition: str = _option("bait-then-herding", "what", "how pixels are chosen; see `difal acquisitions`")
     seed: int = _option(0, "what", "seed of the heads and of random choices", low=0)
     rounds: int = _option(10, "budget", "rounds of labeling", low=1)
     budget: float = _option(0.1, "budget", "pixels per image and round; a round queries round(budget x images)")

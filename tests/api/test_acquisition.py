@@ -161,7 +161,7 @@ def test_nothing_left(cache, tmp_path):
 
 
 def test_an_unknown_name():
-    with pytest.raises(ConfigError, match="one of balanced-bait, two-stage-edald, coverage, random"):
+    with pytest.raises(ConfigError, match="one of bait-then-herding, two-stage-edald, coverage, random"):
         check_acquisition("best")
 
 
@@ -213,6 +213,7 @@ def test_every_rival_of_the_paper_is_there_with_and_without_stage_1():
         "balanced-herding",
         "bait",
         "balanced-bait",
+        "bait-then-herding",
     }
     assert rivals | {f"two-stage-{name}" for name in rivals} | {"random", "two-stage-random", "coverage"} <= set(
         acquisitions()
@@ -356,6 +357,17 @@ def test_bait_chooses_by_fisher_information(name, staged, cache, head, tmp_path)
     first = choose(cache, None, [], tmp_path, acquisition=acquisition)
     few = maxherding(features, 5, backend="reference")
     assert first.pixels == [cache.pixel(pixels, row) for row in few]  # without a head it covers
+
+
+def test_bait_then_herding_takes_turns_by_the_number_of_labels(cache, head, tmp_path):
+    asked = [cache.pixel("local", row) for row in range(20)]
+    for labels, wanted in ((15, "balanced-bait"), (16, "balanced-herding")):  # two classes
+        given = [row % 2 for row in range(labels)] + [None] * (20 - labels)
+        names = ("bait-then-herding", "balanced-bait", "balanced-herding")
+        configs = [tiny_config(tmp_path, acquisition=name, skips="ask") for name in names]
+        picks = [select(cache, head, asked, 5, 1, config, StageClock(), 2, given).pixels for config in configs]
+        assert picks[1] != picks[2]
+        assert picks[0] == picks[names.index(wanted)]
 
 
 def test_probcover_guesses_its_radius(cache, head, tmp_path):

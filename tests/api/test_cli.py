@@ -39,14 +39,14 @@ def test_a_run_and_its_report(difal, tmp_path):
     assert all(bar in err for bar in bars)  # nothing that takes long is silent
     assert code == cli.DONE
     assert "round 1: 8 pixels queried" in out
-    assert "done: runs/data-balanced-bait-seed0" in out
-    assert "report: runs/data-balanced-bait-seed0/report.html" in out
-    code, out, _ = difal("predict runs/data-balanced-bait-seed0 data/test/images --out classes")
+    assert "done: runs/data-bait-then-herding-seed0" in out
+    assert "report: runs/data-bait-then-herding-seed0/report.html" in out
+    code, out, _ = difal("predict runs/data-bait-then-herding-seed0 data/test/images --out classes")
     assert code == cli.DONE
     assert len(list((tmp_path / "classes/masks").iterdir())) == len(list((tmp_path / "data/test/images").iterdir()))
-    code, out, _ = difal("report runs/data-balanced-bait-seed0")
+    code, out, _ = difal("report runs/data-bait-then-herding-seed0")
     assert code == cli.DONE
-    assert (tmp_path / "runs/data-balanced-bait-seed0/report.html").stat().st_size > 10_000
+    assert (tmp_path / "runs/data-bait-then-herding-seed0/report.html").stat().st_size > 10_000
     code, out, _ = difal("run --resume --rounds 3")
     assert code == cli.DONE
     assert "round 2: 12 pixels queried" in out

@@ -37,7 +37,7 @@ def choose(pool: Pool):
     "MaxHerding over the local picks, weighted by margin, rarity of labels and chance of an answer",
     pixels="local",
 )
-def choose_balanced(pool: Pool):
+def herd_balanced(pool: Pool):
     weights = pool.answered**ANSWERED
     if pool.head is not None:
         logits = logits_of(pool, pool.head)
