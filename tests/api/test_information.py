@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from difal.acquisition import information
 from difal.acquisition.information import Axes, impurity, most_informative
 
 
@@ -75,9 +76,23 @@ def test_axes_keep_what_varies():
     few = Axes(rows, 5)
     found = few(rows, np.arange(100, 300))
     assert found.shape == (200, 5)
-    assert found.dtype == torch.float64
+    assert found.dtype == torch.float32
     np.testing.assert_allclose(  # distances stay, what is left out is noise
         torch.cdist(found, found).numpy(), torch.cdist(whole[100:300], whole[100:300]).numpy(), rtol=0.02, atol=0.02
     )
     assert torch.equal(found, Axes(rows, 5)(rows, slice(100, 300)))
     assert few(rows[:0]).shape == (0, 5)
+    assert Axes(rows[:3], 5)(rows).shape == (500, 3)  # three rows span no more
+    assert torch.isfinite(Axes(rows[:1], 5)(rows)).all()
+
+
+def test_single_precision_and_a_pool_of_many_parts_choose_the_same(monkeypatch):
+    rng = np.random.default_rng(5)
+    rows, labeled = rng.normal(size=(300, 12)) * np.linspace(3, 0.2, 12), rng.normal(size=(9, 12))
+    weights = (rng.random(300), rng.random(300), rng.random(300) < 0.7)
+    given = *map(torch.from_numpy, (rows, *weights, labeled, rng.random(9))), 40, 0.5
+    wanted, gains = most_informative(*given)
+    monkeypatch.setattr(information, "CHUNK", 7)
+    chosen, found = most_informative(given[0].float(), *given[1:4], given[4].float(), *given[5:])
+    assert chosen.tolist() == wanted.tolist()
+    np.testing.assert_allclose(found, gains, rtol=1e-4, atol=1e-6)

@@ -66,7 +66,8 @@ def _choose(pool: Pool, importance: np.ndarray, chance: np.ndarray):
         return herd(pool, chance)
     axes = _axes(pool.cache)
     spread = impurity(logits_of(pool, pool.head).softmax(1))
-    labeled = [pixel for pixel, label in zip(pool.queried, pool.labels, strict=True) if label is not None]
+    labels = pool.labels or [0] * len(pool.queried)  # where none is given, every query counts as labeled
+    labeled = [pixel for pixel, label in zip(pool.queried, labels, strict=True) if label is not None]
     known = pool.cache.features_of(labeled)
     chosen, gains = most_informative(
         axes(pool.cache.features(pool.pixels), pool.before),

@@ -31,8 +31,8 @@ class Axes:
     """Features as the head's penalty sees them: standardised by a context, along its principal axes.
 
     Args:
-        context: (m, D) rows that look as the pool does, of any float type.
-        count: axes to keep; D or fewer are kept as they are, without a rotation.
+        context: (m, D) rows that look as the pool does, of any float type, m at least 1.
+        count: axes to keep, at most m; D or fewer are kept as they are, without a rotation.
         seed: of the random directions with which the search for the axes begins.
     """
 
@@ -41,16 +41,16 @@ class Axes:
         self.mean, self.deviation = moments(rows, rows)
         self.axes: torch.Tensor | None = None
         if rows.shape[1] > count:
-            self.axes = _principal((rows - self.mean) / self.deviation, count, seed)
+            self.axes = _principal((rows - self.mean) / self.deviation, min(count, len(rows)), seed)
 
     def __call__(self, features: np.ndarray, rows: np.ndarray | slice = slice(None)) -> torch.Tensor:
-        """(n, D) features, a memory map perhaps, of which `rows` are read in chunks, to (n, count) float64."""
+        """(n, D) features, a memory map perhaps, of which `rows` are read in chunks, to (n, count) float32."""
         places = np.arange(len(features))[rows]
-        parts = [torch.empty(0, len(self.mean) if self.axes is None else self.axes.shape[1], dtype=torch.float64)]
+        parts = [torch.empty(0, len(self.mean) if self.axes is None else self.axes.shape[1])]
         for start in range(0, len(places), CHUNK):
             some = torch.from_numpy(np.asarray(features[places[start : start + CHUNK]], np.float32))
             some = (some - self.mean) / self.deviation
-            parts.append((some if self.axes is None else some @ self.axes).double())
+            parts.append(some if self.axes is None else some @ self.axes)
         return torch.cat(parts)
 
 
@@ -81,11 +81,11 @@ def most_informative(
     """Choose rows one after the other, each the one that lowers the weighted variance of the scores most.
 
     Args:
-        rows: (n, d) float64, the pool.
+        rows: (n, d) float32 or float64, the pool; sums over it are float64.
         information: (n,) at least 0: h of a label of each row, times the chance that it is given.
         importance: (n,) at least 0: w h of each row as a part of the pool.
         free: (n,) bool, which rows may be chosen.
-        labeled: (L, d) float64, labeled so far.
+        labeled: (L, d), labeled so far.
         labeled_information: (L,) h of each.
         budget: how many to choose, at most the free ones.
         penalty: above 0, of the head.
@@ -94,14 +94,12 @@ def most_informative(
         Positions (budget,) in the order of choice and what each took off the variance, in units of what it was before
         the first (it is at most 1 in all). Ties go to the first row.
     """
-    matrix = penalty * torch.eye(rows.shape[1], dtype=torch.float64)
-    matrix += labeled.T @ (labeled * labeled_information[:, None])
+    matrix = penalty * torch.eye(rows.shape[1], dtype=torch.float64) + _weighted_gram(labeled, labeled_information)
     inverse = torch.linalg.inv(matrix)
     share = importance / importance.sum().clamp(min=torch.finfo(torch.float64).tiny)
-    wanted = inverse @ (rows.T @ (rows * share[:, None])) @ inverse  # M^-1 F M^-1
+    wanted = inverse @ _weighted_gram(rows, share) @ inverse  # M^-1 F M^-1
     before = (wanted * matrix).sum().clamp(min=torch.finfo(torch.float64).tiny)  # trace(M^-1 F)
-    leverage = ((rows @ inverse) * rows).sum(1)
-    useful = ((rows @ wanted) * rows).sum(1)
+    leverage, useful = _quadratic(rows, inverse), _quadratic(rows, wanted)
     free = free.clone()
     chosen, gains = [], []
     for _ in range(budget):
@@ -113,12 +111,25 @@ def most_informative(
         h = information[best]
         if not h > 0:
             continue
-        x = rows[best]
+        x = rows[best].double()
         v, u = inverse @ x, wanted @ x
         factor, twist = h / (1 + h * (x @ v)), x @ u
-        along = rows @ torch.stack([v, u], 1)  # (n, 2)
+        along = (rows @ torch.stack([v, u], 1).to(rows.dtype)).double()  # (n, 2)
         leverage = leverage - factor * along[:, 0].square()
         useful = useful - 2 * factor * along[:, 0] * along[:, 1] + factor**2 * twist * along[:, 0].square()
         inverse = inverse - factor * torch.outer(v, v)
         wanted = wanted - factor * (torch.outer(v, u) + torch.outer(u, v)) + factor**2 * twist * torch.outer(v, v)
     return np.array(chosen, np.int64), np.array(gains)
+
+
+def _weighted_gram(rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """(d, d) float64: sum_i w_i x_i x_i^T."""
+    total = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
+    for some, weight in zip(rows.split(CHUNK), weights.split(CHUNK), strict=True):
+        total += some.double().T @ (some.double() * weight[:, None])
+    return total
+
+
+def _quadratic(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """(n,) float64: x_i^T A x_i."""
+    return torch.cat([((some.double() @ matrix) * some.double()).sum(1) for some in rows.split(CHUNK)])
