@@ -24,7 +24,8 @@ import torch
 
 from difal.heads.logistic import moments
 
-CHUNK = 4096  # rows projected at a time
+CHUNK = 4096  # rows in double precision at a time
+AFRESH = 64  # choices after which what was kept up to date in single precision is made anew
 
 
 class Axes:
@@ -119,6 +120,8 @@ def most_informative(
         useful = useful - 2 * factor * along[:, 0] * along[:, 1] + factor**2 * twist * along[:, 0].square()
         inverse = inverse - factor * torch.outer(v, v)
         wanted = wanted - factor * (torch.outer(v, u) + torch.outer(u, v)) + factor**2 * twist * torch.outer(v, v)
+        if len(chosen) % AFRESH == 0:
+            leverage, useful = _quadratic(rows, inverse), _quadratic(rows, wanted)
     return np.array(chosen, np.int64), np.array(gains)
 
 
