@@ -357,7 +357,8 @@ def test_bait_chooses_by_fisher_information(name, staged, cache, head, tmp_path)
     first = choose(cache, None, [], tmp_path, acquisition=acquisition)
     few = maxherding(features, 5, backend="reference")
     assert first.pixels == [cache.pixel(pixels, row) for row in few]  # without a head it covers
-    assert len(choose(cache, head, asked, tmp_path, acquisition=acquisition).pixels) == 5  # no labels told
+    for changes in ({}, {"penalty": 0.0}):  # no labels told; no penalty
+        assert len(choose(cache, head, asked, tmp_path, acquisition=acquisition, **changes).pixels) == 5
 
 
 def test_bait_then_herding_takes_turns_by_the_number_of_labels(cache, head, tmp_path):

@@ -30,6 +30,7 @@ from difal.threads import one_thread
 
 AXES = 256  # principal axes of the features: on CamVid 384 gave no better picks
 FEW = 8  # labels a class; with 16 and 24 the picks were less good at the end, on CamVid's validation split
+LEAST_PENALTY = 1e-3  # without any, the variance along axes that no label touches has no bound
 IMPORTANT = 2  # power of the probability that a pixel is answered, in its importance
 
 
@@ -77,7 +78,7 @@ def _choose(pool: Pool, importance: np.ndarray, chance: np.ndarray):
         axes(known),
         impurity(pool.head.logits(known, np.arange(len(known)), learned=True).softmax(1)),
         pool.budget,
-        pool.config.penalty,
+        max(pool.config.penalty, LEAST_PENALTY),
     )
     return np.searchsorted(pool.rows, pool.before[chosen]), gains
 
