@@ -108,7 +108,7 @@ def test_names_are_not_taken_for_folders(tmp_path, monkeypatch):
 def labeled(tmp_path):
     """A run of two rounds on four images."""
     folder = write_folder(tmp_path / "data", masks=True)
-    config = tiny_config(tmp_path / "old", data=str(folder), rounds=2, pictures=0)
+    config = tiny_config(tmp_path / "old", data=str(folder), rounds=2, pictures=0, acquisition="balanced-herding")
     run(config, encoder=FakeEncoder(), log=silent)
     return config
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from difal.heads.base import as_float
 from difal.heads.logistic import moments
 
 CHUNK = 4096  # rows in double precision at a time
@@ -38,7 +39,7 @@ class Axes:
     """
 
     def __init__(self, context: np.ndarray, count: int, seed: int = 0):
-        rows = torch.from_numpy(np.asarray(context, np.float32))
+        rows = as_float(context)
         self.mean, self.deviation = moments(rows, rows)
         self.axes: torch.Tensor | None = None
         if rows.shape[1] > count:
@@ -49,7 +50,7 @@ class Axes:
         places = np.arange(len(features))[rows]
         parts = [torch.empty(0, len(self.mean) if self.axes is None else self.axes.shape[1])]
         for start in range(0, len(places), CHUNK):
-            some = torch.from_numpy(np.asarray(features[places[start : start + CHUNK]], np.float32))
+            some = as_float(features[places[start : start + CHUNK]])
             some = (some - self.mean) / self.deviation
             parts.append(some if self.axes is None else some @ self.axes)
         return torch.cat(parts)
