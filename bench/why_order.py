@@ -156,14 +156,14 @@ class Rescaled:
         return torch.where(scores > ABSENT / 2, scores / self.temperature + self.constants, scores)
 
 
-def likelihoods(scores: torch.Tensor, truth: torch.Tensor, temperature: float) -> float:
+def negative_log_likelihood(scores: torch.Tensor, truth: torch.Tensor, temperature: float) -> float:
     """Mean negative logarithm of the truth's probability, over pixels of classes that the head knows."""
     known = scores.gather(1, truth[:, None])[:, 0] > ABSENT / 2
     return float(torch.nn.functional.cross_entropy(scores[known].double() / temperature, truth[known]))
 
 
 def best_temperature(scores: torch.Tensor, truth: torch.Tensor) -> float:
-    return float(min(TEMPERATURES, key=lambda one: likelihoods(scores, truth, float(one))))
+    return float(min(TEMPERATURES, key=lambda one: negative_log_likelihood(scores, truth, float(one))))
 
 
 def calibration(head: Head, scores: torch.Tensor, truth: torch.Tensor) -> Rescaled:

@@ -26,6 +26,7 @@ from difal.acquisition.base import Pool, selector
 from difal.acquisition.information import Axes, impurity, most_informative
 from difal.acquisition.margin_herding import ANSWERED, herd, herd_balanced, logits_of, rarity
 from difal.features.cache import FeatureCache
+from difal.heads import Head
 from difal.threads import one_thread
 
 AXES = 256  # principal axes of the features: on CamVid 384 gave no better picks
@@ -36,7 +37,10 @@ IMPORTANT = 2  # power of the probability that a pixel is answered, in its impor
 
 @selector("bait", "BAIT, the labels that would make the head's scores vary least, by Fisher information")
 def choose(pool: Pool):
-    return _choose(pool, np.ones(len(pool.before)), np.ones(len(pool.before)))
+    alike = np.ones(len(pool.before))
+    if pool.head is None:
+        return herd(pool, alike)
+    return _choose(pool, pool.head, logits_of(pool, pool.head), alike, alike)
 
 
 @selector(
@@ -45,10 +49,11 @@ def choose(pool: Pool):
     pixels="local",
 )
 def choose_balanced(pool: Pool):
-    importance = pool.answered**IMPORTANT
-    if pool.head is not None:
-        importance = importance * rarity(pool, logits_of(pool, pool.head))
-    return _choose(pool, importance, pool.answered**ANSWERED)
+    chance = pool.answered**ANSWERED
+    if pool.head is None:
+        return herd(pool, chance)
+    logits = logits_of(pool, pool.head)
+    return _choose(pool, pool.head, logits, pool.answered**IMPORTANT * rarity(pool, logits), chance)
 
 
 @selector(
@@ -62,11 +67,8 @@ def choose_in_turn(pool: Pool):
 
 
 @one_thread()
-def _choose(pool: Pool, importance: np.ndarray, chance: np.ndarray):
-    if pool.head is None:
-        return herd(pool, chance)
-    axes = _axes(pool.cache)
-    spread = impurity(logits_of(pool, pool.head).softmax(1))
+def _choose(pool: Pool, head: Head, logits: torch.Tensor, importance: np.ndarray, chance: np.ndarray):
+    axes, spread = _axes(pool.cache), impurity(logits.softmax(1))
     labels = pool.labels or [0] * len(pool.queried)  # where none is given, every query counts as labeled
     labeled = [pixel for pixel, label in zip(pool.queried, labels, strict=True) if label is not None]
     known = pool.cache.features_of(labeled)
@@ -76,7 +78,7 @@ def _choose(pool: Pool, importance: np.ndarray, chance: np.ndarray):
         spread * torch.from_numpy(importance),
         torch.from_numpy(np.isin(pool.before, pool.rows)),
         axes(known),
-        impurity(pool.head.logits(known, np.arange(len(known)), learned=True).softmax(1)),
+        impurity(head.logits(known, np.arange(len(known)), learned=True).softmax(1)),
         pool.budget,
         max(pool.config.penalty, LEAST_PENALTY),
     )
