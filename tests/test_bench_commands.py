@@ -10,7 +10,7 @@ BENCH = Path(__file__).parents[1] / "bench"
 SCRIPTS = [
     "batches.py", "bench_disagreement.py", "bench_gpu.py", "bench_hypercolumns.py", "compile_cuda.py",
     "compile_triton.py", "encoder_probe.py", "gpu_check.py", "kcenter.py", "label_latency.py", "label_waits.py",
-    "large.py", "peers/__main__.py", "products.py", "sampled.py", "sass_loops.py", "scaling.py", "stage_times.py",
+    "large.py", "peers/__main__.py", "products.py", "sampled.py", "sass_loops.py", "scaling.py",
     "train_step.py", "why_order.py",
 ]  # fmt: skip
 WITHOUT_TORCH = (
