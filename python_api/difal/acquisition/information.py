@@ -110,10 +110,7 @@ def most_informative(
         free[best] = False
         chosen.append(best)
         gains.append(float(gain[best] / before))
-        h = information[best]
-        if not h > 0:
-            continue
-        x = rows[best].double()
+        h, x = information[best], rows[best].double()
         v, u = inverse @ x, wanted @ x
         factor, twist = h / (1 + h * (x @ v)), x @ u
         along = (rows @ torch.stack([v, u], 1).to(rows.dtype)).double()  # (n, 2)
