@@ -308,7 +308,10 @@ def runs_of(sweep: Path, acquisitions: Sequence[str] | None, seeds: Sequence[int
 def main(args: argparse.Namespace, log: Callable[[str], None] = print) -> None:
     rows = read_json(args.out)["rows"] if args.out.exists() else {}
     pool, test = None, None
-    for folder in runs_of(args.sweep, args.acquisitions, args.seeds):
+    folders = list(runs_of(args.sweep, args.acquisitions, args.seeds))
+    if not folders:
+        raise SystemExit(f"{args.sweep} has no finished run of these acquisitions and seeds; give a sweep's folder")
+    for folder in folders:
         config = Config(**RunDirectory(folder).config())
         pool = pool or Pool(config)
         for change in args.changes or [""]:

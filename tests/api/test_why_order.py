@@ -78,3 +78,12 @@ def test_figures():
     pixels = [Pixel(0, 1, 1), Pixel(0, 2, 2), Pixel(3, 1, 1), Pixel(0, 3, 3)]
     assert one_an_image(pixels, 2) == [pixels[0], pixels[2]]
     assert one_an_image(pixels, 3) == [pixels[0], pixels[2], pixels[1]]
+
+
+def test_a_folder_without_such_runs_is_refused(done, tmp_path):
+    out = tmp_path / "why.json"
+    for folder, seeds in ((tmp_path, None), (done, [7])):
+        args = argparse.Namespace(sweep=folder, acquisitions=None, seeds=seeds, out=out, changes=[])
+        with pytest.raises(SystemExit, match=f"{folder} has no finished run of these"):
+            why_order.main(args, log=len)
+    assert not out.exists()
