@@ -13,15 +13,14 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.patches import Patch
 
 from difal.config import Config
-from difal.data import IGNORE, open_config_data
+from difal.data import open_config_data
 from difal.encoders.lazy import LazyEncoder
 from difal.features.dense import dense_classes
 from difal.features.pixels import encode
 from difal.run.directory import RunDirectory
-from pictures import save_figure
+from pictures import add_legend, class_of, palette_of, plot_labels, save_figure
 
 SHOWN = (0.1, 0.9)  # which test images: 0 is the first, 1 the last
 
@@ -34,8 +33,7 @@ def main() -> None:
     rounds = [entry for entry in run_dir.rounds() if entry.has("head.safetensors")]
     labels = [label for entry in rounds for label in entry.labels()]
     head, miou = rounds[-1].head(), rounds[-1].metrics()["miou"]["standard"]
-    palette = np.full((256, 3), 255, np.uint8)
-    palette[: len(data.classes)] = data.colors
+    palette = palette_of(data)
 
     queried = [name for name, _ in Counter(label.image for label in labels).most_common(len(SHOWN))]
     figure, axes = plt.subplots(len(SHOWN), 4, figsize=(12, 3.2 * len(SHOWN)), layout="constrained")
@@ -47,12 +45,8 @@ def main() -> None:
         predicted = dense_classes(head, maps, image.shape[:2])[0].numpy()
         here = [label for label in labels if label.image == name]
         row[0].imshow(data.train.image(data.train.ids.index(name)))
-        for label in here:
-            class_id = IGNORE if label.class_id is None else label.class_id
-            seen.add(class_id)
-            color = palette[class_id] / 255
-            row[0].plot(label.x, label.y, "o", ms=9, mfc=color, mec="white", mew=1.5)
-        seen.update(np.unique(predicted).tolist(), np.unique(truth).tolist())
+        plot_labels(row[0], here, palette)
+        seen.update(map(class_of, here), np.unique(predicted).tolist(), np.unique(truth).tolist())
         for axis, picture in zip(row[1:], (image, palette[predicted], palette[truth]), strict=True):
             axis.imshow(picture)
     used = len({label.image for label in labels})
@@ -64,9 +58,7 @@ def main() -> None:
     )
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=10)
-    names = {**dict(enumerate(data.classes)), IGNORE: "no class, where two meet: not scored"}
-    patches = [Patch(fc=palette[c] / 255, ec="gray", label=name) for c, name in names.items() if c in seen]
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=10, frameon=False)
+    add_legend(figure, data.classes, seen, palette, "no class, where two meet: not scored")
     save_figure(figure, out)
     print(f"{len(labels)} pixels; drawn in {out}")
 
