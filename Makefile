@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 PIP    := $(BIN)/python -m pip install --quiet --progress-bar on
 
-.PHONY: venv loop test demo label photo bench peers kcenter products docs smoke sanitize lint types cuda-compile gpu-wheel triton-compile clean
+.PHONY: venv loop test demo label segment photo bench peers kcenter products docs smoke sanitize lint types cuda-compile gpu-wheel triton-compile clean
 venv: $(VENV)/.installed
 loop: $(VENV)/.loop
 
@@ -42,6 +42,11 @@ demo: loop
 label: loop
 	$(BIN)/difal label --data scenes:24,8,0 --out demo/label
 
+# Two photographs segmented by forty queried pixels; the README's first picture is that of docs/make_photos_figure.py.
+segment: venv
+	rm -rf demo/photos
+	$(BIN)/python examples/segment_photos.py demo/photos
+
 # Fifty pixels of a photograph, beside the naive loop.
 photo: venv
 	$(BIN)/python examples/photo.py
@@ -77,6 +82,7 @@ docs: venv
 	$(BIN)/python docs/make_theory_figure.py
 	$(BIN)/python docs/make_disagreement_figure.py
 	$(BIN)/python docs/make_loop_figure.py
+	$(BIN)/python docs/make_photos_figure.py
 	$(BIN)/python examples/photo.py docs/img/picks.png
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 

@@ -18,6 +18,7 @@ OUTSIDE = (
     "bench/results/*/*.md",
     "bench/results/*/*.png",
     "examples/*.py",
+    "examples/*.json",
     "python_api/difal/encoders/tiny/*.md",
     "python_api/difal/encoders/tiny/*.png",
     "python_api/difal/encoders/*.py",
