@@ -14,7 +14,6 @@ from difal.files import write_tensors
 from difal.heads import ABSENT, HEADS, check_head, drop, load_head, make_head, train_head
 from difal.heads.linear import LinearHead
 from difal.heads.logistic import balanced_logistic, moments
-from difal.heads.mlp import MLPHead
 
 SHAPES = {"linear": (13, 4), "mlp": (13, 128, 32, 4)}
 every_head = pytest.mark.parametrize("name", sorted(HEADS))
@@ -90,15 +89,20 @@ def test_it_survives_its_file(tmp_path, name):
         load_head(tmp_path / "head.safetensors")
 
 
-def test_a_file_of_an_earlier_version_holds_the_mlp(tmp_path):
-    """It names no head, and had no constant to add to the scores of classes without a label."""
-    head = head_of("mlp")
+@every_head
+def test_a_file_of_an_earlier_version_has_no_constant(tmp_path, name):
+    """It had none to add to the scores; the first ones named no head either, and held the MLP."""
+    head = head_of(name)
     tensors = {key: value for key, value in head.state_dict().items() if not key.endswith("constant")}
-    write_tensors(tmp_path / "head.safetensors", tensors, {"sizes": "13,128,32,4"})
-    loaded = load_head(tmp_path / "head.safetensors")
+    assert len(tensors) == len(head.state_dict()) - 1
+    shape = ",".join(map(str, SHAPES[name]))
+    facts = [{"head": f"{name} {shape}"}, *([{"sizes": shape}] if name == "mlp" else [])]
     rows = torch.randn(5, 13)
-    assert isinstance(loaded, MLPHead)
-    assert torch.equal(loaded(rows), head(rows))
+    for fact in facts:
+        write_tensors(tmp_path / "head.safetensors", tensors, fact)
+        loaded = load_head(tmp_path / "head.safetensors")
+        assert type(loaded) is HEADS[name]
+        assert torch.equal(loaded(rows), head(rows))
 
 
 def test_names_and_input_are_checked(tmp_path):

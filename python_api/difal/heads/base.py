@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -100,6 +101,11 @@ class Head(nn.Module):
             scores = (self.learned if learned else self)(some.reshape(-1, some.shape[-1]).to(device)).cpu()
             parts.append(scores.reshape(*some.shape[:-1], -1))
         return torch.cat(parts)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        """As torch's; heads of earlier versions lack the constant, which was 0."""
+        zeros = {name: torch.zeros_like(own) for name, own in self.named_buffers() if name.endswith(".constant")}
+        return super().load_state_dict({**zeros, **state_dict}, *args, **options)
 
     def save(self, path: Path, made_of: str = "") -> None:
         """Write a safetensors file, whole or not at all; of one entry of metadata, since several have no order.

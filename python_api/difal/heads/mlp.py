@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -49,11 +48,6 @@ class MLPHead(Head):
 
     def learned_rest(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.rest[:-1](hidden)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
-        """As torch's; heads of earlier versions lack the constant, which was 0."""
-        given = {f"rest.{len(self.rest) - 1}.constant": torch.zeros(self.classes), **state_dict}
-        return super().load_state_dict(given, *args, **options)
 
     @classmethod
     def train_on(
