@@ -10,11 +10,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
-from api.fakes import use_fake_encoder
+from api.fakes import FakeEncoder, outcome, tiny_config, tiny_data, use_fake_encoder
 from difal import cli
+from difal.config import Config
+from difal.files import write_tensors
+from difal.heads import load_head
 from difal.report import write_report
 from difal.run.directory import RunDirectory
+from difal.run.loop import run as run_loop
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "earlier_runs"
 
@@ -74,3 +79,35 @@ def test_a_run_that_waits_for_labels_goes_on(resume):
     run, code = resume("waiting")
     assert code == cli.DONE
     check(run)
+
+
+def test_a_run_from_before_the_lift_goes_on_without_it(tmp_path):
+    """Its settings do not name the lift, and its heads have no constant."""
+    settings = {"head": "linear", "lift": 0.0}
+    run_loop(tiny_config(tmp_path / "run", **settings), data=tiny_data(), encoder=FakeEncoder(), log=lambda line: None)
+    wanted = decided(tmp_path / "run")
+    for name in ("rounds/001/metrics.json", "rounds/002"):
+        path = tmp_path / "run" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in (tmp_path / "run").glob("rounds/*/head.safetensors"):
+        head = load_head(path)
+        assert not head.rest.constant.any()
+        tensors = {key: value for key, value in head.state_dict().items() if key != "rest.constant"}
+        write_tensors(path, tensors, {"head": f"linear {','.join(map(str, head.shape))}"})
+    path = tmp_path / "run/config.yaml"
+    values = yaml.safe_load(path.read_text())
+    assert values.pop("lift") == 0
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    config = RunDirectory(tmp_path / "run").config()
+    run_loop(Config(**config), resume=True, data=tiny_data(), encoder=FakeEncoder(), log=lambda line: None)
+    assert decided(tmp_path / "run") == wanted
+
+
+def decided(run):
+    """Picks, labels and metrics, without the digest of the head's file in these."""
+    files = {name: text for name, text in outcome(run).items() if name.endswith((".json", ".jsonl"))}
+    rows = {name: [json.loads(line) for line in text.splitlines()] for name, text in files.items() if name[-1] == "l"}
+    metrics = {name: json.loads(text) for name, text in files.items() if name.endswith("metrics.json")}
+    return rows, {
+        name: {key: value for key, value in found.items() if key != "made_of"} for name, found in metrics.items()
+    }

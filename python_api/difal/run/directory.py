@@ -34,7 +34,7 @@ from difal.heads import Head, load_head, made_of
 from difal.run.labels import Label, labels_digest, read_labels, write_label_file
 
 # The settings that run folders of earlier versions lack, as those versions had them.
-EARLIER = {"head": "mlp", "skips": "ask", "encoder_pixels": 0}
+EARLIER = {"head": "mlp", "lift": 0.0, "skips": "ask", "encoder_pixels": 0}
 
 
 class RunDirectory:
