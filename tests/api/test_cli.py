@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -166,10 +168,18 @@ def test_a_command_imports_nothing_of_the_others(difal):
     assert {"difal.cli.report", "difal.report", "matplotlib"}.isdisjoint(loaded)
 
 
-@pytest.mark.parametrize("start", ["-m difal", "-c import sys; from difal.__main__ import main; sys.exit(main())"])
+def installed_scripts():
+    """What the scripts of pyproject.toml run, as `python` takes it."""
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    scripts = re.findall(r'^difal[\w-]* = "([\w.]+):(\w+)"$', text, re.MULTILINE)
+    assert len(scripts) == 2
+    return [f"-c import sys; from {module} import {name}; sys.exit({name}())" for module, name in scripts]
+
+
+@pytest.mark.parametrize("start", ["-m difal", *installed_scripts()])
 @pytest.mark.parametrize(("action", "code"), [(signal.SIG_DFL, 130), (signal.SIG_IGN, 7)])
 def test_ctrl_c_while_torch_is_imported(tmp_path, start, action, code):
-    """Also by the installed script; a command in the background, for which shells have it ignored, goes on."""
+    """Also by the installed scripts; a command in the background, for which shells have it ignored, goes on."""
     (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit(7)\n")
     done = subprocess.run(
         [sys.executable, *start.split(" ", 1), "run"],
