@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from api.fakes import FakeEncoder, outcome, tiny_config, use_fake_encoder, write_folder
@@ -19,7 +20,7 @@ from difal.features.test_set import TestSet
 from difal.presets import make_config, presets, read_preset
 from difal.run.loop import run
 from difal.sweep import Sweep, sweep
-from difal.sweep.table import table
+from difal.sweep.table import _drawn, table
 
 TESTS = Path(__file__).resolve().parents[1]
 SMALL = {
@@ -71,6 +72,24 @@ def test_a_sweep_is_its_runs(tmp_path, encoder, monkeypatch):
     with Image.open(tmp_path / "s/curves.png") as picture:
         assert picture.width > 500
     assert sum(found[0]["class_clicks"].values()) == 16
+
+
+def test_the_plot_names_every_acquisition_of_a_long_list():
+    """The legend is whole, and no two lines look alike."""
+    names = [f"acquisition {n}" for n in range(23)]
+    runs = [
+        {"preset": "", "acquisition": name, "seed": 0, "queried": [8, 16], "miou": {"standard": [0.2, 0.3]}}
+        for name in names
+    ]
+    figure = _drawn(runs)
+    FigureCanvasAgg(figure).draw()
+    (axes,) = figure.axes
+    legend = axes.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == names
+    low, high = legend.get_window_extent().y0, legend.get_window_extent().y1
+    assert low >= 0
+    assert high <= figure.bbox.height
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == len(names)
 
 
 def test_features_are_computed_once_and_nothing_twice(tmp_path, encoder):

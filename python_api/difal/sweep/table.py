@@ -5,6 +5,10 @@ from __future__ import annotations
 import io
 import statistics
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BASELINE = "random"  # to whose curve the others are compared, seed by seed
 COLORS = {
@@ -18,6 +22,8 @@ COLORS = {
     "random": "#7a8291",
 }
 OTHERS = ("#5b3a29", "#d36fa8", "#6b8e23", "#1c3f5f", "#a34b1c", "#4fb286", "#8c8c00", "#b03060")
+DASHES = ("-", "--", ":", "-.")  # of the first time that OTHERS are used, of the second, ...
+LEGEND_ROW = 0.22  # inches
 
 
 HEAD = """\
@@ -128,26 +134,39 @@ def _classes(runs: Sequence[dict]) -> str:
 def curves(runs: Sequence[dict]) -> bytes:
     """PNG: test mIoU by queried pixels, mean and standard deviation over the seeds, a panel for each preset."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    FigureCanvasAgg(_drawn(runs)).print_png(buffer, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _drawn(runs: Sequence[dict]) -> Figure:
     from matplotlib.figure import Figure
 
-    panels = _by(runs, "preset")
-    names = list(_by(runs, "acquisition"))
-    rest = [name for name in names if name not in COLORS]
-    colors = {**COLORS, **{name: OTHERS[i % len(OTHERS)] for i, name in enumerate(rest)}}
-    figure = Figure((9.6, 4.6 * len(panels)), layout="constrained", dpi=120)
+    panels, names = _by(runs, "preset"), list(_by(runs, "acquisition"))
+    looks = _looks(names)
+    height = max(4.6, LEGEND_ROW * (len(names) + 1))
+    figure = Figure((9.6, height * len(panels)), layout="constrained", dpi=120)
     for axes, (preset, rows) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
         for name, found in _by(rows, "acquisition").items():
             queried = _common(found)
             per_round = [[100 * _miou(run, count) for run in found] for count in queried]
             mean = [statistics.mean(values) for values in per_round]
             spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in per_round]
-            axes.plot(queried, mean, marker="o", markersize=4, linewidth=2, color=colors[name], label=name)
+            axes.plot(queried, mean, marker="o", markersize=4, linewidth=2, label=name, **looks[name])
             low, high = ([m + sign * s for m, s in zip(mean, spread, strict=True)] for sign in (-1, 1))
-            axes.fill_between(queried, low, high, color=colors[name], alpha=0.11, linewidth=0)
+            axes.fill_between(queried, low, high, color=looks[name]["color"], alpha=0.11, linewidth=0)
         axes.set(xlabel="queried pixels, in the whole pool", ylabel="test mIoU, %", title=preset or None)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e4e7ec")
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
-    return buffer.getvalue()
+    return figure
+
+
+def _looks(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return colour and line style by name; no two alike among the first `len(COLORS) + 4 * len(OTHERS)`."""
+    looks = {name: {"color": color, "linestyle": "-"} for name, color in COLORS.items()}
+    for at, name in enumerate(name for name in names if name not in COLORS):
+        again, color = divmod(at, len(OTHERS))
+        looks[name] = {"color": OTHERS[color], "linestyle": DASHES[again % len(DASHES)]}
+    return looks
