@@ -116,10 +116,11 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     }
     write(paths, picks, gains, coverage, samples.names, summary)
     saved.remove()
-    end = "" if coverage is None else f", coverage {coverage[-1]:.4f}"
-    report.line(
-        f"{len(picks):,} picks{end}, {duration(time.monotonic() - began)}" + (f": {paths.out}" if paths.out else "")
-    )
+    done = f"{len(picks):,} pick" + "s" * (len(picks) != 1)
+    if coverage is not None:
+        done += f", coverage {coverage[-1]:.4f}"
+    done += f", {duration(time.monotonic() - began)}"
+    report.line(f"{done}: {paths.out}" if paths.out else done)
     if not reached:
         report.line("all of --budget is picked and the target is not reached; raise --budget")
     return DONE if reached else NOT_REACHED

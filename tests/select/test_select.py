@@ -341,3 +341,9 @@ def test_files_that_do_not_come_in_the_order_of_their_numbers_are_named(pool, co
     assert code == 0
     assert ("s-10.npy comes before s-2.npy" in err) == warned
     assert ("comes before" in err) == warned
+
+
+def test_the_last_line_counts_the_picks(pool, command):
+    for budget, said in ((1, "1 pick, coverage 0."), (2, "2 picks, coverage 0.")):
+        _, _, err = command("pool.npy", "--budget", budget, "--out", f"p{budget}.npy")
+        assert err.splitlines()[-1].startswith(said)
