@@ -94,6 +94,20 @@ def test_large_images_are_drawn_small(tmp_path, monkeypatch):
             assert picture[y, x].tolist() == [0, 0, 0]  # the dot in the middle of a ring
     assert labels
     write_report(folder)
+    assert (
+        "Maps by the\nhead of round 0, the newest when the last picks were chosen; bright"
+        in (folder / "report.html").read_text()
+    )
+
+
+def test_the_range_of_a_map_has_digits(finished):
+    """DALD of an encoder without diffusion is a few thousandths."""
+    maps = {kind: np.zeros((8, 8), np.float32) for kind in ("edald", "entropy", "dald")}
+    maps |= {"image": np.zeros((8, 8, 3), np.uint8), "prediction": np.zeros((8, 8), np.uint8)}
+    maps["edald"] += 1.814
+    maps["dald"] += 0.0042
+    captions = [caption for caption, _ in figures.picture_row(maps, [], [[0, 0, 0]], 0)]
+    assert captions[2::2] == ["eDALD, 0 to 1.8 nats", "DALD, 0 to 0.0042 nats"]
 
 
 @pytest.mark.parametrize("compat", ["none", "released"])

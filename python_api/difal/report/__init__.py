@@ -223,7 +223,7 @@ def _pictures(run_dir: RunDirectory, labels: list[Label], stale: dict[int, str])
                 continue
             here = [label for label in labels if label.image == name]
             row = figures.picture_row(maps, here, colors, last)
-            pictures.append({"image": name, "head_round": head_round, "row": row})
+            pictures.append({"image": name, "head_round": head_round, "earlier": int(head_round) < last, "row": row})
     return pictures
 
 

@@ -125,7 +125,7 @@ def picture_row(
         picture = Image.fromarray((255 * shaded).astype(np.uint8))
         if name == "edald":
             picture = _with_picks(np.asarray(picture), labels, colors, last)
-        row.append((f"{text}, 0 to {top:.2f} nats", picture))
+        row.append((f"{text}, 0 to {top:.2g} nats", picture))
     return [(caption, _data_url(_shown(picture))) for caption, picture in row]
 
 
