@@ -7,7 +7,7 @@ import json
 import pytest
 
 from difal.errors import LabelError
-from difal.run.labels import Label, read_labels, to_csv, to_jsonl, to_label_studio
+from difal.run.labels import Label, not_predicted, read_labels, to_csv, to_jsonl, to_label_studio
 
 CLASSES = ("sky", "road")
 LABELS = [
@@ -23,6 +23,11 @@ def test_what_is_written_is_read(tmp_path, ending, write):
     path.write_text(write(LABELS))
     assert read_labels(path, CLASSES) == LABELS
     assert [label.answered for label in LABELS] == [True, True, False]
+
+
+def test_classes_without_a_label_are_named_in_a_sentence():
+    assert not_predicted(["sky"]) == "sky, which is not predicted"
+    assert not_predicted(["sky", "road"]) == "sky, road, which are not predicted"
 
 
 def test_the_fields_are_those_of_the_format():

@@ -37,7 +37,8 @@ def test_a_run_keeps_everything(tmp_path, cache):
     run_dir = RunDirectory(tmp_path)
     rounds = run_dir.rounds()
     assert len(rounds) == 3
-    assert lines[1] == "queries: 3 rounds x 5 = 15 pixels, of at most 40 (8 kept of each image, --local)"
+    queries = "queries: 3 rounds x 5 = 15 pixels, of at most 40 (8 kept of each image, --local)"
+    assert lines[1] == f"{queries}; fewer a round than classes: a larger --budget, pixels an image and round, asks more"
     assert len(lines) == 2 + 3
     assert "15 pixels queried" in lines[-1]
     places = [label.place for entry in rounds for label in entry.labels()]
@@ -154,14 +155,11 @@ def test_a_budget_that_cannot_be_asked_is_told_first(tmp_path):
     with pytest.raises(ConfigError, match=r"5 rounds x 6 = 30 pixels .* only 16 can be: 8 .*Give --local 15,"):
         run(config, data=data, encoder=FakeEncoder(), log=silent)
     assert not (tmp_path / "run").exists()
-    run(
-        tiny_config(tmp_path / "run", budget=3.0, rounds=5, local=15, pictures=0),
-        data=data,
-        encoder=FakeEncoder(),
-        log=silent,
-    )
+    config, lines = tiny_config(tmp_path / "run", budget=4.0, rounds=4, local=16, pictures=0), []
+    run(config, data=data, encoder=FakeEncoder(), log=lines.append)
+    assert lines[1].endswith("= 32 pixels, of at most 32 (16 kept of each image, --local)")  # a pixel for each class
     asked = [label.place for entry in RunDirectory(tmp_path / "run").rounds() for label in entry.labels()]
-    assert len(set(asked)) == len(asked) == 30
+    assert len(set(asked)) == len(asked) == 32
 
 
 def fill_in(path, truth, data, *, skip=None):

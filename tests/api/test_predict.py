@@ -16,6 +16,7 @@ from difal.errors import ConfigError, DataError
 from difal.features.dense import dense_logits
 from difal.features.pixels import encode
 from difal.run.directory import RunDirectory
+from difal.run.labels import not_predicted
 from difal.run.loop import run
 from difal.run.predict import predict
 
@@ -153,7 +154,7 @@ def test_everything_is_looked_at_first(done, images, tmp_path):
     assert told == [
         "images: 5 images, 8-bit colour, 32 x 32 pixels",
         "left out: 1 .heic files (pip install 'difal-kernels[heic]'): photo.heic",
-        f"no label was of {', '.join(RunDirectory(done).round(1).metrics()['unlabeled'])}, which is not predicted",
+        f"no label was of {not_predicted(RunDirectory(done).round(1).metrics()['unlabeled'])}",
     ]
 
 

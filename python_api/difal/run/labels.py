@@ -78,7 +78,11 @@ def what_is_missing(labels: Sequence[Label], classes: Sequence[str], merged: Col
     absent = unlabeled(labels, classes, merged)
     if len(named) == 1 and absent:
         return [f"all labels are {classes[named.pop()]}, which is all that is predicted"]
-    return [f"no label yet of {', '.join(absent)}, which is not predicted"] if named and absent else []
+    return [f"no label yet of {not_predicted(absent)}"] if named and absent else []
+
+
+def not_predicted(names: Sequence[str]) -> str:
+    return f"{', '.join(names)}, which {'is' if len(names) == 1 else 'are'} not predicted"
 
 
 def write_label_file(path: Path, labels: Sequence[Label]) -> None:

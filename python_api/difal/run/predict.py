@@ -34,6 +34,7 @@ from difal.files import digest, digest_file, exclusive, read_json, write_bytes, 
 from difal.heads import Head
 from difal.heads.base import ABSENT
 from difal.run.directory import Round, RunDirectory
+from difal.run.labels import not_predicted
 from difal.run.oracles import to_png
 from difal.threads import in_hand, in_order
 
@@ -203,7 +204,7 @@ def _never_predicted(head: Head, classes: Sequence[str]) -> list[str]:
         return [
             f"all labels were {next(name for name in classes if name not in absent)}, which is all that is predicted"
         ]
-    return [f"no label was of {', '.join(absent)}, which is not predicted"] if absent else []
+    return [f"no label was of {not_predicted(absent)}"] if absent else []
 
 
 def _state_lines(states: dict[str, str]) -> list[str]:

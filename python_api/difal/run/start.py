@@ -23,6 +23,7 @@ from difal.run.known import known_labels
 
 ANEW = "start another run with another --out, and with --labels RUN, by which it keeps this run's labels"
 QUERIES, ENCODER = "queries: ", "encoder: "
+FEW = "; fewer a round than classes: a larger --budget, pixels an image and round, asks more"
 
 
 def open_run_data(config: Config, run_dir: RunDirectory) -> Data:
@@ -65,7 +66,8 @@ def settle(config: Config, data: Data, run_dir: RunDirectory, load_encoder: Lazy
     queries = check_budget(config, len(data.train), found.shapes)
     if not settings_file(features / "pool").is_file():
         lines += check_encoder(config, data.train, load_encoder, found.shapes)
-    found.lines = [*lines, queries]
+    few = config.round_budget(len(data.train)) < len(data.classes)
+    found.lines = [*lines, queries + FEW * few]
     return found
 
 
