@@ -20,7 +20,7 @@ from difal.features.test_set import TestSet
 from difal.presets import make_config, presets, read_preset
 from difal.run.loop import run
 from difal.sweep import Sweep, sweep
-from difal.sweep.table import _drawn, table
+from difal.sweep.table import _drawn, table, without_spread
 
 TESTS = Path(__file__).resolve().parents[1]
 SMALL = {
@@ -72,6 +72,18 @@ def test_a_sweep_is_its_runs(tmp_path, encoder, monkeypatch):
     with Image.open(tmp_path / "s/curves.png") as picture:
         assert picture.width > 500
     assert sum(found[0]["class_clicks"].values()) == 16
+
+
+def test_seeds_that_change_nothing_are_told(tmp_path, encoder):
+    """The head of the defaults draws nothing, so coverage has one curve, and random another with each seed."""
+    lines, settings = [], {"head": "linear", "epochs": 1}
+    found = sweep(plan(tmp_path / "s", ("coverage", "random"), settings=settings), log=lines.append)
+    assert without_spread(found) == ["coverage"]
+    assert lines[-1] == "the same with every seed: coverage; --share 0.8 gives each seed candidates of its own"
+    again = []
+    sweep(plan(tmp_path / "s", ("coverage", "random"), settings=settings), log=again.append)
+    assert again == ["4 of 4 runs are finished"]
+    assert without_spread([{**one, "preset": "p"} for one in found if one["seed"] == 0]) == []
 
 
 def test_the_plot_names_every_acquisition_of_a_long_list():

@@ -36,7 +36,7 @@ from difal.files import digest, write_bytes, write_json, write_text
 from difal.presets import check_encoder, make_config
 from difal.run.directory import RunDirectory, absolute_paths
 from difal.sweep.runs import Key, collect, run_unclaimed
-from difal.sweep.table import curves, table
+from difal.sweep.table import curves, table, without_spread
 
 ACQUISITIONS = ("two-stage-edald", "coverage", "edald", "entropy", "bald", "margin", "coreset", "random")
 # What features depend on: runs that agree in these share a cache.
@@ -199,6 +199,8 @@ def sweep(plan: Sweep, log: Callable[[str], None] = print) -> list[dict]:
         parallel.on_first_rank(lambda: shutil.rmtree(plan.out / "claims", ignore_errors=True))
         done = _finished(configs)
         parallel.on_first_rank(lambda: _write(plan, done))
+    if first and todo and (same := without_spread(list(done.values()))):
+        log(f"the same with every seed: {', '.join(same)}; --share 0.8 gives each seed candidates of its own")
     if failures:
         raise UserError(
             f"{failures} of {len(configs)} runs failed; the same command tries them again:\n"

@@ -73,6 +73,14 @@ def _mean(run: dict, queried: Sequence[int], policy: str = "standard") -> float:
     return statistics.mean(_miou(run, one, policy) for one in queried)
 
 
+def without_spread(runs: Sequence[dict]) -> list[str]:
+    """The acquisitions that have one and the same curve with every one of several seeds."""
+    curves_of: dict[str, list[dict]] = {}
+    for one in runs:
+        curves_of.setdefault(f"{one['preset']} {one['acquisition']}".strip(), []).append(one["miou"])
+    return [name for name, found in curves_of.items() if len(found) > 1 and all(one == found[0] for one in found)]
+
+
 def percent(values: Iterable[float]) -> str:
     values = [100 * value for value in values]
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
