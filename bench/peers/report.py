@@ -95,7 +95,7 @@ def plot(data: dict, at: Path) -> None:
             color = f"C{place}"
             axis.scatter(*zip(*done, strict=True) if done else ([], []), label=name, color=color, s=36)
         axis.set_yscale("log")
-        axis.set_xticks(range(len(shown)), [f"N={n:,}\nb={b:,}" for n, b in shown])
+        axis.set_xticks(range(len(shown)), [f"N={n:,}\nb={b:,}" for n, b in shown], fontsize=8)
         axis.set_ylabel(label)
         axis.grid(axis="y", alpha=0.3)
     axes[0].legend(fontsize=8)
