@@ -30,10 +30,11 @@ __all__ = ["DONE", "FAILED", "INTERRUPTED", "WAITING", "main", "make_parser"]
 TOP = """\
 Choose which pixels of a pool of images to label, round after round, and train a segmentation head on them.
 
-  difal run --data scenes --encoder tiny --out runs/first     a run on drawn scenes, nothing to download
-  difal report runs/first                                     its report, one HTML file
-  difal predict runs/first NEW_IMAGES --out masks             its model on new images
-  difal run --data MY_FOLDER --classes sky,road,tree          your images; without masks it waits for your labels
+  difal run --data scenes --budget 0.25 --out runs/first     a run on drawn scenes, nothing to download; some minutes
+  difal report runs/first                                    its report, one HTML file
+  difal predict runs/first NEW_IMAGES --out masks            its model on new images
+  difal label --data MY_FOLDER --classes sky,road,tree       your images: a page asks for the class of pixels
+  difal run --data MY_FOLDER                                 your images and their masks, which answer
 """
 
 
