@@ -13,6 +13,7 @@ from PIL import Image
 
 from annotate.annotators import flags
 from annotate.browser import WAIT, Label, acknowledged, all_ready, launch, next_question, place, question, results
+from difal.annotate.classes import Classes, looks
 from difal.annotate.journal import of_type, read_journal
 from difal.data import open_data
 from difal.data.base import read_image
@@ -103,6 +104,7 @@ def test_the_asked_pixel_is_seen_as_it_is_in_the_file(playwright, open_page, run
                 assert (when_painted(page, scale, wanted) == wanted).all(), (files[image].name, row, column)
             if len(seen) == len(files):
                 break
+            page.wait_for_selector("#later:enabled", timeout=WAIT)  # while a single question is there it does nothing
             page.keyboard.press(".")  # another image, please
             next_question(page, here)
         assert len(seen) == len(files)
@@ -186,23 +188,107 @@ def test_keys_undo_back_and_reasons(open_page, run):
     assert page.faults == []
 
 
-def test_no_control_of_the_image_stands_alone_in_a_row(open_page, run):
+WIDTHS = (
+    (390, 844),
+    (768, 1024),
+    (900, 700),
+    (1000, 700),
+    (1024, 768),
+    (1100, 760),
+    (1140, 760),
+    (1280, 800),
+    (1600, 900),
+)
+
+
+def rows_of(page, selector: str) -> list[int]:
+    """How many of the elements that are in sight each row has."""
+    middles = page.evaluate(
+        f"""[...document.querySelectorAll({selector!r})].filter((one) => getComputedStyle(one).visibility === 'visible')
+        .map((one) => one.getBoundingClientRect()).filter((box) => box.width)
+        .map((box) => Math.round(box.top + box.height / 2))"""
+    )
+    return [middles.count(middle) for middle in dict.fromkeys(middles)]
+
+
+def test_no_button_stands_alone_in_a_row(open_page, run):
     page = open_page(run)
     question(page)
-    for width, height in ((1280, 800), (1100, 760), (900, 700), (390, 844)):
+    for width, height in WIDTHS:
         page.set_viewport_size({"width": width, "height": height})
-        middles = page.evaluate(
-            "[...document.querySelectorAll('#zoom, #model > button, #model > label, #tones > *')]"
-            ".map((one) => one.getBoundingClientRect()).map((box) => Math.round(box.top + box.height / 2))"
+        controls = rows_of(page, "#zoom, #model > button, #model > label, #tones > *")
+        assert sum(controls) == 8
+        assert min(controls) > 1, (width, controls)
+        assert len(controls) == 1 or width < 1280
+        answering = rows_of(page, "#none, #unsure, #later, #undo, #back, #forward, #search")
+        assert answering == ([7] if width >= 1000 else [3, 4]), width
+        assert rows_of(page, "nav button") == [5], width
+
+
+def test_what_the_model_does_moves_nothing(open_page, run):
+    """Long news are cut, and told in full under the pointer; a failure is told in full."""
+    page, tops = open_page(run), {}
+    busy = {"name": "a_folder_of_photographs_of_2026", "round_size": 300, "round_open": 120, "answered": 1234}
+    for phase in ("asking", "working", "failed"):
+        with_news(page, phase=phase, seconds=1.7, seconds_left=900, message="out of memory, " * 12, **busy)
+        question(page)
+        page.wait_for_selector(f"body[data-phase='{phase}']")
+        for width, height in WIDTHS:
+            page.set_viewport_size({"width": width, "height": height})
+            top = page.query_selector("#whole").bounding_box()["y"]
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (phase, width)
+            tools, news = (page.query_selector(name).bounding_box() for name in ("nav", "#news"))
+            assert news["x"] + news["width"] <= tools["x"] or news["y"] + news["height"] <= tools["y"], (phase, width)
+            if phase == "failed":
+                assert top <= tops[width] + 80
+                assert page.evaluate("(one => one.scrollWidth <= one.clientWidth)(document.querySelector('#now'))")
+            else:
+                assert tops.setdefault(width, top) == top, (phase, width)
+        if phase == "working":
+            assert page.get_attribute("#phase", "title") == page.text_content("#phase") != ""
+    assert page.faults == []
+
+
+def test_long_names_of_classes(open_page, run):
+    """They break, or are cut before the key that goes with them; no row leaves the window."""
+    names = [
+        "gravel track beside the field, or an unpaved road",
+        "Verkehrszeichenhalterungskonstruktionsteil" * 2,
+        "wall",
+    ]
+    classes = Classes([f"{names[number % 3]} {number}" for number in range(40)])
+    page = open_page(run)
+
+    def with_guess(route) -> None:
+        asked = route.fetch().json()["questions"]
+        route.fulfill(json={"questions": [{**one, "guess": {"class_id": 1, "chance": 0.9}} for one in asked]})
+
+    page.route("**/api/next", with_guess)
+    with_news(page, classes=[look.as_json() for look in looks(classes, {})])
+    question(page)
+    page.wait_for_selector("#confirm:not([hidden])")
+    for width, height in WIDTHS:
+        page.set_viewport_size({"width": width, "height": height})
+        outside = page.evaluate(
+            """[...document.querySelectorAll('main#work button, main#work button > *, header button')]
+            .filter((one) => one.offsetParent && getComputedStyle(one).visibility === 'visible')
+            .filter((one) => {
+              const outer = one.closest('button') === one ? document.body : one.parentElement;
+              const around = outer.getBoundingClientRect();
+              const box = one.getBoundingClientRect();
+              return box.left < around.left - 1 || box.right > around.right + 1;
+            }).map((one) => one.outerHTML)"""
         )
-        rows = {middle: middles.count(middle) for middle in middles}
-        assert len(middles) == 8
-        assert min(rows.values()) > 1, (width, rows)
-        assert len(rows) == 1 or width < 1280
-        tools = page.evaluate(
-            "[...document.querySelectorAll('nav button')].map((one) => one.getBoundingClientRect().top)"
-        )
-        assert len(set(tools)) == 1, width
+        assert outside == [], width
+        boxes = "[...document.querySelectorAll('main, html')]"
+        assert page.evaluate(f"{boxes}.every((one) => one.scrollWidth <= one.clientWidth)"), width
+    page.set_viewport_size({"width": 390, "height": 844})
+    for act, dialog in (("?", "help"), ("/", "search")):
+        page.keyboard.press(act)
+        box = page.wait_for_selector(f"#{dialog}-dialog[open]")
+        assert box.evaluate("(one) => one.scrollWidth <= one.clientWidth"), dialog
+        page.keyboard.press("Escape")
+    assert page.faults == []
 
 
 def test_fingers_can_hit_everything(open_page, run):

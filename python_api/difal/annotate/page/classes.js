@@ -66,6 +66,14 @@ export function swatch(one) {
   return canvas;
 }
 
+// What a button shows of a class, so that a long name breaks or is cut before its key is.
+export function label(one, text = one.name) {
+  const name = document.createElement("span");
+  name.className = "class-name";
+  name.textContent = text;
+  return [swatch(one), name];
+}
+
 // Draw the class buttons into `box`; `choose(id)` on a click.
 export function drawButtons(box, choose) {
   box.replaceChildren(
@@ -74,7 +82,7 @@ export function drawButtons(box, choose) {
       button.type = "button";
       button.className = "answer";
       button.dataset.classId = one.class_id;
-      button.append(swatch(one), one.name);
+      button.append(...label(one));
       if (one.key) {
         const key = document.createElement("kbd");
         key.textContent = one.key;

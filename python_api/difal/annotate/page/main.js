@@ -3,7 +3,7 @@
 import { alone, browser, get, page, post, sleep, storage } from "./net.js";
 import { keep, loaded, onChange, onRefused, send } from "./store.js";
 import { Asking, prepare } from "./asking.js";
-import { byKey, classes, drawButtons, nameOf, resolve, setClasses, swatch } from "./classes.js";
+import { byKey, classes, drawButtons, label, nameOf, resolve, setClasses, swatch } from "./classes.js";
 import { View, drawMagnified, drawNeighbourhood, drawWhole, fit } from "./drawing.js";
 import { layerOf, load, overlay, predicted, recolor, visible, wantedPart } from "./overlay.js";
 import { Lens } from "./lens.js";
@@ -88,7 +88,7 @@ function show() {
   announce(one);
   const guess = explored ? null : guessOf(one);
   $("confirm").hidden = !guess;
-  if (guess) $("confirm").replaceChildren(swatch(classes[guess.class_id]), `${nameOf(guess.class_id)}?`, kbd("Space"));
+  if (guess) showGuess(classes[guess.class_id]);
   $("undo").disabled = !asking.history.length || Boolean(explored);
   $("back").disabled = asking.at === 0 || Boolean(explored);
   $("forward").disabled = asking.at >= asking.history.length || Boolean(explored);
@@ -101,6 +101,11 @@ function show() {
     button.classList.toggle("chosen", chosen !== null && Number(button.dataset.classId) === chosen);
   }
   showWhatIsOpen();
+}
+
+function showGuess(one) {
+  $("confirm").replaceChildren(...label(one, `${one.name}?`), kbd("Space"));
+  $("confirm").title = one.name;
 }
 
 // Whether there is a pixel to answer for.
@@ -174,6 +179,7 @@ function showState() {
   $("pace").textContent = state.seconds === null ? "" : `${state.seconds.toFixed(1)} s an answer${left}`;
   const learning = state.phase === "encoding" ? `${state.encoded} of ${state.images.length} images read` : PHASES[state.phase] ?? "";
   $("phase").textContent = state.phase === "failed" ? state.message : learning;
+  for (const id of ["name", "counts", "phase"]) $(id).title = $(id).textContent; // what a narrow window cuts
   document.body.dataset.phase = state.phase;
   document.body.dataset.live = state.live;
   document.body.dataset.trained = state.trained;

@@ -2,7 +2,7 @@
 
 import { post } from "./net.js";
 import { keep } from "./store.js";
-import { nameOf, open, swatch } from "./classes.js";
+import { label, nameOf, open, swatch } from "./classes.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -22,7 +22,7 @@ export function search(choose) {
     list.replaceChildren(...found.map((one) => {
       const line = element("li", null);
       const button = element("button", null, { type: "button" });
-      button.append(swatch(one), one.name);
+      button.append(...label(one));
       button.addEventListener("click", () => {
         dialog.close();
         choose(one.class_id);
