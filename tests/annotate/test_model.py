@@ -201,12 +201,14 @@ def test_clicks_where_she_wants(open_page, run):
     page.wait_for_selector("#leave:not([hidden])", timeout=WAIT)
     assert page.get_attribute("body", "data-question") == ""
     page.keyboard.press("1")
+    page.keyboard.press("2")  # of what pixel? None is marked
     page.focus("#whole")  # and by keyboard alone
     page.keyboard.press("Shift+ArrowRight")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     page.wait_for_selector("#question:has-text('Which class')", timeout=WAIT)
     page.keyboard.press("2")
+    assert [page.is_disabled(name) for name in ("#undo", "#back", "#forward", "#later")] == [True] * 4
     acknowledged(page)
     page.keyboard.press("Escape")
     assert question(page) == asked
@@ -276,6 +278,64 @@ def test_closer_and_farther(open_page, run):
                 when_changed(page, whole)
         page.wait_for_timeout(100)
         assert (drawn(page) == whole).all()
+    page.keyboard.press("o")
+    assert page.faults == []
+
+
+def test_a_new_question_is_shown_in_the_whole_image(open_page, run):
+    """Where its ring is in sight: not as near as the question before."""
+    page = ready(open_page, run)
+    here = question(page)
+    page.keyboard.press("PageUp")
+    page.keyboard.press(right_key(here))
+    next_question(page, here)
+    question(page)
+    shown = drawn(page)
+    page.keyboard.press("PageUp")
+    when_changed(page, shown)
+    page.keyboard.press("Home")
+    page.wait_for_timeout(100)
+    assert (drawn(page) == shown).all()
+    acknowledged(page)
+    assert page.faults == []
+
+
+def volunteer(run, x: int, y: int, class_id: int) -> None:
+    """An answer that no page gives."""
+    entry = {"id": f"v{x}.{y}", "type": "answer", "kind": "volunteered", "image": 0, "x": x, "y": y}
+    body = {"entries": [{**entry, "class_id": class_id, "reason": None, "seconds": None}]}
+    address, _, token = run.url.partition("#")
+    headers = {"X-Difal-Token": token, "Content-Type": "application/json"}
+    with urlopen(Request(f"{address}api/keep", json.dumps(body).encode(), headers)) as response:
+        assert json.load(response)["kept"] == [entry["id"]]
+
+
+def test_a_new_head_replaces_what_is_shown_of_the_one_before(open_page, run):
+    """The prediction over the image, the guesses of the questions at hand, and all images."""
+    page = ready(open_page, run)
+    page.wait_for_selector("body[data-trained='true']", timeout=WAIT)
+    page.keyboard.press("o")
+    page.wait_for_selector("#legend button", timeout=WAIT)
+
+    def newer(selector: str, name: str, x: int) -> None:
+        """Wait until the elements show a head that has learned from one more answer."""
+        before = int(page.get_attribute("body", "data-live"))
+        volunteer(run, x, 3, 0)
+        page.wait_for_function(
+            """([selector, name, before]) => document.body.dataset.trained === 'true'
+            && document.body.dataset.live > before
+            && document.querySelector(selector).dataset[name] === document.body.dataset.live""",
+            arg=[selector, name, before],
+            timeout=WAIT,
+        )
+
+    with page.expect_response("**/api/guesses", timeout=WAIT) as heard:
+        newer("#whole", "head", 3)
+    assert heard.value.json()["guesses"]
+    page.keyboard.press("i")
+    page.wait_for_selector("#tiles[data-exact]", timeout=WAIT)
+    newer("#tiles", "exact", 5)
+    page.keyboard.press("i")
     page.keyboard.press("o")
     assert page.faults == []
 

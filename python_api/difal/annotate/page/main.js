@@ -472,7 +472,7 @@ const CLICKS = {
   uncertainty: COMMANDS.u, closer: COMMANDS.PageUp, farther: COMMANDS.PageDown, all: COMMANDS.Home, plain: asInFile, leave: leaveImage, "gallery-close": closeGallery,
   "tool-images": openGallery, "tool-classes": manageClasses, "tool-results": () => showResults(state),
   "tool-theme": lightOrDark, "tool-help": COMMANDS["?"],
-  "other-take": () => hello(true),
+  "other-take": () => hello(true), "trouble-close": closeTrouble,
 };
 for (const [id, act] of Object.entries(CLICKS)) $(id).addEventListener("click", act);
 $("opacity").addEventListener("input", () => {
@@ -488,9 +488,27 @@ window.addEventListener("pagehide", () => {
 
 // -- news
 
+// What does not work now, and answers that were refused: these stay until she has read it.
+let wrong = "";
+const refusals = [];
 function trouble(text) {
-  $("trouble").hidden = !text;
-  $("trouble").textContent = text;
+  wrong = text;
+  const many = refusals.length > 1 ? `${refusals.length} answers were refused, the last one` : "An answer was refused";
+  const lost = refusals.length ? `${many}: ${refusals.at(-1)}` : "";
+  const all = [wrong, lost].filter(Boolean).join(" ");
+  $("trouble").hidden = !all;
+  if ($("trouble-text").textContent !== all) $("trouble-text").textContent = all;
+  $("trouble-close").hidden = !lost;
+}
+
+function refused(entry, reason) {
+  refusals.push(reason);
+  trouble(wrong);
+}
+
+function closeTrouble() {
+  refusals.length = 0;
+  trouble(wrong);
 }
 
 const survivor = alone();
@@ -546,7 +564,7 @@ async function listen() {
 document.documentElement.dataset.theme = storage.getItem("difal-theme")
   ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
 $("other-dialog").addEventListener("cancel", (event) => event.preventDefault());
-onRefused((entry, reason) => trouble(`An answer was refused: ${reason}`));
+onRefused(refused);
 await loaded;
 onChange((count) => {
   $("sent").textContent = count ? `${count} ${count === 1 ? "answer" : "answers"} on the way` : "every answer is kept";
