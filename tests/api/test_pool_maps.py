@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from api.fakes import FakeEncoder, tiny_config, tiny_data
+from difal.data.base import FunctionSplit
 from difal.features import maps as module
 from difal.features.build import build_cache
 from difal.features.maps import PoolMaps
@@ -56,6 +57,15 @@ def test_the_pass_of_the_pool_keeps_the_maps_that_prediction_reads(tmp_path):
 def test_they_are_the_same_whether_they_were_kept_or_not(tmp_path):
     kept, lost = pool_maps(tmp_path, Weights()), pool_maps(tmp_path, Weights(), maps_gb=0)
     assert all(same(kept.of(index), lost.of(index)) for index in range(4))
+
+
+def test_height_and_width_are_told_apart(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
+    pool, config = FunctionSplit(["wide"], lambda index: (image, None)), tiny_config(tmp_path)
+    for passes in (1, 0):  # made, then read
+        source = Weights()
+        assert PoolMaps(tmp_path / "maps", pool, source, config).of(0).size == (24, 40)
+        assert source.encoder.passes == passes
 
 
 DAMAGE = {
@@ -134,6 +144,10 @@ def test_a_folder_that_takes_no_files_costs_time_alone(tmp_path):
         found = kept.of(0)
     assert same(kept.of(0), found)
     assert source.encoder.passes == 1  # in memory
+    again = pool_maps(tmp_path, source)
+    with pytest.warns(UserWarning, match="feature maps are not kept"):
+        again.keep(1, found, memory=False)
+    assert 1 not in again  # nowhere
     assert same(pool_maps(tmp_path / "other", Weights()).of(0), found)
 
 
