@@ -189,7 +189,10 @@ def test_keys_undo_back_and_reasons(open_page, run):
 
 
 WIDTHS = (
+    (360, 780),
     (390, 844),
+    (440, 956),
+    (540, 720),
     (768, 1024),
     (900, 700),
     (1000, 700),
