@@ -387,6 +387,7 @@ def test_classes_are_in_sight_on_a_phone(open_page, run):
     view = page.query_selector("#whole").bounding_box()
     assert page.evaluate("document.querySelector('main').scrollTop") == 0
     assert view["height"] > 150
+    assert box["y"] + box["height"] <= page.query_selector("#none").bounding_box()["y"]  # before all other buttons
     assert view["y"] + view["height"] < box["y"]
     assert box["y"] + box["height"] < 844
 
