@@ -6,6 +6,7 @@ import signal
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ from difal.features.compute import make_features
 from difal.features.test_set import TestSet
 from difal.presets import make_config, presets, read_preset
 from difal.run.loop import run
-from difal.sweep import Sweep, sweep
+from difal.run.oracles import MaskOracle
+from difal.sweep import Sweep, is_finished, sweep
 from difal.sweep.table import _drawn, table, without_spread
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -129,6 +131,33 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path, encoder):
     sweep(plan(tmp_path, ("random",), (0,)), log=len)
     with pytest.raises(ConfigError, match=r"random-seed0 was begun with keep = 0\.5, this sweep has 0\.25"):
         sweep(plan(tmp_path, ("random",), (0,), settings={"keep": 0.25}), log=len)
+
+
+def test_rounds_whose_queries_are_all_skipped_are_finished_without_a_test(tmp_path, encoder, monkeypatch):
+    """No head before the first label: nothing to test, and nothing to do again."""
+    answer, skipped_rounds = MaskOracle.answer, [0]
+
+    def skip(self, picks):
+        skipped = {"class_id": None, "class_name": None, "skipped": True}
+        return [replace(one, **skipped) if one.round in skipped_rounds else one for one in answer(self, picks)]
+
+    monkeypatch.setattr(MaskOracle, "answer", skip)
+    one = plan(tmp_path / "first", ("bait-then-herding", "random"), (0,))
+    found = sweep(one, log=len)
+    assert [run["queried"] for run in found] == [[16], [16]]
+    for run in found:
+        assert run["class_clicks"]["skipped"] >= 8
+        assert sum(run["class_clicks"].values()) == 16
+    lines = []
+    assert sweep(one, log=lines.append) == found
+    assert lines == ["2 of 2 runs are finished"]
+    last = tmp_path / "first/runs/random-seed0/rounds/001"
+    for name in ("metrics.json", "head.safetensors"):
+        (last / name).unlink()
+    assert not is_finished(one.config(one.runs()[1]))
+    skipped_rounds.append(1)
+    never = sweep(plan(tmp_path / "never", ("random",), (0,)), log=len)
+    assert (never[0]["queried"], never[0]["class_clicks"]["skipped"]) == ([], 16)
 
 
 def test_a_run_that_fails_stops_no_other(tmp_path, encoder):

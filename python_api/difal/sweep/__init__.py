@@ -35,6 +35,7 @@ from difal.features.compute import make_features
 from difal.files import digest, write_bytes, write_json, write_text
 from difal.presets import check_encoder, make_config
 from difal.run.directory import RunDirectory, absolute_paths
+from difal.run.labels import read_labels
 from difal.sweep.runs import Key, collect, run_unclaimed
 from difal.sweep.table import curves, table, without_spread
 
@@ -265,9 +266,20 @@ def _check_data(configs: dict[Key, Config]) -> None:
 
 
 def is_finished(config: Config) -> bool:
-    """Whether every round of the run is tested."""
+    """Whether every round of the run is tested, where there is a head to test: not before the first label."""
     run_dir = RunDirectory(config.run_folder())
-    return run_dir.exists and all(run_dir.round(i).has("metrics.json") for i in range(config.rounds))
+    return run_dir.exists and all(
+        run_dir.round(index).has("metrics.json") or _is_without_label(run_dir, index) for index in range(config.rounds)
+    )
+
+
+def _is_without_label(run_dir: RunDirectory, index: int) -> bool:
+    """Whether all that was queried up to a round, which is labeled, was skipped."""
+    entry, known = run_dir.round(index), run_dir.folder / "known.jsonl"
+    if not entry.has("labels.jsonl"):
+        return False
+    before = read_labels(known, entry.classes) if known.is_file() else []
+    return all(label.class_id is None for label in run_dir.queried(index + 1, before))
 
 
 def _write_plan(plan: Sweep) -> None:

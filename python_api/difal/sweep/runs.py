@@ -116,7 +116,7 @@ def collect(key: Key, config: Config) -> dict:
     """What is kept of a finished run."""
     run_dir = RunDirectory(config.run_folder())
     classes = run_dir.facts()["classes"]
-    rounds = [one for one in run_dir.rounds()[: config.rounds] if one.has("metrics.json")]
+    rounds = run_dir.rounds()[: config.rounds]
     metrics = [found for one in rounds if (found := one.metrics())]
     clicks = dict.fromkeys((*classes, "skipped"), 0)
     seconds: dict[str, float] = {}
