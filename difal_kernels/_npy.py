@@ -27,7 +27,7 @@ def load_npy(path: str | Path, mapped: bool = False) -> np.ndarray:
     if fault is None:
         try:
             return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-        except (ValueError, OverflowError):
+        except (ValueError, TypeError, OverflowError):
             fault = "has a damaged header"
     raise ValueError(f"{path} {fault}")
 

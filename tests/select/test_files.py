@@ -104,6 +104,7 @@ CASES = {
     "truncated": (["cut.npy"], "cut.npy is cut short: 2,872 of 9,600 bytes of its array are there"),
     "header cut": (["header.npy"], "header.npy has a damaged header"),
     "header damaged": (["damaged.npy"], "damaged.npy has a damaged header"),
+    "shape of no numbers": (["shape.npy"], "shape.npy has a damaged header"),
     "no archive": (["broken.npz"], "broken.npz is no .npz file, or is cut short; write it again by numpy.savez"),
     "damaged archive": (["damaged.npz"], "damaged.npz is damaged"),
     "objects in an archive": (["objects.npz"], "objects.npz holds Python objects, not numbers"),
@@ -150,6 +151,7 @@ def test_what_cannot_be_used_is_named_and_nothing_is_written(pool, command, name
     Path("cut.npy").write_bytes(whole[:3000])
     Path("header.npy").write_bytes(whole[:40])
     Path("damaged.npy").write_bytes(whole.replace(b"(300, 8)", b"(300, -"))
+    Path("shape.npy").write_bytes(whole.replace(b"(300, 8)", b"(True,8)"))
     np.save("objects.npy", np.array([{}, []], dtype=object), allow_pickle=True)
     np.savez("objects.npz", np.array([{}, []], dtype=object))
     np.savez("damaged.npz", pool.numpy())
