@@ -436,6 +436,21 @@ def test_nothing_is_left_out_where_nothing_can_be_learned(cache, tmp_path, skipp
     assert len(answered) == len(rows)
 
 
+def test_a_pixel_far_from_all_others_is_answered_with_probability_0(cache, tmp_path, monkeypatch):
+    """The odds of it are beyond a float, which is no reason for a warning."""
+    features = np.array(cache.arrays["local.features"], np.float32)
+    flat = features.reshape(-1, features.shape[-1])
+    flat[5] = flat[0] + 1e6 * (flat[1] - flat[0])  # row 1 was skipped
+    monkeypatch.setitem(cache.arrays, "local.features", features)
+    asked = [cache.pixel("local", row) for row in (0, 1)]
+    rows = cache.open_rows("local", asked)
+    config = tiny_config(tmp_path, penalty=0.01)
+    kept, _ = answerable(cache, "local", rows, asked, [False, True], 1, config)
+    assert 5 not in kept
+    everything, answered = answerable(cache, "local", rows, asked, [False, True], len(rows), config)
+    assert answered[list(everything).index(5)] == 0
+
+
 def test_skips_do_not_change_random_nor_a_run_that_asks_any_pixel(cache, head, tmp_path):
     asked = [cache.pixel("local", row) for row in range(6)]
     labels = [None, 0] * 3

@@ -59,6 +59,17 @@ def test_rows_of_no_information_are_chosen_last_and_the_first_of_equals_first():
     assert not gains.any()
 
 
+@pytest.mark.parametrize(("at", "name"), [(0, "rows"), (1, "information"), (4, "labeled")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_refused(at, name, value):
+    given = [torch.ones(4, 2), *(torch.ones(4, dtype=torch.float64) for _ in range(2)), torch.ones(4).bool()]
+    given += [torch.ones(1, 2), torch.ones(1, dtype=torch.float64)]
+    most_informative(*given, 1, 1.0)
+    given[at].view(-1)[-1] = value
+    with pytest.raises(ValueError, match=f"`{name}` must be finite"):
+        most_informative(*given, 1, 1.0)
+
+
 def test_impurity():
     torch.testing.assert_close(
         impurity(torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.25, 0.75]])),

@@ -24,6 +24,7 @@ import torch
 
 from difal.heads.base import as_float
 from difal.heads.logistic import moments
+from difal_kernels._checks import check_finite
 
 CHUNK = 4096  # rows in double precision at a time
 AFRESH = 64  # choices after which what was kept up to date in single precision is made anew
@@ -95,7 +96,12 @@ def most_informative(
     Returns:
         Positions (budget,) in the order of choice and what each took off the variance, in units of what it was before
         the first (it is at most 1 in all). Ties go to the first row.
+
+    Raises:
+        ValueError: `rows`, `information` or `labeled` are not finite, as of a damaged cache.
     """
+    for name, value in (("rows", rows), ("information", information), ("labeled", labeled)):
+        check_finite(value, name)
     matrix = penalty * torch.eye(rows.shape[1], dtype=torch.float64) + _weighted_gram(labeled, labeled_information)
     inverse = torch.linalg.inv(matrix)
     share = importance / importance.sum().clamp(min=torch.finfo(torch.float64).tiny)

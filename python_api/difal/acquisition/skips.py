@@ -50,6 +50,7 @@ def answerable(
     for start in range(0, len(rows), CHUNK):
         some = torch.from_numpy(features[rows[start : start + CHUNK]].astype(np.float32))
         odds.append((some @ weight + bias).numpy())
-    answered = 1 / (1 + np.exp(np.concatenate(odds).astype(np.float64)))
+    with np.errstate(over="ignore"):  # where the odds are beyond a float, the probability is 0
+        answered = 1 / (1 + np.exp(np.concatenate(odds).astype(np.float64)))
     kept = answered >= 0.5
     return (rows[kept], answered[kept]) if kept.sum() >= budget else (rows, answered)
