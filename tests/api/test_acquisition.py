@@ -357,21 +357,55 @@ def test_bait_chooses_by_fisher_information(name, staged, cache, head, tmp_path)
     first = choose(cache, None, [], tmp_path, acquisition=acquisition)
     few = maxherding(features, 5, backend="reference")
     assert first.pixels == [cache.pixel(pixels, row) for row in few]  # without a head it covers
-    assert len(choose(cache, head, asked, tmp_path, acquisition=acquisition).pixels) == 5  # no labels told
+    untold = choose(cache, head, asked, tmp_path, acquisition=acquisition)
+    assert len(untold.pixels) == 5
+    if not balanced:  # then every query counts as labeled
+        assert untold == choose(cache, head, asked, tmp_path, acquisition=acquisition, labels=[0] * 6)
     least, none = (
         choose(cache, head, asked, tmp_path, acquisition=acquisition, labels=[0] * 6, penalty=penalty)
         for penalty in (1e-3, 0.0)
     )
     assert none == least
+    tenfold = choose(cache, head, asked, tmp_path, acquisition=acquisition, labels=[0] * 6, penalty=1e-2)
+    assert none.scores != tenfold.scores
 
 
-def test_bait_then_herding_takes_turns_by_the_number_of_labels(cache, head, tmp_path):
-    asked = [cache.pixel("local", row) for row in range(20)]
-    for labels, wanted in ((15, "balanced-bait"), (16, "balanced-herding")):  # two classes
-        given = [row % 2 for row in range(labels)] + [None] * (20 - labels)
+@pytest.mark.parametrize("name", ["balanced-bait", "balanced-herding"])
+def test_without_a_head_coverage_counts_pixels_that_are_answered(name, cache, tmp_path):
+    """As in the first round of a run that was given labels, some of them skipped."""
+    queried, labels = [2, 9, 21, 30, 5, 13], [0, 0, 0, 1, None, None]
+    asked, config = [cache.pixel("local", row) for row in queried], tiny_config(tmp_path, penalty=0.5)
+    rows, skipped = cache.open_rows("local", asked), [label is None for label in labels]
+    left, answered = answerable(cache, "local", rows, asked, skipped, 5, config)
+    features = np.array(cache.features("local"), np.float64)
+    given = {"labeled": features[queried], "backend": "reference"}
+    wanted, alike = (left[maxherding(features[left], 5, weights=w, **given)] for w in (answered**3, None))
+    assert wanted.tolist() != alike.tolist()
+    picks = choose(cache, None, asked, tmp_path, labels, penalty=0.5, acquisition=name)
+    assert picks.pixels == [cache.pixel("local", row) for row in wanted]
+
+
+@pytest.mark.parametrize("name", ["bait", "balanced-bait", "balanced-herding", "margin-herding"])
+def test_the_lift_of_rare_classes_changes_no_pick(name, cache, tmp_path):
+    """It is for prediction alone: acquisition functions read what the head has learned."""
+    rows = np.arange(0, 32, 3)
+    asked, labels = [cache.pixel("local", row) for row in rows], [0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 3]
+    given = cache.features("local")[rows], np.array(labels), cache.context(), 4
+    heads = [train_head(*given, tiny_config(tmp_path, penalty=0.1, lift=lift)) for lift in (0.0, 5.0)]
+    assert not torch.equal(heads[0].rest.constant, heads[1].rest.constant)
+    picks = [choose(cache, head, asked, tmp_path, labels, acquisition=name) for head in heads]
+    assert picks[0] == picks[1]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_bait_then_herding_takes_turns_by_the_number_of_labels(classes, cache, head, tmp_path):
+    few = 8 * classes
+    asked = [cache.pixel("local", row) for row in range(few + 2)]
+    for labels, wanted in ((few - 1, "balanced-bait"), (few, "balanced-herding")):
+        given = [row % 2 for row in range(labels)] + [None] * (few + 2 - labels)
         names = ("bait-then-herding", "balanced-bait", "balanced-herding")
         configs = [tiny_config(tmp_path, acquisition=name, skips="ask") for name in names]
-        picks = [select(cache, head, asked, 5, 1, config, StageClock(), 2, given).pixels for config in configs]
+        picks = [select(cache, head, asked, 5, 1, config, StageClock(), classes, given).pixels for config in configs]
         assert picks[1] != picks[2]
         assert picks[0] == picks[names.index(wanted)]
 
