@@ -75,6 +75,8 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(f"{path} line {error.lineno} is not JSON ({error.msg}); restore or delete it") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not JSON ({error}); restore or delete it") from None
 
 
 def write_npy(path: Path, array: np.ndarray) -> None:

@@ -401,6 +401,9 @@ def test_masks_can_be_demanded(tmp_path):
     assert encoder.passes == 0
 
 
+UNCLOSED = b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + b"{'descr': '<i8', 'shape': (5, 2".ljust(117) + b"\n"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -410,6 +413,12 @@ def test_masks_can_be_demanded(tmp_path):
             "{}",
             r"cache\.json is damaged; delete .*/cache/pool to have the features made again",
         ),
+        ("cache/pool/cache.json", b"\xff", r"cache\.json is not JSON .*; restore or delete it"),
+        ("cache/survey.json", b"{\xff", r"survey\.json is not JSON .*; restore or delete it"),
+        ("run.json", b"\x80", r"run\.json is not JSON .*; restore or delete it"),
+        ("rounds/000/metrics.json", "[]", r"metrics\.json must hold an object .*; restore or delete it"),
+        ("rounds/000/metrics.json", b"\xde", r"metrics\.json is not JSON .*; restore or delete it"),
+        ("cache/pool/sizes.npy", UNCLOSED, r"sizes\.npy cannot be read .*damaged header.*; delete .*/cache/pool to"),
         ("cache/pool/local.points.npy", "x", r"local\.points\.npy cannot be read .*; delete .*/cache/pool to have"),
         ("cache/pool/random.points.npy", None, r"random\.points\.npy cannot be read .*; delete .*/cache/pool to have"),
         ("cache/test/test.json", "[]", r"test\.json is damaged; delete .*/cache/test to have the features made again"),
@@ -427,7 +436,7 @@ def test_damaged_files_are_named(tmp_path, name, content, message):
     run(config, data=tiny_data(), encoder=FakeEncoder(), log=silent)
     (tmp_path / name).unlink()
     if content is not None:
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
     more = tiny_config(tmp_path, rounds=2)
     with pytest.raises(UserError, match=message):
         run(more, resume=True, data=tiny_data(), encoder=FakeEncoder(), log=silent)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.lib.format import open_memmap
 
 from difal.config import RENAMED, Config
 from difal.data.base import Split
@@ -205,6 +204,4 @@ def open_array(path: Path) -> np.ndarray:
 
 def _map(path: Path) -> np.ndarray:
     """A read-only memory map; `given` is read, since it may have no rows, and nothing cannot be mapped."""
-    if path.stem.startswith("given"):
-        return load_npy(path)
-    return open_memmap(path, "r")
+    return load_npy(path, mapped=not path.stem.startswith("given"))

@@ -28,7 +28,7 @@ import yaml
 
 from difal.config import Config, read_yaml
 from difal.encoders.loading import encoder_names
-from difal.errors import ConfigError
+from difal.errors import ConfigError, UserError
 from difal.files import digest_file, read_json, write_json, write_text
 from difal.heads import Head, load_head, made_of
 from difal.run.labels import Label, labels_digest, read_labels, write_label_file
@@ -175,6 +175,8 @@ class Round:
         if not self.has("metrics.json"):
             return None
         metrics = read_json(self.folder / "metrics.json")
+        if not isinstance(metrics, dict):
+            raise UserError(f"{self.folder / 'metrics.json'} must hold an object {{...}}; restore or delete it")
         tested = metrics.get("made_of", {}).get("head")
         if tested is not None and self.has("head.safetensors") and tested != self.head_digest():
             return None
