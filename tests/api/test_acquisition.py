@@ -385,6 +385,18 @@ def test_without_a_head_coverage_counts_pixels_that_are_answered(name, cache, tm
     assert picks.pixels == [cache.pixel("local", row) for row in wanted]
 
 
+@pytest.mark.parametrize("name", ["balanced-bait", "balanced-herding"])
+def test_without_a_head_the_kernel_is_that_of_stage_1(name, cache, tmp_path):
+    features = np.array(cache.features("local"), np.float64)
+    wanted, others = (
+        maxherding(features, 5, kernel=kernel, backend="reference", return_info=True) for kernel in ("laplace", "rbf")
+    )
+    assert np.abs(wanted.gains - others.gains).max() > 0.01
+    picks = choose(cache, None, [], tmp_path, kernel="laplace", acquisition=name)
+    assert picks.pixels == [cache.pixel("local", row) for row in wanted.indices]
+    assert picks.scores == pytest.approx(wanted.gains, rel=1e-3)
+
+
 @pytest.mark.parametrize("name", ["bait", "balanced-bait", "balanced-herding", "margin-herding"])
 def test_the_lift_of_rare_classes_changes_no_pick(name, cache, tmp_path):
     """It is for prediction alone: acquisition functions read what the head has learned."""
@@ -451,6 +463,8 @@ def test_pixels_like_the_skipped_ones_are_left_out(cache, tmp_path):
     assert kept.tolist() == [row for row in rows if odds[row] <= 0]
     assert answered == pytest.approx(1 / (1 + np.exp(odds[kept])), abs=1e-4)
     assert 0 < len(kept) < len(rows)
+    for budget, left in ((len(kept), kept), (len(kept) + 1, rows)):  # as many as are queried are enough
+        assert answerable(cache, "local", rows, asked, skipped, budget, config)[0].tolist() == left.tolist()
     labels = [None if one else 0 for one in skipped]
     for name in ("coverage", "balanced-herding", "balanced-bait"):
         picks = choose(cache, None, asked, tmp_path, labels, penalty=0.5, acquisition=name)

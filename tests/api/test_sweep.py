@@ -144,10 +144,10 @@ def test_rounds_whose_queries_are_all_skipped_are_finished_without_a_test(tmp_pa
     monkeypatch.setattr(MaskOracle, "answer", skip)
     one = plan(tmp_path / "first", ("bait-then-herding", "random"), (0,))
     found = sweep(one, log=len)
-    assert [run["queried"] for run in found] == [[16], [16]]
-    for run in found:
-        assert run["class_clicks"]["skipped"] >= 8
-        assert sum(run["class_clicks"].values()) == 16
+    assert [done["queried"] for done in found] == [[16], [16]]
+    for done in found:
+        assert done["class_clicks"]["skipped"] >= 8
+        assert sum(done["class_clicks"].values()) == 16
     lines = []
     assert sweep(one, log=lines.append) == found
     assert lines == ["2 of 2 runs are finished"]
