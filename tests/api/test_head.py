@@ -115,6 +115,10 @@ def test_names_and_input_are_checked(tmp_path):
         train_head(features[:0], targets[:0], features, 3, config(tmp_path))
     with pytest.raises(ValueError, match="BatchNorm needs at least two rows"):
         train_head(features[:1], targets[:1], features[:0], 3, config(tmp_path))
+    for name in HEADS:
+        for wrong in (-1, 3):
+            with pytest.raises(ValueError, match=r"`targets` must be from 0 to 2, got"):
+                train_head(features, np.array([0, 1, wrong]), features, 3, config(tmp_path, name))
 
 
 @every_head

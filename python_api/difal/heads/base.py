@@ -181,7 +181,7 @@ def train_head(
 
     Args:
         features: (n, D) labeled features, n at least 1.
-        targets: (n,) class ids.
+        targets: (n,) class ids, 0 to C - 1.
         context: (m, D) random unlabeled features, as which the pool looks; may be empty if the head allows it.
         classes: number of classes C.
         config: `head`, which names it, and the settings of that head.
@@ -195,14 +195,17 @@ def train_head(
 
     Raises:
         ConfigError: there is no such head.
-        ValueError: shapes do not agree, or there is nothing to train on.
+        ValueError: shapes do not agree, there is nothing to train on, or a class id is out of range.
     """
     if features.ndim != 2 or len(features) != len(targets) or len(targets) == 0:
         raise ValueError(f"`features` must be (n, D) with n labels, n > 0, got {features.shape} and {len(targets)}")
+    targets = np.asarray(targets, np.int64)
+    if not 0 <= targets.min() <= targets.max() < classes:
+        raise ValueError(f"`targets` must be from 0 to {classes - 1}, got {targets.min()} to {targets.max()}")
     kind = HEADS[check_head(config.head)]
     seed = derive_seed("head", config.seed, *seed_parts)
     with one_thread():
-        return kind.train_on(features, np.asarray(targets, np.int64), context, classes, config, seed, dropout)
+        return kind.train_on(features, targets, context, classes, config, seed, dropout)
 
 
 def drop(scores: torch.Tensor, probability: float, generator: torch.Generator) -> torch.Tensor:
