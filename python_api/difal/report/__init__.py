@@ -21,7 +21,7 @@ from difal.files import write_text
 from difal.metrics import POLICIES
 from difal.report import figures
 from difal.run.directory import Round, RunDirectory, classes_at_start
-from difal.run.labels import Label, read_labels, what_is_missing
+from difal.run.labels import Label, what_is_missing
 
 
 def write_report(run: str | Path, out: str | Path | None = None) -> Path:
@@ -92,9 +92,7 @@ def context(run_dir: RunDirectory) -> dict[str, Any]:
 
 def stale_rounds(run_dir: RunDirectory) -> dict[int, str]:
     """The rounds of which something was made of other labels, or by another head, than are there now; and why."""
-    known = run_dir.folder / "known.jsonl"
-    before = read_labels(known, classes_at_start(run_dir.facts()) or ()) if known.is_file() else []
-    found = {}
+    before, found = run_dir.known(), {}
     for entry in run_dir.rounds():
         if not (entry.has("labels.jsonl") and entry.has("head.safetensors")):
             continue
@@ -128,8 +126,7 @@ def _missing(rounds: list[Round], labels: list[Label]) -> list[str]:
     last = next((entry for entry in reversed(rounds) if entry.has("head.safetensors")), None)
     if last is None:
         return []
-    known = last.folder.parents[1] / "known.jsonl"
-    before = read_labels(known, last.classes) if known.is_file() else []
+    before = RunDirectory(last.folder.parents[1]).known(last.classes)
     return what_is_missing([*before, *(one for one in labels if one.round <= last.index)], last.classes, last.merged)
 
 

@@ -28,13 +28,20 @@ import yaml
 
 from difal.config import Config, read_yaml
 from difal.encoders.loading import encoder_names
-from difal.errors import ConfigError, UserError
+from difal.errors import ConfigError
 from difal.files import digest_file, read_json, write_json, write_text
 from difal.heads import Head, load_head, made_of
 from difal.run.labels import Label, labels_digest, read_labels, write_label_file
 
 # The settings that run folders of earlier versions lack, as those versions had them.
 EARLIER = {"head": "mlp", "lift": 0.0, "skips": "ask", "encoder_pixels": 0}
+
+
+def _read_object(path: Path, cure: str) -> dict[str, Any]:
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} must hold an object {{...}}; {cure}")
+    return found
 
 
 class RunDirectory:
@@ -64,12 +71,7 @@ class RunDirectory:
 
     def facts(self) -> dict[str, Any]:
         path = self.folder / "run.json"
-        facts = read_json(path) if path.is_file() else {}
-        if not isinstance(facts, dict):
-            raise ConfigError(
-                f"{path} must hold an object {{...}}; restore it, or start another run with another --out"
-            )
-        return facts
+        return _read_object(path, "restore it, or start another run with another --out") if path.is_file() else {}
 
     def note(self, **facts: Any) -> None:
         """Add facts about the run to run.json."""
@@ -89,6 +91,16 @@ class RunDirectory:
     @property
     def live_head_file(self) -> Path:
         return self.folder / "annotate" / "head.safetensors"
+
+    @property
+    def known_file(self) -> Path:
+        """The run's copy of the labels from before it, so that it does not depend on the user's file."""
+        return self.folder / "known.jsonl"
+
+    def known(self, classes: Sequence[str] | None = None) -> list[Label]:
+        """The labels from before the run, by the classes that it began with unless others are given."""
+        names = (classes_at_start(self.facts()) or ()) if classes is None else classes
+        return read_labels(self.known_file, names) if self.known_file.is_file() else []
 
     def queried(self, rounds: int, known: Sequence[Label]) -> list[Label]:
         """The labels from before the run and of its first rounds, corrected as they were when the last was labeled."""
@@ -174,9 +186,7 @@ class Round:
         """
         if not self.has("metrics.json"):
             return None
-        metrics = read_json(self.folder / "metrics.json")
-        if not isinstance(metrics, dict):
-            raise UserError(f"{self.folder / 'metrics.json'} must hold an object {{...}}; restore or delete it")
+        metrics = _read_object(self.folder / "metrics.json", "restore or delete it")
         tested = metrics.get("made_of", {}).get("head")
         if tested is not None and self.has("head.safetensors") and tested != self.head_digest():
             return None

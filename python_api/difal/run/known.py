@@ -9,7 +9,7 @@ from pathlib import Path
 
 from difal.data import Data
 from difal.errors import LabelError
-from difal.run.directory import RunDirectory, classes_at_start
+from difal.run.directory import RunDirectory
 from difal.run.labels import Label, read_labels
 
 
@@ -80,10 +80,8 @@ def _of_run(folder: Path, data: Data, log: Callable[[str], None]) -> list[Label]
 
 def _answers(run_dir: RunDirectory) -> list[Label]:
     """Every answer of a run's finished rounds, and those from before it."""
-    known = run_dir.folder / "known.jsonl"
-    before = read_labels(known, classes_at_start(run_dir.facts()) or ()) if known.is_file() else []
     finished = [entry for entry in run_dir.rounds() if entry.has("labels.jsonl")]
-    return [label for label in run_dir.queried(len(finished), before) if label.answered]
+    return [label for label in run_dir.queried(len(finished), run_dir.known()) if label.answered]
 
 
 def _today(label: Label, classes: Sequence[str], folder: Path) -> int | None:

@@ -128,8 +128,8 @@ class Loop:
         if not self.run_dir.begun or self.run_dir.facts().get("pool") != self._pool():
             for line in self.found.lines if self.found else ():
                 self.log(line)
-        if self.config.labels is not None and not (resume and self._known_file().is_file()):
-            write_label_file(self._known_file(), known_labels(Path(self.config.labels), self.data, self.log))
+        if self.config.labels is not None and not (resume and self.run_dir.known_file.is_file()):
+            write_label_file(self.run_dir.known_file, known_labels(Path(self.config.labels), self.data, self.log))
         files = self.found.files if self.found else {}
         if self.run_dir.begun:
             check_contents(self.run_dir.facts(), files)
@@ -198,7 +198,7 @@ class Loop:
         return digest(self.data.train.fingerprint())
 
     def _known(self) -> list[Label]:
-        return [] if self.config.labels is None else known_labels(self._known_file(), self.data)
+        return [] if self.config.labels is None else known_labels(self.run_dir.known_file, self.data)
 
     def _feature_folder(self) -> Path:
         return Path(self.config.cache) if self.config.cache else self.run_dir.feature_folder()
@@ -236,10 +236,6 @@ class Loop:
         if kind == "masks" or (kind == "auto" and self.data.train.has_masks):
             return MaskOracle(self.data)
         return PersonOracle(self.data, self.run_dir.folder, self.config.image_prefix)
-
-    def _known_file(self) -> Path:
-        """The run's copy of the labels from before it, so that it does not depend on the user's file."""
-        return self.run_dir.folder / "known.jsonl"
 
     def _pixel(self, label: Label) -> Pixel:
         return Pixel(self.index[label.image], label.y, label.x)

@@ -35,7 +35,6 @@ from difal.features.compute import make_features
 from difal.files import digest, write_bytes, write_json, write_text
 from difal.presets import check_encoder, make_config
 from difal.run.directory import RunDirectory, absolute_paths
-from difal.run.labels import read_labels
 from difal.sweep.runs import Key, collect, run_unclaimed
 from difal.sweep.table import curves, table, without_spread
 
@@ -275,11 +274,9 @@ def is_finished(config: Config) -> bool:
 
 def _is_without_label(run_dir: RunDirectory, index: int) -> bool:
     """Whether all that was queried up to a round, which is labeled, was skipped."""
-    entry, known = run_dir.round(index), run_dir.folder / "known.jsonl"
-    if not entry.has("labels.jsonl"):
+    if not run_dir.round(index).has("labels.jsonl"):
         return False
-    before = read_labels(known, entry.classes) if known.is_file() else []
-    return all(label.class_id is None for label in run_dir.queried(index + 1, before))
+    return all(label.class_id is None for label in run_dir.queried(index + 1, run_dir.known()))
 
 
 def _write_plan(plan: Sweep) -> None:

@@ -75,10 +75,12 @@ def _mean(run: dict, queried: Sequence[int], policy: str = "standard") -> float:
 
 def without_spread(runs: Sequence[dict]) -> list[str]:
     """The acquisitions that have one and the same curve with every one of several seeds."""
-    curves_of: dict[str, list[dict]] = {}
-    for one in runs:
-        curves_of.setdefault(f"{one['preset']} {one['acquisition']}".strip(), []).append(one["miou"])
-    return [name for name, found in curves_of.items() if len(found) > 1 and all(one == found[0] for one in found)]
+    return [
+        f"{preset} {name}".strip()
+        for preset, rows in _by(runs, "preset").items()
+        for name, found in _by(rows, "acquisition").items()
+        if len(found) > 1 and all(one["miou"] == found[0]["miou"] for one in found)
+    ]
 
 
 def percent(values: Iterable[float]) -> str:
