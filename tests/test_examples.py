@@ -71,6 +71,8 @@ def test_segment_photos(tmp_path):
     for name, shape in (("china", (427, 640)), ("coffee", (400, 600))):
         assert masks[name].shape == shape
         assert (masks[name] == IGNORE).mean() < 0.1
+        for one, other in ((masks[name][1:], masks[name][:-1]), (masks[name][:, 1:], masks[name][:, :-1])):
+            assert not ((one != other) & (one != IGNORE) & (other != IGNORE)).any()  # a band between any two classes
     points = {  # columns and rows, read off the photographs
         "china": {
             "sky": [(20, 20), (330, 100), (88, 155)],

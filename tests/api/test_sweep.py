@@ -19,6 +19,8 @@ from difal.errors import ConfigError, DataError, UserError
 from difal.features.compute import make_features
 from difal.features.test_set import TestSet
 from difal.presets import make_config, presets, read_preset
+from difal.run.directory import RunDirectory
+from difal.run.labels import read_labels, write_label_file
 from difal.run.loop import run
 from difal.run.oracles import MaskOracle
 from difal.sweep import Sweep, is_finished, sweep
@@ -155,6 +157,13 @@ def test_rounds_whose_queries_are_all_skipped_are_finished_without_a_test(tmp_pa
     for name in ("metrics.json", "head.safetensors"):
         (last / name).unlink()
     assert not is_finished(one.config(one.runs()[1]))
+    run_dir, labels = RunDirectory(last.parents[1]), last.parents[1] / "rounds/000/labels.jsonl"
+    (last / "labels.jsonl").write_text(labels.read_text())  # now all of its queries were skipped
+    assert is_finished(one.config(one.runs()[1]))
+    before = replace(read_labels(labels, run_dir.round(0).classes)[0], class_id=1, skipped=False)
+    write_label_file(run_dir.known_file, [before])
+    assert [label.class_id for label in run_dir.known()] == [1]
+    assert not is_finished(one.config(one.runs()[1]))  # a label from before the run is enough for a head
     skipped_rounds.append(1)
     never = sweep(plan(tmp_path / "never", ("random",), (0,)), log=len)
     assert (never[0]["queried"], never[0]["class_clicks"]["skipped"]) == ([], 16)
