@@ -25,7 +25,7 @@ def fixed_bytes(p: Problem, guessing: Guessing, tuning: GpuTuning) -> int:
     n = len(p.features)
     tile = 4 * min(tuning.tile_points, n) ** 2
     per_guess = (12 + 16 + 20) * n  # coverage, sums, events
-    rows = 3 * tuning.guessed_at_once + guessing.settled_together + 4 * min(tuning.rows_at_once, n)
+    rows = 3 * tuning.guessed_at_once + guessing.settled_together + 4 * tuning.corrected_at_once(n)
     watched = 16 * guessing.watched_points**2
     return operand_bytes(p) + label_bytes(p, tuning) + tile + guessing.max_guesses * per_guess + 4 * rows * n + watched
 

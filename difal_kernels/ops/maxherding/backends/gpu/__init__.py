@@ -35,6 +35,7 @@ class GpuTuning:
         max_entries: alive entries that are worth gathering: a sweep is cheaper than lists that are longer.
         list_room: entries of a list beyond those counted.
         guessed_at_once: kernel rows that are made at a time for guessing.
+        corrected_numbers: kernel values that are made at a time for a correction, in whole rows.
         max_tensor_core_err: largest relative error of a kernel value that a tensor core's sums may cause.
         roundings: what the bounds are made from.
     """
@@ -46,8 +47,13 @@ class GpuTuning:
     max_entries: int = 3 << 30
     list_room: int = 32
     guessed_at_once: int = 128
+    corrected_numbers: int = 1 << 28
     max_tensor_core_err: float = 2.0**-11
     roundings: Roundings = ROUNDINGS
+
+    def corrected_at_once(self, points: int) -> int:
+        """Rows of the kernel among so many points that are made at a time for a correction."""
+        return max(1, min(self.rows_at_once, points, self.corrected_numbers // points))
 
 
 class GpuBackend(PlannedBackend):

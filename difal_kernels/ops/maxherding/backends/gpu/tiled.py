@@ -216,7 +216,7 @@ class GpuTiledGreedy(GpuCoverage):
         # Of a row only the steps at which it rises otherwise than before are undone and done.
         ends = torch.cat([before != after, torch.zeros_like(before[:, :1], dtype=torch.bool)], dim=1)
         differs = ends[:, :-1] | ends[:, 1:]
-        step = self.operands.tuning.rows_at_once
+        step = self.operands.tuning.corrected_at_once(self.n)
         for b in range(0, len(changed), step):
             some = slice(b, b + step)
             kernel = self.values(changed[some])

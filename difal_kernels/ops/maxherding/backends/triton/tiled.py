@@ -23,7 +23,7 @@ def fixed_bytes(p: Problem, guessing: Guessing, tuning: GpuTuning) -> int:
     """All but the lists."""
     n = len(p.features)
     per_guess = (12 + 16 + 4 + 20) * n  # coverage, sums, levels, events
-    rows = 3 * tuning.guessed_at_once + guessing.settled_together + 8 * min(tuning.rows_at_once, n)
+    rows = 3 * tuning.guessed_at_once + guessing.settled_together + 8 * tuning.corrected_at_once(n)
     return (
         operand_bytes(p)
         + label_bytes(p, tuning)
