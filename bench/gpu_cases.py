@@ -103,6 +103,12 @@ def gram_floor(m: Machine, n: int, d: int, sweeps: float, dtype: str = "bfloat16
     return sweeps * n * n * d / m.gemm_rate[dtype]
 
 
+def matrix_bytes(n: int, d: int, risen: float) -> float:
+    """Of a selection: features of half precision read once, the matrix written and read once, then a row of it for each
+    of the `risen` times N rows that rise (gpu_rounds.py counts them)."""
+    return 2 * n * d + 4 * n * n * (1 + 1 + risen)
+
+
 def agreement(a: torch.Tensor, b: list[int]) -> int:
     """How many picks agree before the first that does not."""
     return next((t for t, (x, y) in enumerate(zip(a.tolist(), b, strict=False)) if x != y), min(len(a), len(b)))
@@ -116,7 +122,7 @@ def local(m: Machine, backend: str = "cuda") -> dict:
     some = m.pick(2, 1)
     naive = [naive_seconds(m, x[b], budget, width) for b in range(some)]
     per_image = sum(making + budget * each for making, each, _ in naive) / some
-    moved = images * (4 * n * n * (1 + 1 + 4.3) + 2 * n * d)  # made and mirrored, read once, then 4.3 N rows
+    moved = images * matrix_bytes(n, d, 4.3)
     return {
         "seconds": seconds,
         "naive_seconds": per_image * images,
@@ -177,7 +183,7 @@ def beside_naive(m: Machine, x, budget: int, width: float, seconds: float, picks
         "times_faster": naive / seconds,
         "goal_times_faster": 100,
         "gemm_floor_seconds": gram_floor(m, n, d, 1),
-        "bytes_floor_seconds": (4 * n * n * (2 + 1 + 6) + 2 * n * d) / m.copy_rate,
+        "bytes_floor_seconds": matrix_bytes(n, d, 7.5) / m.copy_rate,
         "naive_picks_right": agreement(picks, chosen),
     }
 

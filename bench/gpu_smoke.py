@@ -38,12 +38,13 @@ from difal_kernels.ops.maxherding.problem import prepare
 from gpu_cases import BLOCKS, TIMESTEPS, Machine, clusters
 
 WIDTH = 1.5
+SWEEP = "tiles with their products"
 PHASES = {
     "prepare": (CudaOperands, "__init__"),
     "products": (CudaOperands, "fill"),
     "start": (CudaGreedy, "start"),
     "select": (CudaGreedy, "select"),
-    "tiles with their products": (CudaTiledGreedy, "make_tiles"),
+    SWEEP: (CudaTiledGreedy, "make_tiles"),
     "lists with their products": (CudaTiledGreedy, "fill_lists"),
 }
 
@@ -182,7 +183,7 @@ def phases(m: Machine) -> Iterator[Callable[[], dict]]:
             took = ended - began if m.device.type != "cuda" else began.elapsed_time(ended) / 1000
             seconds[name] = seconds.get(name, 0.0) + took
         sums = {name: sum(each[name] for each in counts) for name in (counts[0] if counts else {})}
-        return {"phases": seconds, "sweeps": sum(name == "tiles" for name, *_ in spans), "counters": sums}
+        return {"phases": seconds, "sweeps": sum(name == SWEEP for name, *_ in spans), "counters": sums}
 
     for name, (owner, method) in PHASES.items():
         setattr(owner, method, wrapped(name))

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import gpu_smoke
 import selection
 from difal_kernels import BackendUnavailableError, _native, explain, maxherding
 from difal_kernels.ops import _gpu, _triton
@@ -15,6 +16,7 @@ from difal_kernels.ops.maxherding.guessing import Guesser
 from difal_kernels.ops.maxherding.kernel_functions import OF_FEATURES
 from difal_kernels.ops.maxherding.plan import needed
 from difal_kernels.ops.maxherding.problem import prepare
+from gpu_cases import Machine
 from selection import blobs, moved, use
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -162,6 +164,13 @@ def test_addresses_beyond_two_to_the_31(device, gpu, monkeypatch):
     assert_same(device, blobs(72), 10, **options)
 
 
+def test_a_million_points_need_less_than_half_of_a_large_gpu():
+    """Rows of the kernel are a million numbers each: a correction may not make thousands of them at a time."""
+    (p,) = prepare(torch.zeros(1_000_000, 1).half().expand(1_000_000, 8), 1, bandwidth=1.0).problems
+    for name in ("cuda", "triton"):
+        assert needed(BACKENDS[name], p, "matrix-free") < 40 * 10**9
+
+
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Many tiles, and lists that are gathered after some guesses, at sizes that the reference can check."""
@@ -248,6 +257,16 @@ def test_lists_that_were_counted_too_short_are_made_again(device, small_tiles, m
 
     monkeypatch.setattr(CudaTiledGreedy, "gather", too_short)
     assert_same(device, blobs(130), 20)
+
+
+def test_the_smoke_run_counts_sweeps_and_what_the_loop_did(device, small_tiles):
+    small_tiles(2500)
+    with gpu_smoke.phases(Machine(device, True)) as told:
+        maxherding(blobs(130).to(device), 20, backend="cuda")
+        row = told()
+    assert row["sweeps"] >= 1
+    assert 0 < row["counters"]["picks"] <= 20
+    assert row["phases"].keys() == gpu_smoke.PHASES.keys()
 
 
 def test_memory_decides_between_the_paths(device):
