@@ -4,7 +4,8 @@
     python bench/sass_loops.py triton 'score.DIMS=1, INPUT=0.*COMBINED=True.*CLASSES_LAST=0'  triton does, by build
 
 A loop is what a branch backwards encloses. `float64` counts arithmetic and comparisons, `convert` conversions from and
-to float64, which take several times as long as float32 operations on every GPU.
+to float64, which take several times as long as float32 operations on every GPU, `from half` those from float16.
+`loads` are of global memory, with the bits of each: of several types of a loop they tell which is which.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 CLASSES = {
     "float64": re.compile(r"^D(ADD|MUL|FMA|SETP|MNMX)"),
     "convert": re.compile(r"^(F2F|I2F|F2I).*64|^F2F"),
+    "from half": re.compile(r"^HADD2\.F32"),
     "float32": re.compile(r"^F(ADD|MUL|FMA|SETP|MNMX|SEL)|^MUFU"),
     "integer": re.compile(r"^(I|U?IADD|IMAD|LEA|LOP|SHF|SEL|ISETP|UI|VI)"),
     "global": re.compile(r"^(LDG|STG|RED|ATOMG)"),
@@ -78,6 +81,13 @@ def loops(code: list[tuple[int, str, str]]) -> list[tuple[int, int]]:
     return [(a, b) for a, b in found if not any((c, d) != (a, b) and a <= c and d <= b for c, d in found)]
 
 
+def loads(opcodes: list[str]) -> str:
+    """How many of each width."""
+    widths = [re.search(r"\.[US]?(8|16|64|128)\b", opcode) for opcode in opcodes if opcode.startswith("LDG")]
+    counts = Counter(int(width[1]) if width else 32 for width in widths)
+    return ", ".join(f"{counts[width]} x {width}" for width in sorted(counts))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path)
@@ -86,11 +96,11 @@ def main() -> None:
     options = parser.parse_args()
     triton = str(options.source) == "triton"
     code = (of_triton if triton else instructions)(*([] if triton else [options.source]), options.kernel, options.arch)
-    print(f"| loop | all | {' | '.join(CLASSES)} |\n| --- | --- |{' --- |' * len(CLASSES)}")
+    print(f"| loop | loads | all | {' | '.join(CLASSES)} |\n| --- | --- | --- |{' --- |' * len(CLASSES)}")
     for begin, end in loops(code):
         inside = [opcode for address, opcode, _ in code if begin <= address <= end]
         counts = [sum(bool(pattern.search(opcode)) for opcode in inside) for pattern in CLASSES.values()]
-        print(f"| {begin:#x} | {len(inside)} | {' | '.join(map(str, counts))} |")
+        print(f"| {begin:#x} | {loads(inside)} | {len(inside)} | {' | '.join(map(str, counts))} |")
     print(f"\n{len(code)} instructions in all")
 
 
