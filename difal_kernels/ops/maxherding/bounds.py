@@ -1,4 +1,4 @@
-"""How far estimates may be from the truth: every constant of the error analysis, in the order of docs/exactness.md.
+"""How far estimates may be from the truth: every constant of the error analysis that docs/exactness.md derives.
 
 An estimate decides only who is compared in float64: a loose bound costs time, never a pick. A bound that is too tight
 is a wrong pick, so tests/ops/test_bounds.py drives each rounding near its bound, and fails where one is halved.
