@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import importlib.util
+import json
 import os
 import pkgutil
 import re
@@ -16,6 +17,7 @@ import pytest
 import difal
 import difal_kernels
 from difal.cli import make_parser
+from difal_kernels.ops.maxherding.backends.gpu.operands import CHUNKS
 from difal_kernels.select.arguments import parse as parse_selection
 
 ROOT = Path(__file__).parent.parent
@@ -75,6 +77,25 @@ def test_commands_of_the_pages_are_commands():
             elif first != "-m":
                 assert (ROOT / first).exists(), (page, rest)
     assert seen == {"difal", "difal-select", "python", "make", "bash"}
+
+
+def test_the_gpu_page_has_the_rounds_and_sweeps_that_were_counted():
+    """Each row of bench/results/rounds.json: in a table, or, of sums of another length, in the text."""
+    page = (ROOT / "docs/kernels.md").read_text()
+    text, table = " ".join(page.split()), [line for line in page.splitlines() if line.startswith("| ")]
+    for row in json.loads((ROOT / "bench/results/rounds.json").read_text()):
+        if "sweeps" in row:
+            proven = ", ".join(map(str, row["picks_proven_by_each"]))
+            figures = [f"{row['points']:,}", f"{row['dimension']:,}", f"{row['sweeps']}", proven]
+        else:
+            rounds, float64 = f"{row['rounds_a_pick']:.2f}", row["float64_rows_over_n"]
+            if row["chunk"] != CHUNKS[False]:
+                assert f"`--chunk {row['chunk']}`" in text
+                assert re.search(rf"\b{rounds}( rounds a pick)? and {float64:.3g} N\b", text), row
+                continue
+            figures = [rounds, f"{row['rounds_at_worst']}", f"{row['settled_a_pick']:.2f}"]
+            figures += [f"{row['barriers_a_pick']:.2f}", f"{float64:.2f}", f"{row['rows_updated_over_n']:.1f}"]
+        assert any(f"| {' | '.join(figures)} |" in line for line in table), figures
 
 
 def test_reference_has_every_public_name():

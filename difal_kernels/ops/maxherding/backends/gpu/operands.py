@@ -215,8 +215,9 @@ def product_options(raw: bool, stages: int) -> dict[str, Any]:
 
 
 def stages_for(capability: int) -> int:
-    """Triton's `num_stages` of `fill`. A turn of its loop takes 64 KiB of shared memory, of which a block has 99 on 8.6,
-    8.9 and 12: room for one turn, as 2 stages need. With 3 they are two turns, and three on 9.0."""
+    """Triton's `num_stages` of `fill`. A turn of its loop takes 64 KiB of shared memory; on 8.6, 8.9 and 12 a block has
+    99: room for the one turn that 2 stages keep. With 3 they keep two, and three on 9.0.
+    """
     return 2 if capability in (86, 89) or capability >= 120 else 3
 
 
