@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from contextlib import ExitStack
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -12,10 +13,11 @@ import pytest
 from PIL import Image
 
 from annotate.sessions import answer, change, retract
-from api.fakes import FakeEncoder, outcome, tiny_config, use_fake_encoder, write_folder
+from api.fakes import FakeEncoder, outcome, tiny_config, tiny_data, use_fake_encoder, write_folder
 from difal import cli
 from difal.annotate import live
 from difal.annotate.answers import Answers
+from difal.annotate.export import export
 from difal.annotate.journal import Journal, of_type, read_journal
 from difal.annotate.label_studio import read_export
 from difal.annotate.live import LiveModel
@@ -23,6 +25,7 @@ from difal.annotate.oracle import JournalOracle, journal_path
 from difal.annotate.start import label_config, open_session, take_filled_in
 from difal.config import ConfigError
 from difal.data import open_data
+from difal.data.readers import mask_names, open_images
 from difal.data.scenes import CLASSES
 from difal.encoders.lazy import LazyEncoder
 from difal.features import maps
@@ -124,7 +127,7 @@ def test_what_is_written_is_read_back(scenes, tmp_path, journal_of, capsys):
     coco = json.loads((out / "coco.json").read_text())
     assert [(one["id"], one["name"]) for one in coco["categories"]] == list(enumerate(names))
     for image in coco["images"]:
-        mask = np.array(Image.open(out / "masks" / f"{image['file_name']}.png"))
+        mask = np.array(Image.open(out / "masks" / image["file_name"]))
         assert mask.shape == (image["height"], image["width"]) == (32, 32)
         drawn = np.full(mask.shape, 255)
         for one in (one for one in coco["annotations"] if one["image_id"] == image["id"]):
@@ -280,3 +283,68 @@ def test_deep_images_are_shown_as_the_run_scales_them(tmp_path):
             assert (np.array(Image.open(io.BytesIO(picture))) == pool.image(index)).all()
     assert pool.image(0).max() < 80 < 240 < pool.image(1).max()
     session.close()
+
+
+class MadeUp:
+    """A model that predicts one class for each image."""
+
+    def __init__(self, data):
+        self.ids = data.train.ids
+
+    def masks(self):
+        for at, name in enumerate(self.ids):
+            yield name, np.full((4, 5), at, np.uint8)
+
+
+def test_masks_are_named_as_predict_names_them(tmp_path):
+    """Without the image's ending, but where that would give two images one mask; they are found as masks of a pool."""
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    for name in ("a.jpg", "b.jpg", "b.png", "in/B.jpg", "in/c.tif"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (5, 4)).save(folder / name)
+    data = open_data(str(folder), classes=CLASSES)
+    (out / "masks/in").mkdir(parents=True)
+    for name in (*data.train.ids, "other"):  # as an earlier version called them
+        (out / f"masks/{name}.png").write_bytes(b"old")
+    assert export(RunDirectory(tmp_path / "run"), data, MadeUp(data), str(out))["masks"] == 5
+    masks = {path.relative_to(out / "masks").as_posix(): path for path in (out / "masks").rglob("*.png")}
+    assert masks.pop("other.png").read_bytes() == b"old"
+    assert set(masks) == {"a.png", "b.jpg.png", "b.png.png", "in/B.png", "in/c.png"}
+    assert set(masks) == {f"{name}.png" for name in open_images(folder)[0].ids}
+    coco = json.loads((out / "coco.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == list(data.train.ids)
+    folder.rename(tmp_path / "pool-images")
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool-images").rename(tmp_path / "pool/images")
+    for masks in (out / "masks", old_names(tmp_path / "old", data.train.ids)):
+        shutil.copytree(masks, tmp_path / "pool/masks")
+        pool = open_data(str(tmp_path / "pool"), classes=CLASSES).train
+        assert [int(pool.mask(at)[0, 0]) for at in range(5)] == list(range(5))
+        shutil.rmtree(tmp_path / "pool/masks")
+
+
+def old_names(folder, ids):
+    for at, name in enumerate(ids):
+        path = folder / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 5), at, np.uint8)).save(path)
+    return folder
+
+
+@pytest.mark.parametrize("names", [("a.jpg", "a.png", "a.jpg.png"), ("x.jpg.png", "x.jpg")])
+def test_no_mask_name_is_another_image_s(tmp_path, names):
+    """`a.jpg.png` less its ending is the name that `a.jpg` keeps beside `a.png`."""
+    for name in names:
+        Image.new("RGB", (5, 4)).save(tmp_path / name)
+    assert len({one.lower() for one in open_images(tmp_path)[0].ids}) == len(names)
+
+
+@pytest.mark.parametrize(("name", "given"), [("train/v1.0.png", "v1.0"), ("train/v1.png.png", "v1.png")])
+def test_an_id_that_has_no_ending_loses_none(tmp_path, name, given):
+    for path in (name, name.replace("train/", "trainannot/")):
+        (tmp_path / path).parent.mkdir()
+        Image.new("L", (5, 4)).save(tmp_path / path)
+    split = open_data(tmp_path).train
+    assert split.ids == (given,)
+    assert mask_names(split) == [given] == list(open_images(tmp_path / "train")[0].ids)
+    assert mask_names(tiny_data().train) == list(tiny_data().train.ids)

@@ -19,6 +19,7 @@ from difal.annotate.live import LiveModel
 from difal.annotate.oracle import journal_path
 from difal.config import Config
 from difal.data import Data
+from difal.data.readers import mask_names
 from difal.encoders.lazy import LazyEncoder
 from difal.errors import ConfigError
 from difal.files import write_bytes, write_json, write_text
@@ -66,7 +67,7 @@ def export(run_dir: RunDirectory, data: Data, model: LiveModel, out: str, image_
     answers.csv                  every answer, with those that were taken back, repeats and other annotators
     agreement.json               how far annotators agree
     classes.json                 names, colours, merged classes
-    masks/NAME.png               class ids of every pixel, with the classes' colours
+    masks/NAME.png               class ids of every pixel, with the classes' colours; named as `difal predict` does
     coco.json                    the masks, run-length encoded
     label_studio.json, .xml      the labels as annotated tasks, and the labeling configuration
     """
@@ -81,11 +82,17 @@ def export(run_dir: RunDirectory, data: Data, model: LiveModel, out: str, image_
     write_text(folder / "label_studio.json", to_tasks(labels, image_prefix))
     write_text(folder / "label_studio.xml", labeling_config(answers.classes))
     colors, coco = np.array(palette(len(names)), np.uint8), Coco(names)
+    files = {
+        name: folder / "masks" / f"{one}.png" for name, one in zip(data.train.ids, mask_names(data.train), strict=True)
+    }
     for name, ids in model.masks():
         picture = Image.fromarray(ids)
         picture.putpalette(colors.tobytes())
-        write_bytes(folder / "masks" / f"{name}.png", to_png(picture))
+        write_bytes(files[name], to_png(picture))
         coco.add(name, ids)
+        earlier = folder / "masks" / f"{name}.png"  # as earlier versions called it
+        if earlier not in files.values():
+            earlier.unlink(missing_ok=True)
     if coco.images:
         write_json(folder / "coco.json", coco.as_json())
     skipped = sum(label.skipped for label in labels)

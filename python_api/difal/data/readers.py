@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from difal.data.base import IGNORE, Data, FileSplit
+from difal.data.base import IGNORE, Data, FileSplit, Split
 from difal.data.listing import Listing, list_masks, list_photographs, mask_stem, name
 from difal.data.values import MaskValues, parse_classes, parse_mask_values
 from difal.errors import DataError, UnknownClassesError
@@ -152,6 +152,14 @@ def open_images(path: str | Path, size: int | None = None) -> tuple[FileSplit, L
     return FileSplit(ids, listing.images, None, 0, size), listing
 
 
+def mask_names(split: Split) -> list[str]:
+    """What the masks that are written of a pool's images are called: as `open_images` would name the images."""
+    if not isinstance(split, FileSplit):
+        return list(split.ids)
+    pairs = zip(split.ids, split.images, strict=True)  # an id has its file's ending or not, by the folder's layout
+    return _bare_unless_equal([one if Path(one).name == path.name else one + path.suffix for one, path in pairs])
+
+
 def _base(path: Path) -> Path:
     if path.is_file():
         return path.parent
@@ -160,9 +168,12 @@ def _base(path: Path) -> Path:
 
 def _bare_unless_equal(names: list[str]) -> list[str]:
     """Names less their endings, where that leaves them different."""
-    bare = [Path(one).with_suffix("").as_posix() for one in names]
-    counts = Counter(one.lower() for one in bare)
-    return [short if counts[short.lower()] == 1 else whole for short, whole in zip(bare, names, strict=True)]
+    before: list[str] = []
+    given = [Path(one).with_suffix("").as_posix() for one in names]
+    while given != before:  # a whole name may be what another is less its ending
+        before, counts = given, Counter(one.lower() for one in given)
+        given = [short if counts[short.lower()] == 1 else whole for short, whole in zip(given, names, strict=True)]
+    return given
 
 
 def _matching(images: Listing, root: Path, folder: Path) -> list[Path]:
