@@ -120,7 +120,9 @@ class Config:
     )
     head: str = _option("linear", "head", "`linear`: balanced logistic regression; `mlp`: the paper's, by Adam")
     penalty: float = _option(100.0, "head", "linear: weight of the squared norm beside the loss of all labels", low=0)
-    lift: float = _option(0.5, "head", "linear: how far classes that it would predict rarely are lifted, 0 not", low=0)
+    lift: float = _option(
+        0.5, "head", "linear: how far classes that it would predict rarely are lifted, from 0, not, to 1", low=0, high=1
+    )
     hidden: str = _option("auto", "head", "mlp: widths of the hidden layers, such as `128,32` [by the class count]")
     epochs: int = _option(50, "head", "mlp: passes over the labeled pixels", low=1)
     learning_rate: float = _option(1e-3, "head", "mlp: Adam step")
@@ -145,9 +147,10 @@ class Config:
             setattr(self, item.name, value)
             if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(f"`{item.name}` must be finite, got {value}")
-            low, choices = item.metadata.get("low"), item.metadata.get("choices")
-            if low is not None and value is not None and value < low:
-                raise ConfigError(f"`{item.name}` must be at least {low}, got {value}")
+            low, high, choices = (item.metadata.get(key) for key in ("low", "high", "choices"))
+            if value is not None and ((low is not None and value < low) or (high is not None and value > high)):
+                most = "" if high is None else f" and at most {high}"
+                raise ConfigError(f"`{item.name}` must be at least {low}{most}, got {value}")
             if choices and value not in choices:
                 raise ConfigError(f"`{item.name}` must be one of {', '.join(choices)}, got {value!r}")
         for name, low, high in (

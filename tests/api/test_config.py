@@ -36,6 +36,8 @@ def test_file_and_overrides(tmp_path):
         ({"budget": float("inf")}, "`budget` must be finite, got inf"),
         ({"learning_rate": float("nan")}, "`learning_rate` must be finite, got nan"),
         ({"weight_decay": -1.0}, "`weight_decay` must be at least 0, got -1"),
+        ({"lift": -0.5}, r"`lift` must be at least 0 and at most 1, got -0\.5"),
+        ({"lift": 50}, r"`lift` must be at least 0 and at most 1, got 50\.0"),
         ({"rounds": 0}, "`rounds` must be at least 1, got 0"),
         ({"rounds": 2.5}, r"`rounds` must be an int, got 2\.5"),
         ({"rounds": True}, "`rounds` must be an int, got True"),
@@ -49,6 +51,10 @@ def test_file_and_overrides(tmp_path):
 def test_what_is_refused(values, message):
     with pytest.raises(ConfigError, match=message):
         make_config(None, values)
+
+
+def test_the_bounds_belong_to_what_is_allowed():
+    assert [make_config(None, {"lift": lift}).lift for lift in (0, 1)] == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(("text", "message"), [("a: [", "is not YAML"), ("- 1", "must hold"), ("rownds: 1", "rounds")])

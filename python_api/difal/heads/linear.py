@@ -18,8 +18,9 @@ class LinearHead(Head):
     The features are standardised by the unlabeled context before the regression, and the scaling is then folded into
     the layer. A class of few labels is predicted too rarely nevertheless, since the penalty keeps its score low. So
     `lift` times the logarithm of its mean probability over the context is taken off each class's score, for prediction
-    only: acquisition functions read the scores without it. Classes without a label are never predicted. Trained to the
-    optimum of a convex problem, it has no random part: the same labels give the same head whatever the seed.
+    only: acquisition functions read the scores without it. At a `lift` of 1, the most, the probabilities are divided by
+    their means, which leaves no class ahead. Classes without a label are never predicted. Trained to the optimum of a
+    convex problem, it has no random part: the same labels give the same head whatever the seed.
     """
 
     project: nn.Linear
