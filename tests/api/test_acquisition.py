@@ -1,5 +1,7 @@
 """Each acquisition against its definition in plain float64."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -368,6 +370,27 @@ def test_bait_chooses_by_fisher_information(name, staged, cache, head, tmp_path)
     assert none == least
     tenfold = choose(cache, head, asked, tmp_path, acquisition=acquisition, labels=[0] * 6, penalty=1e-2)
     assert none.scores != tenfold.scores
+
+
+@pytest.mark.parametrize("name", ["bait", "balanced-bait", "bait-then-herding", "two-stage-bait"])
+@pytest.mark.parametrize("factor", [1e-25, 1e25])
+def test_bait_does_not_depend_on_the_unit_of_the_features(name, factor, cache, tmp_path):
+    """The squares of the scaled features are beyond float32."""
+    scaled = copy.copy(cache)
+    scaled.arrays = {
+        key: array.astype(np.float32) * np.float32(factor) if key.endswith(".features") else array
+        for key, array in cache.arrays.items()
+    }
+    rows, labels = np.arange(0, 32, 3), [0, 0, 0, 0, None, 0, 1, 1, 1, 2, 3]
+    asked, found = [cache.pixel("local", row) for row in rows], []
+    for one in (cache, scaled):
+        config = tiny_config(tmp_path, head="linear", penalty=0.5)
+        known = rows[[label is not None for label in labels]]
+        targets = np.array([label for label in labels if label is not None])
+        head = train_head(one.features("local")[known], targets, one.context(), 4, config)
+        found.append(choose(one, head, asked, tmp_path, labels, acquisition=name, penalty=0.5))
+    assert found[1].pixels == found[0].pixels
+    assert found[1].scores == pytest.approx(found[0].scores, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["balanced-bait", "balanced-herding"])

@@ -97,6 +97,22 @@ def test_axes_keep_what_varies():
     assert torch.isfinite(Axes(rows[:1], 5)(rows)).all()
 
 
+@pytest.mark.parametrize("factor", [1e-45, 1e-25, 1e25, 1e38])
+def test_axes_do_not_depend_on_the_unit_of_the_features(factor):
+    """Of which sums, differences and squares may be beyond float32; a power of two changes no bit."""
+    rows = np.random.default_rng(1).normal(size=(50, 6)).clip(-3, 3).astype(np.float32)
+    rows[:, 2] = 1.5
+    for count in (6, 3):
+        wanted = Axes(rows, count)(rows)
+        assert wanted.abs().max() > 1
+        assert torch.equal(Axes(rows * np.float32(2.0**80), count)(rows * np.float32(2.0**80)), wanted)
+        if factor > 1e-40:
+            scaled = rows * np.float32(factor)
+            torch.testing.assert_close(Axes(scaled, count)(scaled), wanted, atol=1e-5, rtol=1e-4)
+    two = np.array([[factor], [0.0]], np.float32)
+    assert Axes(two, 1)(two).tolist() == [[1.0], [-1.0]]
+
+
 def test_single_precision_and_a_pool_of_many_parts_choose_the_same(monkeypatch):
     rng = np.random.default_rng(5)
     rows, labeled = rng.normal(size=(300, 12)) * np.linspace(3, 0.2, 12), rng.normal(size=(9, 12))

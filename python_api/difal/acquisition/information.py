@@ -19,6 +19,8 @@ BAIT's Fisher information has a block for each pair of classes; here one matrix 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
@@ -41,6 +43,8 @@ class Axes:
 
     def __init__(self, context: np.ndarray, count: int, seed: int = 0):
         rows = as_float(context)
+        self.scale = _power_of_two_near(rows)
+        rows *= self.scale
         self.mean, self.deviation = moments(rows, rows)
         self.axes: torch.Tensor | None = None
         if rows.shape[1] > count:
@@ -51,10 +55,16 @@ class Axes:
         places = np.arange(len(features))[rows]
         parts = [torch.empty(0, len(self.mean) if self.axes is None else self.axes.shape[1])]
         for start in range(0, len(places), CHUNK):
-            some = as_float(features[places[start : start + CHUNK]])
+            some = as_float(features[places[start : start + CHUNK]]).mul_(self.scale)
             some = (some - self.mean) / self.deviation
             parts.append(some if self.axes is None else some @ self.axes)
         return torch.cat(parts)
+
+
+def _power_of_two_near(rows: torch.Tensor) -> float:
+    """What takes the largest of `rows` to about 1, so that no sum or square is beyond float32; it changes no digit."""
+    exponent = math.frexp(float(rows.abs().max()))[1]  # 0 for what is not finite
+    return math.ldexp(1.0, -max(-126, min(exponent - 1, 126)))
 
 
 def _principal(rows: torch.Tensor, count: int, seed: int, turns: int = 3) -> torch.Tensor:
