@@ -13,8 +13,10 @@ from PIL import Image, ImageDraw, ImageFilter
 from skimage.data import coffee
 from sklearn.datasets import load_sample_image
 
+from difal.acquisition import check_acquisition
 from difal.config import Config
 from difal.data import open_data
+from difal.errors import ConfigError
 from difal.metrics import class_iou, confusion_matrix
 from difal.run.loop import run
 from difal.run.predict import predict
@@ -29,6 +31,10 @@ def main() -> None:
     parser.add_argument("--acquisition", default=Config.acquisition, help="how pixels are chosen, such as random")
     parser.add_argument("--seed", type=int, default=0, help="of the candidate pixels and of random choices")
     args = parser.parse_args()
+    try:
+        settings(args.folder, args.acquisition, args.seed)
+    except ConfigError as error:
+        parser.error(str(error))
 
     write_data(args.folder / "data")
     counts = segment(args.folder, args.acquisition, args.seed)
@@ -57,10 +63,16 @@ def write_data(folder: Path) -> None:
         mask.save(folder / "masks" / f"{name}.png")
 
 
+def settings(folder: Path, acquisition: str, seed: int) -> Config:
+    """The run's; a ConfigError says what is wrong with the acquisition or the seed."""
+    check_acquisition(acquisition)
+    numbers = {"rounds": ROUNDS, "budget": BUDGET, "local": LOCAL, "pictures": 0, "seed": seed, "feature_seed": seed}
+    return Config(data=str(folder / "data"), out=str(folder / "run"), acquisition=acquisition, **numbers)
+
+
 def segment(folder: Path, acquisition: str = Config.acquisition, seed: int = 0) -> np.ndarray:
     """Query pixels of FOLDER/data and predict all; the number of pixels by true (rows) and predicted class."""
-    settings = {"rounds": ROUNDS, "budget": BUDGET, "local": LOCAL, "pictures": 0, "seed": seed, "feature_seed": seed}
-    run(Config(data=str(folder / "data"), out=str(folder / "run"), acquisition=acquisition, **settings))
+    run(settings(folder, acquisition, seed))
     predict(folder / "run", folder / "data" / "images", folder / "predicted")
     data = open_data(str(folder / "data"))
     counts = np.zeros((len(data.classes), len(data.classes)), np.int64)

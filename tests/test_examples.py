@@ -109,3 +109,17 @@ def test_segment_photos(tmp_path):
     (said,) = re.findall(r"mIoU of .*: ([\d.]+) %", done.stdout)
     assert float(said) == pytest.approx(100 * np.nanmean(class_iou(counts)), abs=0.06)
     assert float(said) > 60  # five draws of the candidates: 66 to 82, with random pixels 46 to 69
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [("--acquisition best", "`acquisition` must be one of"), ("--seed -1", "`seed` must be at least 0, got -1")],
+)
+def test_segment_photos_checks_its_arguments_first(words, message, tmp_path, monkeypatch, capsys):
+    for library in ("skimage", "sklearn"):
+        pytest.importorskip(library)
+    monkeypatch.setattr(sys, "argv", ["segment_photos.py", str(tmp_path / "out"), *words.split()])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(EXAMPLES / "segment_photos.py"), run_name="__main__")
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
