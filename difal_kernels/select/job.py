@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from .._version import __version__
+from .._words import counted
 from ..curve import Target, plot_coverage
 from ..ops.maxherding.bandwidth import median_bandwidth
 from ..ops.maxherding.directions import cosine_of, zero_rows
@@ -116,7 +117,7 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     }
     write(paths, picks, gains, coverage, samples.names, summary)
     saved.remove()
-    done = f"{len(picks):,} pick" + "s" * (len(picks) != 1)
+    done = counted(len(picks), "pick")
     if coverage is not None:
         done += f", coverage {coverage[-1]:.4f}"
     done += f", {duration(time.monotonic() - began)}"
@@ -212,7 +213,7 @@ def select(
     dropped = 0 if kept is None else len(samples.pool.features) - len(kept)
     budget = find_budget(args.budget, points.candidate_count, dropped)
     if len(picks):
-        report.line(f"going on after {len(picks):,} picks")
+        report.line(f"going on after {counted(len(picks), 'pick')}")
     selecting = open_selection(args, samples, points, picks, gains, report)
     target = Target(args.until, args.until_gain)
     before, portion, found = selecting.before, FIRST_PORTION, None
@@ -258,7 +259,7 @@ def find_budget(given: int | float | None, candidates: int, dropped: int) -> int
 def progress_line(
     done: int, budget: int, before: float | None, gains: np.ndarray, began: float, done_before: int
 ) -> str:
-    line = f"{done:,} of {budget:,} picks"
+    line = f"{done:,} of {counted(budget, 'pick')}"
     if before is not None:
         line += f", coverage {before + math.fsum(gains):.4f}"
     passed = time.monotonic() - began

@@ -155,7 +155,7 @@ def test_coverage_takes_over_where_nothing_is_uncertain(kernel):
         assert uherding(values, np.zeros(60), 6, kernel=kernel, **options).tolist() == by_coverage
     one = np.zeros(60)
     one[17] = 3.0
-    with pytest.warns(UserWarning, match="is covered after 1 picks: 5 of 6 points are picked by coverage alone"):
+    with pytest.warns(UserWarning, match="is covered after 1 pick: 5 of 6 points are picked by coverage alone"):
         found = uherding(values, one, 6, kernel=kernel, return_info=True, candidates=np.arange(10, 60), **options)
     known = values[:, [17]].T if kernel == "precomputed" else values[[17]]
     rest = [i for i in range(10, 60) if i != 17]

@@ -14,6 +14,7 @@ import torch
 
 from clouds import cloud
 from difal_kernels import coverage_curve, kcenter_greedy, maxherding, probcover, uherding
+from difal_kernels._words import counted
 from difal_kernels.ops.maxherding.bandwidth import median_bandwidth
 from difal_kernels.ops.maxherding.kernel_functions import OF_FEATURES, kernel_matrix
 from difal_kernels.select import job, methods
@@ -347,3 +348,8 @@ def test_the_last_line_counts_the_picks(pool, command):
     for budget, said in ((1, "1 pick, coverage 0."), (2, "2 picks, coverage 0.")):
         _, _, err = command("pool.npy", "--budget", budget, "--out", f"p{budget}.npy")
         assert err.splitlines()[-1].startswith(said)
+
+
+def test_counts_agree_with_their_nouns():
+    assert [counted(n, "pick") for n in (0, 1, 2, 1234)] == ["0 picks", "1 pick", "2 picks", "1,234 picks"]
+    assert job.progress_line(1, 1, None, np.zeros(0), 0.0, 1) == "1 of 1 pick"

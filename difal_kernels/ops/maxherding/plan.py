@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..._progress import Progress
+from ..._words import counted
 from . import dense, forecast, matrix_free
 from .primitives import Device
 from .problem import Batch, Problem
@@ -109,8 +110,8 @@ def explain(device: Device, batch: Batch) -> str:
         workspace = f"workspace {needed(device, p, path) / 2**20:.1f} MiB{entries} of {limit / 2**20:.0f} MiB"
         lines.append(f"   {name}{what}, {workspace}")
     if batch.batched:
-        count = len(groups(device, batch.problems, limit))
-        lines.append(f"   {len(batch.problems)} problems in {count} group{'s' if count > 1 else ''} solved together")
+        problems, count = counted(len(batch.problems), "problem"), len(groups(device, batch.problems, limit))
+        lines.append(f"   {problems} in {counted(count, 'group')} solved together")
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 
+from ..._words import counted
 from ..maxherding.problem import Batch, Problem
 from ..maxherding.result import TIE, Result
 
@@ -28,7 +29,7 @@ def coverage_takes_over(
             indices = torch.cat([result.indices[:useful], rest.indices.to(result.indices.device)])
             result = replace(result, indices=indices)
             if float(rest.gains[0]) > 0:  # else the pool itself is covered
-                what = f"is covered after {useful} picks" if bool(p.weights.any()) else "is zero everywhere"
+                what = f"is covered after {counted(useful, 'pick')}" if bool(p.weights.any()) else "is zero everywhere"
                 left = f"{p.budget - useful} of {p.budget} points are picked by coverage alone"
                 warnings.warn(f"`uncertainty` {what}: {left}", stacklevel=3)
         found.append(result)

@@ -22,6 +22,7 @@ from difal.metrics import POLICIES
 from difal.report import figures
 from difal.run.directory import Round, RunDirectory, classes_at_start
 from difal.run.labels import Label, what_is_missing
+from difal_kernels._words import counted
 
 
 def write_report(run: str | Path, out: str | Path | None = None) -> Path:
@@ -199,7 +200,7 @@ def _classes(facts: dict, labels: list[Label], last: dict) -> list[dict[str, Any
 def _clicks(facts: dict, labels: list[Label]) -> dict[str, str]:
     per_image = Counter(Counter(label.image for label in labels).values())
     never = facts["images"] - sum(per_image.values())
-    text = ", ".join(f"{_count(images, 'image')} {_count(n, 'time')}" for n, images in sorted(per_image.items()))
+    text = ", ".join(f"{counted(images, 'image')} {counted(n, 'time')}" for n, images in sorted(per_image.items()))
     return {
         "note": f"Queried: {text}" + (f", {never} never" if never else "") + ". Grey: skipped, no class fits.",
         "by_round": Markup(figures.clicks_by_round(labels, facts["classes"], facts["colors"])),
@@ -237,10 +238,6 @@ def _stages(run_dir: RunDirectory) -> list[tuple[str, str, dict]]:
             total["seconds"] += one["seconds"]
             total["peak_bytes"] = max(total["peak_bytes"], one["peak_bytes"])
     return rows + [("rounds", stage, one) for stage, one in totals.items()]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def duration(seconds: float) -> str:
