@@ -16,7 +16,8 @@ from difal.annotate.child import Child
 from difal.annotate.questions import Question
 from difal.config import Config
 from difal.data import Data
-from difal.run.labels import Label, Place, read_labels
+from difal.run.directory import RunDirectory
+from difal.run.labels import Label, Place
 
 SPARE_LOW, SPARE_COUNT = 12, 24
 TRAIN_AFTER_ANSWERS, TRAIN_AFTER_SECONDS = 8, 1.5
@@ -177,11 +178,7 @@ class Background:
 
     def read_rounds(self) -> None:
         """Read the picks of every round so far."""
-        found: list[list[Label]] = []
-        folder = self.config.run_folder() / "rounds"
-        while (path := folder / f"{len(found):03d}" / "picks.jsonl").is_file():
-            found.append(read_labels(path, self.data.classes))
-        self.rounds = found
+        self.rounds = [entry.picks() for entry in RunDirectory(self.config.run_folder()).rounds()]
 
     # -- what it is given to do
 

@@ -64,7 +64,7 @@ class JournalOracle:
             WaitingForLabels: some pick has no answer yet.
         """
         entries = read_journal(journal_path(self.run_dir.folder))
-        rounds = self.run_dir.rounds()
+        rounds = [entry for entry in self.run_dir.rounds() if entry.index <= picks[0].round]
         closed = close_round(entries, self.start, [entry.picks() for entry in rounds], self._trained(rounds[:-1]))
         if closed is None:
             answers = Answers(self.start)

@@ -28,10 +28,11 @@ import yaml
 
 from difal.config import Config, read_yaml
 from difal.encoders.loading import encoder_names
-from difal.errors import ConfigError
+from difal.errors import ConfigError, LabelError
 from difal.files import digest_file, read_json, write_json, write_text
 from difal.heads import Head, load_head, made_of
-from difal.run.labels import Label, labels_digest, read_labels, write_label_file
+from difal.run.labels import Label, count_lines, labels_digest, read_labels, write_label_file
+from difal_kernels._words import counted
 
 # The settings that run folders of earlier versions lack, as those versions had them.
 EARLIER = {"head": "mlp", "lift": 0.0, "skips": "ask", "encoder_pixels": 0}
@@ -41,6 +42,14 @@ def _read_object(path: Path, cure: str) -> dict[str, Any]:
     found = read_json(path)
     if not isinstance(found, dict):
         raise ConfigError(f"{path} must hold an object {{...}}; {cure}")
+    return found
+
+
+def _whole(path: Path, found: list[Label], written: int, cure: str = "") -> list[Label]:
+    """The labels of a file that was written whole, or a LabelError where lines of it are lost."""
+    if len(found) < written:
+        held = f"holds {len(found)} of the {counted(written, 'line')} that were written" if written > 1 else "is empty"
+        raise LabelError(f"{path} {held}; put back a copy of the file{cure}")
     return found
 
 
@@ -97,10 +106,20 @@ class RunDirectory:
         """The run's copy of the labels from before it, so that it does not depend on the user's file."""
         return self.folder / "known.jsonl"
 
+    def write_known(self, labels: list[Label]) -> None:
+        self.known_file.unlink(missing_ok=True)  # with the number of its lines in run.json it is that number's file
+        self.note(known=len(labels))
+        write_label_file(self.known_file, labels)
+
     def known(self, classes: Sequence[str] | None = None) -> list[Label]:
         """The labels from before the run, by the classes that it began with unless others are given."""
         names = (classes_at_start(self.facts()) or ()) if classes is None else classes
-        return read_labels(self.known_file, names) if self.known_file.is_file() else []
+        return self.all_known(read_labels(self.known_file, names) if self.known_file.is_file() else [])
+
+    def all_known(self, found: list[Label]) -> list[Label]:
+        """What was read of `known_file`; a LabelError if some of it is lost."""
+        cure = ", or delete it and resume the run, which copies those that --labels named"
+        return _whole(self.known_file, found, self.facts().get("known", 0), cure)
 
     def queried(self, rounds: int, known: Sequence[Label]) -> list[Label]:
         """The labels from before the run and of its first rounds, corrected as they were when the last was labeled."""
@@ -142,17 +161,37 @@ class Round:
         return (self.folder / name).is_file()
 
     def picks(self) -> list[Label]:
-        return read_labels(self.folder / "picks.jsonl", self.classes)
+        """The queried pixels.
+
+        Raises:
+            LabelError: lines of the file are lost.
+        """
+        cure = "" if self.has("labels.jsonl") else ", or delete it and resume the run, which chooses the pixels again"
+        return self._read("picks.jsonl", max(1, self._lines("labels.jsonl")), cure)
 
     def labels(self) -> list[Label]:
-        return read_labels(self.folder / "labels.jsonl", self.classes)
+        """The queried pixels with their labels.
+
+        Raises:
+            LabelError: lines of the file are lost.
+        """
+        cure = ", or delete it and resume the run, which has the round's pixels labeled again"
+        return self._read("labels.jsonl", max(1, self._lines("picks.jsonl")), cure)
 
     def corrected(self, labels: list[Label]) -> list[Label]:
         """Earlier labels, with those that the annotator changed before this round was trained."""
         if not self.has("corrections.jsonl"):
             return labels
-        changed = {label.place: label for label in read_labels(self.folder / "corrections.jsonl", self.classes)}
+        changed = {label.place: label for label in self._read("corrections.jsonl", 1)}
         return [changed.get(label.place, label) for label in labels]
+
+    def _read(self, name: str, written: int, cure: str = "") -> list[Label]:
+        path = self.folder / name
+        return _whole(path, read_labels(path, self.classes), written, cure)
+
+    def _lines(self, name: str) -> int:
+        """The lines of a label file of the round, of which each has one for every pixel; 0 if it is not there."""
+        return count_lines(self.folder / name) if self.has(name) else 0
 
     def write_classes(self, classes: Sequence[str], merged: Mapping[int, int]) -> None:
         if merged:

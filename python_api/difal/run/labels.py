@@ -148,7 +148,17 @@ def _rows(path: Path) -> list[tuple[str, dict]]:
         return label_studio.read_export(text, path)
     if path.suffix.lower() in (".csv", ".tsv", ".txt"):
         return [(f"{path} line {n}", row) for n, row in tables.read_table(text, path, FIELDS, NUMBERS)]
-    return [(f"{path} line {n}", _parse(line, path, n)) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    return [(f"{path} line {n}", _parse(line, path, n)) for n, line in _lines(text)]
+
+
+def count_lines(path: Path) -> int:
+    """How many labels a `.jsonl` file holds, whatever is in their lines."""
+    return len(_lines(_text(path)))
+
+
+def _lines(text: str) -> list[tuple[int, str]]:
+    """The lines that are not blank, with their numbers from 1."""
+    return [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
 def _text(path: Path) -> str:

@@ -32,7 +32,7 @@ from difal.heads import check_head, train_head
 from difal.metrics import merge_classes, summary
 from difal.run.directory import Round, RunDirectory, absolute_paths, classes_at_start
 from difal.run.known import known_labels
-from difal.run.labels import Label, labels_digest, unlabeled, what_is_missing, write_label_file
+from difal.run.labels import Label, labels_digest, unlabeled, what_is_missing
 from difal.run.oracles import MaskOracle, Oracle, PersonOracle, WaitingForLabels
 from difal.run.pictures import draw_pictures
 from difal.run.start import check_contents, check_several, check_unchanged, open_run_data, pool_files, ranges_of, settle
@@ -129,7 +129,7 @@ class Loop:
             for line in self.found.lines if self.found else ():
                 self.log(line)
         if self.config.labels is not None and not (resume and self.run_dir.known_file.is_file()):
-            write_label_file(self.run_dir.known_file, known_labels(Path(self.config.labels), self.data, self.log))
+            self.run_dir.write_known(known_labels(Path(self.config.labels), self.data, self.log))
         files = self.found.files if self.found else {}
         if self.run_dir.begun:
             check_contents(self.run_dir.facts(), files)
@@ -198,7 +198,9 @@ class Loop:
         return digest(self.data.train.fingerprint())
 
     def _known(self) -> list[Label]:
-        return [] if self.config.labels is None else known_labels(self.run_dir.known_file, self.data)
+        if self.config.labels is None:
+            return []
+        return self.run_dir.all_known(known_labels(self.run_dir.known_file, self.data))
 
     def _feature_folder(self) -> Path:
         return Path(self.config.cache) if self.config.cache else self.run_dir.feature_folder()
