@@ -11,7 +11,7 @@ from api.fakes import tiny_config
 from difal.errors import ConfigError, UserError
 from difal.features.dense import dense_classes, dense_logits
 from difal.files import write_tensors
-from difal.heads import ABSENT, HEADS, check_head, drop, load_head, make_head, train_head
+from difal.heads import ABSENT, HEADS, check_head, drop, load_head, made_of, make_head, train_head
 from difal.heads.linear import LinearHead
 from difal.heads.logistic import balanced_logistic, moments
 
@@ -103,6 +103,45 @@ def test_a_file_of_an_earlier_version_has_no_constant(tmp_path, name):
         loaded = load_head(tmp_path / "head.safetensors")
         assert type(loaded) is HEADS[name]
         assert torch.equal(loaded(rows), head(rows))
+
+
+@every_head
+def test_a_flipped_bit_is_no_other_head(tmp_path, name):
+    """Wherever it is in the file: the head is refused, or it is the one that was saved."""
+    saved, path = HEADS[name](*{"linear": (5, 3), "mlp": (5, 3, 2, 3)}[name]), tmp_path / "head.safetensors"
+    with torch.no_grad():
+        for tensor in saved.state_dict().values():
+            tensor.copy_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1)))
+    saved.save(path, "0123456789ab")
+    assert made_of(path) == "0123456789ab"
+    whole, refused = path.read_bytes(), 0
+    for at in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << (at % 8)
+        path.write_bytes(damaged)
+        try:
+            found = load_head(path)
+        except UserError:
+            refused += 1
+            continue
+        assert type(found) is type(saved)
+        assert all(torch.equal(tensor, found.state_dict()[key]) for key, tensor in saved.state_dict().items()), at
+        assert made_of(path) in ("0123456789ab", None)
+    assert refused > 0.8 * len(whole)
+
+
+@every_head
+def test_a_head_whose_file_has_no_checksum(tmp_path, name):
+    """As earlier versions wrote it, with the digest of its labels or, of `difal label`, without."""
+    head, path, shape = head_of(name), tmp_path / "head.safetensors", ",".join(map(str, SHAPES[name]))
+    rows = torch.randn(5, 13)
+    for words, wanted in (([], None), (["0123456789ab"], "0123456789ab")):
+        write_tensors(path, head.state_dict(), {"head": " ".join([name, shape, *words])})
+        assert torch.equal(load_head(path)(rows), head(rows))
+        assert made_of(path) == wanted
+        head.save(path, *words)
+        assert torch.equal(load_head(path)(rows), head(rows))
+        assert made_of(path) == wanted
 
 
 def test_names_and_input_are_checked(tmp_path):

@@ -442,6 +442,22 @@ def test_damaged_files_are_named(tmp_path, name, content, message):
         run(more, resume=True, data=tiny_data(), encoder=FakeEncoder(), log=silent)
 
 
+def test_a_head_with_a_flipped_bit_is_refused_and_trained_again(tmp_path):
+    wanted, folder = tmp_path / "whole", tmp_path / "run"
+    run(tiny_config(wanted, rounds=2), data=tiny_data(), encoder=FakeEncoder(), log=silent)
+    run(tiny_config(folder, rounds=1), data=tiny_data(), encoder=FakeEncoder(), log=silent)
+    path = folder / "rounds/000/head.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 16
+    path.write_bytes(content)
+    more = tiny_config(folder, rounds=2)
+    with pytest.raises(UserError, match=r"000/head\.safetensors is not a head .*checksum.*; delete it and resume"):
+        run(more, resume=True, data=tiny_data(), encoder=FakeEncoder(), log=silent)
+    path.unlink()
+    run(more, resume=True, data=tiny_data(), encoder=FakeEncoder(), log=silent)
+    assert outcome(folder) == outcome(wanted)
+
+
 def test_two_processes_do_not_share_a_run(tmp_path):
     import fcntl
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ from difal.files import derive_seed, write_tensors
 from difal.threads import one_thread
 
 ABSENT = -1e4  # the score of a class without a label: its probability is 0 in float32, and no arithmetic overflows
+CHECKSUM = "crc32:"  # how the word of a file's metadata begins that is its checksum
 HEADS: dict[str, type[Head]] = {}
 
 
@@ -114,8 +116,9 @@ class Head(nn.Module):
             path: the file.
             made_of: a digest of the labels that the head was trained on.
         """
+        tensors = self.state_dict()
         described = f"{self.name} {','.join(map(str, self.shape))}" + (f" {made_of}" if made_of else "")
-        write_tensors(path, self.state_dict(), {"head": described})
+        write_tensors(path, tensors, {"head": f"{described} {_checksum(described, tensors)}"})
 
 
 def register(cls: type[Head]) -> type[Head]:
@@ -149,8 +152,11 @@ def load_head(path: Path) -> Head:
     try:
         with safe_open(path, "pt") as file:
             facts = file.metadata() or {}
-            name, sizes, *_ = facts.get("head", f"mlp {facts.get('sizes')}").split(" ")
+            described, checksum = _split(facts.get("head", f"mlp {facts.get('sizes')}"))
+            name, sizes, *_ = described.split(" ")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if checksum not in ("", _checksum(described, tensors)):
+                raise ValueError("its checksum is of other contents: the file was damaged")
             return make_head(name, tuple(map(int, sizes.split(","))), tensors)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is not a head of this package ({error}); delete it and resume the run") from None
@@ -162,10 +168,24 @@ def made_of(path: Path) -> str | None:
 
     try:
         with safe_open(path, "pt") as file:
-            words = (file.metadata() or {}).get("head", "").split(" ")
+            words = _split((file.metadata() or {}).get("head", ""))[0].split(" ")
     except (SafetensorError, OSError):
         return None
     return words[2] if len(words) > 2 else None
+
+
+def _checksum(described: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """A word for a head's description and the bytes of its tensors."""
+    found = zlib.crc32(described.encode())
+    for name, tensor in sorted(tensors.items()):
+        found = zlib.crc32(tensor.cpu().numpy().tobytes(), zlib.crc32(name.encode(), found))
+    return f"{CHECKSUM}{found:08x}"
+
+
+def _split(text: str) -> tuple[str, str]:
+    """What describes a head in the metadata of its file, and the checksum; "" in a file of an earlier version."""
+    described, mark, digits = text.rpartition(CHECKSUM)
+    return (described.removesuffix(" "), mark + digits) if mark else (text, "")
 
 
 def train_head(
