@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from api.fakes import use_fake_encoder, write_folder
+from api.fakes import write_folder
 from difal import cli
 from difal.cli._common import usable_devices
 from difal.config import FIELDS
@@ -19,19 +19,6 @@ from difal.config import FIELDS
 QUICK = (
     "--candidates 60 --local 6 --random 6 --noise-samples 1 --epochs 2 --context 8 --rounds 2 --budget 1 --pictures 1"
 )
-
-
-@pytest.fixture
-def difal(monkeypatch, tmp_path, capsys):
-    """Runs the command in an empty folder with a small encoder; returns (exit code, standard output, errors)."""
-    monkeypatch.chdir(tmp_path)
-    use_fake_encoder(patch=monkeypatch.setattr)
-
-    def command(text):
-        code = cli.main(text.split())
-        return code, *capsys.readouterr()
-
-    return command
 
 
 def test_a_run_and_its_report(difal, tmp_path):

@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from annotate.sessions import answer
-from api.fakes import FakeEncoder, outcome, tiny_config, use_fake_encoder, write_folder
+from api.fakes import FakeEncoder, outcome, tiny_config, write_folder
 from difal import cli
 from difal.annotate.journal import Journal
 from difal.annotate.oracle import JournalOracle, journal_path
@@ -15,19 +15,6 @@ from difal.data import open_data
 from difal.errors import LabelError
 from difal.run.directory import RunDirectory
 from difal.run.loop import run
-
-
-@pytest.fixture
-def difal(monkeypatch, tmp_path, capsys):
-    """Runs the command; returns (exit code, errors)."""
-    monkeypatch.chdir(tmp_path)
-    use_fake_encoder(patch=monkeypatch.setattr)
-
-    def command(text):
-        code = cli.main(text.split())
-        return code, capsys.readouterr().err
-
-    return command
 
 
 @pytest.fixture
@@ -56,7 +43,7 @@ def test_labels_that_are_lost(finished, difal, command, left):
     before = outcome(finished)
     keep(path, left)
     now = outcome(finished)
-    code, err = difal(command)
+    code, _, err = difal(command)
     assert code == cli.FAILED
     assert f"rounds/001/labels.jsonl holds {left} of the 4 lines that were written; put back a copy of the file" in err
     assert outcome(finished) == now  # heads and tests are those of all labels
@@ -80,7 +67,7 @@ def test_the_head_of_labels_that_are_lost_predicts(finished, difal):
 def test_labels_from_before_the_run_that_are_lost(finished, difal, command):
     before = outcome(finished)
     keep(finished / "known.jsonl", 1)
-    code, err = difal(command)
+    code, _, err = difal(command)
     assert code == cli.FAILED
     assert "known.jsonl holds 1 of the 2 lines that were written; put back a copy of the file, or delete it and" in err
     (finished / "known.jsonl").unlink()
@@ -98,14 +85,14 @@ def test_picks_that_are_lost(finished, difal, left):
     path, before = finished / "rounds/002/picks.jsonl", outcome(finished)
     whole = path.read_bytes()
     keep(path, left)
-    code, err = difal("run --resume run")
+    code, _, err = difal("run --resume run")
     assert code == cli.FAILED
     assert f"rounds/002/picks.jsonl holds {left} of the 4 lines that were written; put back a copy of the file\n" in err
     path.write_bytes(whole)
     for name in ("labels.jsonl", "head.safetensors", "metrics.json"):
         (path.parent / name).unlink()
     keep(path, 0)
-    code, err = difal("run --resume run")
+    code, _, err = difal("run --resume run")
     assert code == cli.FAILED
     assert "rounds/002/picks.jsonl is empty; put back a copy of the file, or delete it and" in err
     path.unlink()
