@@ -303,12 +303,8 @@ def test_masks_are_named_as_predict_names_them(tmp_path):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (5, 4)).save(folder / name)
     data = open_data(str(folder), classes=CLASSES)
-    (out / "masks/in").mkdir(parents=True)
-    for name in (*data.train.ids, "other"):  # as an earlier version called them
-        (out / f"masks/{name}.png").write_bytes(b"old")
     assert export(RunDirectory(tmp_path / "run"), data, MadeUp(data), str(out))["masks"] == 5
     masks = {path.relative_to(out / "masks").as_posix(): path for path in (out / "masks").rglob("*.png")}
-    assert masks.pop("other.png").read_bytes() == b"old"
     assert set(masks) == {"a.png", "b.jpg.png", "b.png.png", "in/B.png", "in/c.png"}
     assert set(masks) == {f"{name}.png" for name in open_images(folder)[0].ids}
     coco = json.loads((out / "coco.json").read_text())

@@ -90,9 +90,6 @@ def export(run_dir: RunDirectory, data: Data, model: LiveModel, out: str, image_
         picture.putpalette(colors.tobytes())
         write_bytes(files[name], to_png(picture))
         coco.add(name, ids)
-        earlier = folder / "masks" / f"{name}.png"  # as earlier versions called it
-        if earlier not in files.values():
-            earlier.unlink(missing_ok=True)
     if coco.images:
         write_json(folder / "coco.json", coco.as_json())
     skipped = sum(label.skipped for label in labels)
