@@ -7,6 +7,6 @@
 #   bash bench/gpu_check.sh smoke --no-gpu   the same steps in miniature, on emulated kernels
 #
 # OUT=folder puts results and logs there instead of bench/results/gpu; SECONDS_LEFT=n gives a run other seconds. Results
-# are on disk as soon as they are made (results.jsonl, a row a line; logs/STEP.log), whatever ends the run.
+# are on disk as soon as they are made (results.jsonl, a row a line; log.txt, what each step said), whatever ends the run.
 set -uo pipefail
 exec "${PYTHON:-python3}" -u "$(dirname "$0")/gpu_check.py" "$@"

@@ -62,7 +62,8 @@ def facts(m: Machine) -> None:
             query = ["nvidia-smi", "--query-gpu=driver_version,clocks.sm,clocks.mem", "--format=csv,noheader"]
             said = subprocess.run(query, capture_output=True, text=True, timeout=20)
             say(driver_and_clocks=said.stdout.strip())
-    say(cuda_backend=_gpu.unavailable() or "can run", triton_backend=_triton.unavailable() or "can run")
+    why_not = _gpu.unavailable() or _gpu.wrong_device(m.device)
+    say(cuda_backend=why_not or "can run", triton_backend=_triton.unavailable() or "can run")
 
 
 def product(m: Machine) -> None:

@@ -77,7 +77,8 @@ def test_steps_that_hang_cost_their_own_time_and_the_run_its_own(tmp_path):
     assert status["facts"] == status["local"] == "passed"
     assert status["exact"] == "stopped: it may take 45 s"
     assert {row["step"] for row in found if "early" in row} == {"exact", "camvid", "cityscapes", "million"}
-    assert "lasts" not in (tmp_path / "logs/facts.log").read_text()
+    assert "lasts" not in (tmp_path / "log.txt").read_text()
+    assert len(list(tmp_path.iterdir())) <= 8  # that a lent machine hands back
     assert seconds <= SECONDS["smoke"]
     assert status["tests-cuda"] in ("passed", "left out: no time")
 
@@ -95,7 +96,27 @@ def test_a_step_that_fails_is_told_and_the_next_one_runs(tmp_path):
     assert Run(steps, 60, Records(tmp_path), say=lambda line: None).all() == 1
     status = [row["status"] for row in rows(tmp_path) if "took_seconds" in row]
     assert status == ["failed with status 7", "passed", "left out: not installed"]
-    assert (tmp_path / "logs/bad.log").read_text() == "because\n"
+    assert (tmp_path / "log.txt").read_text() == "== bad\nbecause\n== good\nfine\n"
+
+
+def test_a_step_is_of_the_runs_session(tmp_path):
+    """A machine that kills a command at its time kills what is of its session: nothing may go on with the GPU."""
+    script = (
+        "import json, os; print(json.dumps({'session': os.getsid(0), 'group': os.getpgrp(), 'process': os.getpid()}))"
+    )
+    Run([Step("one", 30, (sys.executable, "-c", script))], 60, Records(tmp_path), say=lambda line: None).all()
+    (found,) = [row for row in rows(tmp_path) if "session" in row]
+    assert found["session"] == os.getsid(0)
+    assert found["group"] == found["process"]
+
+
+def test_a_step_that_says_no_more_and_does_not_end_is_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr("gpu_check.GRACE", 0.2)
+    silent = ("sh", "-c", "exec >&- 2>&-; sleep 60")
+    steps = [Step("silent", 1, silent), Step("good", 10, saying("fine"))]
+    assert Run(steps, 60, Records(tmp_path), say=lambda line: None).all() == 1
+    status = [row["status"] for row in rows(tmp_path) if "took_seconds" in row]
+    assert status == ["stopped: it did not end when it had said all", "passed"]
 
 
 DRIVER = """
@@ -122,9 +143,9 @@ def test_a_run_that_is_killed_has_kept_what_it_learned(tmp_path, last, number):
     process = subprocess.Popen(
         command, env={**os.environ, "PYTHONPATH": str(BENCH)}, stdout=subprocess.DEVNULL, start_new_session=True
     )
-    log = tmp_path / f"logs/{last}.log"
+    log = tmp_path / "log.txt"
     until = time.monotonic() + 60
-    while not (log.exists() and "a line of" in log.read_text()):
+    while not (log.exists() and f"a line of {last}\n" in log.read_text()):
         assert time.monotonic() < until
         time.sleep(0.02)
     process.send_signal(number)
