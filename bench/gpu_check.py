@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import importlib.util
 import json
 import os
@@ -188,6 +189,16 @@ def stop(process: subprocess.Popen, grace: float = GRACE) -> None:
 # What is run.
 
 
+def sources_changed() -> list[str]:
+    """Sources of the extensions that are not as they were when the wheel in dist/gpu was made."""
+    lines = (ROOT / "dist/gpu/sources.sha256").read_text().splitlines()
+    before = {path: digest for digest, path in (line.split(maxsplit=1) for line in lines)}
+    found = (path for path in (ROOT / "csrc").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    files = [ROOT / "setup.py", *found]
+    now = {path.relative_to(ROOT).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return sorted(path for path in before.keys() | now.keys() if before.get(path) != now.get(path))
+
+
 def install_wheel() -> str:
     """Take the extensions of this Python out of dist/gpu, where the source tree has none; what was done."""
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
@@ -197,6 +208,8 @@ def install_wheel() -> str:
     for wheel in sorted((ROOT / "dist/gpu").glob("*.whl")):
         with zipfile.ZipFile(wheel) as archive:
             found = [name for name in archive.namelist() if name.endswith(suffix)]
+            if found and (changed := sources_changed()):
+                return f"{wheel.name} is of other sources ({', '.join(changed[:3])}); `make gpu-wheel` makes it anew"
             for name in found:
                 (target / Path(name).name).write_bytes(archive.read(name))
         if found:

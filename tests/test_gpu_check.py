@@ -6,13 +6,15 @@ import queue
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from gpu_check import MIN_STEP_SECONDS, SECONDS, Clock, Records, Run, Step, plan
+from gpu_check import MIN_STEP_SECONDS, SECONDS, Clock, Records, Run, Step, install_wheel, plan
 
 BENCH = Path(__file__).parents[1] / "bench"
 NAMES = [step.name for step in plan("smoke", True, Path())]
@@ -117,6 +119,34 @@ def test_a_step_that_says_no_more_and_does_not_end_is_stopped(tmp_path, monkeypa
     assert Run(steps, 60, Records(tmp_path), say=lambda line: None).all() == 1
     status = [row["status"] for row in rows(tmp_path) if "took_seconds" in row]
     assert status == ["stopped: it did not end when it had said all", "passed"]
+
+
+@pytest.fixture
+def carried(tmp_path, monkeypatch):
+    """A source tree without an extension, and a wheel of its sources."""
+    monkeypatch.setattr("gpu_check.ROOT", tmp_path)
+    for folder in ("csrc/cuda", "difal_kernels", "dist/gpu"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "setup.py").write_text("how\n")
+    (tmp_path / "csrc/cuda/one.cu").write_text("what\n")
+    extension = f"difal_kernels/_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
+    with zipfile.ZipFile(tmp_path / "dist/gpu/some.whl", "w") as archive:
+        archive.writestr(extension, "compiled")
+    makes = next(line for line in (BENCH.parent / "Makefile").read_text().splitlines() if "sources.sha256" in line)
+    subprocess.run(makes.strip(), shell=True, check=True, cwd=tmp_path)
+    return tmp_path / extension
+
+
+def test_the_wheel_that_was_carried_is_installed(carried):
+    assert install_wheel() == "the extension comes from some.whl"
+    assert carried.read_text() == "compiled"
+
+
+@pytest.mark.parametrize("change", ["csrc/cuda/one.cu", "csrc/cuda/new.h", "setup.py"])
+def test_a_wheel_of_other_sources_is_not_installed(carried, tmp_path, change):
+    (tmp_path / change).write_text("otherwise\n")
+    assert f"some.whl is of other sources ({change})" in install_wheel()
+    assert not carried.exists()
 
 
 DRIVER = """
