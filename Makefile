@@ -51,10 +51,12 @@ segment: venv
 photo: venv
 	$(BIN)/python examples/photo.py
 
-# The extension under AddressSanitizer and UndefinedBehaviorSanitizer, then under ThreadSanitizer.
+# The extension under AddressSanitizer and UndefinedBehaviorSanitizer, then under ThreadSanitizer; the GPU kernels, as the
+# tests emulate them, under the first two.
 sanitize: venv
 	$(BIN)/python csrc/sanitize/run.py address
 	$(BIN)/python csrc/sanitize/run.py thread
+	$(BIN)/python csrc/sanitize/run.py address tests/gpu/test_cuda_maxherding.py tests/gpu/test_cuda_maps.py -k "not beyond_two"
 
 bench: venv
 	$(BIN)/python -m pytest bench/bench_*.py --benchmark-only -p no:cacheprovider -s

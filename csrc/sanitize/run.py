@@ -2,6 +2,8 @@
 
 address is AddressSanitizer with UndefinedBehaviorSanitizer. The package is built into build/sanitize/NAME, so the
 installed one is not touched. Python and torch are not instrumented; the sanitizer's runtime is loaded before them.
+`run.py address tests/gpu` runs the emulated GPU kernels so: what they read or write beyond an array, or unaligned, is
+found without a GPU.
 """
 
 from __future__ import annotations
@@ -69,13 +71,21 @@ def main(name: str, arguments: list[str]) -> int:
     for old in logs.iterdir():
         old.unlink()
 
+    emulated = {}
+    if any("tests/gpu" in argument for argument in arguments):
+        emulated = {"DIFAL_SANITIZE": name, "DIFAL_EMULATOR_CACHE": str(build / "emulator")}
+        builder = [sys.executable, str(ROOT / "tests/gpu/emulator/build.py"), emulated["DIFAL_EMULATOR_CACHE"]]
+        subprocess.run(builder, env={**os.environ, **emulated}, check=True)
     preload = [library(RUNTIMES[name]), library("libstdc++.so")]  # the latter for the interception of throw
     environment = {
         **os.environ,
         **options(name, logs),
         "LD_PRELOAD": " ".join(preload),
         "OMP_NUM_THREADS": "1",
+        **emulated,
     }
+    if emulated:  # each thread of a kernel has a stack of its own, which the check of returns takes for one
+        environment["ASAN_OPTIONS"] += ":detect_stack_use_after_return=0"
     # From the build folder, so that `import difal_kernels` finds the sanitized package there.
     check = "import difal_kernels._cpu as m; print(m.__file__)"
     found = subprocess.run(

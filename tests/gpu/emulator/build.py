@@ -1,4 +1,8 @@
-"""Builds csrc/cuda for the host, as the module `difal_kernels._cuda` whose device is the CPU."""
+"""Builds csrc/cuda for the host, as the module `difal_kernels._cuda` whose device is the CPU.
+
+With DIFAL_SANITIZE=address a read or write beyond an array, and one that is not aligned, is an error there:
+csrc/sanitize/run.py.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,8 @@ HERE = Path(__file__).parent
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-DDIFAL_EMULATED", "-U_FORTIFY_SOURCE"]
 FLAGS += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+if os.environ.get("DIFAL_SANITIZE") == "address":
+    FLAGS += ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g"]
 
 
 def sources() -> list[Path]:
@@ -29,7 +35,8 @@ def build(folder: Path) -> Path:
 
     compiler = os.environ.get("CXX", "c++")
     read = [*sources(), *sorted((ROOT / "csrc").rglob("*.h")), HERE / "cuda_emulator.h", Path(__file__)]
-    state = hashlib.sha256(b"".join(path.read_bytes() for path in read) + sys.version.encode()).hexdigest()[:16]
+    how = " ".join([*FLAGS, sys.version]).encode()
+    state = hashlib.sha256(b"".join(path.read_bytes() for path in read) + how).hexdigest()[:16]
     library = folder / state / f"_cuda{SUFFIX}"
     if library.exists():
         return library
@@ -47,7 +54,7 @@ def build(folder: Path) -> Path:
     with ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(compile_one, sources()))
     partial = library.with_suffix(f".{os.getpid()}")
-    subprocess.run([compiler, "-shared", *objects, "-o", str(partial)], check=True)
+    subprocess.run([compiler, *FLAGS, "-shared", *objects, "-o", str(partial)], check=True)
     partial.rename(library)
     return library
 
@@ -58,3 +65,7 @@ def load(folder: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+if __name__ == "__main__":
+    print(build(Path(sys.argv[1])))
