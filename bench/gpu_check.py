@@ -26,6 +26,9 @@ ROOT = Path(__file__).parents[1]
 SECONDS = {"smoke": 240.0, "bench": 360.0, "host": 7200.0}
 MIN_STEP_SECONDS = 5.0  # seconds: no step is begun with less
 GRACE = 5.0  # seconds from asking a step to end to ending it
+# A step is a process group, to be ended with all that it starts. A session of its own would outlive a run that is
+# killed, and go on with the GPU.
+GROUP: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {"preexec_fn": os.setpgrp}
 EMULATED = 10.0  # times as long may a step of a run without a GPU take
 
 
@@ -117,10 +120,9 @@ class Run:
         self.records.row({"step": step.name, "status": "begun"})
         until = self.clock.now() + min(step.seconds, left)
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", **step.env}
-        # A group, to be ended with all that it starts; a session of its own would outlive a run that is killed.
         process = subprocess.Popen(
             step.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", cwd=ROOT,
-            env=environment, preexec_fn=os.setpgrp,
+            env=environment, **GROUP,
         )  # fmt: skip
         self.running = step, process
         lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()

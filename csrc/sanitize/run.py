@@ -71,6 +71,7 @@ def main(name: str, arguments: list[str]) -> int:
     for old in logs.iterdir():
         old.unlink()
 
+    arguments = [str(ROOT / argument) if (ROOT / argument).exists() else argument for argument in arguments]
     emulated = {}
     if any("tests/gpu" in argument for argument in arguments):
         emulated = {"DIFAL_SANITIZE": name, "DIFAL_EMULATOR_CACHE": str(build / "emulator")}
