@@ -17,6 +17,7 @@ import sysconfig
 import threading
 import time
 import zipfile
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 SECONDS = {"smoke": 240.0, "bench": 360.0, "host": 7200.0}
 MIN_STEP_SECONDS = 5.0  # seconds: no step is begun with less
+TOLD_LINES = 12  # of a step that failed: what a person sees though no file comes back
 GRACE = 5.0  # seconds from asking a step to end to ending it
 # A step is a process group, to be ended with all that it starts. A session of its own would outlive a run that is
 # killed, and go on with the GPU.
@@ -98,6 +100,7 @@ class Run:
         self.steps, self.records, self.clock, self.say = steps, records, clock or Clock(), say
         self.end = self.clock.now() + seconds
         self.running: tuple[Step, subprocess.Popen] | None = None
+        self.last_lines: deque[str] = deque(maxlen=TOLD_LINES)
 
     def all(self) -> int:
         """Run them; how many failed or were stopped."""
@@ -108,10 +111,14 @@ class Run:
             took = round(self.clock.now() - began, 1)
             failed += status not in ("passed", "left out: not installed")
             self.records.row({"step": step.name, "status": status, "took_seconds": took})
+            if status != "passed":
+                for line in self.last_lines:
+                    self.say(f"   {line.rstrip()}")
             self.say(f"== {step.name}: {status} after {took:.0f} s")
         return failed
 
     def one(self, step: Step) -> str:
+        self.last_lines.clear()
         left = self.end - self.clock.now()
         if left < MIN_STEP_SECONDS:
             return "left out: no time"
@@ -138,6 +145,7 @@ class Run:
                     if line is None:
                         break
                     log.write(line)
+                    self.last_lines.append(line)
                     self.keep(step, line)
             try:
                 status = process.wait(max(GRACE, until - self.clock.now()))

@@ -95,9 +95,11 @@ def test_no_step_is_begun_without_time(tmp_path):
 def test_a_step_that_fails_is_told_and_the_next_one_runs(tmp_path):
     steps = [Step("bad", 10, ("sh", "-c", "echo because; exit 7")), Step("good", 10, saying("fine"))]
     steps.append(Step("absent", 10, saying(""), needs="no-such-program"))
-    assert Run(steps, 60, Records(tmp_path), say=lambda line: None).all() == 1
+    said: list[str] = []
+    assert Run(steps, 60, Records(tmp_path), say=said.append).all() == 1
     status = [row["status"] for row in rows(tmp_path) if "took_seconds" in row]
     assert status == ["failed with status 7", "passed", "left out: not installed"]
+    assert [line.strip() for line in said if not line.startswith("==")] == ["because"]
     assert (tmp_path / "log.txt").read_text() == "== bad\nbecause\n== good\nfine\n"
 
 
