@@ -107,7 +107,7 @@ GPU_ARCHS ?= 90
 gpu-wheel:
 	rm -rf dist/gpu
 	DIFAL_CUDA=1 DIFAL_CUDA_ARCHS="$(GPU_ARCHS)" DIFAL_JOBS=0 $(GPU_PYTHON) -m pip wheel --no-deps --wheel-dir dist/gpu .
-	find csrc setup.py -type f -not -path '*/__pycache__/*' | xargs sha256sum > dist/gpu/sources.sha256
+	find csrc setup.py -type f -not -path 'csrc/sanitize/*' | xargs sha256sum > dist/gpu/sources.sha256
 
 # The same for the Triton kernels; needs no nvcc and no GPU.
 triton-compile: venv

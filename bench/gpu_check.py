@@ -203,7 +203,7 @@ def sources_changed() -> list[str]:
     """Sources of the extensions that are not as they were when the wheel in dist/gpu was made."""
     lines = (ROOT / "dist/gpu/sources.sha256").read_text().splitlines()
     before = {path: digest for digest, path in (line.split(maxsplit=1) for line in lines)}
-    found = (path for path in (ROOT / "csrc").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    found = (p for p in (ROOT / "csrc").rglob("*") if p.is_file() and "sanitize" not in p.relative_to(ROOT).parts)
     files = [ROOT / "setup.py", *found]
     now = {path.relative_to(ROOT).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     return sorted(path for path in before.keys() | now.keys() if before.get(path) != now.get(path))
@@ -310,6 +310,7 @@ def main() -> int:
     records = Records(out)
     said = "emulated" if options.no_gpu or options.mode == "host" else install_wheel()
     seconds = float(os.environ.get("SECONDS_LEFT", SECONDS[options.mode] * (EMULATED if options.no_gpu else 1)))
+    print(f"== {said}", flush=True)
     records.row({"run": options.mode, "no_gpu": options.no_gpu, "seconds": seconds, "extension": said})
     run = Run(plan(options.mode, options.no_gpu, out), seconds, records)
     signal.signal(signal.SIGTERM, run.interrupted)

@@ -139,7 +139,10 @@ def carried(tmp_path, monkeypatch):
     return tmp_path / extension
 
 
-def test_the_wheel_that_was_carried_is_installed(carried):
+def test_the_wheel_that_was_carried_is_installed(carried, tmp_path):
+    (tmp_path / "csrc/sanitize/__pycache__").mkdir(parents=True)
+    for name in ("run.py", "__pycache__/run.pyc"):
+        (tmp_path / "csrc/sanitize" / name).write_text("no source of it\n")
     assert install_wheel() == "the extension comes from some.whl"
     assert carried.read_text() == "compiled"
 
