@@ -1,11 +1,12 @@
 """Instructions of the innermost loops of a kernel, from its disassembly; no GPU is needed.
 
-    python bench/sass_loops.py csrc/cuda/disagreement.cu 'disagreement_kernel.*IfLi1ELb0'     nvcc and cuobjdump do it
+    python bench/sass_loops.py csrc/cuda/disagreement.cu 'kernel.*InRegistersIfLi16E'           nvcc and cuobjdump do it
     python bench/sass_loops.py triton 'score.DIMS=1, INPUT=0.*COMBINED=True.*CLASSES_LAST=0'  triton does, by build
 
 A loop is what a branch backwards encloses. `float64` counts arithmetic and comparisons, `convert` conversions from and
 to float64, which take several times as long as float32 operations on every GPU, `from half` those from float16.
-`loads` are of global memory, with the bits of each: of several types of a loop they tell which is which.
+`loads` are of global memory, with the bits of each: of several types of a loop they tell which is which. With
+`--turns K` the longest way through the whole kernel is counted, too, its longest loop K times, every other one once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 CLASSES = {
@@ -29,11 +33,24 @@ CLASSES = {
     "global": re.compile(r"^(LDG|STG|RED|ATOMG)"),
     "shared": re.compile(r"^(LDS|STS)"),
 }
-LINE = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9.]*)\s*(.*?);")
+LINE = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Z0-9.]*)\s*(.*?);")
 
 
-def instructions(source: Path, kernel: str, arch: str) -> list[tuple[int, str, str]]:
-    """(address, opcode, operands) of the one kernel whose mangled name matches."""
+class Instruction(NamedTuple):
+    address: int
+    conditional: bool
+    opcode: str
+    target: int | None  # of a branch
+
+
+def instruction(line: re.Match, labels: Mapping[str, int] = MappingProxyType({})) -> Instruction:
+    named, target = re.search(r"`\((\.L_x_\d+)\)", line[4]), re.search(r"0x([0-9a-f]+)", line[4])
+    to = labels.get(named[1], 0) if named else int(target[1], 16) if target else None
+    return Instruction(int(line[1], 16), line[2] is not None, line[3], to if line[3].startswith("BRA") else None)
+
+
+def instructions(source: Path, kernel: str, arch: str) -> list[Instruction]:
+    """Of the one kernel whose mangled name matches."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "out.cubin"
         include = f"-I{ROOT}/csrc/include"
@@ -46,10 +63,10 @@ def instructions(source: Path, kernel: str, arch: str) -> list[tuple[int, str, s
     matching = [text for text in functions if re.search(kernel, text.partition("\n")[0])]
     if len(matching) != 1:
         raise SystemExit(f"{len(matching)} kernels match {kernel!r}")
-    return [(int(a, 16), opcode, operands) for a, opcode, operands in LINE.findall(matching[0])]
+    return [instruction(line) for line in LINE.finditer(matching[0])]
 
 
-def of_triton(name: str, arch: str) -> list[tuple[int, str, str]]:
+def of_triton(name: str, arch: str) -> list[Instruction]:
     """The same of a Triton kernel, the first of its builds whose name matches."""
     os.environ["TRITON_INTERPRET"] = "0"
     sys.path.insert(0, str(ROOT))
@@ -57,27 +74,22 @@ def of_triton(name: str, arch: str) -> list[tuple[int, str, str]]:
 
     build = next(build for build in _triton.builds() if re.search(name, build.name))
     said = _triton.disassembly(_triton.binary(build, arch)[0])
-    code: list[tuple[int, str, str]] = []
-    labels: dict[str, str] = {}
+    lines: list[re.Match] = []
+    labels: dict[str, int] = {}
     waiting: list[str] = []
-    for line in said.splitlines():
-        if label := re.match(r"(\.L_x_\d+):", line):
+    for text in said.splitlines():
+        if label := re.match(r"(\.L_x_\d+):", text):
             waiting.append(label[1])
-        elif found := LINE.search(line):
-            labels |= dict.fromkeys(waiting, found[1])
+        elif found := LINE.search(text):
+            labels |= dict.fromkeys(waiting, int(found[1], 16))
             waiting = []
-            code.append((int(found[1], 16), found[2], found[3]))
-    place = re.compile(r"`\((\.L_x_\d+)\)")
-    return [(a, opcode, place.sub(lambda m: "0x" + labels.get(m[1], "0"), text)) for a, opcode, text in code]
+            lines.append(found)
+    return [instruction(line, labels) for line in lines]
 
 
-def loops(code: list[tuple[int, str, str]]) -> list[tuple[int, int]]:
+def loops(code: list[Instruction]) -> list[tuple[int, int]]:
     """Innermost ones, from the first address to the branch back."""
-    found = []
-    for address, opcode, operands in code:
-        target = re.search(r"0x([0-9a-f]+)", operands)
-        if opcode.startswith("BRA") and target and int(target[1], 16) < address:
-            found.append((int(target[1], 16), address))
+    found = [(i.target, i.address) for i in code if i.target is not None and i.target < i.address]
     return [(a, b) for a, b in found if not any((c, d) != (a, b) and a <= c and d <= b for c, d in found)]
 
 
@@ -88,20 +100,38 @@ def loads(opcodes: list[str]) -> str:
     return ", ".join(f"{counts[width]} x {width}" for width in sorted(counts))
 
 
+def longest_way(code: list[Instruction], turns: int) -> int:
+    """Instructions from the first one to an exit on the longest way, the longest loop `turns` times, others once."""
+    begin, end = max(loops(code), key=lambda loop: loop[1] - loop[0])
+    longest = {code[-1].address + 16: 0}
+    for i in reversed(code):
+        ends = i.opcode in ("EXIT", "RET") or i.opcode.startswith("RET.")
+        forward = i.target is not None and i.target > i.address
+        leaves = not i.conditional and (ends or forward)
+        ways = [longest[i.target]] if forward else []
+        if not leaves:
+            ways.append(longest[i.address + 16])
+        longest[i.address] = (turns if begin <= i.address <= end else 1) + max(ways, default=0)
+    return longest[code[0].address]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path)
     parser.add_argument("kernel", help="a regular expression of the mangled name")
     parser.add_argument("--arch", default="90")
+    parser.add_argument("--turns", type=int, help="count the whole kernel, its longest loop so often")
     options = parser.parse_args()
     triton = str(options.source) == "triton"
     code = (of_triton if triton else instructions)(*([] if triton else [options.source]), options.kernel, options.arch)
     print(f"| loop | loads | all | {' | '.join(CLASSES)} |\n| --- | --- | --- |{' --- |' * len(CLASSES)}")
     for begin, end in loops(code):
-        inside = [opcode for address, opcode, _ in code if begin <= address <= end]
+        inside = [i.opcode for i in code if begin <= i.address <= end]
         counts = [sum(bool(pattern.search(opcode)) for opcode in inside) for pattern in CLASSES.values()]
         print(f"| {begin:#x} | {loads(inside)} | {len(inside)} | {' | '.join(map(str, counts))} |")
     print(f"\n{len(code)} instructions in all")
+    if options.turns:
+        print(f"{longest_way(code, options.turns)} on the longest way, with {options.turns} turns of the longest loop")
 
 
 if __name__ == "__main__":

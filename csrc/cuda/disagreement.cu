@@ -1,13 +1,15 @@
 // Entropy, BALD and their relatives in one read of the input.
 //
-// A position belongs to one thread where the classes are few, to a warp where they are many. Each prediction goes to
-// shared memory once, as the position's own column, so that its maximum, its exponentials and the mean over the samples
-// cost no second read.
+// A position belongs to one thread where the classes are few, to a warp where they are many. Each prediction is read
+// once: its maximum, its exponentials and the mean over the samples are made from what the thread keeps, in registers
+// up to 32 classes, in shared memory beyond, or where classes are ranked.
 //
-// exp and ln are float32, sums as good as float64: the relative error of a probability stays below 3e-7, which moves an
-// entropy, whose derivative along a relative change d_c of p_c is -sum_c p_c d_c (ln p_c + H), by less than 5e-7 for
-// any C. A conversion to float64 costs as much as eight float32 operations or more: so sums of float32 numbers are
-// pairs of them, and what only some scores need is compiled in for those alone.
+// exp and ln are float32, sums as good as float64. What that costs: let the probabilities' relative errors be d_c. An
+// entropy computed as ln Z - sum_c e_c x_c / Z moves by sum_c p_c d_c (1 - ln p_c - H), of which the probabilities'
+// own share is without the 1. Up to 32 classes |d_c| is at most 2^-22 of the instruction and half an ulp of its
+// argument, and the entropy moves by less than 6e-7; beyond, exp is a polynomial within 2 ulp. A conversion to float64
+// costs as much as eight float32 operations or more: so sums of float32 numbers are pairs of them, and what only some
+// scores need is compiled in for those alone.
 #include "difal/cuda_maps.h"
 #include "difal/estimate.h"
 #include "exact.h"
@@ -19,8 +21,12 @@ namespace {
 
 constexpr float kLowestLog = -690.0f;
 constexpr float kSmallest = 1e-37f;  // stands for 0 under ln; 0 ln 0 comes out as 0
+constexpr int kInRegisters = 32;     // classes up to here are kept in registers
 constexpr int kFewClasses = 64;      // up to here a position is one thread's
+constexpr int kThreads = 128;
 constexpr size_t kShared = 48 * 1024;
+constexpr float kLog2E = 1.44269504f;
+constexpr double kLn2 = 0.6931471805599453;
 
 // How a type is kept in shared memory.
 template <typename T>
@@ -58,6 +64,45 @@ struct Sum<double> {
     __device__ double value() const { return total; }
 };
 
+// The same for terms of one sign, none beyond kBegin: a sum that begins there is never smaller than the next term, and
+// so the error of an addition is what Dekker's two subtractions leave, of a * b as of a number.
+template <int kBegin>
+struct BoundedSum {
+    float high = kBegin, low = 0;
+
+    __device__ void add(float v) {
+        const float total = high + v;
+        low += v - (total - high);
+        high = total;
+    }
+    __device__ void add_product(float a, float b) {
+        const float total = fmaf(a, b, high);
+        low += fmaf(a, b, high - total);
+        high = total;
+    }
+    __device__ float about() const { return (high - kBegin) + low; }
+    __device__ double value() const { return static_cast<double>(high - kBegin) + static_cast<double>(low); }
+};
+
+// ln(x) = n ln 2 + y for normal x > 0: n whole, y within 2^-25, by a polynomial fitted to the largest error.
+struct LogParts {
+    float n, y;
+};
+
+__device__ inline LogParts log_parts(float x) {
+    const int32_t bits = int_of(x), exponent = (bits - 0x3F3504F3) >> 23;  // x / 2^n is from sqrt(1/2) to sqrt(2)
+    const float n = float_of(exponent + 0x4B400000) - 12582912.0f;         // without a conversion
+    const float f = float_of(bits - (exponent << 23)) - 1.0f;
+    float p = f * 8.672188967e-2f - 1.437900811e-1f;
+    p = p * f + 1.497799307e-1f;
+    p = p * f - 1.656442583e-1f;
+    p = p * f + 1.995487511e-1f;
+    p = p * f - 2.500169873e-1f;
+    p = p * f + 3.333416581e-1f;
+    p = p * f - 0.5f;
+    return {n, fmaf(p * f, f, f)};
+}
+
 // What is known of one prediction. `second` and `argmax` of a ranking only.
 struct Row {
     double entropy, scale, top, second;
@@ -72,6 +117,14 @@ __device__ inline double group_sum(double v) {
 template <int G>
 __device__ inline double group_max(double v) {
     return G == 1 ? v : warp_max(v);
+}
+
+// The larger of two of which only the first may be NaN, which is left out.
+__device__ inline float larger_number(float a, float b) {
+    return fmaxf(a, b);
+}
+__device__ inline double larger_number(double a, double b) {
+    return a > b ? a : b;
 }
 
 // The largest value, and of a ranking its first index and the second largest.
@@ -90,7 +143,7 @@ struct Top {
                 second = x;
             }
         } else {
-            top = x > top ? x : top;
+            top = larger_number(x, top);
         }
     }
     __device__ void to(Row& row) const {
@@ -149,45 +202,120 @@ __device__ inline double kept_of(double v) {
     return v;
 }
 
-// The position's own numbers in shared memory: slot s of this thread, for class s * G + lane.
-template <typename V>
-struct Column {
-    V* at;
-    __device__ V& operator[](int64_t slot) const { return at[slot * blockDim.x]; }
-};
-
 template <int G>
 __device__ inline int64_t first_class() {
     return G == 1 ? 0 : lane();
 }
 
-// Reads one prediction into `values` as e, with p = e * scale.
-template <typename T, int G, bool kRanks>
-__device__ Row summarise(const Predictions& from, int64_t offset, int64_t C, Input input, bool check_finite,
-                         Column<typename Kept<T>::Type> values) {
-    using V = typename Kept<T>::Type;
-    const T* data = static_cast<const T*>(from.data) + offset;
-    Row row = unranked();
-    Top<V, kRanks> top;
-#pragma unroll 4
-    for (int64_t c = first_class<G>(), s = 0; c < C; c += G, ++s) {
-        const V x = kept_of(data[c * from.class_stride]);
-        values[s] = x;
-        top.see(x, c);
+// Where a position keeps its numbers: a prediction, and the mean of all. `each` calls f(slot, class) for those of this
+// thread; slot s is of class s * kLanes + lane.
+
+// In shared memory, as the thread's own column: no two lanes share a bank.
+template <typename T, int G, bool kRanked>
+struct InShared {
+    using Data = T;
+    using Type = typename Kept<T>::Type;
+    using Best = Top<Type, kRanked>;
+    static constexpr bool kRanks = kRanked;
+    static constexpr int kLanes = G;
+    static constexpr bool kTakesProbs = true;
+    static constexpr double kUnit = 1;  // of the exponents that `power` gives
+    Type* values;
+    float* means;
+
+    __device__ void begin(char* shared, int64_t slots) {
+        values = reinterpret_cast<Type*>(shared) + threadIdx.x;
+        means = reinterpret_cast<float*>(shared + slots * blockDim.x * sizeof(Type)) + threadIdx.x;
     }
-    top.to(row);
+
+    __device__ Type& value(int64_t slot) const { return values[slot * blockDim.x]; }
+    __device__ float& mean(int64_t slot) const { return means[slot * blockDim.x]; }
+
+    template <typename F>
+    __device__ void each(int64_t C, F f) const {
+        for (int64_t c = first_class<G>(), s = 0; c < C; c += G, ++s) f(s, c);
+    }
+    __device__ void read(const T* data, int64_t stride, int64_t C, Best& best) const {
+#pragma unroll 4
+        for (int64_t c = first_class<G>(), s = 0; c < C; c += G, ++s) {
+            const Type x = kept_of(data[c * stride]);
+            value(s) = x;
+            best.see(x, c);
+        }
+    }
+    // e^d for d <= 0, and d.
+    __device__ static float power(float d, float& exponent) {
+        exponent = d < kLowestLog ? kLowestLog : d;
+        return d == d ? exp_minus(-exponent) : d;
+    }
+};
+
+// In registers: more than kBelow classes and at most kMost, so that only the last few need a comparison.
+template <typename T, int kBelow, int kMost>
+struct InRegisters {
+    using Data = T;
+    using Type = float;
+    using Best = Top<Type, false>;
+    static constexpr bool kRanks = false;
+    static constexpr int kLanes = 1;
+    static constexpr bool kTakesProbs = false;
+    static constexpr double kUnit = kLn2;
+    float values[kMost], means[kMost];
+
+    __device__ void begin(char*, int64_t) {}
+
+    __device__ float& value(int slot) { return values[slot]; }
+    __device__ float& mean(int slot) { return means[slot]; }
+
+    template <typename F>
+    __device__ void each(int64_t C, F f) {
+        const int classes = static_cast<int>(C);
+#pragma unroll
+        for (int s = 0; s < kMost; ++s)
+            if (s <= kBelow || s < classes) f(s, s);
+    }
+    // All loads are on their way before the first number is looked at.
+    __device__ void read(const T* data, int64_t stride, int64_t C, Best& best) {
+        T raw[kMost];
+        each(C, [&](int s, int) {
+            raw[s] = *data;
+            data += stride;
+        });
+        each(C, [&](int s, int) {
+            values[s] = kept_of(raw[s]);
+            best.see(values[s], s);
+        });
+    }
+    // 2^t for t = d log2(e) as rounded, and t.
+    __device__ static float power(float d, float& exponent) {
+        exponent = max_or_nan(d, kLowestLog) * kLog2E;
+        return exp2_approx(exponent);
+    }
+};
+
+// Reads one prediction into `places` as e, with p = e * scale.
+template <typename Places>
+__device__ Row summarise(const Predictions& from, int64_t offset, int64_t C, Input input, bool check_finite,
+                         Places& places) {
+    using V = typename Places::Type;
+    constexpr int G = Places::kLanes;
+    constexpr bool kRanks = Places::kRanks;
+    Row row = unranked();
+    typename Places::Best best;
+    places.read(static_cast<const typename Places::Data*>(from.data) + offset, from.class_stride, C, best);
+    best.to(row);
     merge_ranks<G, kRanks>(row);
-    if (input == Input::probs) {
+    if (Places::kTakesProbs && input == Input::probs) {
         Sum<double> total;  // of what may be anything
         Sum<V> terms;
         V lowest = 0;
-        for (int64_t c = first_class<G>(), s = 0; c < C; c += G, ++s) {
-            const V x = values[s];
+        places.each(C, [&](auto s, auto) {
+            const V x = places.value(s);
             lowest = x < lowest ? x : lowest;
             total.add(x);
             terms.add_product(x,
                               static_cast<V>(logf(x > static_cast<V>(kSmallest) ? static_cast<float>(x) : kSmallest)));
-        }
+        });
         const double Z = group_sum<G>(total.value()), sum = group_sum<G>(terms.value());
         const double least = -group_max<G>(-static_cast<double>(lowest));
         row.entropy = log(Z) - sum / Z;
@@ -197,19 +325,30 @@ __device__ Row summarise(const Predictions& from, int64_t offset, int64_t C, Inp
         row.second *= row.scale;
     } else {
         const V most = static_cast<V>(row.top);
-        Sum<float> total, terms;
-        for (int64_t c = first_class<G>(), s = 0; c < C; c += G, ++s) {
-            float d = static_cast<float>(values[s] - most);
-            d = d < kLowestLog ? kLowestLog : d;
-            const float e = d == d ? exp_minus(-d) : d;
-            values[s] = e;
-            total.add(e);
-            terms.add_product(e, d);
-        }
+        BoundedSum<4> total;
+        BoundedSum<-1> terms;
+        float even = 0;  // waits for its odd neighbour: one rounding of theirs is allowed, for the additions it saves
+        places.each(C, [&](auto s, auto) {
+            float exponent;
+            const float e = Places::power(static_cast<float>(places.value(s) - most), exponent);
+            places.value(s) = e;
+            terms.add_product(e, exponent);
+            if (s % 2 == 0) {
+                even = e;
+            } else {
+                total.add(even + e);
+                even = 0;
+            }
+        });
+        total.add(even);
         const double Z = group_sum<G>(total.value()), sum = group_sum<G>(terms.value());
-        const double log_Z = log(Z);
-        row.entropy = log_Z - sum / Z;
-        row.scale = 1 / Z;
+        const float near = static_cast<float>(Z), inverse = reciprocal_approx(near);
+        const LogParts log_near = log_parts(near);
+        const float lost = near - near;  // 0, or NaN, which has no logarithm by parts
+        const double log_Z = static_cast<double>(log_near.n) * kLn2 + static_cast<double>(log_near.y + lost);
+        row.scale = static_cast<double>(inverse);
+        row.scale *= 2 - Z * row.scale;  // 1 / Z, by a step of Newton's
+        row.entropy = log_Z - sum * row.scale * Places::kUnit;
         if (input == Input::log_probs) {
             const double log_sum = row.top + log_Z;
             row.bad = log_sum > from.sum_tolerance || log_sum < -from.sum_tolerance;
@@ -233,56 +372,65 @@ __device__ inline void store(float* scores, int64_t position, double value) {
     if (scores) scores[position] = static_cast<float>(value);
 }
 
-template <typename T, int G, bool kRanks>
-__global__ void __launch_bounds__(128)
+template <typename Places>
+__global__ void __launch_bounds__(kThreads)
     disagreement_kernel(DisagreementJob job, ScoreLimits limits, int64_t positions, unsigned long long* first_bad) {
-    using V = typename Kept<T>::Type;
+    constexpr int G = Places::kLanes;
+    constexpr bool kRanks = Places::kRanks;
     const int64_t K = job.num_samples, C = job.num_classes, slots = (C + G - 1) / G;
-    V* shared = reinterpret_cast<V*>(shared_memory());
-    const Column<V> values{shared + threadIdx.x};
-    const Column<float> sums{reinterpret_cast<float*>(shared + slots * blockDim.x) + threadIdx.x};
-    int32_t* votes = reinterpret_cast<int32_t*>(sums.at - threadIdx.x + slots * blockDim.x);  // (K, groups)
+    Places places;
+    places.begin(shared_memory(), slots);
     const int groups = static_cast<int>(blockDim.x) / G, group = static_cast<int>(threadIdx.x) / G;
     const int64_t position = static_cast<int64_t>(blockIdx.x) * groups + group;
     if (position >= positions) return;
     int64_t sample_offset = 0, single_offset = 0;
+#pragma unroll 1
     for (int64_t d = job.position_dims - 1, rest = position; d >= 0; --d) {
-        const int64_t index = rest % job.position_sizes[d];
-        rest /= job.position_sizes[d];
+        int64_t index = rest;
+        if (d > 0) {  // a division costs as much as the scores of five classes
+            rest /= job.position_sizes[d];
+            index -= rest * job.position_sizes[d];
+        }
         sample_offset += index * job.samples.position_strides[d];
         single_offset += index * job.single.position_strides[d];
     }
     const bool has_single = job.single.data != nullptr, wants_votes = kRanks && job.scores[variation_ratio] != nullptr;
+    [[maybe_unused]] int32_t* votes = nullptr;  // (K, groups)
+    if constexpr (kRanks)
+        votes = reinterpret_cast<int32_t*>(shared_memory() + slots * blockDim.x * (sizeof(typename Places::Type) + 4));
     const bool wants_mean = K > 1;
     Row prediction = unranked();  // of `single` if there is one, else of the mean
     double expected = 0;
     bool bad = false;
+    const float share = 1.0f / static_cast<float>(K);
+    if (wants_mean) places.each(C, [&](auto s, auto) { places.mean(s) = 0; });
     for (int64_t k = 0; k < K; ++k) {
-        const Row row = summarise<T, G, kRanks>(job.samples, sample_offset + k * job.samples.sample_stride, C,
-                                                job.input, job.check_finite, values);
+        const Row row = summarise(job.samples, sample_offset + k * job.samples.sample_stride, C, job.input,
+                                  job.check_finite, places);
         expected += row.entropy;
         bad |= row.bad;
-        if (wants_votes) votes[k * groups + group] = row.argmax;
+        if constexpr (kRanks) {
+            if (wants_votes) votes[k * groups + group] = row.argmax;
+        }
         prediction = row;
         if (!wants_mean) continue;
-        const float scale = static_cast<float>(row.scale);
-        for (int64_t c = first_class<G>(), s = 0; c < C; c += G, ++s) {
-            const float p = static_cast<float>(values[s]) * scale;
-            sums[s] = k == 0 ? p : sums[s] + p;
-        }
+        const float scale = static_cast<float>(row.scale) * share;
+        places.each(C, [&](auto s, auto) {
+            places.mean(s) = fmaf(static_cast<float>(places.value(s)), scale, places.mean(s));
+        });
     }
     expected /= static_cast<double>(K);
     double information = expected - expected;  // 0, or NaN where the input has one
     if (wants_mean) {
         Row mean = unranked();
         Top<float, kRanks> top;
-        Sum<float> terms;
-        const float share = 1.0f / static_cast<float>(K);
-        for (int64_t c = first_class<G>(), s = 0; c < C; c += G, ++s) {
-            const float m = sums[s] * share;
-            terms.add_product(m, logf(m > kSmallest ? m : kSmallest));
+        BoundedSum<-1> terms;
+        places.each(C, [&](auto s, auto c) {
+            const float m = places.mean(s);
+            const LogParts ln = log_parts(fmaxf(m, kSmallest));
+            terms.add_product(m, fmaf(ln.n, static_cast<float>(kLn2), ln.y));
             top.see(m, c);
-        }
+        });
         top.to(mean);
         mean.entropy = -group_sum<G>(terms.value());
         merge_ranks<G, kRanks>(mean);
@@ -290,19 +438,20 @@ __global__ void __launch_bounds__(128)
         prediction = mean;
     }
     if (has_single) {
-        prediction = summarise<T, G, kRanks>(job.single, single_offset, C, job.input, job.check_finite, values);
+        prediction = summarise(job.single, single_offset, C, job.input, job.check_finite, places);
         bad |= prediction.bad;
     }
     double most = 0;
-    if (wants_votes) {
-        if (G > 1) __syncwarp();
-        for (int64_t j = first_class<G>(); j < K; j += G) {
-            int64_t equal = 0;
-            for (int64_t k = 0; k < K; ++k) equal += votes[k * groups + group] == votes[j * groups + group];
-            most = static_cast<double>(equal) > most ? static_cast<double>(equal) : most;
+    if constexpr (kRanks)
+        if (wants_votes) {
+            if (G > 1) __syncwarp();
+            for (int64_t j = first_class<G>(); j < K; j += G) {
+                int64_t equal = 0;
+                for (int64_t k = 0; k < K; ++k) equal += votes[k * groups + group] == votes[j * groups + group];
+                most = static_cast<double>(equal) > most ? static_cast<double>(equal) : most;
+            }
+            most = group_max<G>(most);
         }
-        most = group_max<G>(most);
-    }
     if (G > 1 && lane() != 0) return;
     const Row& q = prediction;
     const double q_nan = q.entropy - q.entropy;  // 0 or NaN
@@ -329,23 +478,39 @@ size_t shared_size(int64_t K, int64_t C, bool votes, int threads, int G, size_t 
 }
 
 int most_threads(int64_t K, int64_t C, bool votes, int G, size_t value_size) {
-    int threads = 128;
+    int threads = kThreads;
     while (threads >= kWarp && shared_size(K, C, votes, threads, G, value_size) > kShared) threads /= 2;
     return threads >= kWarp ? threads : 0;
 }
 
-template <typename T, int G, bool kRanks>
+template <typename Places>
 void launch_as(Queue queue, const DisagreementJob& job, const ScoreLimits& limits, int64_t positions,
-               unsigned long long* first_bad) {
+               unsigned long long* first_bad, int threads, size_t shared) {
+    const int64_t per_block = threads / Places::kLanes;
+    launch(disagreement_kernel<Places>, queue, dim3(static_cast<unsigned>((positions + per_block - 1) / per_block)),
+           threads, shared, false, job, limits, positions, first_bad);
+}
+
+template <typename T, int G, bool kRanks>
+void launch_in_shared(Queue queue, const DisagreementJob& job, const ScoreLimits& limits, int64_t positions,
+                      unsigned long long* first_bad) {
     constexpr size_t kValue = sizeof(typename Kept<T>::Type);
     const bool votes = job.scores[variation_ratio] != nullptr;
     const int threads = most_threads(job.num_samples, job.num_classes, votes, G, kValue);
     if (threads == 0) throw std::runtime_error("too many classes or samples for shared memory");
-    const int64_t per_block = threads / G;
-    launch(disagreement_kernel<T, G, kRanks>, queue,
-           dim3(static_cast<unsigned>((positions + per_block - 1) / per_block)), threads,
-           shared_size(job.num_samples, job.num_classes, votes, threads, G, kValue), false, job, limits, positions,
-           first_bad);
+    launch_as<InShared<T, G, kRanks>>(queue, job, limits, positions, first_bad, threads,
+                                      shared_size(job.num_samples, job.num_classes, votes, threads, G, kValue));
+}
+
+// The smallest of the sizes that holds all classes.
+template <typename T, int kBelow, int kMost, int... kMore>
+void launch_in_registers(Queue queue, const DisagreementJob& job, const ScoreLimits& limits, int64_t positions,
+                         unsigned long long* first_bad) {
+    if constexpr (sizeof...(kMore) > 0) {
+        if (job.num_classes > kMost)
+            return launch_in_registers<T, kMost, kMore...>(queue, job, limits, positions, first_bad);
+    }
+    launch_as<InRegisters<T, kBelow, kMost>>(queue, job, limits, positions, first_bad, kThreads, 0);
 }
 
 bool one_thread_each(const DisagreementJob& job) {
@@ -356,10 +521,15 @@ bool one_thread_each(const DisagreementJob& job) {
 template <typename T, bool kRanks>
 void launch_ranks(Queue queue, const DisagreementJob& job, const ScoreLimits& limits, int64_t positions,
                   unsigned long long* first_bad) {
+    if constexpr (!kRanks && sizeof(T) <= sizeof(float)) {
+        if (job.num_classes <= kInRegisters && job.input != Input::probs)
+            return launch_in_registers<T, 0, 4, 8, 12, 16, 20, 24, kInRegisters>(queue, job, limits, positions,
+                                                                                 first_bad);
+    }
     if (one_thread_each(job)) {
-        launch_as<T, 1, kRanks>(queue, job, limits, positions, first_bad);
+        launch_in_shared<T, 1, kRanks>(queue, job, limits, positions, first_bad);
     } else {
-        launch_as<T, kWarp, kRanks>(queue, job, limits, positions, first_bad);
+        launch_in_shared<T, kWarp, kRanks>(queue, job, limits, positions, first_bad);
     }
 }
 

@@ -156,6 +156,42 @@ __device__ inline unsigned long long bits_of(double v) {
 #endif
 }
 
+// A float32's bits and back.
+__device__ inline int32_t int_of(float v) {
+#if defined(__CUDACC__)
+    return __float_as_int(v);
+#else
+    return static_cast<int32_t>(emulator::to_word(v));
+#endif
+}
+__device__ inline float float_of(int32_t bits) {
+#if defined(__CUDACC__)
+    return __int_as_float(bits);
+#else
+    return emulator::from_word<float>(static_cast<uint32_t>(bits));
+#endif
+}
+
+// 2^x within 2^-22 of it, exactly 1 for 0; 0 in place of what is below 2^-126. 1 / x within 2^-23 of it. The larger
+// of two numbers, or NaN if one is.
+#if defined(__CUDACC__)
+__device__ inline float exp2_approx(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ inline float reciprocal_approx(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ inline float max_or_nan(float a, float b) {
+    float y;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
+#endif
+
 // The indices of a thread.
 __device__ inline int lane() {
     return static_cast<int>(threadIdx.x) % kWarp;

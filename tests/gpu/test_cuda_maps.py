@@ -32,6 +32,32 @@ def test_scores(device, dtype, classes):
     agree(device, x.double().softmax(-1), single.double().softmax(-1), input="probs")
 
 
+# Up to 32 classes are kept in registers, in kernels for some numbers of classes each.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_every_number_of_classes_that_fits_in_registers(device, dtype):
+    for classes in range(1, 35):
+        x, single = logits(5, 3, classes, dtype=dtype), logits(5, classes, seed=1, dtype=dtype)
+        for name in ("bald", "edald", "entropy"):
+            want = disagreement(x, single, outputs=(name,), backend="reference")[name]
+            got = disagreement(x.to(device), single.to(device), outputs=(name,), backend="cuda")[name]
+            torch.testing.assert_close(got.cpu(), want, rtol=0, atol=TOLERANCE, msg=f"{name} of {classes} classes")
+
+
+def test_where_errors_add_up(device):
+    """One class has half or more of the probability and the others are alike: their errors have one sign."""
+    for classes in (2, 3, 8, 19, 32, 33, 64):
+        for mass in (0.1, 0.5, 0.7, 0.9, 0.999):
+            x = torch.full((1, 4, classes), math.log((1 - mass) / (classes - 1)))
+            x[..., 0] = math.log(mass)
+            x = (x + torch.tensor([0.0, 3.0, -1e3, 1e4])[:, None]).float()
+            turned = torch.stack([row.roll(k) for k, row in enumerate(x[0])])[None]
+            for rows in (x, turned):
+                want = disagreement(rows, outputs=("entropy", "bald", "expected_entropy"), backend="reference")
+                got = disagreement(rows.to(device), outputs=tuple(want), backend="cuda")
+                for name in want:
+                    torch.testing.assert_close(got[name].cpu(), want[name], rtol=0, atol=TOLERANCE, msg=name)
+
+
 def test_layouts_and_mixed_types(device):
     x, single = logits(3, 19, 9, 11), logits(19, 9, 11, seed=1)
     options = {"sample_dim": 0, "class_dim": 1}

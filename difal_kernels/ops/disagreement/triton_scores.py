@@ -18,6 +18,9 @@ PROBS = tl.constexpr(2)  # of problem.INPUTS; log-probabilities are logits with 
 LOG_PROBS = tl.constexpr(1)
 NO_POSITION = tl.constexpr(2**63 - 1)
 SMALLEST = tl.constexpr(1e-37)  # stands for 0 under ln; 0 ln 0 comes out as 0
+LN2 = tl.constexpr(0.6931471805599453)
+LOG2E = tl.constexpr(1.44269504)
+FEW = tl.constexpr(32)  # classes up to here, exp is the device's instruction
 FARTHEST = tl.constexpr(87.0)  # below the largest logit: a class that is farther has 1e-38, which counts for nothing
 
 
@@ -161,10 +164,17 @@ def read(
         down = per_position(top, CLASSES_LAST)
         a = tl.minimum((down - a).to(tl.float32), FARTHEST, propagate_nan=tl.PropagateNan.ALL)  # at least 0, or NaN
         b = tl.minimum((down - b).to(tl.float32), FARTHEST, propagate_nan=tl.PropagateNan.ALL)
-        e_a = exp_to_87(a)
-        e_b = exp_to_87(b)
+        UNIT: tl.constexpr = LN2 if FIRST <= FEW else 1.0
+        if FIRST <= FEW:  # powers of two, of exponents as rounded
+            a = a * LOG2E
+            b = b * LOG2E
+            e_a = tl.exp2(-a)
+            e_b = tl.exp2(-b)
+        else:
+            e_a = exp_to_87(a)
+            e_b = exp_to_87(b)
         Z = exact_sum(e_a, e_b, FIRST, REST, AXIS)
-        moment = exact_sum(e_a * a, e_b * b, FIRST, REST, AXIS)  # NaN where a number was
+        moment = UNIT * exact_sum(e_a * a, e_b * b, FIRST, REST, AXIS)  # NaN where a number was
         near = (1 / Z.to(tl.float32)).to(tl.float64)
         scale = near * (2 - Z * near)  # 1 / Z, by a step of Newton's
         log_z = wide_log_of(Z.to(tl.float32))

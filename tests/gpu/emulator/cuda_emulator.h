@@ -277,6 +277,20 @@ inline void wait_a_little() {
     emulator::leave();
 }
 
+// The device's instructions with the largest error that they may have, always to the same side: the worst case of a
+// sum.
+inline float exp2_approx(float x) {
+    if (x == 0) return 1;
+    const float y = static_cast<float>(std::exp2(static_cast<double>(x)) * (1 + 0x1p-22));
+    return y < 0x1p-126f ? 0 : y;
+}
+inline float reciprocal_approx(float x) {
+    return static_cast<float>(1 / static_cast<double>(x) * (1 + 0x1p-23));
+}
+inline float max_or_nan(float a, float b) {
+    return a != a || b != b ? NAN : a > b ? a : b;
+}
+
 // As a tree, like the device's, in one exchange.
 inline double warp_sum(double v) {
     const uint64_t* words = emulator::exchange(emulator::to_word(v));

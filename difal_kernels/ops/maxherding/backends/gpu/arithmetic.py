@@ -47,21 +47,20 @@ def exp_minus(x):
 
 @triton.jit
 def log_parts(x):
-    """(n, y) with ln(x) = n ln 2 + y, for normal float32 x > 0: n whole, y within 2^-25. Cephes' polynomial."""
+    """(n, y) with ln(x) = n ln 2 + y, for normal float32 x > 0: n whole, y within 2^-25, by a polynomial fitted to the
+    largest error; csrc/cuda/disagreement.cu has the same."""
     bits = x.to(tl.int32, bitcast=True)
     exponent = (bits - 0x3F3504F3) >> 23  # x / 2^n is from sqrt(1/2) to sqrt(2)
     n = (exponent + 0x4B400000).to(tl.float32, bitcast=True) - 12582912.0  # without a conversion
     f = (bits - (exponent << 23)).to(tl.float32, bitcast=True) - 1.0
-    p = f * 7.0376836292e-2 - 1.1514610310e-1
-    p = p * f + 1.1676998740e-1
-    p = p * f - 1.2420140846e-1
-    p = p * f + 1.4249322787e-1
-    p = p * f - 1.6668057665e-1
-    p = p * f + 2.0000714765e-1
-    p = p * f - 2.4999993993e-1
-    p = p * f + 3.3333331174e-1
-    squared = f * f
-    return n, f + (p * f * squared - squared * 0.5)
+    p = f * 8.672188967e-2 - 1.437900811e-1
+    p = p * f + 1.497799307e-1
+    p = p * f - 1.656442583e-1
+    p = p * f + 1.995487511e-1
+    p = p * f - 2.500169873e-1
+    p = p * f + 3.333416581e-1
+    p = p * f - 0.5
+    return n, tl.fma(p * f, f, f)
 
 
 @triton.jit
