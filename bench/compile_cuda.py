@@ -47,7 +47,7 @@ def demangle(name: str) -> str:
     """The kernel's own name and template arguments, from the symbol."""
     said = subprocess.run(["c++filt", name], capture_output=True, text=True).stdout.strip() or name
     said = re.sub(r"\(anonymous namespace\)::|_GLOBAL__N_\w+::|difal::cuda::|difal::|void ", "", said)
-    return said.partition("(")[0]
+    return said.partition("(")[0].replace("> >", ">>")
 
 
 def constants(folder: str) -> tuple[int, int, int]:
