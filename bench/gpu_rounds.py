@@ -12,6 +12,7 @@ room for as large a share of alive entries as a GPU has, and count its sweeps.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,8 @@ import torch
 
 from command import Parser, name_of
 from difal_kernels.ops.maxherding.backends import BACKENDS
+from difal_kernels.ops.maxherding.backends.cpu import free_memory
+from difal_kernels.ops.maxherding.backends.cpu.tiled import BYTES_PER_ENTRY
 from difal_kernels.ops.maxherding.backends.gpu import GUESSING, GpuTuning
 from difal_kernels.ops.maxherding.backends.gpu.operands import CHUNKS
 from difal_kernels.ops.maxherding.bounds import error_model, tensor_core_rel_err
@@ -87,7 +90,20 @@ def dense(name: str, scale: float, chunk: int, budget: int | None) -> dict:
     }
 
 
-def tiled(name: str, scale: float, dimension: int | None) -> dict:
+class CountedSelection(MatrixFreeSelection):
+    """The same up to the pass that gathers, for lists that fit a GPU's memory and not this machine's."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        sweep = self.tiles.sweep
+        self.tiles.sweep = lambda first, gather, wanted: sweep(first, False, wanted)
+
+    def gather(self, wanted: torch.Tensor | None) -> None:
+        self.started = True
+
+
+def tiled(name: str, scale: float, dimension: int | None, kept: bool | None = None) -> dict:
+    """`kept`: whether the last pass is made, too; by itself, where its lists take half of the free memory at most."""
     points, d, most = TILED[name]
     d = dimension or d
     n, budget = round(points * scale), round(most * scale)
@@ -103,12 +119,16 @@ def tiled(name: str, scale: float, dimension: int | None) -> dict:
         # A GPU has room for so large a share of the pairs, and gathers for all candidates.
         tiles.capacity = int(GpuTuning().max_entries / points**2 * n**2)
         tiles.gathers_some = False
+        if kept is None:
+            kept = BYTES_PER_ENTRY * tiles.capacity < free_memory() / 2
         with tiles.working():
-            selection = MatrixFreeSelection(backend, p, tiles, budget)
+            selection = (MatrixFreeSelection if kept else CountedSelection)(backend, p, tiles, budget)
             while not selection.started and len(selection.picks) < budget:
                 before = len(selection.picks)
                 selection.prepare()
                 sweeps.append(len(selection.picks) - before)
+                print(f"{name}: sweep {len(sweeps)} proved {sweeps[-1]} picks", file=sys.stderr, flush=True)
+            alive = selection.guesser.alive_estimate(tiles.coverage(len(selection.picks)))
     return {
         "points": n,
         "dimension": d,
@@ -117,6 +137,8 @@ def tiled(name: str, scale: float, dimension: int | None) -> dict:
         "picks_proven_by_each": sweeps,
         "passes": len(sweeps) + 1,
         "passes_are": "sweeps, and the one that gathers",
+        "gathered": kept,
+        "alive_expected_over_room": alive / tiles.capacity,
     }
 
 
