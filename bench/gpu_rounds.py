@@ -138,7 +138,7 @@ def tiled(name: str, scale: float, dimension: int | None, kept: bool | None = No
         "passes": len(sweeps) + 1,
         "passes_are": "sweeps, and the one that gathers",
         "gathered": kept,
-        "alive_expected_over_room": alive / tiles.capacity,
+        "alive_expected_over_room": alive / tiles.capacity if selection.started else None,
     }
 
 

@@ -62,7 +62,6 @@ def test_rounds_of_the_benchmark_are_counted_in_miniature():
     assert sum(swept["picks_proven_by_each"]) <= swept["budget"]
     counted = gpu_rounds.tiled("million", 0.001, 32, kept=False)  # as where this machine has no room for the lists
     assert counted["picks_proven_by_each"] == swept["picks_proven_by_each"]
-    assert 0 < counted["alive_expected_over_room"] <= 1
 
 
 @pytest.mark.parametrize("kernel", ["rbf", "laplace", "cosine"])
