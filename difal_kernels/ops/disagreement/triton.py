@@ -49,14 +49,15 @@ def shape_of_tile(classes: int, class_stride: int) -> dict[str, int]:
         first = width if classes > width // 4 * 3 or width < 4 else width // 2
         rest = 0 if first == width else 1 << (classes - first - 1).bit_length()
         return {"FIRST": first, "REST": rest, "POSITIONS": max(NUMBERS // width, 128), "CLASSES_LAST": 0}
-    # What lies side by side in memory comes last, so that a warp reads whole lines.
-    last = int(class_stride == 1)
-    return {"FIRST": width, "REST": 0, "POSITIONS": max(NUMBERS // width, 1 if last else 8), "CLASSES_LAST": last}
+    if class_stride == 1:  # a warp reads whole lines of one position, and no thread repeats what is done for others
+        return {"FIRST": width, "REST": 0, "POSITIONS": 1, "CLASSES_LAST": 1}
+    return {"FIRST": width, "REST": 0, "POSITIONS": max(NUMBERS // width, 8), "CLASSES_LAST": 0}
 
 
 def options(tile: dict[str, int]) -> dict[str, int]:
     numbers = (tile["FIRST"] + tile["REST"]) * tile["POSITIONS"]
-    return {"num_warps": 4 if numbers <= 4 * NUMBERS else 8, "enable_fp_fusion": True}
+    warps = max(1, min(8, numbers // 512)) if tile["CLASSES_LAST"] else 4 if numbers <= 4 * NUMBERS else 8
+    return {"num_warps": warps, "enable_fp_fusion": True}
 
 
 def run(problem: Problem) -> tuple[dict[str, torch.Tensor], int]:
