@@ -59,7 +59,7 @@ def load_tile(at, c, stride, C, NOTHING: tl.constexpr, WHOLE: tl.constexpr, CLAS
     if CLASSES_LAST:  # side by side
         place = at[:, None] + c[None, :]
     else:
-        # Said to be side by side in pairs, so that a warp takes 32 positions and no thread shares a position: Triton 3.6
+        # Said to be side by side in pairs, so that a warp takes 32 positions and a thread its own: Triton 3.6
         # would have a warp take classes first. Nothing is read in pairs, since no position is said to be aligned.
         place = tl.max_contiguous(at[None, :] + (c * stride)[:, None], (1, 2))
     if WHOLE:
