@@ -1,7 +1,9 @@
 """Instructions of the innermost loops of a kernel, from its disassembly; no GPU is needed.
 
-    python bench/sass_loops.py csrc/cuda/disagreement.cu 'kernel.*InRegistersIfLi16E'           nvcc and cuobjdump do it
-    python bench/sass_loops.py triton 'score.DIMS=1, INPUT=0.*COMBINED=True.*CLASSES_LAST=0'  triton does, by build
+    python bench/sass_loops.py csrc/cuda/disagreement.cu 'kernel.*InRegistersIfLi16E'
+    python bench/sass_loops.py triton 'score.DIMS=1, INPUT=0.*COMBINED=True.*CLASSES_LAST=0'
+
+The first is compiled by nvcc and read by cuobjdump, of the PATH or of triton; the second both by triton.
 
 A loop is what a branch backwards encloses. `float64` counts arithmetic and comparisons, `convert` conversions from and
 to float64, which take several times as long as float32 operations on every GPU, `from half` those from float16.
@@ -12,8 +14,10 @@ to float64, which take several times as long as float32 operations on every GPU,
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -49,30 +53,52 @@ def instruction(line: re.Match, labels: Mapping[str, int] = MappingProxyType({})
     return Instruction(int(line[1], 16), line[2] is not None, line[3], to if line[3].startswith("BRA") else None)
 
 
+def tool(name: str) -> str:
+    """Where it is: on the PATH, or among the tools that come with triton."""
+    if found := shutil.which(name):
+        return found
+    triton = importlib.util.find_spec("triton")
+    for folder in triton.submodule_search_locations or [] if triton else []:
+        if found := shutil.which(name, path=str(Path(folder) / "backends/nvidia/bin")):
+            return found
+    raise SystemExit(f"{name} is not on the PATH; it comes with the CUDA toolkit")
+
+
+def list_names(count: int, pattern: str, names: list[str]) -> str:
+    return "\n  ".join([f"{count} names match {pattern!r}; it has to match one of these:", *sorted(names)])
+
+
 def instructions(source: Path, kernel: str, arch: str) -> list[Instruction]:
     """Of the one kernel whose mangled name matches."""
+    cuobjdump = tool("cuobjdump")
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "out.cubin"
         include = f"-I{ROOT}/csrc/include"
         subprocess.run(
-            ["nvcc", "-std=c++17", "-O3", f"-arch=sm_{arch}", "-cubin", include, str(source), "-o", str(cubin)],
+            [tool("nvcc"), "-std=c++17", "-O3", f"-arch=sm_{arch}", "-cubin", include, str(source), "-o", str(cubin)],
             check=True,
         )
-        said = subprocess.run(["cuobjdump", "-sass", str(cubin)], check=True, capture_output=True, text=True).stdout
+        said = subprocess.run([cuobjdump, "-sass", str(cubin)], check=True, capture_output=True, text=True).stdout
     functions = re.split(r"Function : ", said)[1:]
-    matching = [text for text in functions if re.search(kernel, text.partition("\n")[0])]
+    names = [text.partition("\n")[0] for text in functions]
+    matching = [text for name, text in zip(names, functions, strict=True) if re.search(kernel, name)]
     if len(matching) != 1:
-        raise SystemExit(f"{len(matching)} kernels match {kernel!r}")
+        raise SystemExit(list_names(len(matching), kernel, names))
     return [instruction(line) for line in LINE.finditer(matching[0])]
 
 
 def of_triton(name: str, arch: str) -> list[Instruction]:
     """The same of a Triton kernel, the first of its builds whose name matches."""
+    if importlib.util.find_spec("triton") is None:
+        raise SystemExit("triton is not installed; run: pip install triton (Linux only)")
     os.environ["TRITON_INTERPRET"] = "0"
     sys.path.insert(0, str(ROOT))
     from difal_kernels.ops import _triton
 
-    build = next(build for build in _triton.builds() if re.search(name, build.name))
+    builds = _triton.builds()
+    build = next((build for build in builds if re.search(name, build.name)), None)
+    if build is None:
+        raise SystemExit(list_names(0, name, [build.name for build in builds]))
     said = _triton.disassembly(_triton.binary(build, arch)[0])
     lines: list[re.Match] = []
     labels: dict[str, int] = {}

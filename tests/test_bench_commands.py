@@ -1,5 +1,7 @@
 """Benchmarks tell how they are called without importing what is slow, and name what there is where a name is wrong."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,9 +24,10 @@ WITHOUT_TORCH = (
 )
 
 
-def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
+def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", WITHOUT_TORCH, str(BENCH / script), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    environment = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -49,3 +52,23 @@ def test_a_wrong_name_lists_those_there_are(script, wrong, known):
     (line,) = done.stderr.splitlines()
     assert wrong in line
     assert known in line
+
+
+def test_disassembly_says_which_tool_is_missing(tmp_path):
+    done = run("sass_loops.py", "csrc/cuda/cover.cu", "cover", PATH=str(tmp_path))
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert re.match(r"(nvcc|cuobjdump) is not on the PATH", line)
+
+
+def test_disassembly_lists_the_kernels_where_none_or_many_match(tmp_path):
+    for name, said in (("nvcc", ""), ("cuobjdump", "Function : scale_float\nFunction : scale_half\n")):
+        (tmp_path / name).write_text(f"#!/bin/sh\ncat <<'END'\n{said}END\n")
+        (tmp_path / name).chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    for wrong, count in (("scale_double", 0), ("scale", 2)):
+        done = run("sass_loops.py", "csrc/cuda/cover.cu", wrong, PATH=path)
+        assert done.returncode == 1
+        first, *names = done.stderr.splitlines()
+        assert first.startswith(f"{count} names match '{wrong}'")
+        assert names == ["  scale_float", "  scale_half"]

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import difal
@@ -57,6 +58,22 @@ def test_code_of_a_page_runs(page):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert blocks
     exec(compile("\n".join(blocks), page, "exec"), {})
+
+
+def test_own_loop_and_its_replacement_pick_the_same():
+    """The loop that docs/swap.md replaces, and the call that replaces it."""
+    section = (ROOT / "docs/swap.md").read_text().partition("## A loop of your own\n")[2]
+    before, _, after = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1].partition("# after\n")
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(300, 8)) + 4 * rng.integers(0, 5, size=(300, 1))
+    given = {"np": np, "features": features, "budget": 25, "sigma": 1.5}
+    given |= {"labeled_index": np.arange(0, 300, 60), "unlabeled_index": np.arange(300)[np.arange(300) % 60 > 0]}
+    picks = []
+    for code in (before, after):
+        exec(compile(code, "docs/swap.md", "exec"), names := dict(given))
+        picks.append(list(names["picks"]))
+    assert picks[0] == picks[1]
+    assert len(set(picks[0])) == 25
 
 
 def test_commands_of_the_pages_are_commands():

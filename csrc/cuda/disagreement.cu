@@ -1,8 +1,8 @@
 // Entropy, BALD and their relatives in one read of the input.
 //
 // A position belongs to one thread where the classes are few, to a warp where they are many. Each prediction is read
-// once: its maximum, its exponentials and the mean over the samples are made from what the thread keeps, in registers
-// up to 32 classes, in shared memory beyond, or where classes are ranked.
+// once: its maximum, its exponentials and the mean over the samples are made from what the thread keeps: in registers
+// up to 32 classes; in shared memory beyond, for probabilities, for float64 and where classes are ranked.
 //
 // exp and ln are float32, sums as good as float64. What that costs: let the probabilities' relative errors be d_c. An
 // entropy computed as ln Z - sum_c e_c x_c / Z moves by sum_c p_c d_c (1 - ln p_c - H), of which the probabilities'
