@@ -6,6 +6,7 @@ from annotate.sessions import answer, change, retract
 from difal.annotate.agreement import cohen_kappa, disagreements, pairs, summary
 from difal.annotate.answers import Answers, close_round
 from difal.annotate.classes import KEYS, Classes, assign_keys, looks
+from difal.data.base import Data, distinct_colors
 from difal.errors import ConfigError, LabelError
 from difal.run.labels import Label
 
@@ -108,6 +109,16 @@ def test_keys():
     ):
         with pytest.raises(ConfigError, match=message):
             assign_keys(names, asked)
+
+
+def test_a_class_has_one_colour_everywhere():
+    """On the page, and in reports and masks of data that have no colours of their own, however many classes."""
+    names = tuple(f"c{i}" for i in range(40))
+    shown = [look.color for look in looks(Classes(list(names)))]
+    drawn = Data("folder", names, train=None).colors
+    assert shown == ["#{:02X}{:02X}{:02X}".format(*color) for color in drawn]
+    assert len(set(shown)) == len(names)
+    assert (distinct_colors(3) == drawn[:3]).all()  # a class keeps its colour when others are added
 
 
 def test_every_class_looks_different_and_keeps_its_key():

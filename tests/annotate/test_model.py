@@ -11,9 +11,9 @@ from PIL import Image
 
 from annotate.annotators import flags
 from annotate.browser import WAIT, Label, acknowledged, next_question, place, question
-from difal.annotate.classes import KEYS, PALETTE
+from difal.annotate.classes import KEYS
 from difal.annotate.journal import of_type, read_journal
-from difal.data.base import read_image
+from difal.data.base import distinct_colors, read_image
 from difal.run.directory import RunDirectory
 
 CLASSES = ["left", "right", *(f"c{number}" for number in range(2, 45))]  # more than there are keys
@@ -148,7 +148,7 @@ def test_the_prediction_over_the_image(open_page, run):
     covered = when_changed(page, plain)
     ids = view(run, place(here)[0], "classes")
     assert set(np.unique(ids)) == {0, 1}
-    colors = np.array([[int(one[at : at + 2], 16) for at in (1, 3, 5)] for one in PALETTE[:2]])[ids]
+    colors = distinct_colors(2).astype(int)[ids]
     found = at_pixels(covered)
     near = [abs(found - dark * colors).max(-1) <= 2 for dark in (1, 0.35)]  # a class's colour, or its pattern
     assert (near[0] | near[1])[free].all()

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from difal.data.base import IGNORE
+from difal.data.base import IGNORE, PALETTE, distinct_colors
 from difal.errors import ConfigError, LabelError
 
 # Keys of the page that do something else; none of them can stand for a class.
@@ -39,11 +39,6 @@ COMMANDS = {
     "Tab": "next control",
 }
 KEYS = "1234567890" + "".join(letter for letter in "qwertyasdfgzxcvnjklp" if letter not in COMMANDS)
-# Okabe and Ito's palette, less black, then Paul Tol's muted one: told apart with every common colour blindness.
-PALETTE = (
-    "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#882255",
-    "#44AA99", "#999933", "#332288", "#88CCEE", "#CC6677", "#DDCC77", "#117733", "#AA4499",
-)  # fmt: skip
 NO_CLASS = -1  # where the answers of a class go whose adding was taken back
 PATTERNS = ("solid", "diagonal", "dots", "horizontal", "vertical", "cross", "back-diagonal", "grid")
 
@@ -186,19 +181,15 @@ def looks(classes: Classes, asked: dict[str, str] | None = None) -> list[Look]:
     """Every class id with its looks. A key belongs to an id and so stays when another class is merged away."""
     asked = {name: key for name, key in (asked or {}).items() if name in classes.names}  # renamed since
     keys = assign_keys(classes.names, asked)
+    colors = distinct_colors(len(classes.names))
     return [
         Look(
             i,
             name,
             None if i in classes.merged else keys.get(i),
-            PALETTE[i % len(PALETTE)],
+            "#{:02X}{:02X}{:02X}".format(*colors[i]),
             PATTERNS[(i // len(PALETTE) + i) % len(PATTERNS)],
             classes.merged.get(i),
         )
         for i, name in enumerate(classes.names)
     ]
-
-
-def palette(count: int) -> list[list[int]]:
-    """(count) colours as [red, green, blue]."""
-    return [[int(PALETTE[i % len(PALETTE)][at : at + 2], 16) for at in (1, 3, 5)] for i in range(count)]

@@ -12,13 +12,13 @@ from PIL import Image
 
 from difal.annotate.agreement import summary
 from difal.annotate.answers import Answers
-from difal.annotate.classes import palette
 from difal.annotate.journal import read_journal
 from difal.annotate.label_studio import labeling_config, to_tasks
 from difal.annotate.live import LiveModel
 from difal.annotate.oracle import journal_path
 from difal.config import Config
 from difal.data import Data
+from difal.data.base import distinct_colors
 from difal.data.readers import mask_names
 from difal.encoders.lazy import LazyEncoder
 from difal.errors import ConfigError
@@ -78,10 +78,10 @@ def export(run_dir: RunDirectory, data: Data, model: LiveModel, out: str, image_
     write_text(folder / "labels.csv", to_csv(labels))
     write_text(folder / "answers.csv", _answers_csv(answers))
     write_json(folder / "agreement.json", summary(answers, answers.owner or ""))
-    write_json(folder / "classes.json", {**answers.classes.as_json(), "colors": palette(len(names))})
+    write_json(folder / "classes.json", {**answers.classes.as_json(), "colors": distinct_colors(len(names)).tolist()})
     write_text(folder / "label_studio.json", to_tasks(labels, image_prefix))
     write_text(folder / "label_studio.xml", labeling_config(answers.classes))
-    colors, coco = np.array(palette(len(names)), np.uint8), Coco(names)
+    colors, coco = distinct_colors(len(names)), Coco(names)
     files = {
         name: folder / "masks" / f"{one}.png" for name, one in zip(data.train.ids, mask_names(data.train), strict=True)
     }

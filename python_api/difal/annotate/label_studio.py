@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
-from difal.annotate.classes import Classes, palette
+from difal.annotate.classes import Classes
+from difal.data.base import distinct_colors
 from difal.errors import LabelError
 from difal.run.label_studio import address, read_tasks, to_labeling_config
 from difal.run.labels import Label, label_studio_point
@@ -16,7 +17,7 @@ from difal.run.labels import Label, label_studio_point
 
 def labeling_config(classes: Classes) -> str:
     """The labeling configuration for a project whose tasks are those of `to_tasks`."""
-    colors = palette(len(classes.names))
+    colors = distinct_colors(len(classes.names)).tolist()
     return to_labeling_config([classes.names[i] for i in classes.open], [colors[i] for i in classes.open], skip=False)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from difal.annotate.answers import Answers, close_round
-from difal.annotate.classes import palette
 from difal.annotate.journal import NAME, read_journal
+from difal.data.base import distinct_colors
 from difal.run.directory import RunDirectory
 from difal.run.labels import Label
 from difal.run.oracles import WaitingForLabels
@@ -41,7 +41,7 @@ def changed_classes(answers: Answers, colors: Sequence) -> dict[str, Any]:
     return {
         "classes": names,
         "classes_at_start": list(answers.start),
-        "colors": [*colors, *palette(len(names))[len(colors) :]],
+        "colors": [*colors, *distinct_colors(len(names)).tolist()[len(colors) :]],
         "merged_classes": {str(key): value for key, value in answers.classes.merged.items()},
     }
 

@@ -223,10 +223,19 @@ class FunctionSplit(Split):
         return FunctionSplit(self.ids[:count], self.make, self.size)
 
 
+# Okabe and Ito's palette, less black, then Paul Tol's muted one: told apart with every common colour blindness.
+PALETTE = (
+    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
+    (136, 34, 85), (68, 170, 153), (153, 153, 51), (51, 34, 136), (136, 204, 238), (204, 102, 119), (221, 204, 119),
+    (17, 119, 51), (170, 68, 153),
+)  # fmt: skip
+
+
 def distinct_colors(count: int) -> np.ndarray:
-    """(count, 3) uint8: hues by the golden angle, alternating in lightness."""
-    rows = [
+    """(count, 3) uint8: PALETTE, and beyond it hues by the golden angle, alternating in lightness."""
+    more = [
         colorsys.hsv_to_rgb(0.58 + i * 0.61803, (0.65, 0.45, 0.85)[i % 3], (0.85, 0.95, 0.6)[i % 3])
-        for i in range(count)
+        for i in range(len(PALETTE), count)
     ]
-    return (np.array(rows).reshape(count, 3) * 255).round().astype(np.uint8)
+    rows = [*PALETTE[:count], *(np.array(more).reshape(-1, 3) * 255).round()]
+    return np.array(rows).reshape(count, 3).astype(np.uint8)
