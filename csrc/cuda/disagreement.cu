@@ -23,6 +23,7 @@ constexpr float kLowestLog = -690.0f;
 constexpr float kSmallest = 1e-37f;  // stands for 0 under ln; 0 ln 0 comes out as 0
 constexpr int kInRegisters = 32;     // classes up to here are kept in registers
 constexpr int kFewClasses = 64;      // up to here a position is one thread's
+constexpr int kFewSamples = 8;       // up to here their mean is summed in float32, beyond without what that loses
 constexpr int kThreads = 128;
 constexpr size_t kShared = 48 * 1024;
 constexpr float kLog2E = 1.44269504f;
@@ -211,25 +212,28 @@ __device__ inline int64_t first_class() {
 // thread; slot s is of class s * kLanes + lane.
 
 // In shared memory, as the thread's own column: no two lanes share a bank.
-template <typename T, int G, bool kRanked>
+template <typename T, int G, bool kRanked, bool kManySamples>
 struct InShared {
     using Data = T;
     using Type = typename Kept<T>::Type;
     using Best = Top<Type, kRanked>;
     static constexpr bool kRanks = kRanked;
+    static constexpr bool kMany = kManySamples;
     static constexpr int kLanes = G;
     static constexpr bool kTakesProbs = true;
     static constexpr double kUnit = 1;  // of the exponents that `power` gives
     Type* values;
-    float* means;
+    float *means, *losses;
 
     __device__ void begin(char* shared, int64_t slots) {
         values = reinterpret_cast<Type*>(shared) + threadIdx.x;
         means = reinterpret_cast<float*>(shared + slots * blockDim.x * sizeof(Type)) + threadIdx.x;
+        losses = means + slots * blockDim.x;
     }
 
     __device__ Type& value(int64_t slot) const { return values[slot * blockDim.x]; }
     __device__ float& mean(int64_t slot) const { return means[slot * blockDim.x]; }
+    __device__ float& lost(int64_t slot) const { return losses[slot * blockDim.x]; }
 
     template <typename F>
     __device__ void each(int64_t C, F f) const {
@@ -251,21 +255,23 @@ struct InShared {
 };
 
 // In registers: more than kBelow classes and at most kMost, so that only the last few need a comparison.
-template <typename T, int kBelow, int kMost>
+template <typename T, int kBelow, int kMost, bool kManySamples>
 struct InRegisters {
     using Data = T;
     using Type = float;
     using Best = Top<Type, false>;
     static constexpr bool kRanks = false;
+    static constexpr bool kMany = kManySamples;
     static constexpr int kLanes = 1;
     static constexpr bool kTakesProbs = false;
     static constexpr double kUnit = kLn2;
-    float values[kMost], means[kMost];
+    float values[kMost], means[kMost], losses[kMany ? kMost : 1];
 
     __device__ void begin(char*, int64_t) {}
 
     __device__ float& value(int slot) { return values[slot]; }
     __device__ float& mean(int slot) { return means[slot]; }
+    __device__ float& lost(int slot) { return losses[slot]; }
 
     template <typename F>
     __device__ void each(int64_t C, F f) {
@@ -354,8 +360,8 @@ __device__ Row summarise(const Predictions& from, int64_t offset, int64_t C, Inp
             row.bad = log_sum > from.sum_tolerance || log_sum < -from.sum_tolerance;
         }
         if constexpr (kRanks)
-            row.second =
-                row.second > row.top + static_cast<double>(kLowestLog) ? exp(row.second - row.top) * row.scale : 0;
+            row.second =  // a difference, as top + kLowestLog is top where that is beyond 1e19
+                row.second - row.top > static_cast<double>(kLowestLog) ? exp(row.second - row.top) * row.scale : 0;
         row.top = row.scale;
     }
     if (check_finite && row.entropy != row.entropy) row.bad = true;  // any NaN, +inf or all -inf ends up there
@@ -376,7 +382,7 @@ template <typename Places>
 __global__ void __launch_bounds__(kThreads)
     disagreement_kernel(DisagreementJob job, ScoreLimits limits, int64_t positions, unsigned long long* first_bad) {
     constexpr int G = Places::kLanes;
-    constexpr bool kRanks = Places::kRanks;
+    constexpr bool kRanks = Places::kRanks, kMany = Places::kMany;
     const int64_t K = job.num_samples, C = job.num_classes, slots = (C + G - 1) / G;
     Places places;
     places.begin(shared_memory(), slots);
@@ -397,13 +403,20 @@ __global__ void __launch_bounds__(kThreads)
     const bool has_single = job.single.data != nullptr, wants_votes = kRanks && job.scores[variation_ratio] != nullptr;
     [[maybe_unused]] int32_t* votes = nullptr;  // (K, groups)
     if constexpr (kRanks)
-        votes = reinterpret_cast<int32_t*>(shared_memory() + slots * blockDim.x * (sizeof(typename Places::Type) + 4));
-    const bool wants_mean = K > 1;
+        votes = reinterpret_cast<int32_t*>(
+            shared_memory() + slots * blockDim.x * (sizeof(typename Places::Type) + (kMany ? 2 : 1) * sizeof(float)));
+    const bool wants_mean = kMany || K > 1;
     Row prediction = unranked();  // of `single` if there is one, else of the mean
     double expected = 0;
     bool bad = false;
     const float share = 1.0f / static_cast<float>(K);
-    if (wants_mean) places.each(C, [&](auto s, auto) { places.mean(s) = 0; });
+    // A sum that begins beyond any of its terms shows what an addition loses; BoundedSum says how.
+    const float beginning = kMany ? 2 * share : 0;
+    if (wants_mean)
+        places.each(C, [&](auto s, auto) {
+            places.mean(s) = beginning;
+            if constexpr (kMany) places.lost(s) = 0;
+        });
     for (int64_t k = 0; k < K; ++k) {
         const Row row = summarise(job.samples, sample_offset + k * job.samples.sample_stride, C, job.input,
                                   job.check_finite, places);
@@ -414,9 +427,13 @@ __global__ void __launch_bounds__(kThreads)
         }
         prediction = row;
         if (!wants_mean) continue;
-        const float scale = static_cast<float>(row.scale) * share;
+        const float scale =
+            kMany ? static_cast<float>(row.scale / static_cast<double>(K)) : static_cast<float>(row.scale) * share;
         places.each(C, [&](auto s, auto) {
-            places.mean(s) = fmaf(static_cast<float>(places.value(s)), scale, places.mean(s));
+            const float e = static_cast<float>(places.value(s)), before = places.mean(s);
+            const float total = fmaf(e, scale, before);
+            if constexpr (kMany) places.lost(s) += fmaf(e, scale, before - total);
+            places.mean(s) = total;
         });
     }
     expected /= static_cast<double>(K);
@@ -426,7 +443,8 @@ __global__ void __launch_bounds__(kThreads)
         Top<float, kRanks> top;
         BoundedSum<-1> terms;
         places.each(C, [&](auto s, auto c) {
-            const float m = places.mean(s);
+            float m = places.mean(s);
+            if constexpr (kMany) m = (m - beginning) + places.lost(s);
             const LogParts ln = log_parts(fmaxf(m, kSmallest));
             terms.add_product(m, fmaf(ln.n, static_cast<float>(kLn2), ln.y));
             top.see(m, c);
@@ -473,7 +491,7 @@ __global__ void __launch_bounds__(kThreads)
 // Shared memory of a block, and how many threads it can have: 0 if none.
 size_t shared_size(int64_t K, int64_t C, bool votes, int threads, int G, size_t value_size) {
     const int64_t slots = (C + G - 1) / G;
-    return static_cast<size_t>(slots * threads) * (value_size + sizeof(float)) +
+    return static_cast<size_t>(slots * threads) * (value_size + (K > kFewSamples ? 2 : 1) * sizeof(float)) +
            (votes ? static_cast<size_t>(K * threads / G) * sizeof(int32_t) : 0);
 }
 
@@ -491,26 +509,26 @@ void launch_as(Queue queue, const DisagreementJob& job, const ScoreLimits& limit
            threads, shared, false, job, limits, positions, first_bad);
 }
 
-template <typename T, int G, bool kRanks>
+template <typename T, int G, bool kRanks, bool kMany>
 void launch_in_shared(Queue queue, const DisagreementJob& job, const ScoreLimits& limits, int64_t positions,
                       unsigned long long* first_bad) {
     constexpr size_t kValue = sizeof(typename Kept<T>::Type);
     const bool votes = job.scores[variation_ratio] != nullptr;
     const int threads = most_threads(job.num_samples, job.num_classes, votes, G, kValue);
     if (threads == 0) throw std::runtime_error("too many classes or samples for shared memory");
-    launch_as<InShared<T, G, kRanks>>(queue, job, limits, positions, first_bad, threads,
-                                      shared_size(job.num_samples, job.num_classes, votes, threads, G, kValue));
+    launch_as<InShared<T, G, kRanks, kMany>>(queue, job, limits, positions, first_bad, threads,
+                                             shared_size(job.num_samples, job.num_classes, votes, threads, G, kValue));
 }
 
 // The smallest of the sizes that holds all classes.
-template <typename T, int kBelow, int kMost, int... kMore>
+template <typename T, bool kMany, int kBelow, int kMost, int... kMore>
 void launch_in_registers(Queue queue, const DisagreementJob& job, const ScoreLimits& limits, int64_t positions,
                          unsigned long long* first_bad) {
     if constexpr (sizeof...(kMore) > 0) {
         if (job.num_classes > kMost)
-            return launch_in_registers<T, kMost, kMore...>(queue, job, limits, positions, first_bad);
+            return launch_in_registers<T, kMany, kMost, kMore...>(queue, job, limits, positions, first_bad);
     }
-    launch_as<InRegisters<T, kBelow, kMost>>(queue, job, limits, positions, first_bad, kThreads, 0);
+    launch_as<InRegisters<T, kBelow, kMost, kMany>>(queue, job, limits, positions, first_bad, kThreads, 0);
 }
 
 bool one_thread_each(const DisagreementJob& job) {
@@ -518,28 +536,29 @@ bool one_thread_each(const DisagreementJob& job) {
     return job.num_classes <= kFewClasses && most_threads(job.num_samples, job.num_classes, votes, 1, 8) > 0;
 }
 
-template <typename T, bool kRanks>
+template <typename T, bool kRanks, bool kMany>
 void launch_ranks(Queue queue, const DisagreementJob& job, const ScoreLimits& limits, int64_t positions,
                   unsigned long long* first_bad) {
     if constexpr (!kRanks && sizeof(T) <= sizeof(float)) {
         if (job.num_classes <= kInRegisters && job.input != Input::probs)
-            return launch_in_registers<T, 0, 4, 8, 12, 16, 20, 24, kInRegisters>(queue, job, limits, positions,
-                                                                                 first_bad);
+            return launch_in_registers<T, kMany, 0, 4, 8, 12, 16, 20, 24, kInRegisters>(queue, job, limits, positions,
+                                                                                        first_bad);
     }
     if (one_thread_each(job)) {
-        launch_in_shared<T, 1, kRanks>(queue, job, limits, positions, first_bad);
+        launch_in_shared<T, 1, kRanks, kMany>(queue, job, limits, positions, first_bad);
     } else {
-        launch_in_shared<T, kWarp, kRanks>(queue, job, limits, positions, first_bad);
+        launch_in_shared<T, kWarp, kRanks, kMany>(queue, job, limits, positions, first_bad);
     }
 }
 
 template <typename T>
 void launch_type(Queue queue, const DisagreementJob& job, const ScoreLimits& limits, int64_t positions,
                  unsigned long long* first_bad) {
-    if (job.scores[margin] || job.scores[variation_ratio]) {
-        launch_ranks<T, true>(queue, job, limits, positions, first_bad);
+    const bool ranks = job.scores[margin] || job.scores[variation_ratio], many = job.num_samples > kFewSamples;
+    if (ranks) {
+        (many ? launch_ranks<T, true, true> : launch_ranks<T, true, false>)(queue, job, limits, positions, first_bad);
     } else {
-        launch_ranks<T, false>(queue, job, limits, positions, first_bad);
+        (many ? launch_ranks<T, false, true> : launch_ranks<T, false, false>)(queue, job, limits, positions, first_bad);
     }
 }
 

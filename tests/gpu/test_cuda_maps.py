@@ -9,6 +9,7 @@ from difal_kernels import disagreement, edald, entropy, hypercolumns
 from feature_maps import CASES, DTYPES, far_apart, lay_out, make
 
 SCORES = ("entropy", "bald", "expected_entropy", "edald", "margin", "least_confidence", "variation_ratio")
+UNRANKED = ("entropy", "bald", "expected_entropy", "least_confidence")  # from registers, where the classes are few
 TOLERANCE = 1e-6  # absolute, in nats
 
 
@@ -16,10 +17,11 @@ def logits(*shape, seed=0, dtype=torch.float32, spread=4.0):
     return (spread * torch.randn(shape, generator=torch.Generator().manual_seed(seed))).to(dtype)
 
 
-def agree(device, samples, single, **options):
-    want = disagreement(samples, single, outputs=SCORES, backend="reference", **options)
-    got = disagreement(samples.to(device), single.to(device), outputs=SCORES, backend="cuda", **options)
-    for name in SCORES:
+def agree(device, samples, single=None, outputs=SCORES, **options):
+    want = disagreement(samples, single, outputs=outputs, backend="reference", **options)
+    there = None if single is None else single.to(device)
+    got = disagreement(samples.to(device), there, outputs=outputs, backend="cuda", **options)
+    for name in outputs:
         torch.testing.assert_close(got[name].cpu(), want[name], rtol=0, atol=TOLERANCE, equal_nan=True, msg=name)
 
 
@@ -70,6 +72,36 @@ def test_layouts_and_mixed_types(device):
 def test_saturated_and_impossible_classes(device):
     x = torch.tensor([[[60.0, -60.0, 0.0], [-math.inf, 40.0, 39.0]], [[1e30, -1e30, 0.0], [0.0, 0.0, 0.0]]])
     agree(device, x, x[:, 0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_the_largest_of_huge_logits_are_alike(device, dtype):
+    """The second largest is as far from the largest as it is from it less 690, of which nothing is left."""
+    for size in (1e20, 1e30, 3e38):
+        agree(device, torch.tensor([size, -size, size, 0.0], dtype=dtype).expand(3, 1, 4), outputs=("margin",))
+
+
+@pytest.mark.parametrize("samples", [1, 8, 9, 300])
+@pytest.mark.parametrize("classes", [1, 3, 16, 31, 64, 70])
+def test_many_samples(device, samples, classes):
+    """Alike, so that what float32 additions lose does not cancel; and others."""
+    for single in (None, logits(2, classes, seed=1)):
+        outputs = SCORES if single is not None else tuple(name for name in SCORES if name != "edald")
+        for x in (logits(2, 1, classes).expand(2, samples, classes), logits(2, samples, classes)):
+            agree(device, x, single, outputs)
+            agree(device, x, single, UNRANKED)
+            agree(device, x.softmax(-1).half(), outputs=UNRANKED, input="probs")
+
+
+def test_odd_probabilities(device):
+    """A negative one beside NaN is refused, too; a sum beyond float64 is, where numbers are checked."""
+    x = torch.tensor([[[0.5, 0.5, 0.0], [0.5, math.nan, -0.25]]]).to(device)
+    with pytest.raises(ValueError, match=r"no negative probability, got -0\.25 at position \(0,\), sample 1"):
+        disagreement(x, outputs=("bald",), input="probs", check_finite=False, backend="cuda")
+    x = torch.full((1, 2, 3), 1e308, dtype=torch.float64)
+    with pytest.raises(ValueError, match="got a sum of inf"):
+        disagreement(x.to(device), outputs=("bald",), input="probs", backend="cuda")
+    agree(device, x, outputs=("entropy", "bald", "least_confidence"), input="probs", check_finite=False)
 
 
 def test_invalid_places_are_named_and_nan_stays_where_it_is(device):

@@ -133,6 +133,21 @@ def test_a_bad_sum_raises_without_the_finite_check_too(backend):
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_a_negative_probability_beside_nan_raises_without_the_finite_check_too(backend):
+    x = torch.tensor([[[0.5, 0.5, 0.0], [0.5, math.nan, -0.25]]])
+    with pytest.raises(ValueError, match=r"no negative probability, got -0\.25 at position \(0,\), sample 1"):
+        dk.bald(x, input="probs", check_finite=False, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_a_sum_beyond_float64(backend):
+    x = torch.full((1, 2, 3), 1e308, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"must hold probabilities that sum to one .* got a sum of inf"):
+        dk.bald(x, input="probs", backend=backend)
+    assert dk.bald(x, input="probs", check_finite=False, backend=backend).isnan().all()
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.parametrize("C", [1, 2, 19])
 @pytest.mark.parametrize("off", [-1e-3, 1e-3])
 def test_a_sum_on_the_limit_is_accepted_or_refused_in_words(backend, C, off):

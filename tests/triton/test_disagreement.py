@@ -48,6 +48,22 @@ def test_layouts_and_mixed_types(device):
     agree(device, x.permute(3, 0, 5, 1, 4, 2), outputs=("entropy", "bald"), sample_dim=1, class_dim=4)
 
 
+def test_classes_side_by_side_in_one_of_two(device):
+    """More than a thread holds: where both have them so, a warp reads lines."""
+    x, single = logits(4, 3, 70), logits(4, 70, seed=1)
+    apart, single_apart = x.permute(2, 0, 1).contiguous().permute(1, 2, 0), single.T.contiguous().T
+    for samples, one in ((x, single), (apart, single), (x, single_apart), (apart, single_apart)):
+        agree(device, samples, one)
+    agree(device, x, single.double().T.contiguous().T)
+
+
+@pytest.mark.parametrize(("samples", "classes"), [(8, 19), (9, 70), (9, 1), (300, 16)])
+def test_many_samples(device, samples, classes):
+    """Alike, so that what float32 additions lose does not cancel; and others."""
+    for x in (logits(2, 1, classes).expand(2, samples, classes), logits(2, samples, classes)):
+        agree(device, x, outputs=("entropy", "bald", "least_confidence"))
+
+
 def test_without_single_and_one_score_at_a_time(device):
     x = logits(33, 5, 6)
     for name in SCORES:
@@ -72,6 +88,17 @@ def test_bald_is_within_its_bounds(device):
     assert float(found.max()) <= math.log(4)
     same = logits(500, 1, 19).expand(500, 6, 19)
     assert float(bald(same.to(device), backend="triton").min()) >= 0
+
+
+def test_odd_probabilities(device):
+    """A negative one beside NaN is refused, too; a sum beyond float64 is, where numbers are checked."""
+    x = torch.tensor([[[0.5, 0.5, 0.0], [0.5, math.nan, -0.25]]]).to(device)
+    with pytest.raises(ValueError, match=r"no negative probability, got -0\.25 at position \(0,\), sample 1"):
+        disagreement(x, outputs=("bald",), input="probs", check_finite=False, backend="triton")
+    x = torch.full((1, 2, 3), 1e308, dtype=torch.float64)
+    with pytest.raises(ValueError, match="got a sum of inf"):
+        disagreement(x.to(device), outputs=("bald",), input="probs", backend="triton")
+    agree(device, x, outputs=("entropy", "bald", "least_confidence"), input="probs", check_finite=False)
 
 
 def test_invalid_places_are_named_and_nan_stays_where_it_is(device):

@@ -12,20 +12,21 @@ OUTPUTS = ("entropy_out", "bald_out", "expected_out", "margin_out", "least_out",
 
 
 def builds() -> list[Build]:
-    """eDALD of each type; all scores; many classes in both layouts; probabilities."""
+    """eDALD of each type; all scores; many classes in both layouts; probabilities; many samples."""
     assert len(OUTPUTS) == len(FLAGS) == len(GPU_SCORES)
-    made = [_build(dtype, 19, 2, ("COMBINED",)) for dtype in ("fp32", "fp16", "bf16", "fp64")]
-    made += [_build("fp32", 100, stride, ("COMBINED",)) for stride in (1, 2)]
-    made += [_build("fp32", classes, 1, FLAGS) for classes in (19, 512)]
-    made += [_build("fp32", 19, 1, ("BALD",), INPUT=kind, SINGLE=False) for kind in (1, 2)]
-    return [*made, _build("fp32", 19, 2, ("BALD",), DIMS=3, SINGLE=False)]
+    made = [_build(dtype, 19, False, ("COMBINED",)) for dtype in ("fp32", "fp16", "bf16", "fp64")]
+    made += [_build("fp32", 100, together, ("COMBINED",)) for together in (True, False)]
+    made += [_build("fp32", classes, True, FLAGS) for classes in (19, 512)]
+    made += [_build("fp32", 19, True, ("BALD",), INPUT=kind, SINGLE=False) for kind in (1, 2)]
+    made += [_build("fp32", classes, True, ("COMBINED",), MANY=True) for classes in (19, 100)]
+    return [*made, _build("fp32", 19, False, ("BALD",), DIMS=3, SINGLE=False)]
 
 
-def _build(dtype: str, classes: int, class_stride: int, wanted: tuple[str, ...], **constants) -> Build:
-    tile = shape_of_tile(classes, class_stride)
+def _build(dtype: str, classes: int, side_by_side: bool, wanted: tuple[str, ...], **constants) -> Build:
+    tile = shape_of_tile(classes, side_by_side)
     types = {"samples": f"*{dtype}", "single": f"*{dtype}", "layout": "*i64", "bounds": "*fp64", "first_bad": "*i64"}
     types |= dict.fromkeys(OUTPUTS, "*fp32") | dict.fromkeys(INTEGERS, "i64")
     flags = {flag: flag in wanted for flag in FLAGS}
-    constants = {"DIMS": 1, "INPUT": 0, "SINGLE": True, "CHECK": True, **flags, **tile, **constants}
+    constants = {"DIMS": 1, "INPUT": 0, "SINGLE": True, "CHECK": True, "MANY": False, **flags, **tile, **constants}
     pointers = ("layout", "bounds", "first_bad", *OUTPUTS)
     return Build(score, types, constants, options(tile), pointers)

@@ -188,10 +188,15 @@ def _fault(problem: Problem, row: torch.Tensor) -> tuple[str, str, str] | None:
     if problem.input == "logits":
         return None
     if problem.input == "probs" and bool((values < 0).any()):
-        return "must hold no negative probability", f"{values.min().item()}", "pass input='logits' for logits"
+        return (
+            "must hold no negative probability",
+            f"{values[values < 0].min().item()}",
+            "pass input='logits' for logits",
+        )
     total = (values if problem.input == "probs" else values.exp()).sum().item()
     excess = total - 1 if problem.input == "probs" else values.logsumexp(-1).item()
-    if math.isfinite(excess) and abs(excess) > SUM_TOLERANCE[row.dtype] - 1e-6:
+    overflows = problem.check_finite and excess == math.inf  # of finite numbers, since others are named above
+    if overflows or (math.isfinite(excess) and abs(excess) > SUM_TOLERANCE[row.dtype] - 1e-6):
         return (
             "must hold probabilities that sum to one over `class_dim`",
             f"a sum of {total:.6g}",

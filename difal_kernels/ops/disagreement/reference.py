@@ -80,7 +80,7 @@ def probabilities(problem: Problem, x: torch.Tensor) -> tuple[torch.Tensor, torc
     x = x.double()
     if problem.input == "probs":
         total = x.sum(-1, keepdim=True)
-        p = x / total
+        p = x / total.where(total < math.inf, math.nan)
         wrong = (x < 0).any(-1) | off(total[..., 0] - 1, tolerance)
     else:
         p = x.softmax(-1)

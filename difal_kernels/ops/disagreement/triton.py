@@ -17,6 +17,7 @@ MAX_CLASSES = 4096  # a position's mean over the samples stays in registers
 MAX_POSITION_DIMS = 8
 NUMBERS = 1024  # logits of a tile; more where the classes are many, or a position is one thread's
 MAX_OWN_CLASSES = 32  # up to here a position is one thread's
+FEW_SAMPLES = 8  # up to here their mean is summed in float32, beyond without what that loses
 FLAGS = ("ENTROPY", "BALD", "EXPECTED", "MARGIN", "LEAST", "VARIATION", "COMBINED")  # as GPU_SCORES
 NO_POSITION = torch.iinfo(torch.int64).max
 
@@ -36,11 +37,16 @@ def supports(problem: Problem) -> str | None:
 def plan(problem: Problem) -> str:
     sizes = _merged_positions(problem)[0]
     K, C = problem.samples.shape[-2:]
-    positions = shape_of_tile(C, problem.samples.stride(-1))["POSITIONS"]
+    positions = shape_of_tile(C, side_by_side(problem))["POSITIONS"]
     return f"one pass over K={K}, C={C}, positions {sizes}, {positions} of them a block"
 
 
-def shape_of_tile(classes: int, class_stride: int) -> dict[str, int]:
+def side_by_side(problem: Problem) -> bool:
+    """Whether the classes of every prediction are next to each other in memory."""
+    return all(x.stride(-1) == 1 for x in (problem.samples, problem.single) if x is not None)
+
+
+def shape_of_tile(classes: int, side_by_side: bool) -> dict[str, int]:
     """Constants of a launch."""
     width = 1 << (classes - 1).bit_length()
     if classes <= MAX_OWN_CLASSES:
@@ -49,7 +55,7 @@ def shape_of_tile(classes: int, class_stride: int) -> dict[str, int]:
         first = width if classes > width // 4 * 3 or width < 4 else width // 2
         rest = 0 if first == width else 1 << (classes - first - 1).bit_length()
         return {"FIRST": first, "REST": rest, "POSITIONS": max(NUMBERS // width, 128), "CLASSES_LAST": 0}
-    if class_stride == 1:  # a warp reads whole lines of one position, and no thread repeats what is done for others
+    if side_by_side:  # a warp reads whole lines of one position, and no thread repeats what is done for others
         return {"FIRST": width, "REST": 0, "POSITIONS": 1, "CLASSES_LAST": 1}
     return {"FIRST": width, "REST": 0, "POSITIONS": max(NUMBERS // width, 8), "CLASSES_LAST": 0}
 
@@ -81,7 +87,7 @@ def run(problem: Problem) -> tuple[dict[str, torch.Tensor], int]:
     K, C = samples.shape[-2:]
     merged = _merged_positions(problem) if count > 1 else ((1,), (0,), (0,))
     positions = torch.tensor(merged, dtype=torch.int64).to(device)  # sizes, strides, strides of single
-    tile = shape_of_tile(C, samples.stride(-1))
+    tile = shape_of_tile(C, side_by_side(problem))
     blocks = -(-count // tile["POSITIONS"])
     first_bad = torch.empty(blocks, dtype=torch.int64, device=device)
     bounds = torch.tensor(
@@ -98,6 +104,7 @@ def run(problem: Problem) -> tuple[dict[str, torch.Tensor], int]:
             INPUT=INPUTS.index(problem.input),
             SINGLE=single is not None,
             CHECK=problem.check_finite,
+            MANY=K > FEW_SAMPLES,
             **options(tile),
             **tile,
         )

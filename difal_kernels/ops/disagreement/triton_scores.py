@@ -112,6 +112,15 @@ def exact_sum(a, b, FIRST: tl.constexpr, REST: tl.constexpr, AXIS: tl.constexpr)
 
 
 @triton.jit
+def add(total, lost, term, MANY: tl.constexpr):
+    """A sum with one more term, and what its additions have lost: of many terms it would count."""
+    after = total + term
+    if MANY:
+        lost += term - (after - total)
+    return after, lost
+
+
+@triton.jit
 def first_largest(a, b, FIRST: tl.constexpr, REST: tl.constexpr, AXIS: tl.constexpr):
     """The first class of the largest value."""
     first = tl.argmax(a, axis=AXIS, tie_break_left=True)
@@ -150,12 +159,10 @@ def read(
     NaN, +inf or no possible class at a position make scale and entropy NaN.
     """
     if INPUT == PROBS:
-        nan = max_over((a != a).to(tl.int32), (b != b).to(tl.int32), REST, AXIS) > 0
-        largest = max_over(a, b, REST, AXIS).to(tl.float64)
-        lowest = -max_over(-a, -b, REST, AXIS)
-        total = sum_over(a.to(tl.float64), b.to(tl.float64), REST, AXIS)  # of what may be anything
-        wrong = ((lowest < 0) | ((tl.abs(total - 1) > tolerance) & (largest < float("inf")))) & (nan == 0)
-        lost = nan | (largest == float("inf")) | (total == 0)
+        negative = max_over((a < 0).to(tl.int32), (b < 0).to(tl.int32), REST, AXIS) > 0
+        total = sum_over(a.to(tl.float64), b.to(tl.float64), REST, AXIS)  # of what may be anything; of NaN it is NaN
+        wrong = negative | ((tl.abs(total - 1) > tolerance) & (total < float("inf")))
+        lost = (total != total) | (total == float("inf")) | (total == 0)
         scale = tl.where(lost, float("nan"), 1 / total)
         a = a.to(tl.float32)
         b = b.to(tl.float32)
@@ -224,6 +231,7 @@ def score(
     INPUT: tl.constexpr,
     SINGLE: tl.constexpr,
     CHECK: tl.constexpr,
+    MANY: tl.constexpr,
     FIRST: tl.constexpr,
     REST: tl.constexpr,
     POSITIONS: tl.constexpr,
@@ -243,18 +251,21 @@ def score(
     d = FIRST + tl.arange(0, SECOND).to(tl.int64)
     own = samples + offsets(position, layout, layout + DIMS, DIMS)
 
-    mean = zeros_of(c, position, CLASSES_LAST).to(tl.float32)
+    BEGINNING: tl.constexpr = 2.0 if MANY else 0.0  # beyond any term, so that `add` finds what is lost
+    mean = zeros_of(c, position, CLASSES_LAST).to(tl.float32) + BEGINNING
+    lost_mean = mean * 0
     votes = zeros_of(c, position, CLASSES_LAST)
-    second_mean = zeros_of(d, position, CLASSES_LAST).to(tl.float32)
+    second_mean = zeros_of(d, position, CLASSES_LAST).to(tl.float32) + BEGINNING
+    second_lost_mean = second_mean * 0
     second_votes = zeros_of(d, position, CLASSES_LAST)
     inner = tl.zeros((POSITIONS,), tl.float64)
     bad = position < 0
     for k in range(K):
         x, y = load_tiles(own + k * sample_stride, c, d, class_stride, C, INPUT, REST, CLASSES_LAST)
         p, r, scale, H, wrong = read(x, y, tl.load(bounds), INPUT, CHECK, FIRST, REST, AXIS, CLASSES_LAST)
-        mean += p * scale
+        mean, lost_mean = add(mean, lost_mean, p * scale, MANY)
         if REST:
-            second_mean += r * scale
+            second_mean, second_lost_mean = add(second_mean, second_lost_mean, r * scale, MANY)
         inner += H
         bad = bad | wrong
         if VARIATION:
@@ -265,6 +276,9 @@ def score(
             if REST:
                 second_votes += (per_class(d, CLASSES_LAST) == choice).to(tl.int32)
     share = 1 / K.to(tl.float64)
+    if MANY:
+        mean = (mean - BEGINNING) + lost_mean
+        second_mean = (second_mean - BEGINNING) + second_lost_mean
     mean *= share.to(tl.float32)
     second_mean *= share.to(tl.float32)
     inner *= share
