@@ -14,6 +14,7 @@ from difal.annotate.oracle import JournalOracle, journal_path
 from difal.data import open_data
 from difal.errors import LabelError
 from difal.run.directory import RunDirectory
+from difal.run.labels import Label
 from difal.run.loop import run
 
 
@@ -76,6 +77,21 @@ def test_labels_from_before_the_run_that_are_lost(finished, difal, command):
     facts = json.loads((finished / "run.json").read_text())
     del facts["known"]  # as earlier versions wrote it: nothing says how many there were
     (finished / "run.json").write_text(json.dumps(facts))
+    assert difal("report run")[0] == cli.DONE
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_labels_of_a_run_that_was_killed_before_it_began(tmp_path, difal, kept):
+    """Another is begun in its folder, without `labels`: what was noted or copied for the first is no part of it."""
+    folder = write_folder(tmp_path / "data", masks=True)
+    run_dir = RunDirectory(tmp_path / "run")
+    run_dir.write_known(
+        [Label("", "p1.png", 3, 4, 32, 32, -1, -1, class_id=1), Label("", "p2.png", 9, 9, 32, 32, -1, -1)]
+    )
+    if not kept:
+        run_dir.known_file.unlink()
+    run(tiny_config(tmp_path / "run", data=str(folder), pictures=0), encoder=FakeEncoder(), log=len)
+    assert run_dir.known() == []
     assert difal("report run")[0] == cli.DONE
 
 

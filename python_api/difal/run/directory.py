@@ -111,6 +111,11 @@ class RunDirectory:
         self.note(known=len(labels))
         write_label_file(self.known_file, labels)
 
+    def forget_known(self) -> None:
+        self.known_file.unlink(missing_ok=True)
+        if "known" in self.facts():
+            self.note(known=0)
+
     def known(self, classes: Sequence[str] | None = None) -> list[Label]:
         """The labels from before the run, by the classes that it began with unless others are given."""
         names = (classes_at_start(self.facts()) or ()) if classes is None else classes

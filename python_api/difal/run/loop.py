@@ -128,7 +128,10 @@ class Loop:
         if not self.run_dir.begun or self.run_dir.facts().get("pool") != self._pool():
             for line in self.found.lines if self.found else ():
                 self.log(line)
-        if self.config.labels is not None and not (resume and self.run_dir.known_file.is_file()):
+        if self.config.labels is None:
+            if not self.run_dir.begun:  # what was killed before it began may have left some
+                self.run_dir.forget_known()
+        elif not (resume and self.run_dir.known_file.is_file()):
             self.run_dir.write_known(known_labels(Path(self.config.labels), self.data, self.log))
         files = self.found.files if self.found else {}
         if self.run_dir.begun:
