@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import queue
 import shutil
@@ -65,6 +66,7 @@ class Records:
     def __init__(self, folder: Path):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "results.jsonl").open("a").close()  # before a step is begun whose results would be lost
 
     def row(self, row: dict[str, Any]) -> None:
         with (self.folder / "results.jsonl").open("a") as file:
@@ -306,10 +308,18 @@ def main() -> int:
     parser.add_argument("mode", choices=list(SECONDS))
     parser.add_argument("--no-gpu", action="store_true", help="the same steps in miniature, on emulated kernels")
     options = parser.parse_args()
-    out = Path(os.environ.get("OUT", ROOT / ("build/gpu_check" if options.no_gpu else "bench/results/gpu"))).resolve()
-    records = Records(out)
+    usual = SECONDS[options.mode] * (EMULATED if options.no_gpu else 1)
+    out = Path(os.environ.get("OUT") or ROOT / ("build/gpu_check" if options.no_gpu else "bench/results/gpu")).resolve()
+    try:
+        seconds = float(os.environ.get("SECONDS_LEFT") or usual)
+        records = Records(out)
+    except ValueError:
+        parser.error(f"SECONDS_LEFT must be a number, got {os.environ['SECONDS_LEFT']!r}")
+    except OSError as error:
+        parser.error(f"nothing can be written to OUT={out}: {error}")
+    if not math.isfinite(seconds):
+        parser.error(f"SECONDS_LEFT must be finite, got {seconds}")
     said = "emulated" if options.no_gpu or options.mode == "host" else install_wheel()
-    seconds = float(os.environ.get("SECONDS_LEFT", SECONDS[options.mode] * (EMULATED if options.no_gpu else 1)))
     print(f"== {said}", flush=True)
     records.row({"run": options.mode, "no_gpu": options.no_gpu, "seconds": seconds, "extension": said})
     run = Run(plan(options.mode, options.no_gpu, out), seconds, records)

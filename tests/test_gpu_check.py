@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_check import MIN_STEP_SECONDS, SECONDS, Clock, Records, Run, Step, install_wheel, plan
+from gpu_check import EMULATED, MIN_STEP_SECONDS, SECONDS, Clock, Records, Run, Step, install_wheel, main, plan
 
 BENCH = Path(__file__).parents[1] / "bench"
 NAMES = [step.name for step in plan("smoke", True, Path())]
@@ -101,6 +101,36 @@ def test_a_step_that_fails_is_told_and_the_next_one_runs(tmp_path):
     assert status == ["failed with status 7", "passed", "left out: not installed"]
     assert [line.strip() for line in said if not line.startswith("==")] == ["because"]
     assert (tmp_path / "log.txt").read_text() == "== bad\nbecause\n== good\nfine\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("SECONDS_LEFT", "12 s", "SECONDS_LEFT must be a number, got '12 s'"),
+        ("SECONDS_LEFT", "nan", "SECONDS_LEFT must be finite, got nan"),
+        ("OUT", str(Path(__file__)), f"nothing can be written to OUT={Path(__file__).resolve()}"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_told_before_anything_runs(tmp_path, name, value, words):
+    env = {**os.environ, "OUT": str(tmp_path), "SECONDS_LEFT": "0", name: value}
+    command = [sys.executable, str(BENCH / "gpu_check.py"), "smoke", "--no-gpu"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "==" not in done.stdout
+
+
+def test_empty_settings_are_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gpu_check.ROOT", tmp_path)
+    monkeypatch.setattr("gpu_check.plan", lambda *_: [])
+    for name in ("OUT", "SECONDS_LEFT"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", "smoke", "--no-gpu"])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest's own stay
+    assert main() == 0
+    assert rows(tmp_path / "build/gpu_check")[0]["seconds"] == SECONDS["smoke"] * EMULATED
 
 
 def test_a_step_is_of_the_runs_session(tmp_path):
