@@ -18,6 +18,7 @@ import sysconfig
 import threading
 import time
 import zipfile
+import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -203,8 +204,10 @@ def stop(process: subprocess.Popen, grace: float = GRACE) -> None:
 
 def sources_changed() -> list[str]:
     """Sources of the extensions that are not as they were when the wheel in dist/gpu was made."""
-    lines = (ROOT / "dist/gpu/sources.sha256").read_text().splitlines()
-    before = {path: digest for digest, path in (line.split(maxsplit=1) for line in lines)}
+    listed = ROOT / "dist/gpu/sources.sha256"
+    if not listed.is_file():
+        return [f"{listed.name} is not there"]
+    before = {path: digest for digest, path in (line.split(maxsplit=1) for line in listed.read_text().splitlines())}
     found = (p for p in (ROOT / "csrc").rglob("*") if p.is_file() and "sanitize" not in p.relative_to(ROOT).parts)
     files = [ROOT / "setup.py", *found]
     now = {path.relative_to(ROOT).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
@@ -218,12 +221,17 @@ def install_wheel() -> str:
     if (target / f"_cuda{suffix}").exists():
         return "the extension is built"
     for wheel in sorted((ROOT / "dist/gpu").glob("*.whl")):
-        with zipfile.ZipFile(wheel) as archive:
-            found = [name for name in archive.namelist() if name.endswith(suffix)]
-            if found and (changed := sources_changed()):
-                return f"{wheel.name} is of other sources ({', '.join(changed[:3])}); `make gpu-wheel` makes it anew"
-            for name in found:
-                (target / Path(name).name).write_bytes(archive.read(name))
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                found = {Path(name).name: archive.read(name) for name in archive.namelist() if name.endswith(suffix)}
+        except (zipfile.BadZipFile, zlib.error):
+            return f"{wheel.name} is damaged; `make gpu-wheel` makes it anew"
+        if found and (changed := sources_changed()):
+            return f"{wheel.name} is of other sources ({', '.join(changed[:3])}); `make gpu-wheel` makes it anew"
+        for name, content in found.items():
+            partial = target / f"{name}.partial"  # a run that is killed here leaves no half of one
+            partial.write_bytes(content)
+            partial.rename(target / name)
         if found:
             return f"the extension comes from {wheel.name}"
     return "no extension is built, and dist/gpu has no wheel for this Python"

@@ -184,6 +184,38 @@ def test_a_wheel_of_other_sources_is_not_installed(carried, tmp_path, change):
     assert not carried.exists()
 
 
+def test_a_wheel_of_sources_that_nothing_lists_is_not_installed(carried, tmp_path):
+    (tmp_path / "dist/gpu/sources.sha256").unlink()
+    assert "some.whl is of other sources (sources.sha256 is not there)" in install_wheel()
+    assert not carried.exists()
+
+
+def test_a_wheel_that_is_damaged_is_not_installed(carried, tmp_path):
+    wheel = tmp_path / "dist/gpu/some.whl"
+    whole = wheel.read_bytes()
+    for damaged in (whole[:-30], b"", whole.replace(b"compiled", b"compilex")):
+        wheel.write_bytes(damaged)
+        assert install_wheel() == "some.whl is damaged; `make gpu-wheel` makes it anew"
+        assert list((tmp_path / "difal_kernels").iterdir()) == []
+
+
+def test_an_extension_is_there_whole_or_not_at_all(carried, monkeypatch):
+    """Though the run is killed as it is written: else the next run takes half of one."""
+    write = Path.write_bytes
+
+    def killed(path, content):
+        write(path, content[:3])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", killed)
+    with pytest.raises(KeyboardInterrupt):
+        install_wheel()
+    assert not carried.exists()
+    monkeypatch.setattr(Path, "write_bytes", write)
+    assert install_wheel() == "the extension comes from some.whl"
+    assert carried.read_text() == "compiled"
+
+
 DRIVER = """
 import json, signal, sys
 from pathlib import Path

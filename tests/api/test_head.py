@@ -131,6 +131,21 @@ def test_a_flipped_bit_is_no_other_head(tmp_path, name):
 
 
 @every_head
+def test_a_checksum_that_cannot_be_told_is_not_left_out(tmp_path, name):
+    """As if the file were of an earlier version: a tensor may have been hit, too."""
+    path = tmp_path / "head.safetensors"
+    head_of(name).save(path, "0123456789ab")
+    whole = path.read_bytes()
+    for mark in (b"crc", b"32:"):
+        damaged = bytearray(whole)
+        damaged[whole.index(mark)] ^= 1
+        damaged[-2] ^= 64
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="the file was damaged"):
+            load_head(path)
+
+
+@every_head
 def test_a_head_whose_file_has_no_checksum(tmp_path, name):
     """As earlier versions wrote it, with the digest of its labels or, of `difal label`, without."""
     head, path, shape = head_of(name), tmp_path / "head.safetensors", ",".join(map(str, SHAPES[name]))

@@ -153,7 +153,9 @@ def load_head(path: Path) -> Head:
         with safe_open(path, "pt") as file:
             facts = file.metadata() or {}
             described, checksum = _split(facts.get("head", f"mlp {facts.get('sizes')}"))
-            name, sizes, *_ = described.split(" ")
+            name, sizes, *of_labels = described.split(" ")
+            if len(of_labels) > 1:  # the checksum's mark was hit: nothing tells whether the rest was
+                raise ValueError("its description has more words than are written: the file was damaged")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if checksum not in ("", _checksum(described, tensors)):
                 raise ValueError("its checksum is of other contents: the file was damaged")
