@@ -39,6 +39,13 @@ struct Kept<double> {
     using Type = double;
 };
 
+// Adds a * b to a sum that is no smaller, and to `low` what that loses, which Dekker's two subtractions leave.
+__device__ inline void add_smaller_product(float a, float b, float& high, float& low) {
+    const float total = fmaf(a, b, high);
+    low += fmaf(a, b, high - total);
+    high = total;
+}
+
 // A sum in twice the precision of its terms where they are float32: Knuth's two-sum, whose errors are added up apart.
 template <typename V>
 struct Sum {
@@ -76,12 +83,7 @@ struct BoundedSum {
         low += v - (total - high);
         high = total;
     }
-    __device__ void add_product(float a, float b) {
-        const float total = fmaf(a, b, high);
-        low += fmaf(a, b, high - total);
-        high = total;
-    }
-    __device__ float about() const { return (high - kBegin) + low; }
+    __device__ void add_product(float a, float b) { add_smaller_product(a, b, high, low); }
     __device__ double value() const { return static_cast<double>(high - kBegin) + static_cast<double>(low); }
 };
 
@@ -430,10 +432,12 @@ __global__ void __launch_bounds__(kThreads)
         const float scale =
             kMany ? static_cast<float>(row.scale / static_cast<double>(K)) : static_cast<float>(row.scale) * share;
         places.each(C, [&](auto s, auto) {
-            const float e = static_cast<float>(places.value(s)), before = places.mean(s);
-            const float total = fmaf(e, scale, before);
-            if constexpr (kMany) places.lost(s) += fmaf(e, scale, before - total);
-            places.mean(s) = total;
+            const float e = static_cast<float>(places.value(s));
+            if constexpr (kMany) {
+                add_smaller_product(e, scale, places.mean(s), places.lost(s));
+            } else {
+                places.mean(s) = fmaf(e, scale, places.mean(s));
+            }
         });
     }
     expected /= static_cast<double>(K);
