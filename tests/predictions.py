@@ -1,7 +1,12 @@
 """Logits for tests of the disagreement family, and the orders in memory that they may come in."""
 
+import math
+
 import numpy as np
+import pytest
 import torch
+
+from difal_kernels import bald
 
 
 def draw(shape, seed=0, scale=3.0):
@@ -28,3 +33,15 @@ def lay_out(x, layout):
     view = memory[tuple(slice(extra // 2, extra // 2 + n) for n, extra in zip(x.shape, cut, strict=True))]
     view.copy_(x)
     return view
+
+
+def refuse_odd_probabilities(device, backend):
+    """A negative one beside NaN, too, and a sum beyond float64 where numbers are checked, which is returned."""
+    x = torch.tensor([[[0.5, 0.5, 0.0], [0.5, math.nan, -0.25]]]).to(device)
+    with pytest.raises(ValueError, match=r"no negative probability, got -0\.25 at position \(0,\), sample 1"):
+        bald(x, input="probs", check_finite=False, backend=backend)
+    x = torch.full((1, 2, 3), 1e308, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"must hold probabilities that sum to one .* got a sum of inf"):
+        bald(x.to(device), input="probs", backend=backend)
+    assert bald(x.to(device), input="probs", check_finite=False, backend=backend).isnan().all()
+    return x

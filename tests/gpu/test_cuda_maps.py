@@ -7,6 +7,7 @@ import torch
 
 from difal_kernels import disagreement, edald, entropy, hypercolumns
 from feature_maps import CASES, DTYPES, far_apart, lay_out, make
+from predictions import refuse_odd_probabilities
 
 SCORES = ("entropy", "bald", "expected_entropy", "edald", "margin", "least_confidence", "variation_ratio")
 UNRANKED = ("entropy", "bald", "expected_entropy", "least_confidence")  # from registers, where the classes are few
@@ -94,13 +95,7 @@ def test_many_samples(device, samples, classes):
 
 
 def test_odd_probabilities(device):
-    """A negative one beside NaN is refused, too; a sum beyond float64 is, where numbers are checked."""
-    x = torch.tensor([[[0.5, 0.5, 0.0], [0.5, math.nan, -0.25]]]).to(device)
-    with pytest.raises(ValueError, match=r"no negative probability, got -0\.25 at position \(0,\), sample 1"):
-        disagreement(x, outputs=("bald",), input="probs", check_finite=False, backend="cuda")
-    x = torch.full((1, 2, 3), 1e308, dtype=torch.float64)
-    with pytest.raises(ValueError, match="got a sum of inf"):
-        disagreement(x.to(device), outputs=("bald",), input="probs", backend="cuda")
+    x = refuse_odd_probabilities(device, "cuda")
     agree(device, x, outputs=("entropy", "bald", "least_confidence"), input="probs", check_finite=False)
 
 
