@@ -15,6 +15,7 @@ import json
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -90,6 +91,35 @@ def dense(name: str, scale: float, chunk: int, budget: int | None) -> dict:
     }
 
 
+class RowsMultiplied:
+    """Counts the rows that are multiplied with all points outside of sweeps, by what they are for."""
+
+    def __init__(self, selection: MatrixFreeSelection):
+        self.rows = {"guessing": 0, "proving": 0, "correcting": 0}
+        self.corrections, self.stage = 0, "proving"
+        tiles, guesser = selection.tiles, selection.guesser
+        tiles.products = partial(self.counted, tiles.products)
+        tiles.each_tile = partial(self.counted, tiles.each_tile)
+        guesser.guess = partial(self.staged, "guessing", guesser.guess)
+        selection.correct = partial(self.staged, "correcting", selection.correct)
+
+    def counted(self, multiply, index, *arguments):
+        self.rows[self.stage] += len(index)
+        return multiply(index, *arguments)
+
+    def staged(self, stage, run, *arguments):
+        self.stage = stage
+        self.corrections += stage == "correcting"
+        try:
+            return run(*arguments)
+        finally:
+            self.stage = "proving"
+
+    def in_sweeps(self, n: int) -> dict[str, float]:
+        """The kernel values of these rows over those of a sweep, which makes half of the square."""
+        return {stage: round(2 * rows / n, 3) for stage, rows in self.rows.items()}
+
+
 class CountedSelection(MatrixFreeSelection):
     """The same up to the pass that gathers, for lists that fit a GPU's memory and not this machine's."""
 
@@ -108,7 +138,7 @@ def tiled(name: str, scale: float, dimension: int | None, kept: bool | None = No
     d = dimension or d
     n, budget = round(points * scale), round(most * scale)
     x = clusters(Machine(torch.device("cpu"), False), n, d).float()
-    backend = replace(BACKENDS["cpu"], path="matrix-free", guessing=GUESSING)
+    backend = replace(BACKENDS["cpu"], path="matrix-free", guessing=GUESSING.among(n))
     sweeps = []
 
     with torch.no_grad():
@@ -123,12 +153,20 @@ def tiled(name: str, scale: float, dimension: int | None, kept: bool | None = No
             kept = BYTES_PER_ENTRY * tiles.capacity < free_memory() / 2
         with tiles.working():
             selection = (MatrixFreeSelection if kept else CountedSelection)(backend, p, tiles, budget)
+            multiplied = RowsMultiplied(selection)
             while not selection.started and len(selection.picks) < budget:
                 before = len(selection.picks)
                 selection.prepare()
                 sweeps.append(len(selection.picks) - before)
-                print(f"{name}: sweep {len(sweeps)} proved {sweeps[-1]} picks", file=sys.stderr, flush=True)
-            alive = selection.guesser.alive_estimate(tiles.coverage(len(selection.picks)))
+                print(
+                    f"{name}: sweep {len(sweeps)} proved {sweeps[-1]} picks; wrong guesses so far: "
+                    f"{multiplied.corrections}; products besides, in sweeps: {multiplied.in_sweeps(n)}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            alive = None
+            if selection.started:
+                alive = tiles.entries() if kept else selection.guesser.alive_estimate(tiles.coverage(tiles.guesses()))
     return {
         "points": n,
         "dimension": d,
@@ -137,8 +175,10 @@ def tiled(name: str, scale: float, dimension: int | None, kept: bool | None = No
         "picks_proven_by_each": sweeps,
         "passes": len(sweeps) + 1,
         "passes_are": "sweeps, and the one that gathers",
+        "wrong_guesses": multiplied.corrections,
+        "products_besides_in_sweeps": multiplied.in_sweeps(n),
         "gathered": kept,
-        "alive_expected_over_room": alive / tiles.capacity if selection.started else None,
+        "alive_over_room": None if alive is None else alive / tiles.capacity,
     }
 
 

@@ -181,6 +181,7 @@ void bind_sweep(py::module_& m) {
                std::uintptr_t wanted) { self.begin(first, alive_at, entries, block, address<const uint8_t>(wanted)); },
             Unlocked())
         .def("forget", &TiledGreedy::forget, Unlocked())
+        .def("drop", &TiledGreedy::drop, Unlocked())
         .def("resume", &TiledGreedy::resume, Unlocked())
         .def(
             "select_above",

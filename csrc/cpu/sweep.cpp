@@ -55,7 +55,11 @@ int64_t TiledGreedy::guesses() const {
 }
 
 const double* TiledGreedy::coverage(int64_t count) const {
-    return state_->levels[count].exact.data();
+    const std::vector<CoverageLevel>& levels = state_->levels;
+    if (count < 0 || count >= static_cast<int64_t>(levels.size()) || levels[count].exact.empty()) {
+        throw std::logic_error("TiledGreedy::coverage: it was let go");
+    }
+    return levels[count].exact.data();
 }
 
 double TiledGreedy::gain(int64_t t) const {
@@ -100,6 +104,13 @@ void TiledGreedy::forget(int64_t before) {
     s.was = {};
     s.blocks = {};
     s.changes = {};
+}
+
+void TiledGreedy::drop(int64_t guesses) {
+    State& s = *state_;
+    s.levels.erase(s.levels.begin() + guesses + 1, s.levels.end());
+    s.alive.reset();
+    s.is_lower.clear();
 }
 
 void TiledGreedy::tile(int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end, float* tile,

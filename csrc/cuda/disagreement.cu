@@ -1,8 +1,9 @@
 // Entropy, BALD and their relatives in one read of the input.
 //
-// A position belongs to one thread where the classes are few, to a warp where they are many. Each prediction is read
-// once: its maximum, its exponentials and the mean over the samples are made from what the thread keeps: in registers
-// up to 32 classes; in shared memory beyond, for probabilities, for float64 and where classes are ranked.
+// A position belongs to one thread where the classes are few, to a warp where they are many; of half precision a thread
+// has two that lie side by side, where the layout allows. Each prediction is read once: its maximum, its exponentials
+// and the mean over the samples are made from what the thread keeps: in registers up to 32 classes; in shared memory
+// beyond, for probabilities, for float64 and where classes are ranked.
 //
 // exp and ln are float32, sums as good as float64. What that costs: let the probabilities' relative errors be d_c. An
 // entropy computed as ln Z - sum_c e_c x_c / Z moves by sum_c p_c d_c (1 - ln p_c - H), of which the probabilities'
@@ -10,6 +11,9 @@
 // argument, and the entropy moves by less than 6e-7; beyond, exp is a polynomial within 2 ulp. A conversion to float64
 // costs as much as eight float32 operations or more: so sums of float32 numbers are pairs of them, and what only some
 // scores need is compiled in for those alone.
+#include <cstring>
+#include <type_traits>
+
 #include "difal/cuda_maps.h"
 #include "difal/estimate.h"
 #include "exact.h"
@@ -87,6 +91,33 @@ struct BoundedSum {
     __device__ double value() const { return static_cast<double>(high - kBegin) + static_cast<double>(low); }
 };
 
+// Numbers, or products, of slots 0, 1, ...: so many neighbours are added up as float32, and then to a sum. One rounding of
+// each is allowed, for the additions that it saves.
+template <int kTogether, int kBegin>
+struct Grouped {
+    BoundedSum<kBegin> sum;
+    float part = 0;
+
+    __device__ void add(int64_t slot, float v) { put(slot, slot % kTogether == 0 ? v : part + v); }
+    __device__ void add_product(int64_t slot, float a, float b) {
+        if constexpr (kTogether == 1) {
+            sum.add_product(a, b);
+        } else {
+            put(slot, slot % kTogether == 0 ? a * b : fmaf(a, b, part));
+        }
+    }
+    __device__ void put(int64_t slot, float v) {
+        part = v;
+        if (slot % kTogether < kTogether - 1) return;
+        sum.add(part);
+        part = 0;
+    }
+    __device__ double value() {
+        if constexpr (kTogether > 1) sum.add(part);
+        return sum.value();
+    }
+};
+
 // ln(x) = n ln 2 + y for normal x > 0: n whole, y within 2^-25, by a polynomial fitted to the largest error.
 struct LogParts {
     float n, y;
@@ -106,9 +137,10 @@ __device__ inline LogParts log_parts(float x) {
     return {n, fmaf(p * f, f, f)};
 }
 
-// What is known of one prediction. `second` and `argmax` of a ranking only.
+// What is known of one prediction. `second` and `argmax` of a ranking only; `top` is less by a factor 2^excess.
 struct Row {
     double entropy, scale, top, second;
+    float excess;
     int32_t argmax;
     bool bad;
 };
@@ -178,7 +210,7 @@ __device__ inline void merge_ranks(Row& row) {
 }
 
 __device__ inline Row unranked() {
-    return {0, 0, -INFINITY, -INFINITY, 0, false};
+    return {0, 0, -INFINITY, -INFINITY, 0, 0, false};
 }
 
 // As it is kept.
@@ -223,7 +255,8 @@ struct InShared {
     static constexpr bool kMany = kManySamples;
     static constexpr int kLanes = G;
     static constexpr bool kTakesProbs = true;
-    static constexpr double kUnit = 1;  // of the exponents that `power` gives
+    static constexpr int kTermsTogether = 2, kProductsTogether = 1, kMeansTogether = 1;  // see `Grouped`
+    static constexpr double kUnit = 1;  // of the exponents
     Type* values;
     float *means, *losses;
 
@@ -249,12 +282,93 @@ struct InShared {
             best.see(x, c);
         }
     }
-    // e^d for d <= 0, and d.
-    __device__ static float power(float d, float& exponent) {
-        exponent = d < kLowestLog ? kLowestLog : d;
-        return d == d ? exp_minus(-exponent) : d;
+    // Of a prediction whose largest number is `most`.
+    struct Exponents {
+        Type most;
+
+        __device__ float of(Type x) const {
+            const float d = static_cast<float>(x - most);
+            return d < kLowestLog ? kLowestLog : d;
+        }
+        __device__ float excess() const { return 0; }
+    };
+    __device__ static float power(float exponent) {
+        return exponent == exponent ? exp_minus(-exponent) : exponent;
     }
 };
+
+// Exponents of two, of which none is far above 0: x - most as rounded, by log2(e).
+template <typename T>
+struct BinaryExponents {
+    float most;
+
+    __device__ float of(float x) const { return max_or_nan(x - most, kLowestLog) * kLog2E; }
+    __device__ float excess() const { return 0; }
+};
+
+// In one multiply-add, since of half precision the product with `most` is small, and that it is rounded is the same for
+// all classes: the largest number's exponent is `excess` in place of 0.
+struct FusedExponents {
+    float most, factor, shift;
+
+    __device__ FusedExponents(float top, float by) : most(top), factor(by), shift(-top * by) {}
+    __device__ float of(float x) const { return max_or_nan(fmaf(x, factor, shift), kLowestLog * kLog2E); }
+    __device__ float excess() const { return fmaf(most, factor, shift); }
+};
+template <>
+struct BinaryExponents<HalfFloat> : FusedExponents {
+    __device__ explicit BinaryExponents(float top) : FusedExponents(top, kLog2E) {}
+};
+template <>
+struct BinaryExponents<BrainFloat> : FusedExponents {
+    // Numbers near 2^15 are 128 apart or more: any other than the largest comes out as 0, times whatever.
+    __device__ explicit BinaryExponents(float top) : FusedExponents(top, fabsf(top) < 0x1p15f ? kLog2E : 1) {}
+};
+
+// Two numbers that lie side by side, and the larger of each; NaN is left out.
+template <typename T>
+struct alignas(2 * sizeof(T)) Pair {
+    T first, second;
+};
+
+template <typename T>
+__device__ inline Pair<T> load_pair(const unsigned char* address) {
+#if !defined(__CUDACC__)
+    if (reinterpret_cast<uintptr_t>(address) % sizeof(Pair<T>)) throw std::logic_error("a pair that is not aligned");
+#endif
+    return *reinterpret_cast<const Pair<T>*>(address);
+}
+
+template <typename T>
+__device__ inline void keep(Pair<T> pair, float& first, float& second) {
+    first = kept_of(pair.first);
+    second = kept_of(pair.second);
+}
+#if defined(__CUDACC__)
+// The compiler would take the second out before it puts it back.
+__device__ inline void keep(Pair<BrainFloat> pair, float& first, float& second) {
+    unsigned bits;
+    memcpy(&bits, &pair, sizeof(bits));
+    first = __uint_as_float(bits << 16);
+    second = __uint_as_float(bits & 0xffff0000u);
+}
+#endif
+
+template <typename T>
+__device__ inline Pair<T> larger_of(Pair<T> a, Pair<T> b) {
+#if defined(__CUDACC__)
+    using Packed = std::conditional_t<std::is_same_v<T, HalfFloat>, __half2, __nv_bfloat162>;
+    Packed one, other;
+    memcpy(&one, &a, sizeof(a));
+    memcpy(&other, &b, sizeof(b));
+    one = __hmax2(one, other);
+    memcpy(&a, &one, sizeof(a));
+    return a;
+#else
+    const auto larger = [](T x, T y) { return kept_of(x) > kept_of(y) || kept_of(y) != kept_of(y) ? x : y; };
+    return {larger(a.first, b.first), larger(a.second, b.second)};
+#endif
+}
 
 // In registers: more than kBelow classes and at most kMost, so that only the last few need a comparison.
 template <typename T, int kBelow, int kMost, bool kManySamples>
@@ -266,7 +380,12 @@ struct InRegisters {
     static constexpr bool kMany = kManySamples;
     static constexpr int kLanes = 1;
     static constexpr bool kTakesProbs = false;
+    // Half precision is read at twice the pace.
+    static constexpr bool kHalf = sizeof(T) == 2;
+    static constexpr int kTermsTogether = kHalf ? 4 : 2, kProductsTogether = kHalf ? 4 : 1;
+    static constexpr int kMeansTogether = kHalf ? 2 : 1;
     static constexpr double kUnit = kLn2;
+    using Exponents = BinaryExponents<T>;
     float values[kMost], means[kMost], losses[kMany ? kMost : 1];
 
     __device__ void begin(char*, int64_t) {}
@@ -276,7 +395,7 @@ struct InRegisters {
     __device__ float& lost(int slot) { return losses[slot]; }
 
     template <typename F>
-    __device__ void each(int64_t C, F f) {
+    __device__ static void each(int64_t C, F f) {
         const int classes = static_cast<int>(C);
 #pragma unroll
         for (int s = 0; s < kMost; ++s)
@@ -294,23 +413,31 @@ struct InRegisters {
             best.see(values[s], s);
         });
     }
-    // 2^t for t = d log2(e) as rounded, and t.
-    __device__ static float power(float d, float& exponent) {
-        exponent = max_or_nan(d, kLowestLog) * kLog2E;
-        return exp2_approx(exponent);
+    __device__ static void read(InRegisters (&places)[2], const T* data, int64_t stride, int64_t C, Best (&best)[2]) {
+        Pair<T> raw[kMost];
+        const auto* bytes = reinterpret_cast<const unsigned char*>(data);
+        const auto step = static_cast<uint32_t>(stride * static_cast<int64_t>(sizeof(T)));  // `in_pairs` saw that it fits
+        each(C, [&](int s, int) {
+            raw[s] = load_pair<T>(bytes + static_cast<uint64_t>(step) * static_cast<uint32_t>(s));
+        });
+        Pair<T> most = raw[0];
+        each(C, [&](int s, int) {
+            keep(raw[s], places[0].values[s], places[1].values[s]);
+            most = larger_of(most, raw[s]);
+        });
+        keep(most, best[0].top, best[1].top);
     }
+    __device__ static float power(float exponent) { return exp2_approx(exponent); }
 };
 
-// Reads one prediction into `places` as e, with p = e * scale.
+// Makes of a prediction that was read into `places` e, with p = e * scale.
 template <typename Places>
-__device__ Row summarise(const Predictions& from, int64_t offset, int64_t C, Input input, bool check_finite,
-                         Places& places) {
+__device__ Row summarise(const Predictions& from, int64_t C, Input input, bool check_finite, Places& places,
+                         const typename Places::Best& best) {
     using V = typename Places::Type;
     constexpr int G = Places::kLanes;
     constexpr bool kRanks = Places::kRanks;
     Row row = unranked();
-    typename Places::Best best;
-    places.read(static_cast<const typename Places::Data*>(from.data) + offset, from.class_stride, C, best);
     best.to(row);
     merge_ranks<G, kRanks>(row);
     if (Places::kTakesProbs && input == Input::probs) {
@@ -332,23 +459,16 @@ __device__ Row summarise(const Predictions& from, int64_t offset, int64_t C, Inp
         row.top *= row.scale;
         row.second *= row.scale;
     } else {
-        const V most = static_cast<V>(row.top);
-        BoundedSum<4> total;
-        BoundedSum<-1> terms;
-        float even = 0;  // waits for its odd neighbour: one rounding of theirs is allowed, for the additions it saves
+        const typename Places::Exponents exponents{static_cast<V>(row.top)};
+        Grouped<Places::kTermsTogether, 8> total;
+        Grouped<Places::kProductsTogether, -4> terms;
         places.each(C, [&](auto s, auto) {
-            float exponent;
-            const float e = Places::power(static_cast<float>(places.value(s) - most), exponent);
+            const float exponent = exponents.of(places.value(s)), e = Places::power(exponent);
             places.value(s) = e;
-            terms.add_product(e, exponent);
-            if (s % 2 == 0) {
-                even = e;
-            } else {
-                total.add(even + e);
-                even = 0;
-            }
+            terms.add_product(s, e, exponent);
+            total.add(s, e);
         });
-        total.add(even);
+        row.excess = exponents.excess();
         const double Z = group_sum<G>(total.value()), sum = group_sum<G>(terms.value());
         const float near = static_cast<float>(Z), inverse = reciprocal_approx(near);
         const LogParts log_near = log_parts(near);
@@ -358,7 +478,7 @@ __device__ Row summarise(const Predictions& from, int64_t offset, int64_t C, Inp
         row.scale *= 2 - Z * row.scale;  // 1 / Z, by a step of Newton's
         row.entropy = log_Z - sum * row.scale * Places::kUnit;
         if (input == Input::log_probs) {
-            const double log_sum = row.top + log_Z;
+            const double log_sum = row.top + (log_Z - static_cast<double>(row.excess) * Places::kUnit);
             row.bad = log_sum > from.sum_tolerance || log_sum < -from.sum_tolerance;
         }
         if constexpr (kRanks)
@@ -368,6 +488,21 @@ __device__ Row summarise(const Predictions& from, int64_t offset, int64_t C, Inp
     }
     if (check_finite && row.entropy != row.entropy) row.bad = true;  // any NaN, +inf or all -inf ends up there
     return row;
+}
+
+// One prediction of each position, from `offset` on.
+template <int kPositions, typename Places>
+__device__ void summarise(const Predictions& from, int64_t offset, int64_t C, Input input, bool check_finite,
+                          Places (&places)[kPositions], Row (&rows)[kPositions]) {
+    typename Places::Best best[kPositions];
+    const auto* data = static_cast<const typename Places::Data*>(from.data) + offset;
+    if constexpr (kPositions > 1) {
+        Places::read(places, data, from.class_stride, C, best);
+    } else {
+        places[0].read(data, from.class_stride, C, best[0]);
+    }
+#pragma unroll
+    for (int i = 0; i < kPositions; ++i) rows[i] = summarise(from, C, input, check_finite, places[i], best[i]);
 }
 
 // Keeps NaN.
@@ -380,16 +515,17 @@ __device__ inline void store(float* scores, int64_t position, double value) {
     if (scores) scores[position] = static_cast<float>(value);
 }
 
-template <typename Places>
+// A thread, or a warp, has kPositions neighbours, and `positions` is a multiple of that.
+template <typename Places, int kPositions>
 __global__ void __launch_bounds__(kThreads)
     disagreement_kernel(DisagreementJob job, ScoreLimits limits, int64_t positions, unsigned long long* first_bad) {
     constexpr int G = Places::kLanes;
     constexpr bool kRanks = Places::kRanks, kMany = Places::kMany;
     const int64_t K = job.num_samples, C = job.num_classes, slots = (C + G - 1) / G;
-    Places places;
-    places.begin(shared_memory(), slots);
+    Places places[kPositions];
+    for (Places& own : places) own.begin(shared_memory(), slots);
     const int groups = static_cast<int>(blockDim.x) / G, group = static_cast<int>(threadIdx.x) / G;
-    const int64_t position = static_cast<int64_t>(blockIdx.x) * groups + group;
+    const int64_t position = (static_cast<int64_t>(blockIdx.x) * groups + group) * kPositions;
     if (position >= positions) return;
     int64_t sample_offset = 0, single_offset = 0;
 #pragma unroll 1
@@ -408,60 +544,74 @@ __global__ void __launch_bounds__(kThreads)
         votes = reinterpret_cast<int32_t*>(
             shared_memory() + slots * blockDim.x * (sizeof(typename Places::Type) + (kMany ? 2 : 1) * sizeof(float)));
     const bool wants_mean = kMany || K > 1;
-    Row prediction = unranked();  // of `single` if there is one, else of the mean
-    double expected = 0;
-    bool bad = false;
+    // Of each position; a prediction is that of `single` if there is one, else of the mean.
+    Row rows[kPositions], predictions[kPositions];
+    double expected[kPositions], information[kPositions];
+    bool bad[kPositions];
+    for (int i = 0; i < kPositions; ++i) {
+        predictions[i] = unranked();
+        expected[i] = 0;
+        bad[i] = false;
+    }
     const float share = 1.0f / static_cast<float>(K);
     // A sum that begins beyond any of its terms shows what an addition loses; BoundedSum says how.
     const float beginning = kMany ? 2 * share : 0;
     if (wants_mean)
-        places.each(C, [&](auto s, auto) {
-            places.mean(s) = beginning;
-            if constexpr (kMany) places.lost(s) = 0;
-        });
+        for (Places& own : places)
+            own.each(C, [&](auto s, auto) {
+                own.mean(s) = beginning;
+                if constexpr (kMany) own.lost(s) = 0;
+            });
     for (int64_t k = 0; k < K; ++k) {
-        const Row row = summarise(job.samples, sample_offset + k * job.samples.sample_stride, C, job.input,
-                                  job.check_finite, places);
-        expected += row.entropy;
-        bad |= row.bad;
-        if constexpr (kRanks) {
-            if (wants_votes) votes[k * groups + group] = row.argmax;
-        }
-        prediction = row;
-        if (!wants_mean) continue;
-        const float scale =
-            kMany ? static_cast<float>(row.scale / static_cast<double>(K)) : static_cast<float>(row.scale) * share;
-        places.each(C, [&](auto s, auto) {
-            const float e = static_cast<float>(places.value(s));
-            if constexpr (kMany) {
-                add_smaller_product(e, scale, places.mean(s), places.lost(s));
-            } else {
-                places.mean(s) = fmaf(e, scale, places.mean(s));
+        summarise(job.samples, sample_offset + k * job.samples.sample_stride, C, job.input, job.check_finite, places,
+                  rows);
+#pragma unroll
+        for (int i = 0; i < kPositions; ++i) {
+            Places& own = places[i];
+            const Row& row = predictions[i] = rows[i];
+            expected[i] += row.entropy;
+            bad[i] |= row.bad;
+            if constexpr (kRanks) {
+                if (wants_votes) votes[k * groups + group] = row.argmax;
             }
-        });
+            if (!wants_mean) continue;
+            const float scale =
+                kMany ? static_cast<float>(row.scale / static_cast<double>(K)) : static_cast<float>(row.scale) * share;
+            own.each(C, [&](auto s, auto) {
+                const float e = static_cast<float>(own.value(s));
+                if constexpr (kMany) {
+                    add_smaller_product(e, scale, own.mean(s), own.lost(s));
+                } else {
+                    own.mean(s) = fmaf(e, scale, own.mean(s));
+                }
+            });
+        }
     }
-    expected /= static_cast<double>(K);
-    double information = expected - expected;  // 0, or NaN where the input has one
-    if (wants_mean) {
+#pragma unroll
+    for (int i = 0; i < kPositions; ++i) {
+        Places& own = places[i];
+        expected[i] /= static_cast<double>(K);
+        information[i] = expected[i] - expected[i];  // 0, or NaN where the input has one
+        if (!wants_mean) continue;
         Row mean = unranked();
         Top<float, kRanks> top;
-        BoundedSum<-1> terms;
-        places.each(C, [&](auto s, auto c) {
-            float m = places.mean(s);
-            if constexpr (kMany) m = (m - beginning) + places.lost(s);
+        Grouped<Places::kMeansTogether, -1> terms;
+        own.each(C, [&](auto s, auto c) {
+            float m = own.mean(s);
+            if constexpr (kMany) m = (m - beginning) + own.lost(s);
             const LogParts ln = log_parts(fmaxf(m, kSmallest));
-            terms.add_product(m, fmaf(ln.n, static_cast<float>(kLn2), ln.y));
+            terms.add_product(s, m, fmaf(ln.n, static_cast<float>(kLn2), ln.y));
             top.see(m, c);
         });
         top.to(mean);
         mean.entropy = -group_sum<G>(terms.value());
         merge_ranks<G, kRanks>(mean);
-        information = mean.entropy - expected;
-        prediction = mean;
+        information[i] = mean.entropy - expected[i];
+        predictions[i] = mean;
     }
     if (has_single) {
-        prediction = summarise(job.single, single_offset, C, job.input, job.check_finite, places);
-        bad |= prediction.bad;
+        summarise(job.single, single_offset, C, job.input, job.check_finite, places, predictions);
+        for (int i = 0; i < kPositions; ++i) bad[i] |= predictions[i].bad;
     }
     double most = 0;
     if constexpr (kRanks)
@@ -475,21 +625,25 @@ __global__ void __launch_bounds__(kThreads)
             most = group_max<G>(most);
         }
     if (G > 1 && lane() != 0) return;
-    const Row& q = prediction;
-    const double q_nan = q.entropy - q.entropy;  // 0 or NaN
-    const double uncertainty = clamp(q.entropy, limits.entropy);
-    information = clamp(information, limits.bald);
-    [[maybe_unused]] const double second = q.second > 0 ? q.second : 0;
-    store(job.scores[entropy], position, uncertainty);
-    store(job.scores[bald], position, information);
-    store(job.scores[combined], position, uncertainty + job.weight * information);
-    store(job.scores[expected_entropy], position, clamp(expected, limits.entropy));
-    store(job.scores[least_confidence], position, clamp(1 - q.top + q_nan, 1));
-    if constexpr (kRanks) {
-        store(job.scores[margin], position, clamp(1 - (q.top - second) + q_nan, 1));
-        store(job.scores[variation_ratio], position, 1 - most / static_cast<double>(K) + (expected - expected));
+#pragma unroll
+    for (int i = 0; i < kPositions; ++i) {
+        const Row& q = predictions[i];
+        const int64_t at = position + i;
+        const double q_nan = q.entropy - q.entropy;  // 0 or NaN
+        const double uncertainty = clamp(q.entropy, limits.entropy), gained = clamp(information[i], limits.bald);
+        const double top = q.top * static_cast<double>(Places::power(q.excess));
+        [[maybe_unused]] const double second = q.second > 0 ? q.second : 0;
+        store(job.scores[entropy], at, uncertainty);
+        store(job.scores[bald], at, gained);
+        store(job.scores[combined], at, uncertainty + job.weight * gained);
+        store(job.scores[expected_entropy], at, clamp(expected[i], limits.entropy));
+        store(job.scores[least_confidence], at, clamp(1 - top + q_nan, 1));
+        if constexpr (kRanks) {
+            store(job.scores[margin], at, clamp(1 - (top - second) + q_nan, 1));
+            store(job.scores[variation_ratio], at, 1 - most / static_cast<double>(K) + (expected[i] - expected[i]));
+        }
+        if (bad[i]) atomicMin(first_bad, static_cast<unsigned long long>(at));
     }
-    if (bad) atomicMin(first_bad, static_cast<unsigned long long>(position));
 }
 
 // Shared memory of a block, and how many threads it can have: 0 if none.
@@ -505,12 +659,27 @@ int most_threads(int64_t K, int64_t C, bool votes, int G, size_t value_size) {
     return threads >= kWarp ? threads : 0;
 }
 
-template <typename Places>
+template <typename Places, int kPositions = 1>
 void launch_as(Queue queue, const DisagreementJob& job, const ScoreLimits& limits, int64_t positions,
                unsigned long long* first_bad, int threads, size_t shared) {
-    const int64_t per_block = threads / Places::kLanes;
-    launch(disagreement_kernel<Places>, queue, dim3(static_cast<unsigned>((positions + per_block - 1) / per_block)),
-           threads, shared, false, job, limits, positions, first_bad);
+    const int64_t per_block = threads / Places::kLanes * kPositions;
+    launch(disagreement_kernel<Places, kPositions>, queue,
+           dim3(static_cast<unsigned>((positions + per_block - 1) / per_block)), threads, shared, false, job, limits,
+           positions, first_bad);
+}
+
+// Whether each two neighbours of the last dimension lie side by side, where both can be read at once.
+bool in_pairs(const Predictions& from, int dims, int64_t size) {
+    bool fits = reinterpret_cast<uintptr_t>(from.data) % size == 0 && from.class_stride % 2 == 0;
+    fits = fits && from.sample_stride % 2 == 0 && from.position_strides[dims - 1] == 1;
+    for (int d = 0; d < dims - 1; ++d) fits = fits && from.position_strides[d] % 2 == 0;
+    return fits && from.class_stride >= 0 && from.class_stride <= UINT32_MAX / size;
+}
+
+bool in_pairs(const DisagreementJob& job, int64_t size) {
+    const int dims = static_cast<int>(job.position_dims);
+    return dims > 0 && job.position_sizes[dims - 1] % 2 == 0 && in_pairs(job.samples, dims, size) &&
+           (!job.single.data || in_pairs(job.single, dims, size));
 }
 
 template <typename T, int G, bool kRanks, bool kMany>
@@ -532,7 +701,12 @@ void launch_in_registers(Queue queue, const DisagreementJob& job, const ScoreLim
         if (job.num_classes > kMost)
             return launch_in_registers<T, kMany, kMost, kMore...>(queue, job, limits, positions, first_bad);
     }
-    launch_as<InRegisters<T, kBelow, kMost, kMany>>(queue, job, limits, positions, first_bad, kThreads, 0);
+    using Places = InRegisters<T, kBelow, kMost, kMany>;
+    if constexpr (sizeof(T) == 2 && !kMany) {
+        if (in_pairs(job, sizeof(Pair<T>)))
+            return launch_as<Places, 2>(queue, job, limits, positions, first_bad, kThreads, 0);
+    }
+    launch_as<Places>(queue, job, limits, positions, first_bad, kThreads, 0);
 }
 
 bool one_thread_each(const DisagreementJob& job) {

@@ -82,6 +82,55 @@ def test_the_largest_of_huge_logits_are_alike(device, dtype):
         agree(device, torch.tensor([size, -size, size, 0.0], dtype=dtype).expand(3, 1, 4), outputs=("margin",))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("classes", [1, 5, 19, 32])
+def test_two_positions_of_half_precision_a_thread(device, dtype, classes):
+    """Where two lie side by side they are read at once; the answer is the same to the last bit wherever they lie."""
+    x, single = logits(3, classes, 4, 12, dtype=dtype), logits(classes, 4, 12, seed=1, dtype=dtype)
+    options = {"sample_dim": 0, "class_dim": 1, "outputs": UNRANKED}
+
+    def scores(samples, one):
+        got = disagreement(samples, one, backend="cuda", **options)
+        return torch.stack([got[name].cpu() for name in UNRANKED])
+
+    def inside(t, rows, columns, at, step=1):
+        """The same numbers within a larger array, so many rows and columns larger, from column `at` on."""
+        shape = (*t.shape[:-2], t.shape[-2] + rows, step * t.shape[-1] + columns)
+        view = torch.full(shape, math.nan, dtype=dtype, device=device)
+        view = view[..., : t.shape[-2], at : at + step * t.shape[-1] : step]
+        return view.copy_(t)
+
+    agree(device, x, single, **options)
+    want = scores(x.to(device), single.to(device))
+    for place in ((0, 2, 0), (1, 1, 0), (0, 2, 1), (1, 0, 0), (0, 0, 0, 2), (0, 6, 2)):
+        assert torch.equal(scores(inside(x, *place), single.to(device)), want), place
+        assert torch.equal(scores(x.to(device), inside(single, *place)), want), place
+    odd = scores(x[..., :11].contiguous().to(device), single[..., :11].contiguous().to(device))
+    assert torch.equal(odd, want[..., :11])
+    by_one = x.transpose(1, 3).contiguous().transpose(1, 3)  # classes side by side
+    assert torch.equal(scores(by_one.to(device), single.to(device)), want)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_of_any_size(device, dtype):
+    """The exponents of a prediction are made in one multiply-add, which is rounded where its largest number is large."""
+    limit = torch.finfo(dtype).max
+    spread = torch.tensor([0.0, -0.5, -3.0, -40.0, -math.inf])
+    sizes = [0.0, 1.7, -5.3, 100.0, -3e3, 3.1e4, 32768.0, 33024.0, -32768.0, 6e4, limit, -limit]
+    sizes += [1e6, -1e30, 3e38, -3e38] if dtype == torch.bfloat16 else []
+    rows = torch.stack([(size + spread).to(dtype) for size in sizes])  # (sizes, classes)
+    apart = torch.tensor([[limit, -limit], [-limit, -math.inf], [1.0, -limit]], dtype=dtype).repeat(1, 3)[:, :5]
+    rows = torch.cat([rows, apart])
+    rows = torch.cat([rows, rows[len(rows) % 2 :][:1]]) if len(rows) % 2 else rows
+    turned = torch.stack([rows.roll(k, 1) for k in range(3)])  # (samples, positions, classes)
+    for x in (turned, turned[:1].expand(3, -1, -1)):
+        agree(device, x, x[1], outputs=UNRANKED, sample_dim=0)
+        side_by_side = x.transpose(1, 2).contiguous()
+        agree(device, side_by_side, side_by_side[1], outputs=UNRANKED, sample_dim=0, class_dim=1)
+    logs = turned[:, : len(sizes) // 2 * 2].double().log_softmax(-1).to(dtype).transpose(1, 2).contiguous()
+    agree(device, logs, logs[1], outputs=UNRANKED, sample_dim=0, class_dim=1, input="log_probs")
+
+
 @pytest.mark.parametrize("samples", [1, 8, 9, 300])
 @pytest.mark.parametrize("classes", [1, 3, 16, 31, 64, 70])
 def test_many_samples(device, samples, classes):

@@ -73,6 +73,9 @@ class TiledGreedy {
     // Lets go of the sums of the last sweep, and of coverage before that many guesses.
     void forget(int64_t before);
 
+    // Lets go of the guesses after the first so many, and of what was gathered for what they leave alive.
+    void drop(int64_t guesses);
+
     // Drops the entries of all rows whose coverage at `alive_at` is lower now than when they were gathered, and writes
     // those rows, (N,) at most; returns how many. They are gathered again by `gather_again` over all columns, once with
     // `own` false, at the same time for different columns, and once with `own` true, at the same time for different

@@ -80,7 +80,7 @@ class Guesser:
             self.add_taken(estimate, p.weights.nonzero()[:, 0], level, torch.full_like(level, torch.inf))
         else:
             estimate = known / self.unit
-        most = self.rules.first_guesses if known is None else tiles.max_guesses
+        most = self.rules.first_guesses if known is None else int(min(tiles.max_guesses, self.rules.growth * done))
         while True:
             count = tiles.guesses()
             few_alive = self.fits(self.alive_estimate(level), count - done)
@@ -103,7 +103,8 @@ class Guesser:
         """Add to `out` what `rows` take from each candidate when they rise from low to high, told by a sample."""
         if not len(rows):
             return
-        size = self.rules.sample_rows * (2 if self.tiles.guesses() < self.rules.first_guesses else 1)
+        first = self.tiles.guesses() < self.rules.first_guesses
+        size = self.rules.first_rows if first else self.rules.sample_rows
         picked = rows[sample_rows(len(rows), min(size, len(rows))).to(self.torch_device)]
         weights = self.p.weights[picked] * (len(rows) / len(picked) / self.unit)
         self.tiles.estimate_taken(out, picked, low[picked].float(), high[picked].float(), weights)
@@ -111,7 +112,9 @@ class Guesser:
     def best_of_sample(self, estimate: torch.Tensor, open_: torch.Tensor) -> int:
         """Of the candidates that the sample likes best, the one with the largest gain over the whole pool."""
         step, rules = self.tiles.guesses(), self.rules
-        tried = max(rules.tried, min(2 * rules.sample_rows, rules.first_tried // (step + 1) ** 2))
+        tried = rules.tried
+        if step < rules.first_guesses:
+            tried = max(tried, min(rules.first_rows, rules.first_tried // (step + 1)))
         estimate, count = torch.where(open_, estimate, -torch.inf), int(open_.sum())
         while True:
             hopeful = estimate.topk(min(tried, count)).indices

@@ -46,7 +46,8 @@ class MatrixFreeSelection:
     """
 
     def __init__(self, device: Device, p: Problem, tiles: TiledGreedy, horizon: int):
-        self.p, self.tiles, self.horizon, self.rules = p, tiles, horizon, device.guessing
+        self.p, self.tiles, self.horizon = p, tiles, horizon
+        self.rules = device.guessing.among(len(p.features))
         self.device = device
         self.teller = forecast.Silent()
         self.n, self.torch_device = len(p.features), p.features.device
@@ -109,9 +110,8 @@ class MatrixFreeSelection:
         )
         self.tiles.sweep(done, few_alive, wanted)
         teller.begin(forecast.PROVING)
-        if self.guessed:
-            self.prove(done)
-        if few_alive:
+        all_proven = self.prove(done) if self.guessed else True
+        if few_alive and all_proven:
             self.gather(wanted)
 
     def gather(self, wanted: torch.Tensor | None) -> None:
@@ -176,20 +176,32 @@ class MatrixFreeSelection:
 
     # Proving.
 
-    def prove(self, done: int) -> None:
-        """Check each guess against all candidates, and put the right pick in the place of a wrong one."""
-        open_ = self.open()
-        for t in range(done, done + len(self.guessed)):
-            self.teller.at((t - done) / len(self.guessed))
+    def prove(self, done: int) -> bool:
+        """Check each guess against all candidates, and put the right pick in the place of a wrong one.
+
+        One wrong guess often makes those after it wrong. False where it was given up, at some proven pick, since a
+        sweep over new guesses costs less.
+        """
+        open_, corrected = self.open(), 0
+        most = self.rules.most_corrected * self.n / 2
+        guesses = len(self.guessed)
+        for t in range(done, done + guesses):
+            if corrected > most:
+                break
+            self.teller.at((t - done) / guesses)
             winner, gain = self.contest(t, self.guessed[t - done], open_)
             self.picks.append(winner)
             self.gains.append(gain)
             open_[winner] = False
             if winner != self.guessed[t - done]:
-                self.correct(t, t - done, winner)
-        self.known, alive = self.tiles.gains(done + len(self.guessed))
+                corrected += self.correct(t, t - done, winner)
+        self.known, alive = self.tiles.gains(len(self.picks))
         self.upper = self.upper_bounds(self.known, alive)
+        all_proven = len(self.picks) == done + guesses
+        if not all_proven:
+            self.tiles.drop(len(self.picks))
         self.tiles.forget()
+        return all_proven
 
     def upper_bounds(self, gains: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
         """What no gain is above, given the estimates of a sweep."""
@@ -221,12 +233,15 @@ class MatrixFreeSelection:
         winner = min(j for j, gain in settled.items() if gain >= enough())
         return winner, settled[winner]
 
-    def correct(self, t: int, at: int, winner: int) -> None:
-        """The guess at step t was wrong: put the right pick before it, in the place of the guess most like it."""
+    def correct(self, t: int, at: int, winner: int) -> int:
+        """The guess at step t was wrong: put the right pick before it, in the place of the guess most like it.
+
+        Returns how many rows of the kernel that took.
+        """
         rest = self.guessed[at:]
         moved = 1 + (rest.index(winner) if winner in rest else self.most_like(winner, rest))
         self.guessed[at : at + moved] = [winner, *self.guessed[at : at + moved - 1]]
-        self.tiles.replace(t, self.guessed[at:], moved)
+        return self.tiles.replace(t, self.guessed[at:], moved)
 
     def most_like(self, point: int, others: list[int]) -> int:
         """Which of `others` covers the most of what `point` does, by where it is."""

@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -25,10 +26,15 @@ class Guessing:
         first_guesses: guesses before the first sweep, which gives all gains to start the others from.
         sample_rows: rows, of those that a guess raises, that the next guess looks at.
         tried: candidates whose gain is estimated over the whole pool at each guess.
-        first_tried: and, divided by t^2, at guess t: the first ones are dear to correct.
+        first_rows: in place of `sample_rows` before the first sweep: the first guesses are dear to correct.
+        first_tried: in place of `tried`, divided by t, at guess t before the first sweep; `first_rows` at most.
         close: candidates whose gain is computed in float64 at each guess, where products are too coarse to tell.
         most_tried: and at most so many, where the sample does not tell which are the best.
         largest_error: of the estimates, relative to the best gain, beyond which no more is guessed before a sweep.
+        points_a_row: of so many points one row is looked at, and half a candidate tried, if that is more; before the
+            first sweep of an eighth of them.
+        growth: guesses before a sweep for each pick made: the more steps since a sweep, the worse the estimates.
+        most_corrected: kernel values made for corrections, as a share of a sweep's, after which the other guesses go.
         least_gathered: picks that are worth gathering for some candidates alone.
         settled_together: rivals of a guess whose kernel columns are made together.
         watched_points: points whose kernel tells how much is alive.
@@ -40,15 +46,30 @@ class Guessing:
     first_guesses: int = 2
     sample_rows: int = 1024
     tried: int = 64
+    first_rows: int = 2048
     first_tried: int = 8192
     close: int = 16
     most_tried: int = 1024
     largest_error: float = 0.25
+    points_a_row: float = math.inf
+    growth: float = math.inf
+    most_corrected: float = math.inf
     least_gathered: int = 64
     settled_together: int = 64
     watched_points: int = 2048
     slack: float = 1.2
     shares_gathered: tuple[float, ...] = (0.7, 0.5, 0.35, 0.25, 0.15, 0.1)
+
+    def among(self, points: int) -> Guessing:
+        """The rules for so many points: a sweep's cost grows by their square, a guess's by each row it looks at."""
+        rows = int(points / self.points_a_row)
+        return replace(
+            self,
+            sample_rows=max(self.sample_rows, rows),
+            first_rows=max(self.first_rows, 8 * rows),
+            tried=max(self.tried, rows // 2),
+            most_tried=max(self.most_tried, rows // 2),
+        )
 
 
 class Covers(Protocol):
@@ -163,11 +184,15 @@ class TiledGreedy(Covers, Protocol):
     def settle(self, points: torch.Tensor, t: int, threshold: Callable[[], float]) -> Iterator[float]:
         """Gains of `points` at step t in float64, one by one; -1 where a bound says that it is below threshold()."""
 
-    def replace(self, t: int, points: Sequence[int], moved: int) -> None:
+    def replace(self, t: int, points: Sequence[int], moved: int) -> int:
         """Put these guesses in the place of those from step t on, as many, and correct the sums of the last sweep.
 
-        points[0] is new; the `moved` - 1 that follow were one step earlier; the rest is as it was.
+        points[0] is new; the `moved` - 1 that follow were one step earlier; the rest is as it was. Returns how many
+        rows of the kernel that took.
         """
+
+    def drop(self, t: int) -> None:
+        """Let go of the guesses after the first t, and of what the last sweep gathered, after all of them."""
 
     def gather(self) -> bool:
         """Whether all that is alive after the last guess was gathered; corrections may have added to it."""

@@ -52,6 +52,10 @@ def guess_bytes(n: int, guesses: int) -> int:
     return n * (guesses * (12 + 12 + 4) + int(3 * 20 * (2 + math.log(guesses + 1))))
 
 
+def prepared_rows(guessing: Guessing) -> int:
+    return max(PREPARED, guessing.first_rows, guessing.sample_rows, guessing.tried, guessing.most_tried)
+
+
 def fixed_bytes(p: Problem, guessing: Guessing, tuning: CpuTuning) -> int:
     n, d = p.features.shape
     labels = 0 if p.labeled is None else p.labeled.numel() * 8 + 4 * min(len(p.labeled), tile_shape(n, tuning)[0]) * n
@@ -60,7 +64,7 @@ def fixed_bytes(p: Problem, guessing: Guessing, tuning: CpuTuning) -> int:
         + labels
         + worker_bytes(p, tuning)
         + guess_bytes(n, guessing.max_guesses)
-        + 4 * min(n, PREPARED) * d
+        + 4 * min(n, prepared_rows(guessing)) * d
         + 4 * guessing.settled_together * n
         + 200 * n
         + 8 * guessing.watched_points**2
@@ -112,8 +116,7 @@ class CpuTiledGreedy:
         self.report: Callable[[float], None] = lambda share: None
         self.labels_at_once = size
         self.tiles = torch.empty(2 * threads, max(size, RETAKEN), self.stride, dtype=torch.float32)
-        prepared = max(PREPARED, 2 * guessing.sample_rows, guessing.tried)
-        self.own = self.operands.products.empty(min(self.n, prepared))
+        self.own = self.operands.products.empty(min(self.n, prepared_rows(guessing)))
         # An entry may have come from one product as a row's and from another as a column's.
         error = self.operands.error.doubled()
         self.native, self.keep = make_native(
@@ -325,7 +328,7 @@ class CpuTiledGreedy:
         for j, row in zip(points.tolist(), self.products(points), strict=True):
             yield self.native.settle(j, row.data_ptr(), True, t, threshold())
 
-    def replace(self, t: int, points: Sequence[int], moved: int) -> None:
+    def replace(self, t: int, points: Sequence[int], moved: int) -> int:
         index = self.layout.at(torch.tensor(points))
         products = self.products(index[:1])
         count = self.native.replace(t, index.data_ptr(), len(points), moved, products.data_ptr())
@@ -341,6 +344,10 @@ class CpuTiledGreedy:
                 return self.layout.reached(changed[start + r : start + stop], low[start + r : start + stop])
 
             self.each_tile(changed[start : start + PREPARED], RETAKEN, use, reached)
+        return count
+
+    def drop(self, t: int) -> None:
+        self.native.drop(t)
 
     def gather(self) -> bool:
         """What the sweep gathered is too little for rows whose coverage the corrections lowered."""

@@ -17,9 +17,19 @@ from ...primitives import DenseGreedy, DenseMemory, Guessing, Solve, TiledGreedy
 from ...problem import Batch, Problem, in_one_dtype
 from ...result import Result
 
-# A correction is done by products here as on the CPU, so the first guesses are made with as much care.
+# A sweep costs as much as it does however few entries are left, and a wrong guess makes those after it wrong: so guesses
+# grow with what is proven.
 GUESSING = Guessing(
-    max_guesses=256, first_guesses=2, sample_rows=512, tried=128, most_tried=128, largest_error=math.inf
+    max_guesses=256,
+    first_guesses=4,
+    sample_rows=1024,
+    first_rows=8192,
+    tried=256,
+    most_tried=256,
+    points_a_row=512,
+    largest_error=math.inf,
+    growth=8,
+    most_corrected=1,
 )
 
 

@@ -202,7 +202,7 @@ class GpuTiledGreedy(GpuCoverage):
             else:
                 yield float(self.raised(self.pool, j, row, level)[1])
 
-    def replace(self, t: int, points: Sequence[int], moved: int) -> None:
+    def replace(self, t: int, points: Sequence[int], moved: int) -> int:
         old, base = self.levels, self.levels[t]
         winner = torch.tensor(points[:1], device=self.device)
         new, _ = self.raised(self.pool, points[0], self.values(winner)[0], base)
@@ -230,6 +230,10 @@ class GpuTiledGreedy(GpuCoverage):
             self.terms += len(done.step) + len(undone.step)
             if self.counts is not None:
                 self.count_again(kernel, changed[some], before[some][:, -1], after[some][:, -1])
+        return len(changed)
+
+    def drop(self, t: int) -> None:
+        self.levels, self.counts = self.levels[: t + 1], None
 
     def covered_anew(self, rows: torch.Tensor, old: list[Level], points: Sequence[int]) -> list[Level]:
         """The levels after old[0] with these guesses instead, of which only `rows` are covered otherwise."""
