@@ -13,6 +13,7 @@ from difal_kernels import maxherding
 from difal_kernels.ops.maxherding.backends import BACKENDS
 from difal_kernels.ops.maxherding.guessing import Guesser
 from difal_kernels.ops.maxherding.kernel_functions import kernel_matrix
+from difal_kernels.ops.maxherding.matrix_free import MatrixFreeSelection
 
 
 def blobs(n=200, d=24, seed=0, dtype=torch.float32, clusters=12, spread=1.0):
@@ -52,12 +53,29 @@ def watch_corrections(monkeypatch: pytest.MonkeyPatch, tiled: type) -> list[int]
     replace, corrected = tiled.replace, []
 
     def checked(self, t, points, moved):
-        replace(self, t, points, moved)
+        rows = replace(self, t, points, moved)
         assert_sums_are_right(self, t)
         corrected.append(t)
+        return rows
 
     monkeypatch.setattr(tiled, "replace", checked)
     return corrected
+
+
+def watch_proofs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Of each sweep that had guesses to prove, how many there were and how many picks it proved."""
+    prove, proofs = MatrixFreeSelection.prove, []
+
+    def watched(self, done):
+        guesses = self.tiles.guesses() - done
+        whole = prove(self, done)
+        proofs.append((guesses, len(self.picks) - done))
+        assert whole == (proofs[-1][0] == proofs[-1][1])
+        assert self.tiles.guesses() == len(self.picks)
+        return whole
+
+    monkeypatch.setattr(MatrixFreeSelection, "prove", watched)
+    return proofs
 
 
 def guess_at_random(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,8 +105,18 @@ def test_two_positions_of_half_precision_a_thread(device, dtype, classes):
     for place in ((0, 2, 0), (1, 1, 0), (0, 2, 1), (1, 0, 0), (0, 0, 0, 2), (0, 6, 2)):
         assert torch.equal(scores(inside(x, *place), single.to(device)), want), place
         assert torch.equal(scores(x.to(device), inside(single, *place)), want), place
-    odd = scores(x[..., :11].contiguous().to(device), single[..., :11].contiguous().to(device))
+    for rows, columns in ((4, 11), (3, 12), (1, 11), (1, 12)):
+        some = scores(*(t[..., :rows, :columns].contiguous().to(device) for t in (x, single)))
+        assert torch.equal(some, want[:, :rows, :columns])
+    odd = scores(x.to(device)[..., :11], single.to(device)[..., :11])  # within rows of twelve
     assert torch.equal(odd, want[..., :11])
+    # Strides of samples, classes and rows, and where the array begins, one of them odd.
+    for *strides, begin in ((9001, 200, 16, 0), (9000, 201, 16, 0), (9000, 200, 13, 0), (9000, 200, 16, 1)):
+        storage = torch.full((30_000,), math.nan, dtype=dtype, device=device)
+        strided = storage.as_strided(x.shape, (*strides, 1), begin).copy_(x)
+        of_one = torch.empty(10_000, dtype=dtype, device=device).as_strided(single.shape, (*strides[1:], 1), begin)
+        assert torch.equal(scores(strided, single.to(device)), want), strides
+        assert torch.equal(scores(x.to(device), of_one.copy_(single)), want), strides
     by_one = x.transpose(1, 3).contiguous().transpose(1, 3)  # classes side by side
     assert torch.equal(scores(by_one.to(device), single.to(device)), want)
 
@@ -162,6 +172,19 @@ def test_invalid_places_are_named_and_nan_stays_where_it_is(device):
         agree(device, p, p[:, 1], input=kind, check_finite=False)
     with pytest.raises(ValueError, match="sum to one"):
         entropy(torch.full((4, 3), 0.5).to(device), input="probs", backend="cuda")
+
+
+@pytest.mark.parametrize("position", [16, 17])
+@pytest.mark.parametrize("which", ["samples", "single"])
+def test_which_of_two_positions_of_half_precision_is_invalid(device, position, which):
+    x, single = logits(3, 5, 50, dtype=torch.bfloat16), logits(5, 50, seed=1, dtype=torch.bfloat16)
+    (x[1] if which == "samples" else single)[2, position] = math.nan
+    with pytest.raises(ValueError, match=rf"NaN for class 2 at position \({position},\)"):
+        edald(x.to(device), single.to(device), sample_dim=0, class_dim=1, backend="cuda")
+    options = {"sample_dim": 0, "class_dim": 1, "outputs": ("edald", "bald", "entropy"), "check_finite": False}
+    got = disagreement(x.to(device), single.to(device), backend="cuda", **options)
+    assert got["edald"].isnan().nonzero()[:, 0].tolist() == [position]
+    agree(device, x, single, **options)
 
 
 def test_repeated_runs_are_bit_for_bit_the_same(device):

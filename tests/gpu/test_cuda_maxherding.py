@@ -1,5 +1,6 @@
 """Selection by the CUDA backend: the picks of the float64 reference, in every way that its kernels can be used."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -176,7 +177,8 @@ def small_tiles(monkeypatch):
     """Many tiles, and lists that are gathered after some guesses, at sizes that the reference can check."""
 
     def choose(entries, **guessing):
-        rules = {"watched_points": 60, "sample_rows": 40, "tried": 8, "first_tried": 8, **guessing}
+        rules = {"watched_points": 60, "sample_rows": 40, "tried": 8, "first_tried": 8, "most_corrected": math.inf}
+        rules |= {"most_tried": 8, "first_rows": 80, **guessing}
         use(monkeypatch, "cuda", "matrix-free", rules, tile_points=64, max_entries=entries, rows_at_once=32)
 
     return choose
@@ -232,6 +234,19 @@ def test_wrong_guesses_are_corrected_in_place(device, small_tiles, monkeypatch, 
     assert_same(device, blobs(100, seed=3), 25, kernel=kernel, **options)
     assert calls
     assert len(sweeps) == len(set(sweeps))  # each has further picks to prove
+
+
+@pytest.mark.parametrize("most_corrected", [0.0, 0.4])
+def test_after_too_many_corrections_the_rest_is_guessed_anew(device, small_tiles, monkeypatch, most_corrected):
+    """Also where the sweep has counted what all of its guesses would have left alive."""
+    small_tiles(2500, most_corrected=most_corrected)
+    selection.guess_badly(monkeypatch, lambda step: step % 4 == 1)
+    proofs = selection.watch_proofs(monkeypatch)
+    for seed in range(2):
+        assert_same(device, blobs(130, seed=seed), 25)
+    given_up = [proven for guesses, proven in proofs if proven < guesses]
+    assert given_up
+    assert all(given_up)  # each proved a pick
 
 
 @pytest.mark.parametrize(("factor", "every"), [(3, 2), (10, 3)])

@@ -1,5 +1,7 @@
 """The matrix-free path picks what the reference picks, however badly it guesses and however little memory it has."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -126,6 +128,40 @@ def test_what_is_alive_is_gathered_again_after_a_wrong_guess(monkeypatch, gather
     for seed in range(3):
         assert_same(torch.randn(300, 6, generator=torch.Generator().manual_seed(seed)), 60, bandwidth=2.0)
     assert any(lowered)
+
+
+@pytest.mark.parametrize("gathers", [False, True])
+@pytest.mark.parametrize("most_corrected", [0.0, 0.4])
+def test_after_too_many_corrections_the_rest_is_guessed_anew(monkeypatch, gathered_whole, most_corrected, gathers):
+    """Also where the sweep has gathered what all of its guesses would have left alive."""
+    rules = {**RULES, "most_corrected": most_corrected, "shares_gathered": ()}
+    use(monkeypatch, "cpu", "matrix-free", rules, **TILES)
+    selection.guess_badly(monkeypatch, lambda step: step % 4 == 1)
+    if not gathers:
+        monkeypatch.setattr(Guesser, "alive_estimate", lambda self, m, wanted=None: 1e30)
+    proofs = selection.watch_proofs(monkeypatch)
+    for seed in range(3):
+        assert_same(cloud(300, seed=seed), 40)
+    given_up = [proven for guesses, proven in proofs if proven < guesses]
+    assert given_up
+    assert all(given_up)  # each proved a pick
+
+
+def test_guesses_grow_with_what_is_proven(monkeypatch):
+    use(monkeypatch, "cpu", "matrix-free", {**RULES, "growth": 2.0, "max_guesses": 40}, **TILES)
+    monkeypatch.setattr(Guesser, "alive_estimate", lambda self, m, wanted=None: 1e30)
+    proofs = selection.watch_proofs(monkeypatch)
+    maxherding(cloud(), 100, memory_limit=least(cloud(), 100))
+    assert [guesses for guesses, _ in proofs] == [3, 6, 18, 40, 33]
+
+
+def test_more_points_are_guessed_at_by_more_rows():
+    rules = replace(CPU.guessing, sample_rows=100, first_rows=900, tried=60, most_tried=80, points_a_row=10)
+    few, many = rules.among(500), rules.among(5000)
+    assert few == rules
+    assert (many.sample_rows, many.first_rows, many.tried, many.most_tried) == (500, 4000, 250, 250)
+    assert many.among(5000) == many
+    assert CPU.guessing.among(10**7) == CPU.guessing
 
 
 def test_a_gather_that_overflows_is_tried_again_later(monkeypatch):

@@ -1,5 +1,6 @@
 """Selection by the Triton backend: the picks of the float64 reference, in every way that its kernels can be used."""
 
+import math
 import os
 import subprocess
 import sys
@@ -150,7 +151,8 @@ def gathering(monkeypatch):
     """Lists of at most so many entries, gathered after some guesses, at sizes that the reference can check."""
 
     def choose(entries, **guessing):
-        rules = {"watched_points": 60, "sample_rows": 40, "tried": 8, "first_tried": 8, **guessing}
+        rules = {"watched_points": 60, "sample_rows": 40, "tried": 8, "first_tried": 8, "most_corrected": math.inf}
+        rules |= {"most_tried": 8, "first_rows": 80, **guessing}
         use(monkeypatch, "triton", "matrix-free", rules, max_entries=entries, rows_at_once=32)
 
     return choose
@@ -195,6 +197,14 @@ def test_wrong_guesses_are_corrected_in_place(device, gathering, monkeypatch):
     monkeypatch.setattr(Guesser, "best_of_sample", sometimes_wrong)
     assert_same(device, blobs(66), 3)
     assert corrected
+
+
+def test_after_too_many_corrections_the_rest_is_guessed_anew(device, gathering, monkeypatch):
+    gathering(800, most_corrected=0.0)
+    selection.guess_badly(monkeypatch, lambda step: step == 1)
+    proofs = selection.watch_proofs(monkeypatch)
+    assert_same(device, blobs(66), 5)
+    assert any(proven < guesses for guesses, proven in proofs)
 
 
 def test_lists_that_were_counted_too_short_are_made_again(device, gathering, monkeypatch):
