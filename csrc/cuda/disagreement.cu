@@ -10,7 +10,8 @@
 // own share is without the 1. Up to 32 classes |d_c| is at most 2^-22 of the instruction and half an ulp of its
 // argument, and the entropy moves by less than 6e-7; beyond, exp is a polynomial within 2 ulp. A conversion to float64
 // costs as much as eight float32 operations or more: so sums of float32 numbers are pairs of them, and what only some
-// scores need is compiled in for those alone.
+// scores need is compiled in for those alone. Half precision leaves time for half of the instructions: so neighbours
+// are first added up as float32, see `Grouped`.
 #include <cstring>
 #include <type_traits>
 

@@ -46,17 +46,21 @@ def test_every_number_of_classes_that_fits_in_registers(device, dtype):
             torch.testing.assert_close(got.cpu(), want, rtol=0, atol=TOLERANCE, msg=f"{name} of {classes} classes")
 
 
-def test_where_errors_add_up(device):
-    """One class has half or more of the probability and the others are alike: their errors have one sign."""
-    for classes in (2, 3, 8, 19, 32, 33, 64):
-        for mass in (0.1, 0.5, 0.7, 0.9, 0.999):
-            x = torch.full((1, 4, classes), math.log((1 - mass) / (classes - 1)))
-            x[..., 0] = math.log(mass)
-            x = (x + torch.tensor([0.0, 3.0, -1e3, 1e4])[:, None]).float()
-            turned = torch.stack([row.roll(k) for k, row in enumerate(x[0])])[None]
-            for rows in (x, turned):
-                want = disagreement(rows, outputs=("entropy", "bald", "expected_entropy"), backend="reference")
-                got = disagreement(rows.to(device), outputs=tuple(want), backend="cuda")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_where_errors_add_up(device, dtype):
+    """One class has much of the probability and the others are alike, or fall evenly: their errors have one sign."""
+    masses = torch.tensor([0.05, 0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 0.999])[:, None, None]
+    for classes in (2, 3, 8, 19, 20, 32, 33, 64):
+        x = torch.log((1 - masses) / (classes - 1)).expand(-1, 4, classes).clone()
+        x[..., :1] = masses.log()
+        falling = torch.linspace(0, -1, classes) * torch.tensor([1.0, 2.0, 4.0, 6.0, 9.0, 15.0])[:, None, None]
+        x = torch.cat([x, falling.expand(-1, 4, -1)])
+        moved = (x + torch.tensor([0.0, 3.0, -1e3, 1e4])[:, None]).to(dtype)
+        turned = torch.stack([row.roll(k, -1) for k, row in enumerate(x.unbind(1))], 1).to(dtype)
+        for rows in (moved, turned, turned.repeat(1, 2, 1)):
+            for samples in (rows, rows.permute(1, 2, 0).contiguous().permute(2, 0, 1)):  # positions side by side
+                want = disagreement(samples, outputs=("entropy", "bald", "expected_entropy"), backend="reference")
+                got = disagreement(samples.to(device), outputs=tuple(want), backend="cuda")
                 for name in want:
                     torch.testing.assert_close(got[name].cpu(), want[name], rtol=0, atol=TOLERANCE, msg=name)
 
