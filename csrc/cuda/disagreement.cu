@@ -257,6 +257,7 @@ struct InShared {
     static constexpr int kLanes = G;
     static constexpr bool kTakesProbs = true;
     static constexpr int kTermsTogether = 2, kProductsTogether = 1, kMeansTogether = 1;  // see `Grouped`
+    static constexpr int kBlocks = 8;  // of a multiprocessor: registers for no more
     static constexpr double kUnit = 1;  // of the exponents
     Type* values;
     float *means, *losses;
@@ -385,6 +386,7 @@ struct InRegisters {
     static constexpr bool kHalf = sizeof(T) == 2;
     static constexpr int kTermsTogether = kHalf ? 4 : 2, kProductsTogether = kHalf ? 4 : 1;
     static constexpr int kMeansTogether = kHalf ? 2 : 1;
+    static constexpr int kBlocks = 0;  // as many as the compiler thinks best
     static constexpr double kUnit = kLn2;
     using Exponents = BinaryExponents<T>;
     float values[kMost], means[kMost], losses[kMany ? kMost : 1];
@@ -518,7 +520,7 @@ __device__ inline void store(float* scores, int64_t position, double value) {
 
 // A thread, or a warp, has kPositions neighbours, and `positions` is a multiple of that.
 template <typename Places, int kPositions>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, Places::kBlocks)
     disagreement_kernel(DisagreementJob job, ScoreLimits limits, int64_t positions, unsigned long long* first_bad) {
     constexpr int G = Places::kLanes;
     constexpr bool kRanks = Places::kRanks, kMany = Places::kMany;
@@ -545,12 +547,12 @@ __global__ void __launch_bounds__(kThreads)
         votes = reinterpret_cast<int32_t*>(
             shared_memory() + slots * blockDim.x * (sizeof(typename Places::Type) + (kMany ? 2 : 1) * sizeof(float)));
     const bool wants_mean = kMany || K > 1;
-    // Of each position; a prediction is that of `single` if there is one, else of the mean.
-    Row rows[kPositions], predictions[kPositions];
+    // Of each position; in the end a row is that of `single` if there is one, else of the mean.
+    Row rows[kPositions];
     double expected[kPositions], information[kPositions];
     bool bad[kPositions];
     for (int i = 0; i < kPositions; ++i) {
-        predictions[i] = unranked();
+        rows[i] = unranked();
         expected[i] = 0;
         bad[i] = false;
     }
@@ -569,7 +571,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
         for (int i = 0; i < kPositions; ++i) {
             Places& own = places[i];
-            const Row& row = predictions[i] = rows[i];
+            const Row& row = rows[i];
             expected[i] += row.entropy;
             bad[i] |= row.bad;
             if constexpr (kRanks) {
@@ -608,11 +610,11 @@ __global__ void __launch_bounds__(kThreads)
         mean.entropy = -group_sum<G>(terms.value());
         merge_ranks<G, kRanks>(mean);
         information[i] = mean.entropy - expected[i];
-        predictions[i] = mean;
+        rows[i] = mean;
     }
     if (has_single) {
-        summarise(job.single, single_offset, C, job.input, job.check_finite, places, predictions);
-        for (int i = 0; i < kPositions; ++i) bad[i] |= predictions[i].bad;
+        summarise(job.single, single_offset, C, job.input, job.check_finite, places, rows);
+        for (int i = 0; i < kPositions; ++i) bad[i] |= rows[i].bad;
     }
     double most = 0;
     if constexpr (kRanks)
@@ -628,7 +630,7 @@ __global__ void __launch_bounds__(kThreads)
     if (G > 1 && lane() != 0) return;
 #pragma unroll
     for (int i = 0; i < kPositions; ++i) {
-        const Row& q = predictions[i];
+        const Row& q = rows[i];
         const int64_t at = position + i;
         const double q_nan = q.entropy - q.entropy;  // 0 or NaN
         const double uncertainty = clamp(q.entropy, limits.entropy), gained = clamp(information[i], limits.bald);
