@@ -23,7 +23,7 @@ NO_POSITION = tl.constexpr(2**63 - 1)
 LN2 = tl.constexpr(0.6931471805599453)
 LOG2E = tl.constexpr(1.44269504)
 FEW = tl.constexpr(32)  # classes up to here, exp is the device's instruction
-FARTHEST = tl.constexpr(87.0)  # below the largest logit: a class that is farther has 1e-38, which counts for nothing
+FARTHEST = tl.constexpr(87.0)  # below the largest exponent, of e or 2: a class there has 1e-26 or less, which is none
 
 
 @triton.jit
@@ -215,7 +215,7 @@ def clamp(v, high):
 
 @triton.jit
 def not_far(x):
-    """No exponent of two is far below 0; NaN stays."""
+    """No exponent is far below 0, so that products with it are numbers; NaN stays."""
     return tl.maximum(x, -FARTHEST, propagate_nan=tl.PropagateNan.ALL)
 
 
