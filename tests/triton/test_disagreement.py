@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from difal_kernels import BackendUnavailableError, available_backends, bald, disagreement, edald, entropy
+from difal_kernels.ops.disagreement import cpu, problem, triton
 from feature_maps import far_apart
 from predictions import refuse_odd_probabilities
 
 SCORES = ("entropy", "bald", "expected_entropy", "edald", "margin", "least_confidence", "variation_ratio")
+UNRANKED = tuple(name for name in SCORES if name != "variation_ratio")  # those of which a thread takes two positions
 TOLERANCE = 1e-6  # absolute, in nats
 
 
@@ -63,6 +65,70 @@ def test_many_samples(device, samples, classes):
     """Alike, so that what float32 additions lose does not cancel; and others."""
     for x in (logits(2, 1, classes).expand(2, samples, classes), logits(2, samples, classes)):
         agree(device, x, outputs=("entropy", "bald", "least_confidence"))
+
+
+HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+
+
+@HALVES
+def test_half_precision_of_any_size(device, dtype):
+    """Exponents of a prediction are made in one multiply-add, which is rounded where its largest number is large."""
+    limit = torch.finfo(dtype).max
+    spread = torch.tensor([0.0, -0.5, -3.0, -40.0, -math.inf])
+    sizes = [0.0, 1.7, -5.3, 100.0, -3e3, 3.1e4, 32768.0, 33024.0, -32768.0, 6e4, limit, -limit]
+    sizes += [65536.0, -65536.0, 65280.0, -65280.0, 1e6, -1e30, 3e38] if dtype == torch.bfloat16 else [32752.0]
+    rows = torch.stack([(size + spread).to(dtype) for size in sizes])  # (sizes, classes)
+    near = rows.clone()
+    near[:, 1] = torch.nextafter(rows[:, 0], torch.full_like(rows[:, 0], -math.inf))  # as near the largest as can be
+    apart = torch.tensor([[limit, -limit], [-limit, -math.inf], [1.0, -limit]], dtype=dtype).repeat(1, 3)[:, :5]
+    rows = torch.cat([rows, near.where(near.isfinite(), -math.inf), apart])
+    rows = torch.cat([rows, rows[:1]]) if len(rows) % 2 else rows
+    turned = torch.stack([rows.roll(k, 1) for k in range(3)])  # (samples, positions, classes)
+    for x in (turned, turned[:1].expand(3, -1, -1)):
+        agree(device, x, x[1], outputs=SCORES, sample_dim=0)
+        side_by_side = x.transpose(1, 2).contiguous()
+        agree(device, side_by_side, side_by_side[1], outputs=UNRANKED, sample_dim=0, class_dim=1)
+    logs = turned[:, : len(sizes)].double().log_softmax(-1).to(dtype)
+    agree(device, logs, logs[1], outputs=UNRANKED, sample_dim=0, input="log_probs")
+    logs = logs[:, : len(sizes) // 2 * 2].transpose(1, 2).contiguous()
+    agree(device, logs, logs[1], outputs=UNRANKED, sample_dim=0, class_dim=1, input="log_probs")
+
+
+@HALVES
+@pytest.mark.parametrize("classes", [1, 2, 3, 4, 7, 19, 32])
+def test_two_positions_of_half_precision_side_by_side(device, dtype, classes):
+    """Where both can be read at once, and where one cannot."""
+    x, single = logits(2, classes, 6, 44, dtype=dtype), logits(classes, 6, 44, seed=1, dtype=dtype)
+
+    def pairs(x, single, outputs=UNRANKED):
+        checked = problem.prepare(x, single, outputs=outputs, sample_dim=0, class_dim=1)
+        return triton.in_pairs(checked, *cpu._merged_positions(checked))
+
+    cuts = [(x, single), (x[:, :, 1:, 2:], single[:, 1:, 2:]), (x[..., ::2, :], single[..., ::2, :])]
+    odd = [(x[..., 1:], single[..., 1:]), (x[..., ::2], single[..., ::2]), (x[..., 1:-1], single[..., 1:-1])]
+    odd += [(x, single[..., 1:2].expand(single.shape))]
+    for samples, one in cuts + odd:
+        agree(device, samples, one, outputs=UNRANKED, sample_dim=0, class_dim=1)
+        assert not pairs(samples, one, SCORES)
+    assert all(pairs(*cut) for cut in cuts)
+    assert not any(pairs(*cut) for cut in odd)
+    assert not pairs(x.float(), single.float())
+    agree(device, x[:, :, :2], outputs=("bald", "margin", "entropy"), sample_dim=0, class_dim=1)
+    bad = x.clone()
+    bad[1, 0, 5, 43] = bad[0, 0, 5, 42] = math.nan
+    with pytest.raises(ValueError, match=r"at position \(5, 42\), sample 0"):
+        bald(bad.to(device), sample_dim=0, class_dim=1, backend="triton")
+    found = bald(bad.to(device), sample_dim=0, class_dim=1, check_finite=False, backend="triton")
+    assert found.cpu().isnan().nonzero().tolist() == [[5, 42], [5, 43]]
+
+
+def test_many_classes_far_below_the_largest(device):
+    """Each of them is less than what is summed without a rounding, and together they are more than the largest."""
+    for classes in (1000, 4096):
+        x = torch.full((3, 2, classes), -7.7)
+        x[:, 0, 0] = x[:, 1, 5] = 0
+        x[2] = torch.arange(classes) * -1e-3
+        agree(device, x, x[:, 0])
 
 
 def test_without_single_and_one_score_at_a_time(device):

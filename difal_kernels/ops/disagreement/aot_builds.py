@@ -12,9 +12,11 @@ OUTPUTS = ("entropy_out", "bald_out", "expected_out", "margin_out", "least_out",
 
 
 def builds() -> list[Build]:
-    """eDALD of each type; all scores; many classes in both layouts; probabilities; many samples."""
+    """eDALD of each type, and in pairs; all scores; many classes in both layouts; probabilities; many samples."""
     assert len(OUTPUTS) == len(FLAGS) == len(GPU_SCORES)
     made = [_build(dtype, 19, False, ("COMBINED",)) for dtype in ("fp32", "fp16", "bf16", "fp64")]
+    made += [_build(dtype, 19, False, ("COMBINED",), in_pairs=True) for dtype in ("fp16", "bf16")]
+    made += [_build("fp16", 32, False, tuple(flag for flag in FLAGS if flag != "VARIATION"), in_pairs=True)]
     made += [_build("fp32", 100, together, ("COMBINED",)) for together in (True, False)]
     made += [_build("fp32", classes, True, FLAGS) for classes in (19, 512)]
     made += [_build("fp32", 19, True, ("BALD",), INPUT=kind, SINGLE=False) for kind in (1, 2)]
@@ -22,8 +24,10 @@ def builds() -> list[Build]:
     return [*made, _build("fp32", 19, False, ("BALD",), DIMS=3, SINGLE=False)]
 
 
-def _build(dtype: str, classes: int, side_by_side: bool, wanted: tuple[str, ...], **constants) -> Build:
-    tile = shape_of_tile(classes, side_by_side)
+def _build(
+    dtype: str, classes: int, side_by_side: bool, wanted: tuple[str, ...], in_pairs: bool = False, **constants
+) -> Build:
+    tile = shape_of_tile(classes, side_by_side, in_pairs)
     types = {"samples": f"*{dtype}", "single": f"*{dtype}", "layout": "*i64", "bounds": "*fp64", "first_bad": "*i64"}
     types |= dict.fromkeys(OUTPUTS, "*fp32") | dict.fromkeys(INTEGERS, "i64")
     flags = {flag: flag in wanted for flag in FLAGS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -37,7 +38,7 @@ def supports(problem: Problem) -> str | None:
 def plan(problem: Problem) -> str:
     sizes = _merged_positions(problem)[0]
     K, C = problem.samples.shape[-2:]
-    positions = shape_of_tile(C, side_by_side(problem))["POSITIONS"]
+    positions = shape_of_tile(C, side_by_side(problem), in_pairs(problem, *_merged_positions(problem)))["POSITIONS"]
     return f"one pass over K={K}, C={C}, positions {sizes}, {positions} of them a block"
 
 
@@ -46,7 +47,23 @@ def side_by_side(problem: Problem) -> bool:
     return all(x.stride(-1) == 1 for x in (problem.samples, problem.single) if x is not None)
 
 
-def shape_of_tile(classes: int, side_by_side: bool) -> dict[str, int]:
+def in_pairs(problem: Problem, sizes: Sequence[int], *strides: Sequence[int]) -> bool:
+    """Whether a thread takes two positions: few logits of half precision, which lie so that both are read at once."""
+    K, C = problem.samples.shape[-2:]
+    half = problem.samples.dtype in (torch.float16, torch.bfloat16) and problem.input != "probs"
+    fits = C <= MAX_OWN_CLASSES and K <= FEW_SAMPLES and "variation_ratio" not in problem.scores  # in registers
+    if not (half and fits and sizes and sizes[-1] % 2 == 0):
+        return False
+    for x, steps in zip((problem.samples, problem.single), strides, strict=True):
+        if x is None:
+            continue
+        apart = (*steps[:-1], x.stride(-1), x.stride(-2) if x is problem.samples else 0)
+        if steps[-1] != 1 or x.data_ptr() % 4 or any(step % 2 for step in apart):
+            return False
+    return True
+
+
+def shape_of_tile(classes: int, side_by_side: bool, in_pairs: bool = False) -> dict[str, int]:
     """Constants of a launch."""
     width = 1 << (classes - 1).bit_length()
     if classes <= MAX_OWN_CLASSES:
@@ -54,14 +71,15 @@ def shape_of_tile(classes: int, side_by_side: bool) -> dict[str, int]:
         # classes lie side by side, the lines that a warp reads stay in the L1 cache until it has read all of them.
         first = width if classes > width // 4 * 3 or width < 4 else width // 2
         rest = 0 if first == width else 1 << (classes - first - 1).bit_length()
-        return {"FIRST": first, "REST": rest, "POSITIONS": max(NUMBERS // width, 128), "CLASSES_LAST": 0}
+        positions = max(NUMBERS // width, 256 if in_pairs else 128)
+        return {"FIRST": first, "REST": rest, "POSITIONS": positions, "CLASSES_LAST": 0, "PAIRS": int(in_pairs)}
     if side_by_side:  # a warp reads whole lines of one position, and no thread repeats what is done for others
-        return {"FIRST": width, "REST": 0, "POSITIONS": 1, "CLASSES_LAST": 1}
-    return {"FIRST": width, "REST": 0, "POSITIONS": max(NUMBERS // width, 8), "CLASSES_LAST": 0}
+        return {"FIRST": width, "REST": 0, "POSITIONS": 1, "CLASSES_LAST": 1, "PAIRS": 0}
+    return {"FIRST": width, "REST": 0, "POSITIONS": max(NUMBERS // width, 8), "CLASSES_LAST": 0, "PAIRS": 0}
 
 
 def options(tile: dict[str, int]) -> dict[str, int]:
-    numbers = (tile["FIRST"] + tile["REST"]) * tile["POSITIONS"]
+    numbers = (tile["FIRST"] + tile["REST"]) * tile["POSITIONS"] >> tile["PAIRS"]
     warps = max(1, min(8, numbers // 512)) if tile["CLASSES_LAST"] else 4 if numbers <= 4 * NUMBERS else 8
     return {"num_warps": warps, "enable_fp_fusion": True}
 
@@ -87,11 +105,12 @@ def run(problem: Problem) -> tuple[dict[str, torch.Tensor], int]:
     K, C = samples.shape[-2:]
     merged = _merged_positions(problem) if count > 1 else ((1,), (0,), (0,))
     positions = torch.tensor(merged, dtype=torch.int64).to(device)  # sizes, strides, strides of single
-    tile = shape_of_tile(C, side_by_side(problem))
+    tile = shape_of_tile(C, side_by_side(problem), in_pairs(problem, *merged))
     blocks = -(-count // tile["POSITIONS"])
-    first_bad = torch.empty(blocks, dtype=torch.int64, device=device)
+    first_bad = torch.full((), NO_POSITION, dtype=torch.int64, device=device)
     bounds = torch.tensor(
-        [*tolerances, problem.weight, round_down(math.log(C)), round_down(math.log(min(C, K)))], dtype=torch.float64
+        [*tolerances, problem.weight, round_down(math.log(C)), round_down(math.log(min(C, K))), 1 / K],
+        dtype=torch.float64,
     ).to(device)
     spare = next(iter(out.values()))  # stands for the scores that are not wanted
     with _triton.on(device):
@@ -108,5 +127,5 @@ def run(problem: Problem) -> tuple[dict[str, torch.Tensor], int]:
             **options(tile),
             **tile,
         )
-    position = int(first_bad.min())
+    position = int(first_bad)
     return out, -1 if position == NO_POSITION else position

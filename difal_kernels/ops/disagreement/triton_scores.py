@@ -3,37 +3,45 @@
 A block takes some positions, and of each all classes of one sample at a time: what the samples share, the mean of
 their probabilities and their votes, stays in registers. Where the classes are few a position is one thread's, and its
 classes are two tiles, 16 + 4 for 19: a tile has a power of two of them, and what is not there costs as much as what is.
+Of half precision a thread has two positions that lie side by side, where the layout allows.
+
 exp and ln are float32, sums as good as float64, and what is done once a position is float64: GPUs have few units for
-that, and fewer for conversions. Up to 32 classes exp is the device's instruction for powers of two, within 2^-22, and
-an entropy within 6e-7, as in csrc/cuda/disagreement.cu; beyond, a polynomial within 2 ulp.
+that, and fewer for conversions. Of half precision, which is read at twice the pace, four classes are added up in
+float32 first. Up to 32 classes exp is the device's instruction for powers of two, within 2^-22, and an entropy within
+6e-7, as in csrc/cuda/disagreement.cu; beyond, a polynomial within 2 ulp.
 """
 
 import triton
 import triton.language as tl
 
 from .._triton import kernel
-from ..maxherding.backends.gpu.arithmetic import exp_to_87, log_of, log_parts
+from ..maxherding.backends.gpu.arithmetic import exp_to_87, log_parts
 
 PROBS = tl.constexpr(2)  # of problem.INPUTS; log-probabilities are logits with one more check
 LOG_PROBS = tl.constexpr(1)
 NO_POSITION = tl.constexpr(2**63 - 1)
-SMALLEST = tl.constexpr(1e-37)  # stands for 0 under ln; 0 ln 0 comes out as 0
 LN2 = tl.constexpr(0.6931471805599453)
 LOG2E = tl.constexpr(1.44269504)
 FEW = tl.constexpr(32)  # classes up to here, exp is the device's instruction
-FARTHEST = tl.constexpr(87.0)  # below the largest logit: a class that is farther has 1e-38, which counts for nothing
+FARTHEST = tl.constexpr(87.0)  # below the largest exponent, of e or 2: a class there has 1e-26 or less, which is none
 
 
 @triton.jit
-def offsets(position, sizes, strides, DIMS: tl.constexpr):
-    """Where the predictions of these positions begin; sizes and strides are (DIMS,) in memory, the last one fastest."""
-    offset = position * 0
+def offsets(position, layout, DIMS: tl.constexpr):
+    """Where the samples and `single` of these positions begin; layout is (3, DIMS) in memory, the last one fastest."""
+    own = position * 0
+    other = position * 0
     rest = position
     for back in tl.static_range(DIMS):
-        size = tl.load(sizes + (DIMS - 1 - back))
-        offset += rest % size * tl.load(strides + (DIMS - 1 - back))
-        rest = rest // size
-    return offset
+        at = layout + (DIMS - 1 - back)
+        index = rest
+        if back < DIMS - 1:  # a division costs as much as the scores of five classes
+            size = tl.load(at)
+            rest = index // size
+            index -= rest * size
+        own += index * tl.load(at + DIMS)
+        other += index * tl.load(at + 2 * DIMS)
+    return own, other
 
 
 @triton.jit
@@ -54,14 +62,18 @@ def zeros_of(c, position, CLASSES_LAST: tl.constexpr):
 
 
 @triton.jit
-def load_tile(at, c, stride, C, NOTHING: tl.constexpr, WHOLE: tl.constexpr, CLASSES_LAST: tl.constexpr):
+def load_tile(
+    at, c, stride, C, NOTHING: tl.constexpr, WHOLE: tl.constexpr, PAIRS: tl.constexpr, CLASSES_LAST: tl.constexpr
+):
     """Classes c of the positions that `at` points to, float32 or float64. WHOLE: there is no class beyond C."""
     if CLASSES_LAST:  # side by side
         place = at[:, None] + c[None, :]
     else:
         # Said to be side by side in pairs, so that a warp takes 32 positions and a thread its own: Triton 3.6
-        # would have a warp take classes first. Nothing is read in pairs, since no position is said to be aligned.
+        # would have a warp take classes first. Unless they are said to be aligned, nothing is read in pairs.
         place = tl.max_contiguous(at[None, :] + (c * stride)[:, None], (1, 2))
+        if PAIRS:  # a thread's are two, of 32 bits
+            place = tl.multiple_of(place, (1, 4))
     if WHOLE:
         x = tl.load(place)
     else:
@@ -70,13 +82,15 @@ def load_tile(at, c, stride, C, NOTHING: tl.constexpr, WHOLE: tl.constexpr, CLAS
 
 
 @triton.jit
-def load_tiles(at, c, d, stride, C, INPUT: tl.constexpr, REST: tl.constexpr, CLASSES_LAST: tl.constexpr):
+def load_tiles(
+    at, c, d, stride, C, INPUT: tl.constexpr, REST: tl.constexpr, PAIRS: tl.constexpr, CLASSES_LAST: tl.constexpr
+):
     """Both tiles, or twice the first."""
     NOTHING: tl.constexpr = 0.0 if INPUT == PROBS else -float("inf")
-    x = load_tile(at, c, stride, C, NOTHING, REST > 0, CLASSES_LAST)
+    x = load_tile(at, c, stride, C, NOTHING, REST > 0, PAIRS, CLASSES_LAST)
     y = x
     if REST:
-        y = load_tile(at, d, stride, C, NOTHING, False, CLASSES_LAST)
+        y = load_tile(at, d, stride, C, NOTHING, False, PAIRS, CLASSES_LAST)
     return x, y
 
 
@@ -98,17 +112,66 @@ def max_over(a, b, REST: tl.constexpr, AXIS: tl.constexpr):
 
 
 @triton.jit
-def exact_sum(a, b, FIRST: tl.constexpr, REST: tl.constexpr, AXIS: tl.constexpr):
-    """Float64 sum of float32 numbers from -1 to 1 over the classes, at most 2 FIRST of them.
+def grouped(v, TOGETHER: tl.constexpr):
+    """Sums of so many neighbouring classes, or of all where there are fewer: one rounding of each is allowed, for the
+    additions that it saves. A position is one thread's.
+    """
+    SIZE: tl.constexpr = v.shape[0]
+    if TOGETHER == 1 or SIZE == 1:
+        return v
+    elif SIZE <= TOGETHER:
+        return tl.sum(v, axis=0, keep_dims=True)
+    else:
+        return tl.sum(tl.reshape(v, (SIZE // TOGETHER, TOGETHER, v.shape[1])), axis=1)
 
-    Multiples of 2^-22 FIRST are summed apart, without a rounding: no sum of them has more than 24 bits. What is left
-    of each is so little that rounding does not count.
+
+@triton.jit
+def in_halves(v):
+    """Of each two neighbouring classes the first ones, and the second ones."""
+    return tl.split(tl.permute(tl.reshape(v, (v.shape[0] // 2, 2, v.shape[1])), (0, 2, 1)))
+
+
+@triton.jit
+def grouped_products(a, b, TOGETHER: tl.constexpr):
+    """The same of products."""
+    if TOGETHER == 4 and a.shape[0] >= 4:
+        a_even, a_odd = in_halves(a)
+        a_0, a_2 = in_halves(a_even)
+        a_1, a_3 = in_halves(a_odd)
+        b_even, b_odd = in_halves(b)
+        b_0, b_2 = in_halves(b_even)
+        b_1, b_3 = in_halves(b_odd)
+        return tl.fma(a_3, b_3, tl.fma(a_2, b_2, tl.fma(a_1, b_1, a_0 * b_0)))
+    else:
+        return grouped(a * b, TOGETHER)
+
+
+@triton.jit
+def exact_parts(a, b, FIRST: tl.constexpr, REST: tl.constexpr, AXIS: tl.constexpr):
+    """Two float32 numbers that make the sum of float32 numbers of classes, or of groups of them.
+
+    Each is from -0.54 to 1.01 times the classes of its group, at most FIRST, and in all they are at most 2 FIRST.
+    Multiples of 2^-22 FIRST, or of twice that, are summed apart, without a rounding: no sum of them has more than 24
+    bits. What is left of each is so little that rounding does not count.
     """
     MAGIC: tl.constexpr = 3.0 * FIRST
     high_a = (a + MAGIC) - MAGIC
     high_b = (b + MAGIC) - MAGIC
     high = sum_over(high_a, high_b, REST, AXIS)
-    return high.to(tl.float64) + sum_over(a - high_a, b - high_b, REST, AXIS).to(tl.float64)
+    low = sum_over(a - high_a, b - high_b, REST, AXIS)
+    if FIRST > FEW:  # the low one is not that low: Knuth's two-sum
+        total = high + low
+        part = total - high
+        low = (high - (total - part)) + (low - part)
+        high = total
+    return high, low
+
+
+@triton.jit
+def exact_sum(a, b, FIRST: tl.constexpr, REST: tl.constexpr, AXIS: tl.constexpr):
+    """The same in float64."""
+    high, low = exact_parts(a, b, FIRST, REST, AXIS)
+    return high.to(tl.float64) + low.to(tl.float64)
 
 
 @triton.jit
@@ -132,7 +195,8 @@ def first_largest(a, b, FIRST: tl.constexpr, REST: tl.constexpr, AXIS: tl.conste
 
 @triton.jit
 def x_ln_x(x):
-    return x * log_of(tl.maximum(x, SMALLEST))
+    n, y = log_parts(x)
+    return x * (n * LN2 + y)
 
 
 @triton.jit
@@ -150,9 +214,22 @@ def clamp(v, high):
 
 
 @triton.jit
+def not_far(x):
+    """No exponent is far below 0, so that products with it are numbers; NaN stays."""
+    return tl.maximum(x, -FARTHEST, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def fused_exponents(x, factor, shift):
+    """x * factor + shift, of a position each, with one rounding."""
+    factor = tl.broadcast_to(factor[None, :], x.shape)
+    return not_far(tl.fma(x, factor, tl.broadcast_to(shift[None, :], x.shape)))
+
+
+@triton.jit
 def read(
-    a, b, tolerance, INPUT: tl.constexpr, CHECK: tl.constexpr, FIRST: tl.constexpr, REST: tl.constexpr,
-    AXIS: tl.constexpr, CLASSES_LAST: tl.constexpr,
+    a, b, tolerance, INPUT: tl.constexpr, CHECK: tl.constexpr, HALF: tl.constexpr,
+    FIRST: tl.constexpr, REST: tl.constexpr, AXIS: tl.constexpr, CLASSES_LAST: tl.constexpr,
 ):  # fmt: skip
     """Of predictions in two tiles: what times a scale is p, that scale, the entropy, and which are no valid input.
 
@@ -169,32 +246,51 @@ def read(
         terms = exact_sum(x_ln_x(a), x_ln_x(b), FIRST, REST, AXIS)
         H = wide_log_of(total.to(tl.float32)) - terms * scale
     else:
+        OWN: tl.constexpr = FIRST <= FEW  # each position is a thread's
         top = max_over(a, b, REST, AXIS)
-        down = per_position(top, CLASSES_LAST)
-        a = tl.minimum((down - a).to(tl.float32), FARTHEST, propagate_nan=tl.PropagateNan.ALL)  # at least 0, or NaN
-        b = tl.minimum((down - b).to(tl.float32), FARTHEST, propagate_nan=tl.PropagateNan.ALL)
-        UNIT: tl.constexpr = LN2 if FIRST <= FEW else 1.0
-        if FIRST <= FEW:  # powers of two, of exponents as rounded
-            a = a * LOG2E
-            b = b * LOG2E
-            e_a = tl.exp2(-a)
-            e_b = tl.exp2(-b)
+        if OWN and HALF:
+            # In one multiply-add, since of half precision the product with `top` is small, and that it is rounded is
+            # the same for all classes: the largest exponent is within 2^-8 of 0, and 2^-22 where log-probabilities sum
+            # to one. Where it is not small there is bfloat16 alone, and any other number is so far that it comes out as
+            # 0, times whatever.
+            factor = tl.where(tl.abs(top) < 65536.0, LOG2E, 1.0)
+            shift = -(top * factor)
+            a = fused_exponents(a, factor, shift)
+            b = fused_exponents(b, factor, shift)
         else:
-            e_a = exp_to_87(a)
-            e_b = exp_to_87(b)
-        Z = exact_sum(e_a, e_b, FIRST, REST, AXIS)
-        moment = UNIT * exact_sum(e_a * a, e_b * b, FIRST, REST, AXIS)  # NaN where a number was
-        near = (1 / Z.to(tl.float32)).to(tl.float64)
-        scale = near * (2 - Z * near)  # 1 / Z, by a step of Newton's
-        log_z = wide_log_of(Z.to(tl.float32))
-        H = log_z + moment * scale
+            down = per_position(top, CLASSES_LAST)
+            a = not_far((a - down).to(tl.float32))  # at most 0, or NaN
+            b = not_far((b - down).to(tl.float32))
+            if OWN:  # as rounded
+                a = a * LOG2E
+                b = b * LOG2E
+        e_a = tl.exp2(a) if OWN else exp_to_87(-a)
+        e_b = tl.exp2(b) if OWN else exp_to_87(-b)
+        # Half precision is read at twice the pace.
+        TERMS: tl.constexpr = (4 if HALF else 2) if OWN else 1
+        PRODUCTS: tl.constexpr = 4 if OWN and HALF else 1
+        Z, low_Z = exact_parts(grouped(e_a, TERMS), grouped(e_b, TERMS), FIRST, REST, AXIS)
+        products_a = grouped_products(e_a, a, PRODUCTS)
+        moment, low_moment = exact_parts(products_a, grouped_products(e_b, b, PRODUCTS), FIRST, REST, AXIS)
+        near_Z = Z + low_Z
+        root = tl.rsqrt(near_Z)
+        near = root * root
+        # 1 / Z is near + more, by a step of Newton's.
+        more = near * (tl.fma(-Z, near, tl.zeros_like(Z) + 1.0) - low_Z * near)
+        UNIT: tl.constexpr = LN2 if OWN else 1.0  # of the exponents
+        n, y = log_parts(near_Z)
+        n = n.to(tl.float64)
+        y_less = (y - UNIT * (low_moment * near + moment * more)).to(tl.float64)
+        part = moment.to(tl.float64) * near.to(tl.float64)
+        H = LN2 * (n - part) + y_less if OWN else (LN2 * n - part) + y_less  # NaN where a number was
+        scale = near + more
         lost = H != H
-        scale += H * 0
         a = e_a
         b = e_b
         wrong = lost & (H == H)  # never: of the right shape
         if INPUT == LOG_PROBS:
-            wrong = tl.abs(tl.where(lost, 0.0, top.to(tl.float64) + log_z)) > tolerance
+            log_sum = top.to(tl.float64) + (LN2 * n + y.to(tl.float64))
+            wrong = tl.abs(tl.where(lost, 0.0, log_sum)) > tolerance
     if CHECK:
         wrong = wrong | lost
     return a, b, per_position(scale.to(tl.float32), CLASSES_LAST), H, wrong
@@ -236,33 +332,47 @@ def score(
     REST: tl.constexpr,
     POSITIONS: tl.constexpr,
     CLASSES_LAST: tl.constexpr,
+    PAIRS: tl.constexpr,
 ):
     """All scores of POSITIONS positions, of FIRST + REST classes at most.
 
-    layout: (3, DIMS) sizes and strides; bounds: two tolerances, weight, two limits.
+    layout: (3, DIMS) sizes and strides; bounds: two tolerances, weight, two limits, 1 / K. PAIRS: positions 2 i and
+    2 i + 1 lie side by side on 4 bytes, and `count` is even.
     """
     AXIS: tl.constexpr = 1 if CLASSES_LAST else 0
     SECOND: tl.constexpr = REST if REST else 1
+    HALF: tl.constexpr = samples.dtype.element_ty.primitive_bitwidth == 16
     block = tl.program_id(0).to(tl.int64)
-    position = block * POSITIONS + tl.arange(0, POSITIONS)
+    lane = tl.arange(0, POSITIONS)
+    position = block * POSITIONS + lane
     here = position < count
-    position = tl.minimum(position, count - 1)  # the last one is read again where there are no more, and stored once
+    # The last one, or pair, is read again where there are no more, and stored once.
+    if PAIRS:
+        position = tl.minimum(position, count - 2 + lane % 2)
+        position = tl.max_contiguous(tl.multiple_of(position, 2), 2)
+    else:
+        position = tl.minimum(position, count - 1)
     c = tl.arange(0, FIRST).to(tl.int64)
     d = FIRST + tl.arange(0, SECOND).to(tl.int64)
-    own = samples + offsets(position, layout, layout + DIMS, DIMS)
+    own, other = offsets(position, layout, DIMS)
+    own = samples + own
 
-    BEGINNING: tl.constexpr = 2.0 if MANY else 0.0  # beyond any term, so that `add` finds what is lost
-    mean = zeros_of(c, position, CLASSES_LAST).to(tl.float32) + BEGINNING
+    share = tl.load(bounds + 5)
+    near_share = share.to(tl.float32)
+    beginning = 2 * near_share if MANY else 0.0  # beyond any term, so that `add` finds what is lost
+    mean = zeros_of(c, position, CLASSES_LAST).to(tl.float32) + beginning
     lost_mean = mean * 0
     votes = zeros_of(c, position, CLASSES_LAST)
-    second_mean = zeros_of(d, position, CLASSES_LAST).to(tl.float32) + BEGINNING
+    second_mean = zeros_of(d, position, CLASSES_LAST).to(tl.float32) + beginning
     second_lost_mean = second_mean * 0
     second_votes = zeros_of(d, position, CLASSES_LAST)
     inner = tl.zeros((POSITIONS,), tl.float64)
     bad = position < 0
+    tl.assume(K > 0)  # else zeros would be made twice
     for k in range(K):
-        x, y = load_tiles(own + k * sample_stride, c, d, class_stride, C, INPUT, REST, CLASSES_LAST)
-        p, r, scale, H, wrong = read(x, y, tl.load(bounds), INPUT, CHECK, FIRST, REST, AXIS, CLASSES_LAST)
+        x, y = load_tiles(own + k * sample_stride, c, d, class_stride, C, INPUT, REST, PAIRS, CLASSES_LAST)
+        p, r, scale, H, wrong = read(x, y, tl.load(bounds), INPUT, CHECK, HALF, FIRST, REST, AXIS, CLASSES_LAST)
+        scale *= near_share
         mean, lost_mean = add(mean, lost_mean, p * scale, MANY)
         if REST:
             second_mean, second_lost_mean = add(second_mean, second_lost_mean, r * scale, MANY)
@@ -275,24 +385,23 @@ def score(
             votes += (per_class(c, CLASSES_LAST) == choice).to(tl.int32)
             if REST:
                 second_votes += (per_class(d, CLASSES_LAST) == choice).to(tl.int32)
-    share = 1 / K.to(tl.float64)
     if MANY:
-        mean = (mean - BEGINNING) + lost_mean
-        second_mean = (second_mean - BEGINNING) + second_lost_mean
-    mean *= share.to(tl.float32)
-    second_mean *= share.to(tl.float32)
+        mean = (mean - beginning) + lost_mean
+        second_mean = (second_mean - beginning) + second_lost_mean
     inner *= share
     ln_classes = tl.load(bounds + 3)
-    H_mean = inner * 0 - exact_sum(x_ln_x(mean), x_ln_x(second_mean), FIRST, REST, AXIS)
+    MEANS: tl.constexpr = 2 if FIRST <= FEW and HALF else 1
+    H_mean = inner * 0 - exact_sum(grouped(x_ln_x(mean), MEANS), grouped(x_ln_x(second_mean), MEANS), FIRST, REST, AXIS)
     bald = clamp(H_mean - inner, tl.load(bounds + 4))
 
     q = mean
     second_q = second_mean
     H_q = H_mean
     if SINGLE:
-        at = single + offsets(position, layout, layout + 2 * DIMS, DIMS)
-        x, y = load_tiles(at, c, d, single_stride, C, INPUT, REST, CLASSES_LAST)
-        q, second_q, scale, H_q, wrong = read(x, y, tl.load(bounds + 1), INPUT, CHECK, FIRST, REST, AXIS, CLASSES_LAST)
+        at = single + other
+        x, y = load_tiles(at, c, d, single_stride, C, INPUT, REST, PAIRS, CLASSES_LAST)
+        tolerance = tl.load(bounds + 1)
+        q, second_q, scale, H_q, wrong = read(x, y, tolerance, INPUT, CHECK, HALF, FIRST, REST, AXIS, CLASSES_LAST)
         q *= scale
         second_q *= scale
         bad = bad | wrong
@@ -322,4 +431,7 @@ def score(
     if VARIATION:
         agreed = max_over(votes, second_votes, REST, AXIS).to(tl.float64) * share
         tl.store(variation_out + position, (1 - agreed + inner * 0).to(tl.float32), mask=here)
-    tl.store(first_bad + block, tl.min(tl.where(bad & here, position, NO_POSITION)))
+    worst = tl.where(bad & here, position, NO_POSITION)
+    if PAIRS:
+        worst = tl.min(tl.reshape(worst, (POSITIONS // 2, 2)), axis=1)
+    tl.atomic_min(first_bad + worst * 0, worst, mask=worst < NO_POSITION, sem="relaxed")

@@ -48,7 +48,7 @@ def exp_minus(x):
 @triton.jit
 def log_parts(x):
     """(n, y) with ln(x) = n ln 2 + y, for normal float32 x > 0: n whole, y within 2^-25, by a polynomial fitted to the
-    largest error; csrc/cuda/disagreement.cu has the same."""
+    largest error; csrc/cuda/disagreement.cu has the same. Of any other x both are finite, so 0 ln 0 comes out as 0."""
     bits = x.to(tl.int32, bitcast=True)
     exponent = (bits - 0x3F3504F3) >> 23  # x / 2^n is from sqrt(1/2) to sqrt(2)
     n = (exponent + 0x4B400000).to(tl.float32, bitcast=True) - 12582912.0  # without a conversion
@@ -61,13 +61,6 @@ def log_parts(x):
     p = p * f + 3.333416581e-1
     p = p * f - 0.5
     return n, tl.fma(p * f, f, f)
-
-
-@triton.jit
-def log_of(x):
-    """ln(x) in float32 for normal x > 0, within 2 ulp."""
-    n, y = log_parts(x)
-    return n * 0.693359375 + (y + n * -2.12194440e-4)
 
 
 @triton.jit
