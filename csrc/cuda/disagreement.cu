@@ -92,8 +92,8 @@ struct BoundedSum {
     __device__ double value() const { return static_cast<double>(high - kBegin) + static_cast<double>(low); }
 };
 
-// Numbers, or products, of slots 0, 1, ...: so many neighbours are added up as float32, and then to a sum. One rounding of
-// each is allowed, for the additions that it saves.
+// Numbers, or products, of slots 0, 1, ...: so many neighbours are added up as float32, and then to a sum. Their
+// roundings are allowed, for the additions that it saves.
 template <int kTogether, int kBegin>
 struct Grouped {
     BoundedSum<kBegin> sum;
@@ -257,7 +257,7 @@ struct InShared {
     static constexpr int kLanes = G;
     static constexpr bool kTakesProbs = true;
     static constexpr int kTermsTogether = 2, kProductsTogether = 1, kMeansTogether = 1;  // see `Grouped`
-    static constexpr int kBlocks = 8;  // of a multiprocessor: registers for no more
+    static constexpr int kBlocks = 8;   // of a multiprocessor: registers for no more
     static constexpr double kUnit = 1;  // of the exponents
     Type* values;
     float *means, *losses;
@@ -294,9 +294,7 @@ struct InShared {
         }
         __device__ float excess() const { return 0; }
     };
-    __device__ static float power(float exponent) {
-        return exponent == exponent ? exp_minus(-exponent) : exponent;
-    }
+    __device__ static float power(float exponent) { return exponent == exponent ? exp_minus(-exponent) : exponent; }
 };
 
 // Exponents of two, of which none is far above 0: x - most as rounded, by log2(e).
@@ -419,7 +417,7 @@ struct InRegisters {
     __device__ static void read(InRegisters (&places)[2], const T* data, int64_t stride, int64_t C, Best (&best)[2]) {
         Pair<T> raw[kMost];
         const auto* bytes = reinterpret_cast<const unsigned char*>(data);
-        const auto step = static_cast<uint32_t>(stride * static_cast<int64_t>(sizeof(T)));  // `in_pairs` saw that it fits
+        const auto step = static_cast<uint32_t>(stride * int64_t{sizeof(T)});  // `in_pairs` saw that it fits
         each(C, [&](int s, int) {
             raw[s] = load_pair<T>(bytes + static_cast<uint64_t>(step) * static_cast<uint32_t>(s));
         });

@@ -127,7 +127,7 @@ def test_two_positions_of_half_precision_a_thread(device, dtype, classes):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_of_any_size(device, dtype):
-    """The exponents of a prediction are made in one multiply-add, which is rounded where its largest number is large."""
+    """Exponents are made in one multiply-add, which is rounded where the largest number is large."""
     limit = torch.finfo(dtype).max
     spread = torch.tensor([0.0, -0.5, -3.0, -40.0, -math.inf])
     sizes = [0.0, 1.7, -5.3, 100.0, -3e3, 3.1e4, 32768.0, 33024.0, -32768.0, 6e4, limit, -limit]

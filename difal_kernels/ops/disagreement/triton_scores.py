@@ -7,8 +7,8 @@ Of half precision a thread has two positions that lie side by side, where the la
 
 exp and ln are float32, sums as good as float64, and what is done once a position is float64: GPUs have few units for
 that, and fewer for conversions. Of half precision, which is read at twice the pace, four classes are added up in
-float32 first. Up to 32 classes exp is the device's instruction for powers of two, within 2^-22, and an entropy within
-6e-7, as in csrc/cuda/disagreement.cu; beyond, a polynomial within 2 ulp.
+float32 first. Up to 32 classes exp is the device's instruction for powers of two, within 2^-22, as in
+csrc/cuda/disagreement.cu; beyond, a polynomial within 2 ulp. Scores are within 1e-6.
 """
 
 import triton

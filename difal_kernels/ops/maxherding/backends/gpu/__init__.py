@@ -17,8 +17,7 @@ from ...primitives import DenseGreedy, DenseMemory, Guessing, Solve, TiledGreedy
 from ...problem import Batch, Problem, in_one_dtype
 from ...result import Result
 
-# A sweep costs as much as it does however few entries are left, and a wrong guess makes those after it wrong: so guesses
-# grow with what is proven.
+# Every sweep goes over all pairs, and a wrong guess makes those after it wrong: so guesses grow with what is proven.
 GUESSING = Guessing(
     max_guesses=256,
     first_guesses=4,
