@@ -80,7 +80,9 @@ class Guesser:
             self.add_taken(estimate, p.weights.nonzero()[:, 0], level, torch.full_like(level, torch.inf))
         else:
             estimate = known / self.unit
-        most = self.rules.first_guesses if known is None else int(min(tiles.max_guesses, self.rules.growth * done))
+        most = (
+            self.rules.first_guesses if known is None else int(max(1, min(tiles.max_guesses, self.rules.growth * done)))
+        )
         while True:
             count = tiles.guesses()
             few_alive = self.fits(self.alive_estimate(level), count - done)
@@ -112,9 +114,9 @@ class Guesser:
     def best_of_sample(self, estimate: torch.Tensor, open_: torch.Tensor) -> int:
         """Of the candidates that the sample likes best, the one with the largest gain over the whole pool."""
         step, rules = self.tiles.guesses(), self.rules
-        tried = rules.tried
-        if step < rules.first_guesses:
-            tried = max(tried, min(rules.first_rows, rules.first_tried // (step + 1)))
+        first = step < rules.first_guesses
+        more = rules.first_tried // (step + 1) if first else rules.next_tried // (step + 1) ** 2
+        tried = max(rules.tried, min(rules.first_rows, more))
         estimate, count = torch.where(open_, estimate, -torch.inf), int(open_.sum())
         while True:
             hopeful = estimate.topk(min(tried, count)).indices

@@ -28,6 +28,7 @@ class Guessing:
         tried: candidates whose gain is estimated over the whole pool at each guess.
         first_rows: in place of `sample_rows` before the first sweep: the first guesses are dear to correct.
         first_tried: in place of `tried`, divided by t, at guess t before the first sweep; `first_rows` at most.
+        next_tried: and after it, divided by t^2.
         close: candidates whose gain is computed in float64 at each guess, where products are too coarse to tell.
         most_tried: and at most so many, where the sample does not tell which are the best.
         largest_error: of the estimates, relative to the best gain, beyond which no more is guessed before a sweep.
@@ -48,6 +49,7 @@ class Guessing:
     tried: int = 64
     first_rows: int = 2048
     first_tried: int = 8192
+    next_tried: int = 8192
     close: int = 16
     most_tried: int = 1024
     largest_error: float = 0.25

@@ -23,6 +23,7 @@ GUESSING = Guessing(
     first_guesses=4,
     sample_rows=1024,
     first_rows=8192,
+    next_tried=0,
     tried=256,
     most_tried=256,
     points_a_row=512,
