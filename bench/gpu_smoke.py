@@ -13,6 +13,7 @@ import runpy
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -34,18 +35,22 @@ from difal_kernels.ops.maxherding.backends.cuda.tiled import CudaTiledGreedy
 from difal_kernels.ops.maxherding.backends.gpu import GpuBackend
 from difal_kernels.ops.maxherding.backends.gpu import operands as gpu_operands
 from difal_kernels.ops.maxherding.bounds import entry_bound
+from difal_kernels.ops.maxherding.guessing import Guesser
 from difal_kernels.ops.maxherding.kernel_functions import kernel_matrix
 from difal_kernels.ops.maxherding.problem import prepare
 from gpu_cases import BLOCKS, TIMESTEPS, Machine, clusters
 
 WIDTH = 1.5
 SWEEP = "tiles with their products"
+CORRECTION = "corrections with their products"
 PHASES = {
     "prepare": (CudaOperands, "__init__"),
     "products": (CudaOperands, "fill"),
     "start": (CudaGreedy, "start"),
     "select": (CudaGreedy, "select"),
+    "guesses with their products": (Guesser, "guess"),
     SWEEP: (CudaTiledGreedy, "make_tiles"),
+    CORRECTION: (CudaTiledGreedy, "replace"),
     "lists with their products": (CudaTiledGreedy, "fill_lists"),
 }
 
@@ -181,7 +186,8 @@ def phases(m: Machine) -> Iterator[Callable[[], dict]]:
             took = ended - began if m.device.type != "cuda" else began.elapsed_time(ended) / 1000
             seconds[name] = seconds.get(name, 0.0) + took
         sums = {name: sum(each[name] for each in counts) for name in (counts[0] if counts else {})}
-        return {"phases": seconds, "sweeps": sum(name == SWEEP for name, *_ in spans), "counters": sums}
+        times = Counter(name for name, *_ in spans)
+        return {"phases": seconds, "sweeps": times[SWEEP], "corrections": times[CORRECTION], "counters": sums}
 
     for name, (owner, method) in PHASES.items():
         setattr(owner, method, wrapped(name))

@@ -281,14 +281,19 @@ def test_lists_that_were_counted_too_short_are_made_again(device, small_tiles, m
     assert_same(device, blobs(130), 20)
 
 
-def test_the_smoke_run_counts_sweeps_and_what_the_loop_did(device, small_tiles):
+@pytest.mark.parametrize("wrong", [False, True])
+def test_the_smoke_run_counts_sweeps_corrections_and_what_the_loop_did(device, small_tiles, monkeypatch, wrong):
     small_tiles(2500)
+    if wrong:
+        selection.guess_badly(monkeypatch, lambda step: step == 1)
     with gpu_smoke.phases(Machine(device, True)) as told:
         maxherding(blobs(130).to(device), 20, backend="cuda")
         row = told()
     assert row["sweeps"] >= 1
+    assert row["corrections"] > 0 if wrong else row["corrections"] >= 0
     assert 0 < row["counters"]["picks"] <= 20
-    assert row["phases"].keys() == gpu_smoke.PHASES.keys()
+    made = gpu_smoke.PHASES.keys() if row["corrections"] else gpu_smoke.PHASES.keys() - {gpu_smoke.CORRECTION}
+    assert row["phases"].keys() == made
 
 
 def test_memory_decides_between_the_paths(device):
