@@ -138,7 +138,7 @@ def tiled(name: str, scale: float, dimension: int | None, kept: bool | None = No
     d = dimension or d
     n, budget = round(points * scale), round(most * scale)
     x = clusters(Machine(torch.device("cpu"), False), n, d).float()
-    backend = replace(BACKENDS["cpu"], path="matrix-free", guessing=GUESSING.among(n))
+    backend = replace(BACKENDS["cpu"], path="matrix-free", guessing=GUESSING)
     sweeps = []
 
     with torch.no_grad():
@@ -173,11 +173,11 @@ def tiled(name: str, scale: float, dimension: int | None, kept: bool | None = No
         "budget": budget,
         "sweeps": len(sweeps),
         "picks_proven_by_each": sweeps,
-        "passes": len(sweeps) + 1,
+        "passes": len(sweeps) + selection.started,
         "passes_are": "sweeps, and the one that gathers",
         "wrong_guesses": multiplied.corrections,
         "products_besides_in_sweeps": multiplied.in_sweeps(n),
-        "gathered": kept,
+        "gathered": selection.started and kept,
         "alive_over_room": None if alive is None else alive / tiles.capacity,
     }
 

@@ -1,9 +1,9 @@
 // Entropy, BALD and their relatives in one read of the input.
 //
-// A position belongs to one thread where the classes are few, to a warp where they are many; of half precision a thread
-// has two that lie side by side, where the layout allows. Each prediction is read once: its maximum, its exponentials
-// and the mean over the samples are made from what the thread keeps: in registers up to 32 classes; in shared memory
-// beyond, for probabilities, for float64 and where classes are ranked.
+// A position belongs to one thread where the classes are few, to a warp where they are many; of half precision, up to
+// 32 classes and eight samples, a thread has two that lie side by side, where the layout allows. Each prediction is
+// read once: its maximum, its exponentials and the mean over the samples are made from what the thread keeps: in
+// registers up to 32 classes; in shared memory beyond, for probabilities, for float64 and where classes are ranked.
 //
 // exp and ln are float32, sums as good as float64. What that costs: let the probabilities' relative errors be d_c. An
 // entropy computed as ln Z - sum_c e_c x_c / Z moves by sum_c p_c d_c (1 - ln p_c - H), of which the probabilities'
@@ -77,8 +77,8 @@ struct Sum<double> {
     __device__ double value() const { return total; }
 };
 
-// The same for terms of one sign, none beyond kBegin: a sum that begins there is never smaller than the next term, and
-// so the error of an addition is what Dekker's two subtractions leave, of a * b as of a number.
+// The same for terms of one sign but for next to nothing, none near kBegin: a sum that begins there is never smaller
+// than the next term, and so the error of an addition is what Dekker's two subtractions leave, of a * b as of a number.
 template <int kBegin>
 struct BoundedSum {
     float high = kBegin, low = 0;

@@ -59,6 +59,7 @@ def test_rounds_of_the_benchmark_are_counted_in_miniature():
     assert tight["rounds_a_pick"] >= 2
     swept = gpu_rounds.tiled("million", 0.001, 32)
     assert 1 <= swept["sweeps"] <= 3
+    assert swept["passes"] == swept["sweeps"] + (swept["alive_over_room"] is not None)
     assert sum(swept["picks_proven_by_each"]) <= swept["budget"]
     counted = gpu_rounds.tiled("million", 0.001, 32, kept=False)  # as where this machine has no room for the lists
     assert counted["picks_proven_by_each"] == swept["picks_proven_by_each"]

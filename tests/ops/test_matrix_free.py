@@ -164,6 +164,12 @@ def test_more_points_are_guessed_at_by_more_rows():
     assert CPU.guessing.among(10**7) == CPU.guessing
 
 
+def test_samples_of_more_rows_than_there_are_by_default_have_room(monkeypatch):
+    use(monkeypatch, "cpu", "matrix-free", {"points_a_row": 1.0}, **TILES)
+    monkeypatch.setattr(Guesser, "alive_estimate", lambda self, m, wanted=None: 1e30)
+    assert_same(blobs(2200, 6, clusters=30), 4)
+
+
 def test_a_gather_that_overflows_is_tried_again_later(monkeypatch):
     estimate = Guesser.alive_estimate
     monkeypatch.setattr(Guesser, "alive_estimate", lambda self, m, wanted=None: estimate(self, m) / 20)

@@ -50,7 +50,8 @@ def side_by_side(problem: Problem) -> bool:
 def in_pairs(problem: Problem, sizes: Sequence[int], *strides: Sequence[int]) -> bool:
     """Whether a thread takes two positions: few logits of half precision, which lie so that both are read at once."""
     K, C = problem.samples.shape[-2:]
-    half = problem.samples.dtype in (torch.float16, torch.bfloat16) and problem.input != "probs"
+    dtypes = {x.dtype for x in (problem.samples, problem.single) if x is not None}
+    half = dtypes in ({torch.float16}, {torch.bfloat16}) and problem.input != "probs"
     fits = C <= MAX_OWN_CLASSES and K <= FEW_SAMPLES and "variation_ratio" not in problem.scores  # in registers
     if not (half and fits and sizes and sizes[-1] % 2 == 0):
         return False

@@ -272,7 +272,9 @@ def plan_of(p: Problem, tiles: TiledGreedy, rules: Guessing, budget: int) -> Pla
 def estimated_seconds(device: Device, p: Problem, limit: int) -> float:
     """Of a whole selection on the processor; takes some tenths of a second."""
     tiles = device.tiled_greedy(p, limit, p.budget)
-    return sum(phase.pairs for phase in plan_of(p, tiles, device.guessing, p.budget).phases()) / calibrate(device, p)
+    return sum(
+        phase.pairs for phase in plan_of(p, tiles, device.guessing.among(len(p.features)), p.budget).phases()
+    ) / calibrate(device, p)
 
 
 def calibrate(device: Device, p: Problem, clock: Callable[[], float] = time.monotonic) -> float:

@@ -91,7 +91,7 @@ class Guesser:
                 return guessed, few_alive
             enough = count > done and known is not None
             j = self.best_of_sample(estimate, open_)
-            if enough and not self.told_apart:  # each wrong guess would cost a tenth of a sweep
+            if enough and not self.told_apart:  # each wrong guess would cost a tenth of a sweep or more
                 return guessed, False
             open_[j] = False
             tiles.guess(j)

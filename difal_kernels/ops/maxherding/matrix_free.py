@@ -24,7 +24,7 @@ from .result import TIE, Result
 
 
 def describe() -> str:
-    return "matrix-free, two or three sweeps of half a GEMM pass each or less, more where memory is near the least"
+    return "matrix-free, two to four sweeps of half a GEMM pass each or less, more where memory is near the least"
 
 
 def select(device: Device, p: Problem, limit: int, bar: Progress) -> Result:
@@ -186,8 +186,6 @@ class MatrixFreeSelection:
         most = self.rules.most_corrected * self.n / 2
         guesses = len(self.guessed)
         for t in range(done, done + guesses):
-            if corrected > most:
-                break
             self.teller.at((t - done) / guesses)
             winner, gain = self.contest(t, self.guessed[t - done], open_)
             self.picks.append(winner)
@@ -195,6 +193,8 @@ class MatrixFreeSelection:
             open_[winner] = False
             if winner != self.guessed[t - done]:
                 corrected += self.correct(t, t - done, winner)
+            if corrected > most:
+                break
         self.known, alive = self.tiles.gains(len(self.picks))
         self.upper = self.upper_bounds(self.known, alive)
         all_proven = len(self.picks) == done + guesses

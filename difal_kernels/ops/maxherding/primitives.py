@@ -27,13 +27,13 @@ class Guessing:
         sample_rows: rows, of those that a guess raises, that the next guess looks at.
         tried: candidates whose gain is estimated over the whole pool at each guess.
         first_rows: in place of `sample_rows` before the first sweep: the first guesses are dear to correct.
-        first_tried: in place of `tried`, divided by t, at guess t before the first sweep; `first_rows` at most.
-        next_tried: and after it, divided by t^2.
+        first_tried: divided by t, at guess t before the first sweep, where that is more than `tried`.
+        next_tried: divided by t^2, after it, where that is more; both at most `first_rows`.
         close: candidates whose gain is computed in float64 at each guess, where products are too coarse to tell.
         most_tried: and at most so many, where the sample does not tell which are the best.
         largest_error: of the estimates, relative to the best gain, beyond which no more is guessed before a sweep.
-        points_a_row: of so many points one row is looked at, and half a candidate tried, if that is more; before the
-            first sweep of an eighth of them.
+        points_a_row: of so many points one row at least is looked at, and half a candidate tried; eight rows before
+            the first sweep.
         growth: guesses before a sweep for each pick made: the more steps since a sweep, the worse the estimates.
         most_corrected: kernel values made for corrections, as a share of a sweep's, after which the other guesses go.
         least_gathered: picks that are worth gathering for some candidates alone.

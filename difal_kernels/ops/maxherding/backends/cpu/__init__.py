@@ -58,7 +58,7 @@ class CpuBackend(PlannedBackend):
         return DenseMemory(kept=dense.workspace_bytes(p, self.at_a_time() if alone else 1, self.tuning), passing=0)
 
     def tiled_memory(self, p: Problem) -> int:
-        return tiled.workspace_bytes(p, self.guessing, self.tuning)
+        return tiled.workspace_bytes(p, self.guessing.among(len(p.features)), self.tuning)
 
     def entry_bits(self, p: Problem) -> int:
         return 8 * dense.entry_dtype(p, self.tuning).itemsize
@@ -92,7 +92,7 @@ class CpuBackend(PlannedBackend):
     def tiled_greedy(self, p: Problem, limit: int, horizon: int) -> tiled.CpuTiledGreedy:
         spare = max(0, limit - self.tiled_memory(p)) // 8
         threads = max(1, min(self.at_a_time(), 1 + spare // tiled.worker_bytes(p, self.tuning)))  # each has buffers
-        return tiled.CpuTiledGreedy(p, self.guessing, self.tuning, limit, threads)
+        return tiled.CpuTiledGreedy(p, self.guessing.among(len(p.features)), self.tuning, limit, threads)
 
 
 def free_memory() -> int:

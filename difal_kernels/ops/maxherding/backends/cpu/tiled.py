@@ -116,7 +116,8 @@ class CpuTiledGreedy:
         self.report: Callable[[float], None] = lambda share: None
         self.labels_at_once = size
         self.tiles = torch.empty(2 * threads, max(size, RETAKEN), self.stride, dtype=torch.float32)
-        self.own = self.operands.products.empty(min(self.n, prepared_rows(guessing)))
+        self.most_prepared = min(self.n, prepared_rows(guessing))
+        self.own = self.operands.products.empty(self.most_prepared)
         # An entry may have come from one product as a row's and from another as a column's.
         error = self.operands.error.doubled()
         self.native, self.keep = make_native(
@@ -164,6 +165,8 @@ class CpuTiledGreedy:
     # Products of rows, made by the workers.
 
     def prepared(self, index: torch.Tensor) -> torch.Tensor:
+        if len(index) > self.most_prepared:
+            raise ValueError(f"{len(index)} rows do not fit in the place of {self.most_prepared}")
         return self.operands.products.prepare(self.operands.at(index), self.own)
 
     def tile(self, rows: int, columns: int, slot: int) -> torch.Tensor:
