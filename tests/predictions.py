@@ -45,3 +45,24 @@ def refuse_odd_probabilities(device, backend):
         bald(x.to(device), input="probs", backend=backend)
     assert bald(x.to(device), input="probs", check_finite=False, backend=backend).isnan().all()
     return x
+
+
+def of_any_size(dtype):
+    """Logits of half precision up to the largest number, of three samples, (3, positions, 5), and log-probabilities.
+
+    The number of positions is even, so that two of them may lie side by side. Some numbers are as near the largest of
+    their position as can be.
+    """
+    limit = torch.finfo(dtype).max
+    spread = torch.tensor([0.0, -0.5, -3.0, -40.0, -math.inf])
+    sizes = [0.0, 1.7, -5.3, 100.0, -3e3, 3.1e4, 32768.0, 33024.0, -32768.0, 6e4, limit, -limit]
+    sizes += [65536.0, -65536.0, 65280.0, -65280.0, 1e6, -1e30, 3e38, -3e38] if dtype == torch.bfloat16 else [32752.0]
+    rows = torch.stack([(size + spread).to(dtype) for size in sizes])
+    near = rows.clone()
+    near[:, 1] = torch.nextafter(rows[:, 0], torch.full_like(rows[:, 0], -math.inf))
+    apart = torch.tensor([[limit, -limit], [-limit, -math.inf], [1.0, -limit]], dtype=dtype).repeat(1, 3)[:, :5]
+    rows = torch.cat([rows, near.where(near.isfinite(), -math.inf), apart])
+    rows = torch.cat([rows, rows[:1]]) if len(rows) % 2 else rows
+    turned = torch.stack([rows.roll(k, 1) for k in range(3)])
+    logs = turned[:, : len(sizes) // 2 * 2].double().log_softmax(-1).to(dtype)
+    return turned, logs

@@ -15,6 +15,9 @@ from difal_kernels.ops.maxherding.guessing import Guesser
 from difal_kernels.ops.maxherding.kernel_functions import kernel_matrix
 from difal_kernels.ops.maxherding.matrix_free import MatrixFreeSelection
 
+# For guesses from few rows, so that some are wrong, at sizes that the reference can check.
+FEW_ROWS = {"watched_points": 60, "sample_rows": 40, "first_rows": 80, "tried": 8, "first_tried": 8, "next_tried": 8}
+
 
 def blobs(n=200, d=24, seed=0, dtype=torch.float32, clusters=12, spread=1.0):
     """Points around some centres."""

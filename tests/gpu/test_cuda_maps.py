@@ -7,7 +7,7 @@ import torch
 
 from difal_kernels import disagreement, edald, entropy, hypercolumns
 from feature_maps import CASES, DTYPES, far_apart, lay_out, make
-from predictions import refuse_odd_probabilities
+from predictions import of_any_size, refuse_odd_probabilities
 
 SCORES = ("entropy", "bald", "expected_entropy", "edald", "margin", "least_confidence", "variation_ratio")
 UNRANKED = ("entropy", "bald", "expected_entropy", "least_confidence")  # from registers, where the classes are few
@@ -128,20 +128,12 @@ def test_two_positions_of_half_precision_a_thread(device, dtype, classes):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_of_any_size(device, dtype):
     """Exponents are made in one multiply-add, which is rounded where the largest number is large."""
-    limit = torch.finfo(dtype).max
-    spread = torch.tensor([0.0, -0.5, -3.0, -40.0, -math.inf])
-    sizes = [0.0, 1.7, -5.3, 100.0, -3e3, 3.1e4, 32768.0, 33024.0, -32768.0, 6e4, limit, -limit]
-    sizes += [1e6, -1e30, 3e38, -3e38] if dtype == torch.bfloat16 else []
-    rows = torch.stack([(size + spread).to(dtype) for size in sizes])  # (sizes, classes)
-    apart = torch.tensor([[limit, -limit], [-limit, -math.inf], [1.0, -limit]], dtype=dtype).repeat(1, 3)[:, :5]
-    rows = torch.cat([rows, apart])
-    rows = torch.cat([rows, rows[len(rows) % 2 :][:1]]) if len(rows) % 2 else rows
-    turned = torch.stack([rows.roll(k, 1) for k in range(3)])  # (samples, positions, classes)
+    turned, logs = of_any_size(dtype)
     for x in (turned, turned[:1].expand(3, -1, -1)):
         agree(device, x, x[1], outputs=UNRANKED, sample_dim=0)
         side_by_side = x.transpose(1, 2).contiguous()
         agree(device, side_by_side, side_by_side[1], outputs=UNRANKED, sample_dim=0, class_dim=1)
-    logs = turned[:, : len(sizes) // 2 * 2].double().log_softmax(-1).to(dtype).transpose(1, 2).contiguous()
+    logs = logs.transpose(1, 2).contiguous()
     agree(device, logs, logs[1], outputs=UNRANKED, sample_dim=0, class_dim=1, input="log_probs")
 
 

@@ -177,15 +177,7 @@ def small_tiles(monkeypatch):
     """Many tiles, and lists that are gathered after some guesses, at sizes that the reference can check."""
 
     def choose(entries, **guessing):
-        rules = {
-            "watched_points": 60,
-            "sample_rows": 40,
-            "tried": 8,
-            "first_tried": 8,
-            "next_tried": 8,
-            "most_corrected": math.inf,
-        }
-        rules |= {"most_tried": 8, "first_rows": 80, **guessing}
+        rules = {**selection.FEW_ROWS, "most_tried": 8, "most_corrected": math.inf, **guessing}
         use(monkeypatch, "cuda", "matrix-free", rules, tile_points=64, max_entries=entries, rows_at_once=32)
 
     return choose

@@ -29,8 +29,7 @@ def cloud(n=500, d=12, seed=0, dtype=torch.float32):
 
 ROOM_FOR_GROUPS = 1 << 20  # bytes
 TILES = {"tile_points": 96, "group_points": 32, "least_grouped": 0}
-RULES = {"tried": 8, "first_guesses": 3, "first_tried": 8, "next_tried": 8, "watched_points": 60, "sample_rows": 40}
-RULES |= {"first_rows": 80, "max_guesses": 12, "settled_together": 16}
+RULES = {**selection.FEW_ROWS, "first_guesses": 3, "max_guesses": 12, "settled_together": 16}
 
 
 @pytest.fixture(autouse=True)

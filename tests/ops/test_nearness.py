@@ -22,16 +22,7 @@ pytestmark = [
     pytest.mark.usefixtures("arithmetic"),
 ]
 LIMIT = 4 << 20
-RULES = {
-    "tried": 8,
-    "first_guesses": 3,
-    "first_tried": 8,
-    "next_tried": 8,
-    "first_rows": 80,
-    "watched_points": 60,
-    "sample_rows": 40,
-    "max_guesses": 12,
-}
+RULES = {**selection.FEW_ROWS, "first_guesses": 3, "max_guesses": 12}
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import torch
 from difal_kernels import BackendUnavailableError, available_backends, bald, disagreement, edald, entropy
 from difal_kernels.ops.disagreement import cpu, problem, triton
 from feature_maps import far_apart
-from predictions import refuse_odd_probabilities
+from predictions import of_any_size, refuse_odd_probabilities
 
 SCORES = ("entropy", "bald", "expected_entropy", "edald", "margin", "least_confidence", "variation_ratio")
 UNRANKED = tuple(name for name in SCORES if name != "variation_ratio")  # those of which a thread takes two positions
@@ -73,24 +73,13 @@ HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=s
 @HALVES
 def test_half_precision_of_any_size(device, dtype):
     """Exponents of a prediction are made in one multiply-add, which is rounded where its largest number is large."""
-    limit = torch.finfo(dtype).max
-    spread = torch.tensor([0.0, -0.5, -3.0, -40.0, -math.inf])
-    sizes = [0.0, 1.7, -5.3, 100.0, -3e3, 3.1e4, 32768.0, 33024.0, -32768.0, 6e4, limit, -limit]
-    sizes += [65536.0, -65536.0, 65280.0, -65280.0, 1e6, -1e30, 3e38] if dtype == torch.bfloat16 else [32752.0]
-    rows = torch.stack([(size + spread).to(dtype) for size in sizes])  # (sizes, classes)
-    near = rows.clone()
-    near[:, 1] = torch.nextafter(rows[:, 0], torch.full_like(rows[:, 0], -math.inf))  # as near the largest as can be
-    apart = torch.tensor([[limit, -limit], [-limit, -math.inf], [1.0, -limit]], dtype=dtype).repeat(1, 3)[:, :5]
-    rows = torch.cat([rows, near.where(near.isfinite(), -math.inf), apart])
-    rows = torch.cat([rows, rows[:1]]) if len(rows) % 2 else rows
-    turned = torch.stack([rows.roll(k, 1) for k in range(3)])  # (samples, positions, classes)
+    turned, logs = of_any_size(dtype)
     for x in (turned, turned[:1].expand(3, -1, -1)):
         agree(device, x, x[1], outputs=SCORES, sample_dim=0)
         side_by_side = x.transpose(1, 2).contiguous()
         agree(device, side_by_side, side_by_side[1], outputs=UNRANKED, sample_dim=0, class_dim=1)
-    logs = turned[:, : len(sizes)].double().log_softmax(-1).to(dtype)
     agree(device, logs, logs[1], outputs=UNRANKED, sample_dim=0, input="log_probs")
-    logs = logs[:, : len(sizes) // 2 * 2].transpose(1, 2).contiguous()
+    logs = logs.transpose(1, 2).contiguous()
     agree(device, logs, logs[1], outputs=UNRANKED, sample_dim=0, class_dim=1, input="log_probs")
 
 

@@ -255,6 +255,7 @@ class Teller(Silent):
 def plan_of(p: Problem, tiles: TiledGreedy, rules: Guessing, budget: int) -> Plan:
     """The work of a whole selection, by a rehearsal on few points."""
     n, rehearsed = len(p.features), rehearse(p)
+    rules = rules.among(n)
     return Plan(
         n=n,
         budget=budget,
@@ -272,9 +273,7 @@ def plan_of(p: Problem, tiles: TiledGreedy, rules: Guessing, budget: int) -> Pla
 def estimated_seconds(device: Device, p: Problem, limit: int) -> float:
     """Of a whole selection on the processor; takes some tenths of a second."""
     tiles = device.tiled_greedy(p, limit, p.budget)
-    return sum(
-        phase.pairs for phase in plan_of(p, tiles, device.guessing.among(len(p.features)), p.budget).phases()
-    ) / calibrate(device, p)
+    return sum(phase.pairs for phase in plan_of(p, tiles, device.guessing, p.budget).phases()) / calibrate(device, p)
 
 
 def calibrate(device: Device, p: Problem, clock: Callable[[], float] = time.monotonic) -> float:

@@ -76,13 +76,11 @@ class Guesser:
         p, tiles, guessed = self.p, self.tiles, list[int]()
         level = tiles.coverage(done)
         if known is None:
+            most = self.rules.first_guesses
             estimate = torch.zeros(self.n, dtype=torch.float64, device=self.torch_device)
             self.add_taken(estimate, p.weights.nonzero()[:, 0], level, torch.full_like(level, torch.inf))
         else:
-            estimate = known / self.unit
-        most = (
-            self.rules.first_guesses if known is None else int(max(1, min(tiles.max_guesses, self.rules.growth * done)))
-        )
+            estimate, most = known / self.unit, int(max(1, min(tiles.max_guesses, self.rules.growth * done)))
         while True:
             count = tiles.guesses()
             few_alive = self.fits(self.alive_estimate(level), count - done)
@@ -101,12 +99,15 @@ class Guesser:
             self.add_taken(estimate.neg_(), (level > low).nonzero()[:, 0], low, level)
             estimate.neg_()
 
+    def is_early(self) -> bool:
+        """No sweep has told any gain yet."""
+        return self.tiles.guesses() < self.rules.first_guesses
+
     def add_taken(self, out: torch.Tensor, rows: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> None:
         """Add to `out` what `rows` take from each candidate when they rise from low to high, told by a sample."""
         if not len(rows):
             return
-        first = self.tiles.guesses() < self.rules.first_guesses
-        size = self.rules.first_rows if first else self.rules.sample_rows
+        size = self.rules.first_rows if self.is_early() else self.rules.sample_rows
         picked = rows[sample_rows(len(rows), min(size, len(rows))).to(self.torch_device)]
         weights = self.p.weights[picked] * (len(rows) / len(picked) / self.unit)
         self.tiles.estimate_taken(out, picked, low[picked].float(), high[picked].float(), weights)
@@ -114,8 +115,7 @@ class Guesser:
     def best_of_sample(self, estimate: torch.Tensor, open_: torch.Tensor) -> int:
         """Of the candidates that the sample likes best, the one with the largest gain over the whole pool."""
         step, rules = self.tiles.guesses(), self.rules
-        first = step < rules.first_guesses
-        more = rules.first_tried // (step + 1) if first else rules.next_tried // (step + 1) ** 2
+        more = rules.first_tried // (step + 1) if self.is_early() else rules.next_tried // (step + 1) ** 2
         tried = max(rules.tried, min(rules.first_rows, more))
         estimate, count = torch.where(open_, estimate, -torch.inf), int(open_.sum())
         while True:
