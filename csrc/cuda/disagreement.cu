@@ -44,6 +44,12 @@ struct Kept<double> {
     using Type = double;
 };
 
+// A number in float32 twice over: the second is what the first lacks.
+struct Parts {
+    float high, low;
+    __device__ double value() const { return static_cast<double>(high) + static_cast<double>(low); }
+};
+
 // Adds a * b to a sum that is no smaller, and to `low` what that loses, which Dekker's two subtractions leave.
 __device__ inline void add_smaller_product(float a, float b, float& high, float& low) {
     const float total = fmaf(a, b, high);
@@ -89,12 +95,12 @@ struct BoundedSum {
         high = total;
     }
     __device__ void add_product(float a, float b) { add_smaller_product(a, b, high, low); }
-    __device__ double value() const { return static_cast<double>(high - kBegin) + static_cast<double>(low); }
+    __device__ Parts parts() const { return {high - kBegin, low}; }
 };
 
 // Numbers, or products, of slots 0, 1, ...: so many neighbours are added up as float32, and then to a sum. Their
 // roundings are allowed, for the additions that it saves.
-template <int kTogether, int kBegin>
+template <int kTogether, int kBegin, int kSlots = 0>
 struct Grouped {
     BoundedSum<kBegin> sum;
     float part = 0;
@@ -109,17 +115,18 @@ struct Grouped {
     }
     __device__ void put(int64_t slot, float v) {
         part = v;
-        if (slot % kTogether < kTogether - 1) return;
+        if (slot % kTogether < kTogether - 1 || slot == kSlots - 1) return;  // the last one joins in `parts`
         sum.add(part);
         part = 0;
     }
-    __device__ double value() {
+    __device__ Parts parts() {
         if constexpr (kTogether > 1) sum.add(part);
-        return sum.value();
+        return sum.parts();
     }
 };
 
-// ln(x) = n ln 2 + y for normal x > 0: n whole, y within 2^-25, by a polynomial fitted to the largest error.
+// ln(x) = n ln 2 + y for normal x > 0: n whole, y within 2^-25, by a polynomial fitted to the largest error. Of 0, and
+// of NaN, they are some numbers.
 struct LogParts {
     float n, y;
 };
@@ -140,7 +147,8 @@ __device__ inline LogParts log_parts(float x) {
 
 // What is known of one prediction. `second` and `argmax` of a ranking only; `top` is less by a factor 2^excess.
 struct Row {
-    double entropy, scale, top, second;
+    double entropy, top, second;
+    Parts scale;
     float excess;
     int32_t argmax;
     bool bad;
@@ -149,6 +157,14 @@ struct Row {
 template <int G>
 __device__ inline double group_sum(double v) {
     return G == 1 ? v : warp_sum(v);
+}
+__device__ inline Parts parts_of(double v) {
+    const float high = static_cast<float>(v);
+    return {high, static_cast<float>(v - static_cast<double>(high))};
+}
+template <int G>
+__device__ inline Parts group_sum(Parts v) {
+    return G == 1 ? v : parts_of(warp_sum(v.value()));
 }
 template <int G>
 __device__ inline double group_max(double v) {
@@ -211,7 +227,7 @@ __device__ inline void merge_ranks(Row& row) {
 }
 
 __device__ inline Row unranked() {
-    return {0, 0, -INFINITY, -INFINITY, 0, 0, false};
+    return {0, -INFINITY, -INFINITY, {0, 0}, 0, 0, false};
 }
 
 // As it is kept.
@@ -257,6 +273,7 @@ struct InShared {
     static constexpr int kLanes = G;
     static constexpr bool kTakesProbs = true;
     static constexpr int kTermsTogether = 2, kProductsTogether = 1, kMeansTogether = 1;  // see `Grouped`
+    static constexpr int kSlots = 0;                                                     // any
     static constexpr int kBlocks = 8;   // of a multiprocessor: registers for no more
     static constexpr double kUnit = 1;  // of the exponents
     Type* values;
@@ -331,28 +348,33 @@ struct alignas(2 * sizeof(T)) Pair {
     T first, second;
 };
 
-template <typename T>
-__device__ inline Pair<T> load_pair(const unsigned char* address) {
+template <bool kAligned, typename T>
+__device__ inline Pair<T> load_pair(const T* address) {
+    if constexpr (kAligned) {
 #if !defined(__CUDACC__)
-    if (reinterpret_cast<uintptr_t>(address) % sizeof(Pair<T>)) throw std::logic_error("a pair that is not aligned");
+        if (reinterpret_cast<uintptr_t>(address) % sizeof(Pair<T>))
+            throw std::logic_error("a pair that is not aligned");
 #endif
-    return *reinterpret_cast<const Pair<T>*>(address);
+        return *reinterpret_cast<const Pair<T>*>(address);
+    } else {
+        return {address[0], address[1]};
+    }
 }
 
-template <typename T>
+template <bool kOneWord, typename T>
 __device__ inline void keep(Pair<T> pair, float& first, float& second) {
+#if defined(__CUDACC__)
+    if constexpr (kOneWord && std::is_same_v<T, BrainFloat>) {
+        unsigned bits;  // else the compiler takes the second out before it puts it back
+        memcpy(&bits, &pair, sizeof(bits));
+        first = __uint_as_float(bits << 16);
+        second = __uint_as_float(bits & 0xffff0000u);
+        return;
+    }
+#endif
     first = kept_of(pair.first);
     second = kept_of(pair.second);
 }
-#if defined(__CUDACC__)
-// The compiler would take the second out before it puts it back.
-__device__ inline void keep(Pair<BrainFloat> pair, float& first, float& second) {
-    unsigned bits;
-    memcpy(&bits, &pair, sizeof(bits));
-    first = __uint_as_float(bits << 16);
-    second = __uint_as_float(bits & 0xffff0000u);
-}
-#endif
 
 template <typename T>
 __device__ inline Pair<T> larger_of(Pair<T> a, Pair<T> b) {
@@ -370,8 +392,9 @@ __device__ inline Pair<T> larger_of(Pair<T> a, Pair<T> b) {
 #endif
 }
 
-// In registers: more than kBelow classes and at most kMost, so that only the last few need a comparison.
-template <typename T, int kBelow, int kMost, bool kManySamples>
+// In registers: more than kBelow classes and at most kMost, so that only the last few need a comparison. kAligned: two
+// positions can be read at once.
+template <typename T, int kBelow, int kMost, bool kManySamples, bool kAligned = false>
 struct InRegisters {
     using Data = T;
     using Type = float;
@@ -384,6 +407,7 @@ struct InRegisters {
     static constexpr bool kHalf = sizeof(T) == 2;
     static constexpr int kTermsTogether = kHalf ? 4 : 2, kProductsTogether = kHalf ? 4 : 1;
     static constexpr int kMeansTogether = kHalf ? 2 : 1;
+    static constexpr int kSlots = kMost;
     static constexpr int kBlocks = 0;  // as many as the compiler thinks best
     static constexpr double kUnit = kLn2;
     using Exponents = BinaryExponents<T>;
@@ -405,28 +429,22 @@ struct InRegisters {
     // All loads are on their way before the first number is looked at.
     __device__ void read(const T* data, int64_t stride, int64_t C, Best& best) {
         T raw[kMost];
-        each(C, [&](int s, int) {
-            raw[s] = *data;
-            data += stride;
-        });
+        each(C, [&](int s, int) { raw[s] = data[s * stride]; });
+        best.top = kept_of(raw[0]);
         each(C, [&](int s, int) {
             values[s] = kept_of(raw[s]);
-            best.see(values[s], s);
+            best.top = larger_number(values[s], best.top);
         });
     }
     __device__ static void read(InRegisters (&places)[2], const T* data, int64_t stride, int64_t C, Best (&best)[2]) {
         Pair<T> raw[kMost];
-        const auto* bytes = reinterpret_cast<const unsigned char*>(data);
-        const auto step = static_cast<uint32_t>(stride * int64_t{sizeof(T)});  // `in_pairs` saw that it fits
-        each(C, [&](int s, int) {
-            raw[s] = load_pair<T>(bytes + static_cast<uint64_t>(step) * static_cast<uint32_t>(s));
-        });
+        each(C, [&](int s, int) { raw[s] = load_pair<kAligned>(data + s * stride); });
         Pair<T> most = raw[0];
         each(C, [&](int s, int) {
-            keep(raw[s], places[0].values[s], places[1].values[s]);
+            keep<kAligned>(raw[s], places[0].values[s], places[1].values[s]);
             most = larger_of(most, raw[s]);
         });
-        keep(most, best[0].top, best[1].top);
+        keep<true>(most, best[0].top, best[1].top);
     }
     __device__ static float power(float exponent) { return exp2_approx(exponent); }
 };
@@ -454,15 +472,17 @@ __device__ Row summarise(const Predictions& from, int64_t C, Input input, bool c
         });
         const double Z = group_sum<G>(total.value()), sum = group_sum<G>(terms.value());
         const double least = -group_max<G>(-static_cast<double>(lowest));
+        const double scale = 1 / Z;
         row.entropy = log(Z) - sum / Z;
-        row.scale = 1 / Z;
+        row.scale = parts_of(scale);
         row.bad = least < 0 || (Z > 1 + from.sum_tolerance && Z < INFINITY) || Z < 1 - from.sum_tolerance;
-        row.top *= row.scale;
-        row.second *= row.scale;
+        row.top *= scale;
+        row.second *= scale;
     } else {
-        const typename Places::Exponents exponents{static_cast<V>(row.top)};
-        Grouped<Places::kTermsTogether, 8> total;
-        Grouped<Places::kProductsTogether, -4> terms;
+        const auto top = static_cast<V>(row.top);
+        const typename Places::Exponents exponents{top};
+        Grouped<Places::kTermsTogether, 8, Places::kSlots> total;
+        Grouped<Places::kProductsTogether, -4, Places::kSlots> terms;
         places.each(C, [&](auto s, auto) {
             const float exponent = exponents.of(places.value(s)), e = Places::power(exponent);
             places.value(s) = e;
@@ -470,22 +490,25 @@ __device__ Row summarise(const Predictions& from, int64_t C, Input input, bool c
             total.add(s, e);
         });
         row.excess = exponents.excess();
-        const double Z = group_sum<G>(total.value()), sum = group_sum<G>(terms.value());
-        const float near = static_cast<float>(Z), inverse = reciprocal_approx(near);
-        const LogParts log_near = log_parts(near);
-        const float lost = near - near;  // 0, or NaN, which has no logarithm by parts
-        const double log_Z = static_cast<double>(log_near.n) * kLn2 + static_cast<double>(log_near.y + lost);
-        row.scale = static_cast<double>(inverse);
-        row.scale *= 2 - Z * row.scale;  // 1 / Z, by a step of Newton's
-        row.entropy = log_Z - sum * row.scale * Places::kUnit;
+        const Parts Z = group_sum<G>(total.parts()), sum = group_sum<G>(terms.parts());
+        const float near_Z = Z.high + Z.low, near = reciprocal_approx(near_Z);
+        const float more = near * (fmaf(-Z.high, near, 1) - Z.low * near);  // 1 / Z is near + more, by Newton's step
+        const LogParts ln = log_parts(near_Z);
+        const float less = static_cast<float>(Places::kUnit) * (sum.low * near + sum.high * more);
+        const double product = static_cast<double>(sum.high) * static_cast<double>(near);  // NaN where a number was
+        row.scale = {near, more};
+        const double whole = static_cast<double>(ln.n) * (kLn2 / Places::kUnit) - product;
+        row.entropy = whole * Places::kUnit + static_cast<double>(ln.y - less);
         if (input == Input::log_probs) {
-            const double log_sum = row.top + (log_Z - static_cast<double>(row.excess) * Places::kUnit);
-            row.bad = log_sum > from.sum_tolerance || log_sum < -from.sum_tolerance;
+            const float log_Z = fmaf(ln.n, static_cast<float>(kLn2), ln.y);
+            const V log_sum = top + static_cast<V>(log_Z - row.excess * static_cast<float>(Places::kUnit));
+            row.bad = fabs(log_sum) > static_cast<V>(from.sum_tolerance) && row.entropy == row.entropy;
         }
         if constexpr (kRanks)
             row.second =  // a difference, as top + kLowestLog is top where that is beyond 1e19
-                row.second - row.top > static_cast<double>(kLowestLog) ? exp(row.second - row.top) * row.scale : 0;
-        row.top = row.scale;
+                row.second - row.top > static_cast<double>(kLowestLog) ? exp(row.second - row.top) * row.scale.value()
+                                                                       : 0;
+        row.top = row.scale.value();
     }
     if (check_finite && row.entropy != row.entropy) row.bad = true;  // any NaN, +inf or all -inf ends up there
     return row;
@@ -516,25 +539,40 @@ __device__ inline void store(float* scores, int64_t position, double value) {
     if (scores) scores[position] = static_cast<float>(value);
 }
 
-// A thread, or a warp, has kPositions neighbours, and `positions` is a multiple of that.
+// Of a sample in the mean.
+struct Share {
+    double exact;
+    float near;
+};
+
+// A thread, or a warp, has kPositions neighbours of the last dimension, and `units` is how many have some: where the
+// positions of a row are odd, the last two pairs share one.
 template <typename Places, int kPositions>
 __global__ void __launch_bounds__(kThreads, Places::kBlocks)
-    disagreement_kernel(DisagreementJob job, ScoreLimits limits, int64_t positions, unsigned long long* first_bad) {
+    disagreement_kernel(DisagreementJob job, ScoreLimits limits, Share share, int64_t units,
+                        unsigned long long* first_bad) {
     constexpr int G = Places::kLanes;
     constexpr bool kRanks = Places::kRanks, kMany = Places::kMany;
     const int64_t K = job.num_samples, C = job.num_classes, slots = (C + G - 1) / G;
     Places places[kPositions];
     for (Places& own : places) own.begin(shared_memory(), slots);
     const int groups = static_cast<int>(blockDim.x) / G, group = static_cast<int>(threadIdx.x) / G;
-    const int64_t position = (static_cast<int64_t>(blockIdx.x) * groups + group) * kPositions;
-    if (position >= positions) return;
-    int64_t sample_offset = 0, single_offset = 0;
+    int64_t rest = static_cast<int64_t>(blockIdx.x) * groups + group;
+    if (rest >= units) return;
+    int64_t position = rest, sample_offset = 0, single_offset = 0;
 #pragma unroll 1
-    for (int64_t d = job.position_dims - 1, rest = position; d >= 0; --d) {
+    for (int64_t last = job.position_dims - 1, d = last; d >= 0; --d) {
+        const int64_t width = job.position_sizes[d];
+        const bool has_pairs = kPositions == 2 && d == last;
         int64_t index = rest;
         if (d > 0) {  // a division costs as much as the scores of five classes
-            rest /= job.position_sizes[d];
-            index -= rest * job.position_sizes[d];
+            const int64_t size = has_pairs ? (width + 1) / 2 : width;
+            rest /= size;
+            index -= rest * size;
+        }
+        if (has_pairs) {
+            index = 2 * index < width - 2 ? 2 * index : width - 2;
+            position = (d > 0 ? rest * width : 0) + index;
         }
         sample_offset += index * job.samples.position_strides[d];
         single_offset += index * job.single.position_strides[d];
@@ -554,9 +592,8 @@ __global__ void __launch_bounds__(kThreads, Places::kBlocks)
         expected[i] = 0;
         bad[i] = false;
     }
-    const float share = 1.0f / static_cast<float>(K);
     // A sum that begins beyond any of its terms shows what an addition loses; BoundedSum says how.
-    const float beginning = kMany ? 2 * share : 0;
+    const float beginning = kMany ? 2 * share.near : 0;
     if (wants_mean)
         for (Places& own : places)
             own.each(C, [&](auto s, auto) {
@@ -576,8 +613,8 @@ __global__ void __launch_bounds__(kThreads, Places::kBlocks)
                 if (wants_votes) votes[k * groups + group] = row.argmax;
             }
             if (!wants_mean) continue;
-            const float scale =
-                kMany ? static_cast<float>(row.scale / static_cast<double>(K)) : static_cast<float>(row.scale) * share;
+            const float scale = kMany ? static_cast<float>(row.scale.value() * share.exact)
+                                      : (row.scale.high + row.scale.low) * share.near;
             own.each(C, [&](auto s, auto) {
                 const float e = static_cast<float>(own.value(s));
                 if constexpr (kMany) {
@@ -591,21 +628,21 @@ __global__ void __launch_bounds__(kThreads, Places::kBlocks)
 #pragma unroll
     for (int i = 0; i < kPositions; ++i) {
         Places& own = places[i];
-        expected[i] /= static_cast<double>(K);
+        expected[i] *= share.exact;
         information[i] = expected[i] - expected[i];  // 0, or NaN where the input has one
         if (!wants_mean) continue;
         Row mean = unranked();
         Top<float, kRanks> top;
-        Grouped<Places::kMeansTogether, -1> terms;
+        Grouped<Places::kMeansTogether, -1, Places::kSlots> terms;
         own.each(C, [&](auto s, auto c) {
             float m = own.mean(s);
             if constexpr (kMany) m = (m - beginning) + own.lost(s);
-            const LogParts ln = log_parts(fmaxf(m, kSmallest));
+            const LogParts ln = log_parts(Places::kTakesProbs ? fmaxf(m, kSmallest) : m);
             terms.add_product(s, m, fmaf(ln.n, static_cast<float>(kLn2), ln.y));
             top.see(m, c);
         });
         top.to(mean);
-        mean.entropy = -group_sum<G>(terms.value());
+        mean.entropy = -group_sum<G>(terms.parts()).value();
         merge_ranks<G, kRanks>(mean);
         information[i] = mean.entropy - expected[i];
         rows[i] = mean;
@@ -663,24 +700,33 @@ int most_threads(int64_t K, int64_t C, bool votes, int G, size_t value_size) {
 template <typename Places, int kPositions = 1>
 void launch_as(Queue queue, const DisagreementJob& job, const ScoreLimits& limits, int64_t positions,
                unsigned long long* first_bad, int threads, size_t shared) {
-    const int64_t per_block = threads / Places::kLanes * kPositions;
+    const int64_t per_block = threads / Places::kLanes;
+    int64_t units = positions;
+    if constexpr (kPositions == 2) {
+        const int64_t width = job.position_sizes[job.position_dims - 1];
+        units = positions / width * ((width + 1) / 2);
+    }
     launch(disagreement_kernel<Places, kPositions>, queue,
-           dim3(static_cast<unsigned>((positions + per_block - 1) / per_block)), threads, shared, false, job, limits,
-           positions, first_bad);
+           dim3(static_cast<unsigned>((units + per_block - 1) / per_block)), threads, shared, false, job, limits,
+           Share{1 / static_cast<double>(job.num_samples), 1 / static_cast<float>(job.num_samples)}, units, first_bad);
 }
 
-// Whether each two neighbours of the last dimension lie side by side, where both can be read at once.
-bool in_pairs(const Predictions& from, int dims, int64_t size) {
-    bool fits = reinterpret_cast<uintptr_t>(from.data) % size == 0 && from.class_stride % 2 == 0;
-    fits = fits && from.sample_stride % 2 == 0 && from.position_strides[dims - 1] == 1;
-    for (int d = 0; d < dims - 1; ++d) fits = fits && from.position_strides[d] % 2 == 0;
-    return fits && from.class_stride >= 0 && from.class_stride <= UINT32_MAX / size;
+// Whether neighbours of the last dimension lie side by side, and whether each two of them can be read at once.
+bool in_pairs(const DisagreementJob& job) {
+    const int last = job.position_dims - 1;
+    const auto side_by_side = [&](const Predictions& from) { return from.position_strides[last] == 1; };
+    return last >= 0 && job.position_sizes[last] > 1 && side_by_side(job.samples) &&
+           (!job.single.data || side_by_side(job.single));
 }
 
-bool in_pairs(const DisagreementJob& job, int64_t size) {
-    const int dims = static_cast<int>(job.position_dims);
-    return dims > 0 && job.position_sizes[dims - 1] % 2 == 0 && in_pairs(job.samples, dims, size) &&
-           (!job.single.data || in_pairs(job.single, dims, size));
+bool aligned(const DisagreementJob& job, int64_t size) {
+    const int last = job.position_dims - 1;
+    const auto even = [&](const Predictions& from) {
+        bool all = reinterpret_cast<uintptr_t>(from.data) % size == 0 && from.class_stride % 2 == 0;
+        for (int d = 0; d < last; ++d) all = all && from.position_strides[d] % 2 == 0;
+        return all && from.sample_stride % 2 == 0;
+    };
+    return job.position_sizes[last] % 2 == 0 && even(job.samples) && (!job.single.data || even(job.single));
 }
 
 template <typename T, int G, bool kRanks, bool kMany>
@@ -702,12 +748,15 @@ void launch_in_registers(Queue queue, const DisagreementJob& job, const ScoreLim
         if (job.num_classes > kMost)
             return launch_in_registers<T, kMany, kMost, kMore...>(queue, job, limits, positions, first_bad);
     }
-    using Places = InRegisters<T, kBelow, kMost, kMany>;
     if constexpr (sizeof(T) == 2 && !kMany) {
-        if (in_pairs(job, sizeof(Pair<T>)))
-            return launch_as<Places, 2>(queue, job, limits, positions, first_bad, kThreads, 0);
+        if (in_pairs(job) && aligned(job, sizeof(Pair<T>)))
+            return launch_as<InRegisters<T, kBelow, kMost, kMany, true>, 2>(queue, job, limits, positions, first_bad,
+                                                                            kThreads, 0);
+        if (in_pairs(job))
+            return launch_as<InRegisters<T, kBelow, kMost, kMany>, 2>(queue, job, limits, positions, first_bad,
+                                                                      kThreads, 0);
     }
-    launch_as<Places>(queue, job, limits, positions, first_bad, kThreads, 0);
+    launch_as<InRegisters<T, kBelow, kMost, kMany>>(queue, job, limits, positions, first_bad, kThreads, 0);
 }
 
 bool one_thread_each(const DisagreementJob& job) {

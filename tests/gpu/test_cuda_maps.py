@@ -170,10 +170,10 @@ def test_invalid_places_are_named_and_nan_stays_where_it_is(device):
         entropy(torch.full((4, 3), 0.5).to(device), input="probs", backend="cuda")
 
 
-@pytest.mark.parametrize("position", [16, 17])
+@pytest.mark.parametrize(("positions", "position"), [(50, 16), (50, 17), (51, 17), (51, 49), (51, 50)])
 @pytest.mark.parametrize("which", ["samples", "single"])
-def test_which_of_two_positions_of_half_precision_is_invalid(device, position, which):
-    x, single = logits(3, 5, 50, dtype=torch.bfloat16), logits(5, 50, seed=1, dtype=torch.bfloat16)
+def test_which_of_two_positions_of_half_precision_is_invalid(device, positions, position, which):
+    x, single = logits(3, 5, positions, dtype=torch.bfloat16), logits(5, positions, seed=1, dtype=torch.bfloat16)
     (x[1] if which == "samples" else single)[2, position] = math.nan
     with pytest.raises(ValueError, match=rf"NaN for class 2 at position \({position},\)"):
         edald(x.to(device), single.to(device), sample_dim=0, class_dim=1, backend="cuda")
