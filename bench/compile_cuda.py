@@ -75,9 +75,9 @@ def launches(folder: str) -> list[tuple[str, str, int, int]]:
         for steps in (1, 48):
             own.append((f"take_kernel<{transposed}>", f"steps: {steps}", 64, 2 * 8 * 64 * steps + square))
     own += [("gather_rows", "", 512, 0), ("gather_columns", "", 512, 4 * 32 * 16), ("column_kernel", "", 256, 0)]
-    for numbers, aligned, positions in (("float", "false", 1), ("BrainFloat", "true", 2)):
-        places = f"InRegisters<{numbers}, 16, 20, false, {aligned}>"
-        own.append((f"disagreement_kernel<{places}, {positions}>", "17 to 20 classes", 128, 0))
+    for numbers, layout in (("float", "Strided"), ("BrainFloat", "PositionsAligned")):
+        places = f"InRegisters<{numbers}, 16, 20, false, {layout}>"
+        own.append((f"disagreement_kernel<{places}>", "17 to 20 classes", 128, 0))
     channels, maps = 6144, 12
     return [*own, ("hypercolumn_kernel<float>", f"{channels:,} channels", 256, 8 * 32 + 64 * maps + 4 * channels)]
 

@@ -270,7 +270,7 @@ struct InShared {
     using Best = Top<Type, kRanked>;
     static constexpr bool kRanks = kRanked;
     static constexpr bool kMany = kManySamples;
-    static constexpr int kLanes = G;
+    static constexpr int kLanes = G, kPositions = 1;
     static constexpr bool kTakesProbs = true;
     static constexpr int kTermsTogether = 2, kProductsTogether = 1, kMeansTogether = 1;  // see `Grouped`
     static constexpr int kSlots = 0;                                                     // any
@@ -392,16 +392,30 @@ __device__ inline Pair<T> larger_of(Pair<T> a, Pair<T> b) {
 #endif
 }
 
-// In registers: more than kBelow classes and at most kMost, so that only the last few need a comparison. kAligned: two
-// positions can be read at once.
-template <typename T, int kBelow, int kMost, bool kManySamples, bool kAligned = false>
+// How the input lies, and how many positions a thread then has: anyhow; the classes of a position side by side, so that
+// addresses are known; the positions of the last dimension side by side; and so that two can be read at once.
+struct Strided {
+    static constexpr int kPositions = 1;
+};
+struct ClassesContiguous {
+    static constexpr int kPositions = 1;
+};
+struct PositionsContiguous {
+    static constexpr int kPositions = 2;
+};
+struct PositionsAligned {
+    static constexpr int kPositions = 2;
+};
+
+// In registers: more than kBelow classes and at most kMost, so that only the last few need a comparison.
+template <typename T, int kBelow, int kMost, bool kManySamples, typename Layout = Strided>
 struct InRegisters {
     using Data = T;
     using Type = float;
     using Best = Top<Type, false>;
     static constexpr bool kRanks = false;
     static constexpr bool kMany = kManySamples;
-    static constexpr int kLanes = 1;
+    static constexpr int kLanes = 1, kPositions = Layout::kPositions;
     static constexpr bool kTakesProbs = false;
     // Half precision is read at twice the pace.
     static constexpr bool kHalf = sizeof(T) == 2;
@@ -429,7 +443,7 @@ struct InRegisters {
     // All loads are on their way before the first number is looked at.
     __device__ void read(const T* data, int64_t stride, int64_t C, Best& best) {
         T raw[kMost];
-        each(C, [&](int s, int) { raw[s] = data[s * stride]; });
+        each(C, [&](int s, int) { raw[s] = data[s * (std::is_same_v<Layout, ClassesContiguous> ? 1 : stride)]; });
         best.top = kept_of(raw[0]);
         each(C, [&](int s, int) {
             values[s] = kept_of(raw[s]);
@@ -437,6 +451,7 @@ struct InRegisters {
         });
     }
     __device__ static void read(InRegisters (&places)[2], const T* data, int64_t stride, int64_t C, Best (&best)[2]) {
+        constexpr bool kAligned = std::is_same_v<Layout, PositionsAligned>;
         Pair<T> raw[kMost];
         each(C, [&](int s, int) { raw[s] = load_pair<kAligned>(data + s * stride); });
         Pair<T> most = raw[0];
@@ -515,12 +530,12 @@ __device__ Row summarise(const Predictions& from, int64_t C, Input input, bool c
 }
 
 // One prediction of each position, from `offset` on.
-template <int kPositions, typename Places>
+template <typename Places, int kPositions = Places::kPositions>
 __device__ void summarise(const Predictions& from, int64_t offset, int64_t C, Input input, bool check_finite,
                           Places (&places)[kPositions], Row (&rows)[kPositions]) {
     typename Places::Best best[kPositions];
     const auto* data = static_cast<const typename Places::Data*>(from.data) + offset;
-    if constexpr (kPositions > 1) {
+    if constexpr (kPositions == 2) {
         Places::read(places, data, from.class_stride, C, best);
     } else {
         places[0].read(data, from.class_stride, C, best[0]);
@@ -545,13 +560,13 @@ struct Share {
     float near;
 };
 
-// A thread, or a warp, has kPositions neighbours of the last dimension, and `units` is how many have some: where the
-// positions of a row are odd, the last two pairs share one.
-template <typename Places, int kPositions>
+// A thread, or a warp, has a position or two neighbours of the last dimension, and `units` is how many have some: where
+// the positions of a row are odd, its last two pairs share one.
+template <typename Places>
 __global__ void __launch_bounds__(kThreads, Places::kBlocks)
     disagreement_kernel(DisagreementJob job, ScoreLimits limits, Share share, int64_t units,
                         unsigned long long* first_bad) {
-    constexpr int G = Places::kLanes;
+    constexpr int G = Places::kLanes, kPositions = Places::kPositions;
     constexpr bool kRanks = Places::kRanks, kMany = Places::kMany;
     const int64_t K = job.num_samples, C = job.num_classes, slots = (C + G - 1) / G;
     Places places[kPositions];
@@ -697,36 +712,44 @@ int most_threads(int64_t K, int64_t C, bool votes, int G, size_t value_size) {
     return threads >= kWarp ? threads : 0;
 }
 
-template <typename Places, int kPositions = 1>
+template <typename Places>
 void launch_as(Queue queue, const DisagreementJob& job, const ScoreLimits& limits, int64_t positions,
                unsigned long long* first_bad, int threads, size_t shared) {
     const int64_t per_block = threads / Places::kLanes;
     int64_t units = positions;
-    if constexpr (kPositions == 2) {
+    if constexpr (Places::kPositions == 2) {
         const int64_t width = job.position_sizes[job.position_dims - 1];
         units = positions / width * ((width + 1) / 2);
     }
-    launch(disagreement_kernel<Places, kPositions>, queue,
-           dim3(static_cast<unsigned>((units + per_block - 1) / per_block)), threads, shared, false, job, limits,
+    launch(disagreement_kernel<Places>, queue, dim3(static_cast<unsigned>((units + per_block - 1) / per_block)),
+           threads, shared, false, job, limits,
            Share{1 / static_cast<double>(job.num_samples), 1 / static_cast<float>(job.num_samples)}, units, first_bad);
 }
 
-// Whether neighbours of the last dimension lie side by side, and whether each two of them can be read at once.
-bool in_pairs(const DisagreementJob& job) {
-    const int last = job.position_dims - 1;
-    const auto side_by_side = [&](const Predictions& from) { return from.position_strides[last] == 1; };
-    return last >= 0 && job.position_sizes[last] > 1 && side_by_side(job.samples) &&
-           (!job.single.data || side_by_side(job.single));
+template <typename F>
+bool of_both(const DisagreementJob& job, F holds) {
+    return holds(job.samples) && (!job.single.data || holds(job.single));
 }
 
-bool aligned(const DisagreementJob& job, int64_t size) {
+bool classes_contiguous(const DisagreementJob& job) {
+    return of_both(job, [](const Predictions& from) { return from.class_stride == 1; });
+}
+
+// Of the last dimension.
+bool positions_contiguous(const DisagreementJob& job) {
     const int last = job.position_dims - 1;
-    const auto even = [&](const Predictions& from) {
-        bool all = reinterpret_cast<uintptr_t>(from.data) % size == 0 && from.class_stride % 2 == 0;
-        for (int d = 0; d < last; ++d) all = all && from.position_strides[d] % 2 == 0;
-        return all && from.sample_stride % 2 == 0;
-    };
-    return job.position_sizes[last] % 2 == 0 && even(job.samples) && (!job.single.data || even(job.single));
+    return last >= 0 && job.position_sizes[last] > 1 &&
+           of_both(job, [&](const Predictions& from) { return from.position_strides[last] == 1; });
+}
+
+// Whether each two of these can be read at once, `size` bytes.
+bool positions_aligned(const DisagreementJob& job, int64_t size) {
+    const int last = job.position_dims - 1;
+    return job.position_sizes[last] % 2 == 0 && of_both(job, [&](const Predictions& from) {
+               bool even = from.class_stride % 2 == 0 && from.sample_stride % 2 == 0;
+               for (int d = 0; d < last; ++d) even = even && from.position_strides[d] % 2 == 0;
+               return even && reinterpret_cast<uintptr_t>(from.data) % size == 0;
+           });
 }
 
 template <typename T, int G, bool kRanks, bool kMany>
@@ -748,15 +771,19 @@ void launch_in_registers(Queue queue, const DisagreementJob& job, const ScoreLim
         if (job.num_classes > kMost)
             return launch_in_registers<T, kMany, kMost, kMore...>(queue, job, limits, positions, first_bad);
     }
-    if constexpr (sizeof(T) == 2 && !kMany) {
-        if (in_pairs(job) && aligned(job, sizeof(Pair<T>)))
-            return launch_as<InRegisters<T, kBelow, kMost, kMany, true>, 2>(queue, job, limits, positions, first_bad,
-                                                                            kThreads, 0);
-        if (in_pairs(job))
-            return launch_as<InRegisters<T, kBelow, kMost, kMany>, 2>(queue, job, limits, positions, first_bad,
-                                                                      kThreads, 0);
+    const auto launch_layout = [&](auto layout) {
+        launch_as<InRegisters<T, kBelow, kMost, kMany, decltype(layout)>>(queue, job, limits, positions, first_bad,
+                                                                          kThreads, 0);
+    };
+    if constexpr (!kMany) {
+        if (classes_contiguous(job)) return launch_layout(ClassesContiguous());
     }
-    launch_as<InRegisters<T, kBelow, kMost, kMany>>(queue, job, limits, positions, first_bad, kThreads, 0);
+    if constexpr (!kMany && sizeof(T) == 2) {
+        if (positions_contiguous(job))
+            return positions_aligned(job, sizeof(Pair<T>)) ? launch_layout(PositionsAligned())
+                                                           : launch_layout(PositionsContiguous());
+    }
+    launch_layout(Strided());
 }
 
 bool one_thread_each(const DisagreementJob& job) {
