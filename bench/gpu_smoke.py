@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -246,16 +247,24 @@ def select_without_matrix(name: str, sizes, miniature, goal: float, limit: int |
 
 
 def scores(m: Machine) -> None:
-    images, places, samples, classes = m.pick((64, 65_536, 5, 19), (2, 100, 3, 5))
-    x = torch.randn(images, samples, classes, places, device=m.device)
-    single = torch.randn(images, classes, places, device=m.device)
+    """CUDA's kernels of each type and layout; of Triton's one, since each has to be compiled here."""
+    images, places, samples, classes = m.pick((64, 65_536, 5, 19), (2, 101, 3, 5))
     count = m.pick(1 << 28, 1 << 12)
     source, target = torch.ones(count, device=m.device), torch.empty(count, device=m.device)
     copy, _ = m.time(lambda: target.copy_(source), 3)
-    moved = 4 * (x.numel() + single.numel() + images * places)
-    for backend in ("cuda", "triton"):
-        seconds, _ = m.time(lambda own=backend: edald(x, single, sample_dim=1, class_dim=2, backend=own), 5)
-        say(case="edald", backend=backend, seconds=seconds, share_of_copy_bandwidth=moved / seconds * copy / 8 / count)
+    draws = torch.randn(images, samples, classes, places, device=m.device)
+    draw = torch.randn(images, classes, places, device=m.device)
+    cases = [(dtype, side) for dtype in (torch.float32, torch.bfloat16) for side in ("positions", "classes")]
+    for backend, dtype, side in [("cuda", *case) for case in cases] + [("triton", torch.float32, "positions")]:
+        x, single = draws.to(dtype), draw.to(dtype)
+        if side == "classes":
+            x, single = (t.transpose(-1, -2).contiguous().transpose(-1, -2) for t in (x, single))
+        run = partial(edald, x, single, sample_dim=1, class_dim=2, backend=backend)
+        seconds, _ = m.time(run, 5)
+        moved = x.element_size() * (x.numel() + single.numel()) + 4 * images * places
+        share = moved / seconds * copy / 8 / count
+        names = {"backend": backend, "type": str(dtype).removeprefix("torch."), "side_by_side": side}
+        say(case="edald", **names, seconds=seconds, share_of_copy_bandwidth=share)
 
 
 def gather(m: Machine) -> None:

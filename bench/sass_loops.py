@@ -1,6 +1,6 @@
 """Instructions of the innermost loops of a kernel, from its disassembly; no GPU is needed.
 
-    python bench/sass_loops.py csrc/cuda/disagreement.cu 'kernel.*InRegistersIfLi16E.*Lb0'
+    python bench/sass_loops.py csrc/cuda/disagreement.cu 'InRegistersIfLi16.*Lb0.*Strided'
     python bench/sass_loops.py triton 'score.DIMS=1, INPUT=0.*MANY=False.*COMBINED=True.*CLASSES_LAST=0'
 
 The first is compiled by nvcc and read by cuobjdump, of the PATH or of triton; the second both by triton.
