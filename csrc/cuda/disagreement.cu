@@ -31,7 +31,7 @@ constexpr int kFewClasses = 64;      // up to here a position is one thread's
 constexpr int kFewSamples = 8;       // up to here their mean is summed in float32, beyond without what that loses
 constexpr int kThreads = 128;
 constexpr size_t kShared = 48 * 1024;
-constexpr float kLog2E = 1.44269504f;
+constexpr float kLog2E = 1.44269504f, kLog2ELess = 1.92596299e-8f;  // log2(e) is their sum
 constexpr double kLn2 = 0.6931471805599453;
 
 // How a type is kept in shared memory.
@@ -105,7 +105,10 @@ struct Grouped {
     BoundedSum<kBegin> sum;
     float part = 0;
 
-    __device__ void add(int64_t slot, float v) { put(slot, slot % kTogether == 0 ? v : part + v); }
+    __device__ void add(int64_t slot, float v) {
+        static_assert(kTogether > 1, "the last one would be left out");
+        put(slot, slot % kTogether == 0 ? v : part + v);
+    }
     __device__ void add_product(int64_t slot, float a, float b) {
         if constexpr (kTogether == 1) {
             sum.add_product(a, b);
@@ -125,8 +128,8 @@ struct Grouped {
     }
 };
 
-// ln(x) = n ln 2 + y for normal x > 0: n whole, y within 2^-25, by a polynomial fitted to the largest error. Of 0, and
-// of NaN, they are some numbers.
+// ln(x) = n ln 2 + y for normal x > 0: n whole, y within 2^-25, by a polynomial fitted to the largest error. Of 0, a
+// subnormal number and NaN they are some numbers, which 0 and NaN are multiplied with.
 struct LogParts {
     float n, y;
 };
@@ -134,7 +137,7 @@ struct LogParts {
 __device__ inline LogParts log_parts(float x) {
     const int32_t bits = int_of(x), exponent = (bits - 0x3F3504F3) >> 23;  // x / 2^n is from sqrt(1/2) to sqrt(2)
     const float n = float_of(exponent + 0x4B400000) - 12582912.0f;         // without a conversion
-    const float f = float_of(bits - (exponent << 23)) - 1.0f;
+    const float f = float_of(bits - exponent * (1 << 23)) - 1.0f;
     float p = f * 8.672188967e-2f - 1.437900811e-1f;
     p = p * f + 1.497799307e-1f;
     p = p * f - 1.656442583e-1f;
@@ -147,11 +150,11 @@ __device__ inline LogParts log_parts(float x) {
 
 // What is known of one prediction. `second` and `argmax` of a ranking only; `top` is less by a factor 2^excess.
 struct Row {
-    double entropy, top, second;
-    Parts scale;
-    float excess;
-    int32_t argmax;
-    bool bad;
+    double entropy = 0, top = -INFINITY, second = -INFINITY;
+    Parts scale = {0, 0};
+    float excess = 0;
+    int32_t argmax = 0;
+    bool bad = false;
 };
 
 template <int G>
@@ -171,7 +174,7 @@ __device__ inline double group_max(double v) {
     return G == 1 ? v : warp_max(v);
 }
 
-// The larger of two of which only the first may be NaN, which is left out.
+// The larger of two; NaN is left out, of float64 only as the first.
 __device__ inline float larger_number(float a, float b) {
     return fmaxf(a, b);
 }
@@ -226,10 +229,6 @@ __device__ inline void merge_ranks(Row& row) {
     }
 }
 
-__device__ inline Row unranked() {
-    return {0, -INFINITY, -INFINITY, {0, 0}, 0, 0, false};
-}
-
 // As it is kept.
 __device__ inline float kept_of(HalfFloat v) {
 #if defined(__CUDACC__)
@@ -259,6 +258,43 @@ __device__ inline int64_t first_class() {
     return G == 1 ? 0 : lane();
 }
 
+// A number less the largest one of its prediction, `most`, or so many powers of two; `rest` is what rounding took.
+struct Exponent {
+    float rounded, rest;
+};
+
+template <typename V>
+struct NaturalExponents {
+    static constexpr bool kHasRest = true;
+    V most;
+
+    __device__ Exponent of(V x) const {
+        const V difference = x - most;
+        const auto rounded = static_cast<float>(difference);
+        if (rounded < kLowestLog) return {kLowestLog, 0};
+        if constexpr (std::is_same_v<V, double>) {
+            return {rounded, static_cast<float>(difference - static_cast<double>(rounded))};
+        } else {
+            const float part = difference - x;  // Knuth's two-sum
+            return {rounded, (x - (difference - part)) - (most + part)};
+        }
+    }
+    __device__ float excess() const { return 0; }
+};
+
+// The difference as it is rounded, whose product with log2(e) is not.
+template <typename T>
+struct BinaryExponents {
+    static constexpr bool kHasRest = true;
+    float most;
+
+    __device__ Exponent of(float x) const {
+        const float difference = max_or_nan(x - most, kLowestLog), product = difference * kLog2E;
+        return {product, fmaf(difference, kLog2ELess, fmaf(difference, kLog2E, -product))};
+    }
+    __device__ float excess() const { return 0; }
+};
+
 // Where a position keeps its numbers: a prediction, and the mean of all. `each` calls f(slot, class) for those of this
 // thread; slot s is of class s * kLanes + lane.
 
@@ -271,11 +307,11 @@ struct InShared {
     static constexpr bool kRanks = kRanked;
     static constexpr bool kMany = kManySamples;
     static constexpr int kLanes = G, kPositions = 1;
-    static constexpr bool kTakesProbs = true;
+    static constexpr bool kTakesProbs = true, kManyClasses = true;
     static constexpr int kTermsTogether = 2, kProductsTogether = 1, kMeansTogether = 1;  // see `Grouped`
     static constexpr int kSlots = 0;                                                     // any
     static constexpr int kBlocks = 8;   // of a multiprocessor: registers for no more
-    static constexpr double kUnit = 1;  // of the exponents
+    static constexpr double kUnit = 1;  // what exponents are multiples of
     Type* values;
     float *means, *losses;
 
@@ -301,35 +337,18 @@ struct InShared {
             best.see(x, c);
         }
     }
-    // Of a prediction whose largest number is `most`.
-    struct Exponents {
-        Type most;
-
-        __device__ float of(Type x) const {
-            const float d = static_cast<float>(x - most);
-            return d < kLowestLog ? kLowestLog : d;
-        }
-        __device__ float excess() const { return 0; }
-    };
+    using Exponents = NaturalExponents<Type>;
     __device__ static float power(float exponent) { return exponent == exponent ? exp_minus(-exponent) : exponent; }
 };
 
-// Exponents of two, of which none is far above 0: x - most as rounded, by log2(e).
-template <typename T>
-struct BinaryExponents {
-    float most;
-
-    __device__ float of(float x) const { return max_or_nan(x - most, kLowestLog) * kLog2E; }
-    __device__ float excess() const { return 0; }
-};
-
-// In one multiply-add, since of half precision the product with `most` is small, and that it is rounded is the same for
+// Half precision, in one multiply-add, since the product with `most` is small, and that it is rounded is the same for
 // all classes: the largest number's exponent is `excess` in place of 0.
 struct FusedExponents {
+    static constexpr bool kHasRest = false;
     float most, factor, shift;
 
     __device__ FusedExponents(float top, float by) : most(top), factor(by), shift(-top * by) {}
-    __device__ float of(float x) const { return max_or_nan(fmaf(x, factor, shift), kLowestLog * kLog2E); }
+    __device__ Exponent of(float x) const { return {max_or_nan(fmaf(x, factor, shift), kLowestLog * kLog2E), 0}; }
     __device__ float excess() const { return fmaf(most, factor, shift); }
 };
 template <>
@@ -393,7 +412,8 @@ __device__ inline Pair<T> larger_of(Pair<T> a, Pair<T> b) {
 }
 
 // How the input lies, and how many positions a thread then has: anyhow; the classes of a position side by side, so that
-// addresses are known; the positions of the last dimension side by side; and so that two can be read at once.
+// addresses are constants away from its first; the positions of the last dimension side by side; and so that two can be
+// read at once.
 struct Strided {
     static constexpr int kPositions = 1;
 };
@@ -408,7 +428,7 @@ struct PositionsAligned {
 };
 
 // In registers: more than kBelow classes and at most kMost, so that only the last few need a comparison.
-template <typename T, int kBelow, int kMost, bool kManySamples, typename Layout = Strided>
+template <typename T, int kBelow, int kMost, bool kManySamples, typename Layout>
 struct InRegisters {
     using Data = T;
     using Type = float;
@@ -416,7 +436,7 @@ struct InRegisters {
     static constexpr bool kRanks = false;
     static constexpr bool kMany = kManySamples;
     static constexpr int kLanes = 1, kPositions = Layout::kPositions;
-    static constexpr bool kTakesProbs = false;
+    static constexpr bool kTakesProbs = false, kManyClasses = false;
     // Half precision is read at twice the pace.
     static constexpr bool kHalf = sizeof(T) == 2;
     static constexpr int kTermsTogether = kHalf ? 4 : 2, kProductsTogether = kHalf ? 4 : 1;
@@ -471,7 +491,7 @@ __device__ Row summarise(const Predictions& from, int64_t C, Input input, bool c
     using V = typename Places::Type;
     constexpr int G = Places::kLanes;
     constexpr bool kRanks = Places::kRanks;
-    Row row = unranked();
+    Row row;
     best.to(row);
     merge_ranks<G, kRanks>(row);
     if (Places::kTakesProbs && input == Input::probs) {
@@ -499,24 +519,31 @@ __device__ Row summarise(const Predictions& from, int64_t C, Input input, bool c
         Grouped<Places::kTermsTogether, 8, Places::kSlots> total;
         Grouped<Places::kProductsTogether, -4, Places::kSlots> terms;
         places.each(C, [&](auto s, auto) {
-            const float exponent = exponents.of(places.value(s)), e = Places::power(exponent);
+            const Exponent exponent = exponents.of(places.value(s));
+            float e = Places::power(exponent.rounded);
+            if constexpr (Places::Exponents::kHasRest) {
+                const float more = e * exponent.rest;
+                terms.sum.low += more;
+                e = fmaf(more, static_cast<float>(Places::kUnit), e);
+            }
             places.value(s) = e;
-            terms.add_product(s, e, exponent);
+            terms.add_product(s, e, exponent.rounded);
             total.add(s, e);
         });
         row.excess = exponents.excess();
         const Parts Z = group_sum<G>(total.parts()), sum = group_sum<G>(terms.parts());
         const float near_Z = Z.high + Z.low, near = reciprocal_approx(near_Z);
-        const float more = near * (fmaf(-Z.high, near, 1) - Z.low * near);  // 1 / Z is near + more, by Newton's step
+        const float more = times(near, fmaf(-Z.low, near, fmaf(-Z.high, near, 1)));  // 1 / Z is near + more: Newton's
         const LogParts ln = log_parts(near_Z);
-        const float less = static_cast<float>(Places::kUnit) * (sum.low * near + sum.high * more);
+        const float less = fmaf(sum.low, near, times(sum.high, more));
         const double product = static_cast<double>(sum.high) * static_cast<double>(near);  // NaN where a number was
         row.scale = {near, more};
         const double whole = static_cast<double>(ln.n) * (kLn2 / Places::kUnit) - product;
-        row.entropy = whole * Places::kUnit + static_cast<double>(ln.y - less);
+        row.entropy =
+            fma(whole, Places::kUnit, static_cast<double>(fmaf(-static_cast<float>(Places::kUnit), less, ln.y)));
         if (input == Input::log_probs) {
-            const float log_Z = fmaf(ln.n, static_cast<float>(kLn2), ln.y);
-            const V log_sum = top + static_cast<V>(log_Z - row.excess * static_cast<float>(Places::kUnit));
+            const V log_Z = static_cast<V>(ln.n) * static_cast<V>(kLn2) + static_cast<V>(ln.y);
+            const V log_sum = top + (log_Z - static_cast<V>(row.excess) * static_cast<V>(Places::kUnit));
             row.bad = fabs(log_sum) > static_cast<V>(from.sum_tolerance) && row.entropy == row.entropy;
         }
         if constexpr (kRanks)
@@ -530,7 +557,7 @@ __device__ Row summarise(const Predictions& from, int64_t C, Input input, bool c
 }
 
 // One prediction of each position, from `offset` on.
-template <typename Places, int kPositions = Places::kPositions>
+template <int kPositions, typename Places>
 __device__ void summarise(const Predictions& from, int64_t offset, int64_t C, Input input, bool check_finite,
                           Places (&places)[kPositions], Row (&rows)[kPositions]) {
     typename Places::Best best[kPositions];
@@ -600,13 +627,8 @@ __global__ void __launch_bounds__(kThreads, Places::kBlocks)
     const bool wants_mean = kMany || K > 1;
     // Of each position; in the end a row is that of `single` if there is one, else of the mean.
     Row rows[kPositions];
-    double expected[kPositions], information[kPositions];
-    bool bad[kPositions];
-    for (int i = 0; i < kPositions; ++i) {
-        rows[i] = unranked();
-        expected[i] = 0;
-        bad[i] = false;
-    }
+    double expected[kPositions] = {}, information[kPositions];
+    bool bad[kPositions] = {};
     // A sum that begins beyond any of its terms shows what an addition loses; BoundedSum says how.
     const float beginning = kMany ? 2 * share.near : 0;
     if (wants_mean)
@@ -643,21 +665,26 @@ __global__ void __launch_bounds__(kThreads, Places::kBlocks)
 #pragma unroll
     for (int i = 0; i < kPositions; ++i) {
         Places& own = places[i];
-        expected[i] *= share.exact;
+        expected[i] = times(expected[i], share.exact);
         information[i] = expected[i] - expected[i];  // 0, or NaN where the input has one
         if (!wants_mean) continue;
-        Row mean = unranked();
+        Row mean;
         Top<float, kRanks> top;
         Grouped<Places::kMeansTogether, -1, Places::kSlots> terms;
+        [[maybe_unused]] Grouped<2, 2> total;
         own.each(C, [&](auto s, auto c) {
             float m = own.mean(s);
             if constexpr (kMany) m = (m - beginning) + own.lost(s);
+            if constexpr (Places::kManyClasses) total.add(s, m);
             const LogParts ln = log_parts(Places::kTakesProbs ? fmaxf(m, kSmallest) : m);
             terms.add_product(s, m, fmaf(ln.n, static_cast<float>(kLn2), ln.y));
             top.see(m, c);
         });
         top.to(mean);
-        mean.entropy = -group_sum<G>(terms.parts()).value();
+        const double sum = group_sum<G>(terms.parts()).value();
+        mean.entropy = -sum;
+        if constexpr (Places::kManyClasses)  // of the mean over its sum, which is nearly 1
+            mean.entropy += (group_sum<G>(total.parts()).value() - 1) * (1 + sum);
         merge_ranks<G, kRanks>(mean);
         information[i] = mean.entropy - expected[i];
         rows[i] = mean;

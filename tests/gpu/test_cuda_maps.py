@@ -50,7 +50,7 @@ def test_every_number_of_classes_that_fits_in_registers(device, dtype):
 def test_where_errors_add_up(device, dtype):
     """One class has much of the probability and the others are alike, or fall evenly: their errors have one sign."""
     masses = torch.tensor([0.05, 0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 0.999])[:, None, None]
-    for classes in (2, 3, 8, 19, 20, 32, 33, 64):
+    for classes in (2, 3, 8, 19, 20, 32, 33, 64, 1000, 4000):
         x = torch.log((1 - masses) / (classes - 1)).expand(-1, 4, classes).clone()
         x[..., :1] = masses.log()
         falling = torch.linspace(0, -1, classes) * torch.tensor([1.0, 2.0, 4.0, 6.0, 9.0, 15.0])[:, None, None]
@@ -65,10 +65,28 @@ def test_where_errors_add_up(device, dtype):
                     torch.testing.assert_close(got[name].cpu(), want[name], rtol=0, atol=TOLERANCE, msg=name)
 
 
+def test_differences_that_are_rounded(device):
+    """One class and others alike, whose differences are rounded to the same side."""
+    for classes, samples, first, others in (
+        (4000, 1, 4.356318473815918, -4.021030902862549),
+        (29, 7, 2.674288034439087, -1.6123857498168945),
+        (31, 1, -0.01472265, -4.1726317),
+    ):
+        single = torch.tensor([first] + [others] * (classes - 1))[None]
+        x = torch.tensor([0.7248826] + [0.0] * (classes - 1)).expand(1, samples, -1)
+        for dtype in (torch.float32, torch.float64):
+            agree(device, x.to(dtype), single.to(dtype), UNRANKED + ("edald",))
+            agree(device, x.to(dtype), single.to(dtype))
+
+
 def test_layouts_and_mixed_types(device):
     x, single = logits(3, 19, 9, 11), logits(19, 9, 11, seed=1)
     options = {"sample_dim": 0, "class_dim": 1}
     agree(device, x, single, **options)
+    memory = [t.movedim(-3, -1).contiguous().movedim(-1, -3) for t in (x, single)]  # classes side by side
+    same = [edald(*(t.to(device) for t in pair), backend="cuda", **options) for pair in ((x, single), memory)]
+    assert torch.equal(*same)
+    agree(device, *memory, UNRANKED, **options)
     agree(device, x[:, :, ::2, 1:], single[:, ::2, 1:], **options)
     agree(device, x.half(), single.double(), **options)
     agree(device, x[:, :, :1].expand(3, 19, 5, 11), single[:, :1].expand(19, 5, 11), **options)
@@ -121,8 +139,9 @@ def test_two_positions_of_half_precision_a_thread(device, dtype, classes):
         of_one = torch.empty(10_000, dtype=dtype, device=device).as_strided(single.shape, (*strides[1:], 1), begin)
         assert torch.equal(scores(strided, single.to(device)), want), strides
         assert torch.equal(scores(x.to(device), of_one.copy_(single)), want), strides
-    by_one = x.transpose(1, 3).contiguous().transpose(1, 3)  # classes side by side
-    assert torch.equal(scores(by_one.to(device), single.to(device)), want)
+    side_by_side = x.transpose(1, 3).contiguous().transpose(1, 3).to(device)  # classes
+    assert torch.equal(scores(side_by_side, single.to(device)), want)
+    assert torch.equal(scores(side_by_side, single.transpose(0, 2).contiguous().transpose(0, 2).to(device)), want)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)

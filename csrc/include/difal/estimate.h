@@ -46,6 +46,13 @@ DIFAL_EACH_SIDE static inline float times(float a, float b) {
     return a * b;
 #endif
 }
+DIFAL_EACH_SIDE static inline double times(double a, double b) {
+#if defined(__CUDA_ARCH__)
+    return __dmul_rn(a, b);
+#else
+    return a * b;
+#endif
+}
 
 // Beyond this squared (rbf) or plain (laplace) distance in bandwidths a kernel value is below 1e-30.
 static constexpr float kNegligible = 70.0f;

@@ -22,6 +22,7 @@ LOG_PROBS = tl.constexpr(1)
 NO_POSITION = tl.constexpr(2**63 - 1)
 LN2 = tl.constexpr(0.6931471805599453)
 LOG2E = tl.constexpr(1.44269504)
+LOG2E_LESS = tl.constexpr(1.92596299e-8)  # log2(e) is the sum of float32's LOG2E and this
 FEW = tl.constexpr(32)  # classes up to here, exp is the device's instruction
 FARTHEST = tl.constexpr(87.0)  # below the largest exponent, of e or 2: a class there has 1e-26 or less, which is none
 
@@ -150,7 +151,8 @@ def grouped_products(a, b, TOGETHER: tl.constexpr):
 def exact_parts(a, b, FIRST: tl.constexpr, REST: tl.constexpr, AXIS: tl.constexpr):
     """Two float32 numbers that make the sum of float32 numbers of classes, or of groups of them.
 
-    Each is from -0.54 to 1.01 times the classes of its group, at most FIRST, and in all they are at most 2 FIRST.
+    Each is from -0.54 to 1.01 times the classes of its group, at most FIRST, and in all they are at most 2 FIRST
+    (probabilities: at most 2, so that FIRST is 1).
     Multiples of 2^-22 FIRST, or of twice that, are summed apart, without a rounding: no sum of them has more than 24
     bits. What is left of each is so little that rounding does not count.
     """
@@ -227,6 +229,25 @@ def fused_exponents(x, factor, shift):
 
 
 @triton.jit
+def exponents(x, top, OWN: tl.constexpr):
+    """x - top, at most 0 or NaN, in float32, or as powers of two; and what rounding took."""
+    difference = x - top
+    d = difference.to(tl.float32)
+    if OWN:  # the difference as it is rounded, whose product is not
+        d = not_far(d)
+        product = d * LOG2E
+        factor = tl.zeros_like(d) + LOG2E
+        return product, tl.fma(d, tl.zeros_like(d) + LOG2E_LESS, tl.fma(d, factor, -product))
+    else:
+        if x.dtype == tl.float64:
+            rest = (difference - d.to(tl.float64)).to(tl.float32)
+        else:
+            part = d - x  # Knuth's two-sum
+            rest = (x - (d - part)) - (top + part)
+        return not_far(d), tl.where(d > -FARTHEST, rest, 0.0)
+
+
+@triton.jit
 def read(
     a, b, tolerance, INPUT: tl.constexpr, CHECK: tl.constexpr, HALF: tl.constexpr,
     FIRST: tl.constexpr, REST: tl.constexpr, AXIS: tl.constexpr, CLASSES_LAST: tl.constexpr,
@@ -257,27 +278,33 @@ def read(
             shift = -(top * factor)
             a = fused_exponents(a, factor, shift)
             b = fused_exponents(b, factor, shift)
+            rest_a = a * 0
+            rest_b = b * 0
         else:
             down = per_position(top, CLASSES_LAST)
-            a = not_far((a - down).to(tl.float32))  # at most 0, or NaN
-            b = not_far((b - down).to(tl.float32))
-            if OWN:  # as rounded
-                a = a * LOG2E
-                b = b * LOG2E
+            a, rest_a = exponents(a, down, OWN)
+            b, rest_b = exponents(b, down, OWN)
         e_a = tl.exp2(a) if OWN else exp_to_87(-a)
         e_b = tl.exp2(b) if OWN else exp_to_87(-b)
+        UNIT: tl.constexpr = LN2 if OWN else 1.0  # what exponents are multiples of
+        if not (OWN and HALF):
+            rest_a = e_a * rest_a
+            rest_b = e_b * rest_b
+            e_a += rest_a * UNIT
+            e_b += rest_b * UNIT
         # Half precision is read at twice the pace.
         TERMS: tl.constexpr = (4 if HALF else 2) if OWN else 1
         PRODUCTS: tl.constexpr = 4 if OWN and HALF else 1
         Z, low_Z = exact_parts(grouped(e_a, TERMS), grouped(e_b, TERMS), FIRST, REST, AXIS)
         products_a = grouped_products(e_a, a, PRODUCTS)
         moment, low_moment = exact_parts(products_a, grouped_products(e_b, b, PRODUCTS), FIRST, REST, AXIS)
+        if not (OWN and HALF):
+            low_moment += sum_over(rest_a, rest_b, REST, AXIS)
         near_Z = Z + low_Z
         root = tl.rsqrt(near_Z)
         near = root * root
         # 1 / Z is near + more, by a step of Newton's.
         more = near * (tl.fma(-Z, near, tl.zeros_like(Z) + 1.0) - low_Z * near)
-        UNIT: tl.constexpr = LN2 if OWN else 1.0  # of the exponents
         n, y = log_parts(near_Z)
         n = n.to(tl.float64)
         y_less = (y - UNIT * (low_moment * near + moment * more)).to(tl.float64)
@@ -392,6 +419,9 @@ def score(
     ln_classes = tl.load(bounds + 3)
     MEANS: tl.constexpr = 2 if FIRST <= FEW and HALF else 1
     H_mean = inner * 0 - exact_sum(grouped(x_ln_x(mean), MEANS), grouped(x_ln_x(second_mean), MEANS), FIRST, REST, AXIS)
+    if FIRST > FEW:  # of the mean over its sum, which is nearly 1
+        total, low_total = exact_parts(mean, second_mean, 1, REST, AXIS)
+        H_mean += ((total - 1) + low_total) * (1 - H_mean)
     bald = clamp(H_mean - inner, tl.load(bounds + 4))
 
     q = mean
