@@ -289,6 +289,7 @@ def plan(mode: str, no_gpu: bool, out: Path) -> list[Step]:
             smoke("million", 60),
             # Many kernels and types are many compilations of the product.
             step("tests-cuda", 60, *tests("tests/gpu/test_cuda_maxherding.py", "-n", "2" if no_gpu else "8", *some)),
+            step("tests-maps", 40, *tests("tests/gpu/test_cuda_maps.py", "-n", "2" if no_gpu else "8")),
         ]
     small = [python, "tests/gpu/small_cases.py", *(["--emulated"] if no_gpu else [])]
     # Before CUDA 12.3 the option was called --kernel-regex. Triton's kernels are left out.

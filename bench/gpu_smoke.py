@@ -247,7 +247,7 @@ def select_without_matrix(name: str, sizes, miniature, goal: float, limit: int |
 
 
 def scores(m: Machine) -> None:
-    """CUDA's kernels of each type and layout; of Triton's one, since each has to be compiled here."""
+    """Two types in two layouts; of Triton one, since each has to be compiled here."""
     images, places, samples, classes = m.pick((64, 65_536, 5, 19), (2, 101, 3, 5))
     count = m.pick(1 << 28, 1 << 12)
     source, target = torch.ones(count, device=m.device), torch.empty(count, device=m.device)

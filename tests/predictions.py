@@ -47,6 +47,21 @@ def refuse_odd_probabilities(device, backend):
     return x
 
 
+def rounded_differences():
+    """Logits (1, K, C) and (1, C) of one class and others alike, whose differences are rounded to the same side."""
+    for classes, samples, first, others in (
+        (4000, 1, 4.356318473815918, -4.021030902862549),
+        (2000, 5, 4.356318473815918, -4.021030902862549),
+        (29, 7, 2.674288034439087, -1.6123857498168945),
+        (31, 1, -0.01472265, -4.1726317),
+    ):
+        single = torch.full((1, classes), others)
+        alike = torch.zeros(1, samples, classes)
+        single[..., 0], alike[..., 0] = first, 0.7248826
+        yield alike, single
+        yield single[:, None].repeat(1, samples, 1), single
+
+
 def of_any_size(dtype):
     """Logits of half precision up to the largest number, of three samples, (3, positions, 5), and log-probabilities.
 

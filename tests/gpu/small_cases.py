@@ -38,6 +38,12 @@ def main() -> None:
     for classes in (19, 100):
         logits = torch.randn(50, 3, classes, generator=generator).to(device)
         disagreement(logits, outputs=("entropy", "bald", "margin", "variation_ratio"), backend="cuda")
+        for dtype in (torch.float32, torch.bfloat16):
+            own = logits.to(dtype)
+            last = own.movedim(0, 2).contiguous()  # positions side by side: read in pairs, one by one, some of them
+            for view in (last, last[..., :49], last[..., ::2]):
+                disagreement(view, sample_dim=0, class_dim=1, backend="cuda")
+            disagreement(own, backend="cuda")
     maps = [torch.randn(2, 40, s, s, generator=generator).to(device) for s in (4, 9)]
     points, image = torch.tensor([[0, 0], [15, 3]]).to(device), torch.tensor([0, 1]).to(device)
     hypercolumns(maps, points, (16, 16), image_index=image, backend="cuda")

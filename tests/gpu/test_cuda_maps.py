@@ -7,7 +7,7 @@ import torch
 
 from difal_kernels import disagreement, edald, entropy, hypercolumns
 from feature_maps import CASES, DTYPES, far_apart, lay_out, make
-from predictions import of_any_size, refuse_odd_probabilities
+from predictions import of_any_size, refuse_odd_probabilities, rounded_differences
 
 SCORES = ("entropy", "bald", "expected_entropy", "edald", "margin", "least_confidence", "variation_ratio")
 UNRANKED = ("entropy", "bald", "expected_entropy", "least_confidence")  # from registers, where the classes are few
@@ -65,18 +65,11 @@ def test_where_errors_add_up(device, dtype):
                     torch.testing.assert_close(got[name].cpu(), want[name], rtol=0, atol=TOLERANCE, msg=name)
 
 
-def test_differences_that_are_rounded(device):
-    """One class and others alike, whose differences are rounded to the same side."""
-    for classes, samples, first, others in (
-        (4000, 1, 4.356318473815918, -4.021030902862549),
-        (29, 7, 2.674288034439087, -1.6123857498168945),
-        (31, 1, -0.01472265, -4.1726317),
-    ):
-        single = torch.tensor([first] + [others] * (classes - 1))[None]
-        x = torch.tensor([0.7248826] + [0.0] * (classes - 1)).expand(1, samples, -1)
-        for dtype in (torch.float32, torch.float64):
-            agree(device, x.to(dtype), single.to(dtype), UNRANKED + ("edald",))
-            agree(device, x.to(dtype), single.to(dtype))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_differences_that_are_rounded(device, dtype):
+    for x, single in rounded_differences():
+        for outputs in (SCORES, (*UNRANKED, "edald")):
+            agree(device, x.to(dtype), single.to(dtype), outputs)
 
 
 def test_layouts_and_mixed_types(device):

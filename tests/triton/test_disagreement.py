@@ -9,7 +9,7 @@ import torch
 from difal_kernels import BackendUnavailableError, available_backends, bald, disagreement, edald, entropy
 from difal_kernels.ops.disagreement import cpu, problem, triton
 from feature_maps import far_apart
-from predictions import of_any_size, refuse_odd_probabilities
+from predictions import of_any_size, refuse_odd_probabilities, rounded_differences
 
 SCORES = ("entropy", "bald", "expected_entropy", "edald", "margin", "least_confidence", "variation_ratio")
 UNRANKED = tuple(name for name in SCORES if name != "variation_ratio")  # those of which a thread takes two positions
@@ -28,6 +28,12 @@ def agree(device, samples, single=None, outputs=SCORES, **options):
         assert got[name].dtype == torch.float32
         torch.testing.assert_close(got[name].cpu(), want[name], rtol=0, atol=TOLERANCE, equal_nan=True, msg=name)
     return got
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_differences_that_are_rounded(device, dtype):
+    for x, single in rounded_differences():
+        agree(device, x.to(dtype), single.to(dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
