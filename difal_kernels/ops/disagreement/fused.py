@@ -74,8 +74,9 @@ def disagreement(
 
     Notes:
         0 ln 0 = 0 without an epsilon. Agrees with float64 to 1e-6 absolute, whatever the input's dtype; on a GPU
-        edald and entropy_bald of a weight w above 1 to (1 + w) 1e-6. The work is O(positions K C), the workspace of "cpu" at most a megabyte per thread up to C = 2048. The
-        number of threads (torch.get_num_threads()) does not change the answer.
+        edald and entropy_bald of a weight w above 1 to (1 + w) 1e-6. The work is O(positions K C), the workspace of
+        "cpu" at most a megabyte per thread up to C = 2048. The number of threads (torch.get_num_threads()) does not
+        change the answer.
 
     Example:
         >>> import torch
