@@ -5,6 +5,7 @@ emulated kernels; the matrix-free ones run the algorithm itself on the processor
 room for as large a share of alive entries as a GPU has, and count its sweeps.
 
     python bench/gpu_rounds.py local camvid        the full sizes: minutes, and some GiB
+    python bench/gpu_rounds.py cityscapes million  theirs: an hour, and two and a half, of two cores
     python bench/gpu_rounds.py --scale 0.1         all cases, with a tenth of the points and of the budget
     python bench/gpu_rounds.py --chunk 2048        the bound of longer sums on the tensor cores
 """
