@@ -307,9 +307,11 @@ struct InShared {
     static constexpr bool kRanks = kRanked;
     static constexpr bool kMany = kManySamples;
     static constexpr int kLanes = G, kPositions = 1;
-    static constexpr bool kTakesProbs = true, kManyClasses = true;
-    static constexpr int kTermsTogether = 2, kProductsTogether = 1, kMeansTogether = 1;  // see `Grouped`
-    static constexpr int kSlots = 0;                                                     // any
+    static constexpr bool kTakesProbs = true;
+    // A mean is taken over its sum.
+    static constexpr bool kNormalises = true;
+    // See `Grouped`.
+    static constexpr int kTermsTogether = 2, kProductsTogether = 1, kMeansTogether = 1, kSlots = 0;
     static constexpr int kBlocks = 8;   // of a multiprocessor: registers for no more
     static constexpr double kUnit = 1;  // what exponents are multiples of
     Type* values;
@@ -436,7 +438,9 @@ struct InRegisters {
     static constexpr bool kRanks = false;
     static constexpr bool kMany = kManySamples;
     static constexpr int kLanes = 1, kPositions = Layout::kPositions;
-    static constexpr bool kTakesProbs = false, kManyClasses = false;
+    static constexpr bool kTakesProbs = false;
+    // A mean is taken over its sum.
+    static constexpr bool kNormalises = false;
     // Half precision is read at twice the pace.
     static constexpr bool kHalf = sizeof(T) == 2;
     static constexpr int kTermsTogether = kHalf ? 4 : 2, kProductsTogether = kHalf ? 4 : 1;
@@ -675,7 +679,7 @@ __global__ void __launch_bounds__(kThreads, Places::kBlocks)
         own.each(C, [&](auto s, auto c) {
             float m = own.mean(s);
             if constexpr (kMany) m = (m - beginning) + own.lost(s);
-            if constexpr (Places::kManyClasses) total.add(s, m);
+            if constexpr (Places::kNormalises) total.add(s, m);
             const LogParts ln = log_parts(Places::kTakesProbs ? fmaxf(m, kSmallest) : m);
             terms.add_product(s, m, fmaf(ln.n, static_cast<float>(kLn2), ln.y));
             top.see(m, c);
@@ -683,7 +687,7 @@ __global__ void __launch_bounds__(kThreads, Places::kBlocks)
         top.to(mean);
         const double sum = group_sum<G>(terms.parts()).value();
         mean.entropy = -sum;
-        if constexpr (Places::kManyClasses)  // of the mean over its sum, which is nearly 1
+        if constexpr (Places::kNormalises)  // the sum is nearly 1
             mean.entropy += (group_sum<G>(total.parts()).value() - 1) * (1 + sum);
         merge_ranks<G, kRanks>(mean);
         information[i] = mean.entropy - expected[i];
@@ -804,11 +808,11 @@ void launch_in_registers(Queue queue, const DisagreementJob& job, const ScoreLim
     };
     if constexpr (!kMany) {
         if (classes_contiguous(job)) return launch_layout(ClassesContiguous());
-    }
-    if constexpr (!kMany && sizeof(T) == 2) {
-        if (positions_contiguous(job))
-            return positions_aligned(job, sizeof(Pair<T>)) ? launch_layout(PositionsAligned())
-                                                           : launch_layout(PositionsContiguous());
+        if constexpr (sizeof(T) == 2) {
+            if (positions_contiguous(job))
+                return positions_aligned(job, sizeof(Pair<T>)) ? launch_layout(PositionsAligned())
+                                                               : launch_layout(PositionsContiguous());
+        }
     }
     launch_layout(Strided());
 }

@@ -39,16 +39,14 @@ DIFAL_EACH_SIDE static inline float larger(float a, float b) {
 
 // a * b, never fused with an addition. Which ones a GPU's compiler fuses depends on the code around: without this, two
 // kernels could disagree in the last bit of one entry's bound, and so on whether it is alive.
-DIFAL_EACH_SIDE static inline float times(float a, float b) {
+template <typename T>
+DIFAL_EACH_SIDE static inline T times(T a, T b) {
 #if defined(__CUDA_ARCH__)
-    return __fmul_rn(a, b);
-#else
-    return a * b;
-#endif
-}
-DIFAL_EACH_SIDE static inline double times(double a, double b) {
-#if defined(__CUDA_ARCH__)
-    return __dmul_rn(a, b);
+    if constexpr (sizeof(T) == sizeof(float)) {
+        return __fmul_rn(a, b);
+    } else {
+        return __dmul_rn(a, b);
+    }
 #else
     return a * b;
 #endif

@@ -278,8 +278,6 @@ def read(
             shift = -(top * factor)
             a = fused_exponents(a, factor, shift)
             b = fused_exponents(b, factor, shift)
-            rest_a = a * 0
-            rest_b = b * 0
         else:
             down = per_position(top, CLASSES_LAST)
             a, rest_a = exponents(a, down, OWN)
